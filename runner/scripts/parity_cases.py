@@ -23,8 +23,17 @@ def _with_system(system: str, *contents: str) -> list[Message]:
     return [{"role": "system", "content": system}, *_turns(*contents)]
 
 
-_CODE = "def f(x):\n\tif x < 2:\n\t\treturn \"a\" + 'b'  # {{ .Prompt }} {% raw %}\n\n    return f(x - 1)\n"
-_UNICODE = "Grüße 你好 こんにちは שלום नमस्ते e\u0301 ﬁ 👩‍👩‍👧‍👦 🇩🇪 \u200b\u00a0\u2028 𝔘𝔫𝔦"
+_CODE = """def f(x):
+\tif x < 2:
+\t\treturn "a" + 'b'  # {{ .Prompt }} {% raw %}
+
+    return f(x - 1)
+"""
+_FAMILY = "\N{MAN}\N{ZERO WIDTH JOINER}\N{WOMAN}\N{ZERO WIDTH JOINER}\N{GIRL}"
+_UNICODE = (
+    f"Grüße 你好 こんにちは שלום नमस्ते e\u0301 \ufb01 {_FAMILY} \U0001f1e9\U0001f1ea "
+    "\u200b\u00a0\u2028 \U0001d518\U0001d52b\U0001d526"
+)
 
 
 def cases() -> list[Case]:
@@ -33,7 +42,7 @@ def cases() -> list[Case]:
         ("single-turn", _turns("What is the capital of France?")),
         (
             "several-turns",
-            _turns("Hi.", "Hello! How can I help?", "Name a colour.", "Blue.", "More."),
+            _turns("Hi.", "Hello! How can I help?", "A colour?", "Blue.", "More."),
         ),
         ("system", _with_system("You are terse.", "Name a prime number.")),
         ("system-several-turns", _with_system("Answer in French.", "Hi.", "Bonjour.", "And now?")),
