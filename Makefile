@@ -1,0 +1,70 @@
+# make quickstart   set up everything and run recipes/quickstart.yaml to the end
+# make test         set up everything and run the tests
+# make check        lint and types
+# Nothing is written outside this folder, the cache folder and Ollama's own model folder.
+PYTHON ?= python3
+RECIPE ?= recipes/quickstart.yaml
+TESTS ?= tests/unit tests/integration tests/e2e
+
+empty :=
+CACHE_HOME := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)
+export SPARK_RECIPES_CACHE := $(if $(SPARK_RECIPES_CACHE),$(SPARK_RECIPES_CACHE),$(CACHE_HOME)/spark-recipes)
+export PIP_CACHE_DIR := $(SPARK_RECIPES_CACHE)/pip
+export UV_CACHE_DIR := $(SPARK_RECIPES_CACHE)/uv
+export UV_PYTHON_DOWNLOADS := never
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PIP := .venv/bin/python -m pip install --quiet --no-input
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-container check format lock setup clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+quickstart: .venv/ready
+	@.venv/bin/recipe run $(RECIPE)
+
+test: .venv/test-ready
+	.venv/bin/pytest $(TESTS) $(PYTEST_ARGS)
+
+# Needs root on Debian or Ubuntu when no Docker engine is running: it then brings its own.
+test-container: .venv/test-ready
+	.venv/bin/pytest tests/container $(PYTEST_ARGS)
+
+check: .venv/test-ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/test-ready
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml environments/runner.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 4; }
+	@$(PYTHON) -c 'import venv, ensurepip' || \
+	  { echo "error: Python's venv is missing; on Debian or Ubuntu: sudo apt-get install python3-venv" >&2; exit 4; }
+	@echo "Setting up .venv (once)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) --require-hashes -r environments/runner.txt || \
+	  { echo "error: the packages of the runner could not be installed; is the network up? Then: make $(MAKECMDGOALS)" >&2; exit 4; }
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/test-ready: .venv/ready environments/test.txt
+	@$(PIP) --require-hashes -r environments/test.txt
+	@touch $@
+
+# Locks carry versions and hashes, never an address, so they work with any mirror.
+LOCKS := $(patsubst %.in,%.txt,$(wildcard environments/*.in))
+lock: .venv/ready
+	@for lock in $(LOCKS); do \
+	  (cd environments && ../.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header $$(basename $${lock%.txt}).in -o $$(basename $$lock)) || exit 1; \
+	done
+
+clean:
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,138 @@
+"""`recipe COMMAND ...`: find the command's module, parse, run, and turn every error into words.
+
+Each command module has `HELP`, `EXAMPLE`, `add_arguments(parser)` and `main(args) -> exit code`.
+Importing one command never imports another, so `validate` starts fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from runner import __version__
+from runner.errors import Interrupted, RecipeInvalid, RecipeToolError
+
+# command -> what it does, in one line. The module is runner.cli.<command>.
+COMMANDS = {
+    "run": "run a recipe to the end, reusing what is already there",
+    "plan": "say what a run would do, and why",
+    "validate": "check recipes: all files, all errors at once",
+    "show": "print a recipe with every default, and where each value came from",
+    "gc": "remove stored results that no run refers to",
+}
+EXAMPLES = """examples:
+  recipe run recipes/quickstart.yaml
+  recipe plan recipes/quickstart.yaml
+  recipe validate recipes/
+"""
+EXIT_BUG = 3
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Never raises."""
+    arguments = list(argv)
+    if arguments and arguments[0].endswith((".yaml", ".yml")):
+        arguments.insert(0, "run")
+    try:
+        signal.signal(signal.SIGTERM, _on_terminate)
+        args = parse(arguments)
+        return int(importlib.import_module(f"runner.cli.{args.command}").main(args))
+    except RecipeInvalid as error:
+        return _report_invalid(error)
+    except RecipeToolError as error:
+        return _report(error)
+    except KeyboardInterrupt:
+        return _report(Interrupted(signal.SIGINT))
+    except BrokenPipeError:
+        # The reader of our output went away (`recipe show x.yaml | head`): not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 2
+    except Exception:
+        return _report_bug(arguments)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line. Only the command that was typed adds its options."""
+    parser = argparse.ArgumentParser(
+        prog="recipe",
+        description="Run declarative fine-tuning recipes, reproducibly.",
+        epilog=EXAMPLES + "\ncommands:\n" + _command_table(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"recipe {__version__}")
+    name = next((word for word in arguments if not word.startswith("-")), None)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command, help_line in COMMANDS.items():
+        if command != name:
+            subparsers.add_parser(command, help=help_line)
+            continue
+        module = importlib.import_module(f"runner.cli.{command}")
+        subparser = subparsers.add_parser(
+            command,
+            help=help_line,
+            description=f"{module.HELP}\n\nexample:\n  {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+    return parser.parse_args(arguments)
+
+
+def _command_table() -> str:
+    return "\n".join(f"  {name:<10} {line}" for name, line in COMMANDS.items())
+
+
+def _on_terminate(signal_number: int, frame: FrameType | None) -> None:
+    raise Interrupted(signal_number)
+
+
+def _report(error: RecipeToolError) -> int:
+    print(f"error[{error.code}]: {error.message}", file=sys.stderr)
+    if log := getattr(error, "log", ""):
+        print(f"  log:  {log}", file=sys.stderr)
+    if error.hint:
+        print(f"  next: {error.hint}", file=sys.stderr)
+    return error.exit_code
+
+
+def _report_invalid(error: RecipeInvalid) -> int:
+    from runner.report.reporters import REPORTERS
+
+    print(REPORTERS["text"](error.diagnostics), file=sys.stderr, end="")
+    return error.exit_code
+
+
+def _report_bug(arguments: Sequence[str]) -> int:
+    """Our bug: keep a log ready to paste, say where it is."""
+    from runner.system.folders import cache_folder
+
+    text = "".join(
+        [
+            f"spark-recipes {__version__}\n",
+            f"python {sys.version}\n",
+            f"command: recipe {' '.join(arguments)}\n\n",
+            traceback.format_exc(),
+        ]
+    )
+    print(text, file=sys.stderr)
+    try:
+        log = Path(cache_folder()) / "crash.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(text, encoding="utf-8")
+        print(f"error[E003]: this is a bug in Spark Recipes; the log is in {log}", file=sys.stderr)
+    except OSError:
+        print("error[E003]: this is a bug in Spark Recipes; the log is above", file=sys.stderr)
+    return EXIT_BUG

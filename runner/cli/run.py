@@ -1,0 +1,125 @@
+"""`recipe run`: plan, execute, and say at the end what came out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.plan.plan import Action, Step, make_plan
+
+if TYPE_CHECKING:
+    from runner.execution.execute import Execution
+    from runner.plan.snapshot import Snapshot
+    from runner.recipe.model import Recipe
+    from runner.stages.contract import Stage
+    from runner.store.store import Store
+
+HELP = "Run a recipe to the end. What is already there is reused; an interrupted training goes on."
+EXAMPLE = "recipe run recipes/quickstart.yaml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `recipe run`."""
+    from runner.stages import ORDER
+
+    parser.add_argument("recipe", type=Path, help="the recipe file")
+    parser.add_argument("--until", choices=ORDER, metavar="STAGE", help="stop after this stage")
+    parser.add_argument(
+        "--no-wait", action="store_true", help="exit 6 instead of waiting for another run"
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the recipe; exit code 0 when every stage is done."""
+    from runner.plan.snapshot import take_snapshot
+    from runner.recipe.load import load_recipe
+    from runner.stages import stages_of
+    from runner.store.store import Store
+    from runner.system.folders import store_folder
+
+    started = time.monotonic()
+    recipe = load_recipe(args.recipe)
+    stages = stages_of(recipe, args.until)
+    store = Store(store_folder())
+    runs = _runs(recipe)
+    snapshot = take_snapshot(recipe, stages, store, runs)
+    steps = make_plan(recipe, stages, snapshot)
+    if shown := up_to_date(steps, runs):
+        return _say_up_to_date(args, shown, time.monotonic() - started)
+    return _execute(args, recipe, stages, store, snapshot)
+
+
+def up_to_date(steps: list[Step], runs: Path) -> Path | None:
+    """The newest run's folder, when it shows exactly what this plan would show again."""
+    from runner.execution.run_folder import latest_run
+    from runner.plan.snapshot import previous_keys
+
+    if any(step.action is not Action.REUSE for step in steps):
+        return None
+    latest = latest_run(runs)
+    if latest is None or previous_keys(runs) != {step.stage: step.key for step in steps}:
+        return None
+    return latest
+
+
+def _runs(recipe: Recipe) -> Path:
+    from runner.execution.run_folder import runs_folder
+
+    return runs_folder(recipe.project_root, recipe.name)
+
+
+def _say_up_to_date(args: argparse.Namespace, folder: Path, seconds: float) -> int:
+    if args.format == "json":
+        print(json.dumps({"schema": 1, "state": "up-to-date", "run": str(folder)}))
+        return 0
+    from runner.report.summary import talk_command
+
+    print(f"Everything is up to date ({seconds:.1f} s). The results are in {folder}")
+    if command := talk_command(folder):
+        print(f"Talk to the model:  {command}")
+    return 0
+
+
+def _execute(
+    args: argparse.Namespace,
+    recipe: Recipe,
+    stages: list[Stage],
+    store: Store,
+    snapshot: Snapshot,
+) -> int:
+    from runner.execution.execute import Execution
+    from runner.execution.run_folder import RunFolder
+    from runner.report.progress import Progress
+    from runner.system.folders import cache_folder
+
+    run = RunFolder(_runs(recipe))
+    with Progress(run.events, [stage.NAME for stage in stages], sys.stderr) as progress:
+        execution = Execution(
+            recipe=recipe,
+            stages=stages,
+            surroundings=snapshot.surroundings,
+            store=store,
+            run=run,
+            cache=cache_folder(),
+            wait=not args.no_wait,
+            on_poll=progress.poll,
+            say=progress.say,
+        )
+        execution.execute()
+    _print_result(args, execution)
+    return 0
+
+
+def _print_result(args: argparse.Namespace, execution: Execution) -> None:
+    from runner.report.summary import render_summary, summary
+
+    result = summary(execution.run.path)
+    if args.format == "json":
+        print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        render_summary(result, sys.stdout)

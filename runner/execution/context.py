@@ -1,0 +1,186 @@
+"""What a running stage is handed: scripts, programs, tools, events, measures. See stages/contract.py."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import runner
+from runner.errors import StageFailed
+from runner.execution.events import EventLog
+from runner.stages.contract import Stage
+from runner.store.atomic import write_atomic
+from runner.system import determinism, environments, process, tools
+
+SCRIPTS = Path(runner.__file__).parent / "scripts"
+
+
+@dataclass
+class StageContext:
+    """The context of one stage of one run. All paths are absolute."""
+
+    stage: Stage
+    project_root: Path
+    recipe_folder: Path
+    log_folder: Path
+    scratch: Path
+    cache: Path
+    platform: Mapping[str, Any]
+    events: EventLog
+    lock_fds: tuple[int, ...] = ()
+    on_poll: Callable[[], None] = lambda: None
+    say: Callable[[str], None] = lambda message: None
+    measures: dict[str, Any] = field(default_factory=dict)
+    _children: int = 0
+
+    def run_script(
+        self,
+        name: str,
+        spec: Mapping[str, Any],
+        *,
+        folder: Path,
+        inputs: Mapping[str, Path] | None = None,
+        environment: str | None = None,
+    ) -> dict[str, Any]:
+        """Run runner/scripts/NAME.py; see stages/contract.py."""
+        role = environment or self.stage.ENVIRONMENT
+        assert role is not None, f"stage {self.stage.NAME} names no environment for {name}"
+        python = self.environment_python(role)
+        env = determinism.script_env(int(self.platform["threads"]))
+        stem = self._next_log_stem(name)
+        spec_file = self.log_folder / f"{stem}.spec.json"
+        write_atomic(spec_file, self._spec_text(spec, env, folder, inputs or {}))
+        mark = self.events.position()
+        result = process.run_child(
+            [str(python), str(SCRIPTS), name, str(spec_file)],
+            env=self._child_env(env),
+            cwd=self.scratch,
+            stdout_path=self.log_folder / f"{stem}.log",
+            stderr_path=self.log_folder / f"{stem}.log",
+            lock_fds=self.lock_fds,
+            on_poll=self.on_poll,
+        )
+        events = self.events.since(mark)
+        if result.returncode != 0:
+            raise self._failure(name, result, events, self.log_folder / f"{stem}.log")
+        measured: dict[str, Any] = {}
+        for event in events:
+            if event["event"] == "measure":
+                measured.update(event["values"])
+        self.measures.update(measured)
+        return measured
+
+    def run_program(
+        self,
+        argv: list[str],
+        *,
+        log: str,
+        env: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> str:
+        """Run a program under the supervisor and return its stdout; stderr goes to the log."""
+        stem = self._next_log_stem(log)
+        stdout, stderr = self.log_folder / f"{stem}.out", self.log_folder / f"{stem}.log"
+        hashed = determinism.script_env(int(self.platform["threads"]))
+        result = process.run_child(
+            argv,
+            env=self._child_env({**hashed, **(env or {})}),
+            cwd=folder or self.scratch,
+            stdout_path=stdout,
+            stderr_path=stderr,
+            lock_fds=self.lock_fds,
+            on_poll=self.on_poll,
+        )
+        if result.returncode != 0:
+            raise self._failure(Path(argv[0]).name, result, [], stderr)
+        return stdout.read_text(encoding="utf-8", errors="replace")
+
+    def environment_python(self, role: str) -> Path:
+        """The interpreter of environment `role`, built now if it is missing."""
+        return environments.ensure(role, self.cache, self.say).python
+
+    def tool(self, name: str) -> Path:
+        """The root folder of a pinned tool, built now if it is missing."""
+        return tools.ensure_tool(name, self.cache, self.say)
+
+    def progress(self, step: int, total: int, **fields: Any) -> None:
+        """Append a progress event of this stage."""
+        self.events.append(
+            {"stage": self.stage.NAME, "event": "progress", "step": step, "total": total, **fields}
+        )
+        self.on_poll()
+
+    def measure(self, name: str, value: Any) -> None:
+        """Record a measure for run.json."""
+        self.measures[name] = value
+
+    def _next_log_stem(self, name: str) -> str:
+        self._children += 1
+        safe = re.sub(r"[^A-Za-z0-9._-]", "-", name)
+        return f"{self.stage.NAME}-{self._children:02d}-{safe}"
+
+    def _spec_text(
+        self,
+        spec: Mapping[str, Any],
+        env: Mapping[str, str],
+        folder: Path,
+        inputs: Mapping[str, Path],
+    ) -> str:
+        content = {
+            "stage": self.stage.NAME,
+            "hashed": {**spec, "env": dict(env)},
+            "where": {
+                "inputs": {name: str(path) for name, path in inputs.items()},
+                "folder": str(folder),
+                "scratch": str(self.scratch),
+                "events": str(self.events.path),
+            },
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _child_env(self, hashed: Mapping[str, str]) -> dict[str, str]:
+        """The hashed environment, the host's short list, and caches kept inside our own folder."""
+        caches = {
+            "PYTHONPYCACHEPREFIX": str(self.cache / "pycache"),
+            "HF_HOME": str(self.cache / "huggingface"),
+            "MPLCONFIGDIR": str(self.cache / "matplotlib"),
+            "XDG_CACHE_HOME": str(self.cache / "xdg"),
+        }
+        return {**process.child_env(hashed), **caches}
+
+    def _failure(
+        self, name: str, result: process.ChildResult, events: list[dict[str, Any]], log: Path
+    ) -> StageFailed:
+        """The script's own words when it gave any, else what its exit status and log say."""
+        said = [event for event in events if event["event"] == "error"]
+        if said:
+            last = said[-1]
+            return StageFailed(
+                last["message"],
+                hint=last["hint"],
+                code=last["code"],
+                stage=self.stage.NAME,
+                log=str(log),
+            )
+        words = process.describe_exit(result)
+        tail = _last_line(log)
+        return StageFailed(
+            f"{name} {words}" + (f": {tail}" if tail else ""),
+            hint=f"read {log}, then run the same command again",
+            stage=self.stage.NAME,
+            log=str(log),
+        )
+
+
+def _last_line(log: Path) -> str:
+    """The last words of a log, which for a Python traceback is the exception."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1].strip()[:300] if lines else ""
+

@@ -1,0 +1,177 @@
+"""Run the stages of a recipe in order: reuse what the store holds, run the rest, show the results."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import RecipeToolError
+from runner.execution.context import StageContext
+from runner.execution.events import EventLog
+from runner.execution.record import run_record
+from runner.execution.run_folder import RunFolder
+from runner.plan.keys import key_material, key_of
+from runner.plan.plan import upstream_of
+from runner.plan.snapshot import has_checkpoint, probe_effect
+from runner.store.locks import Lock
+from runner.store.manifest import build_manifest
+
+if TYPE_CHECKING:
+    from runner.plan.keys import Surroundings
+    from runner.recipe.model import Recipe
+    from runner.stages.contract import Outputs, Stage
+    from runner.store.store import Store
+
+
+@dataclass
+class StageResult:
+    """What happened to one stage of this run."""
+
+    name: str
+    action: str  # run | reuse | resume
+    key: str
+    material: dict[str, Any]
+    outputs: Outputs
+    seconds: float
+
+
+@dataclass
+class Execution:
+    """Everything one execution of a recipe needs; `on_poll` keeps the display alive."""
+
+    recipe: Recipe
+    stages: list[Stage]
+    surroundings: Surroundings
+    store: Store
+    run: RunFolder
+    cache: Path
+    wait: bool = True  # for a lock that another run holds; False: exit 6
+    on_poll: Callable[[], None] = lambda: None
+    say: Callable[[str], None] = lambda message: None
+    results: list[StageResult] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.events = EventLog(self.run.events)
+
+    def execute(self) -> list[StageResult]:
+        """Run every stage. On an error or interruption run.json says how it ended; then it is raised."""
+        self._write_record("running")
+        try:
+            known: dict[str, Outputs] = {}
+            for stage in self.stages:
+                result = self._execute_stage(stage, known)
+                known[stage.NAME] = result.outputs
+                self.results.append(result)
+                self.run.show(result.outputs)
+                self._register_root()
+                self._write_record("running")
+            manifest = build_manifest(
+                self.recipe.name, [result.outputs for result in self.results],
+                self.surroundings.platform,
+            )
+            self._write_record("done")
+            self.run.finish(manifest)
+        except BaseException as error:
+            self._write_record(_state_of(error), error)
+            raise
+        finally:
+            self.events.close()
+        return self.results
+
+    def _execute_stage(self, stage: Stage, known: dict[str, Outputs]) -> StageResult:
+        upstream = upstream_of(stage, self.recipe, known)
+        material = key_material(stage, self.recipe, upstream, self.surroundings)
+        key = key_of(material)
+        with self._locked(self.store.lock_path(stage.NAME, key), f"{stage.NAME} of the same inputs") as fd:
+            found = self.store.inspect(stage.NAME, key).outputs
+            if found is not None and not probe_effect(stage, self.recipe, found):
+                self._event(stage, "reuse", key)
+                return StageResult(stage.NAME, "reuse", key, material, found, 0.0)
+            with self._device(stage) as device_fds:
+                return self._run_stage(stage, upstream, key, material, (fd, *device_fds))
+
+    def _run_stage(
+        self,
+        stage: Stage,
+        upstream: dict[str, Outputs],
+        key: str,
+        material: dict[str, Any],
+        lock_fds: tuple[int, ...],
+    ) -> StageResult:
+        resumed = has_checkpoint(stage, self.store.scratch_folder(stage.NAME, key))
+        staging = self.store.staging(stage.NAME, key)
+        context = StageContext(
+            stage=stage,
+            project_root=self.recipe.project_root,
+            recipe_folder=self.recipe.folder,
+            log_folder=self.run.logs,
+            scratch=staging.scratch,
+            cache=self.cache,
+            platform=self.surroundings.platform,
+            events=self.events,
+            lock_fds=lock_fds,
+            on_poll=self.on_poll,
+            say=self.say,
+        )
+        self._event(stage, "start", key)
+        started = time.monotonic()
+        try:
+            stage.run(self.recipe, upstream, staging.out, context)
+            outputs = self.store.commit(
+                staging,
+                declared=stage.OUTPUTS,
+                version=stage.VERSION,
+                key_inputs=material,
+                measures=context.measures,
+                seconds=time.monotonic() - started,
+            )
+        except BaseException as error:
+            self._event(stage, "failed", key)
+            if isinstance(error, RecipeToolError) and not getattr(error, "stage", "x"):
+                error.stage = stage.NAME  # type: ignore[attr-defined]
+            raise
+        seconds = time.monotonic() - started
+        self._event(stage, "done", key, seconds=round(seconds, 3))
+        return StageResult(
+            stage.NAME, "resume" if resumed else "run", key, material, outputs, seconds
+        )
+
+    @contextlib.contextmanager
+    def _locked(self, path: Path, what: str) -> Iterator[int]:
+        lock = Lock(path, what, wait=self.wait, on_wait=self.say)
+        with lock:
+            yield lock.fd
+
+    @contextlib.contextmanager
+    def _device(self, stage: Stage) -> Iterator[tuple[int, ...]]:
+        """Stages that compute take turns on the device, across all runs of this user."""
+        if not stage.DEVICE:
+            yield ()
+            return
+        name = str(self.surroundings.platform["device"])
+        with self._locked(self.cache / "locks" / f"device-{name}.lock", f"the {name} device") as fd:
+            yield (fd,)
+
+    def _event(self, stage: Stage, state: str, key: str, **fields: Any) -> None:
+        self.events.append(
+            {"stage": stage.NAME, "event": "stage", "state": state, "key": key, **fields}
+        )
+        self.on_poll()
+
+    def _register_root(self) -> None:
+        self.store.register_root(
+            self.run.path, [(result.name, result.key) for result in self.results]
+        )
+
+    def _write_record(self, state: str, error: BaseException | None = None) -> None:
+        self.run.write_record(run_record(self, state, error))
+
+
+def _state_of(error: BaseException) -> str:
+    from runner.errors import Interrupted
+
+    return "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"

@@ -1,0 +1,64 @@
+"""run.json: what varies from run to run. Clocks, host, hardware, image, keys, measures and speeds."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import runner
+from runner.errors import RecipeToolError
+
+if TYPE_CHECKING:
+    from runner.execution.execute import Execution
+
+
+def run_record(execution: Execution, state: str, error: BaseException | None) -> dict[str, Any]:
+    """The content of run.json. `state`: running | done | failed | interrupted."""
+    record: dict[str, Any] = {
+        "schema": 1,
+        "id": execution.run.id,
+        "state": state,
+        "recipe": execution.recipe.name,
+        "recipe_file": str(execution.recipe.path),
+        "resolved": execution.recipe.resolved(),
+        "runner": runner.__version__,
+        "started": execution.run.started.isoformat(),
+        "ended": None if state == "running" else datetime.now(UTC).isoformat(),
+        "host": _host(),
+        "platform": dict(execution.surroundings.platform),
+        "environments": dict(execution.surroundings.environments),
+        "tools": dict(execution.surroundings.tools),
+        "stages": [
+            {
+                "name": result.name,
+                "action": result.action,
+                "key": result.key,
+                "seconds": round(result.seconds, 3),
+                "material": result.material,
+                "measures": dict(result.outputs.measures),
+            }
+            for result in execution.results
+        ],
+    }
+    if error is not None:
+        record["error"] = _error(error)
+    return record
+
+
+def _host() -> dict[str, Any]:
+    return {
+        "name": socket.gethostname(),
+        "machine": platform.machine(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "image": os.environ.get("SPARK_RECIPES_IMAGE"),
+    }
+
+
+def _error(error: BaseException) -> dict[str, str]:
+    if isinstance(error, RecipeToolError):
+        return {"code": error.code, "message": error.message, "hint": error.hint}
+    return {"code": "", "message": f"{type(error).__name__}: {error}", "hint": ""}

@@ -1,0 +1,1 @@
+"""What will happen and why, decided before anything runs. Pure: no clock, no network, no writes."""

@@ -1,0 +1,126 @@
+"""Decide for every stage: run, reuse, resume or pending, with the reason.
+
+        fetch ── prepare ── train ──┬── merge ── gguf ── ollama ── benchmark
+                                    └── evaluate
+
+A stage whose upstream will run is `pending`: its key depends on bytes that do not exist yet, and if
+they come out as before it will be reused after all (early cut-off).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runner.plan.keys import key_material, key_of
+
+if TYPE_CHECKING:
+    from runner.plan.snapshot import Snapshot
+    from runner.recipe.model import Recipe
+    from runner.stages.contract import Outputs, Stage
+
+
+class Action(enum.StrEnum):
+    """What will happen to a stage."""
+
+    RUN = "run"
+    REUSE = "reuse"
+    RESUME = "resume"
+    PENDING = "pending"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage of the plan. `key` and `material` are empty while pending; `outputs` when reused."""
+
+    stage: str
+    action: Action
+    reason: str
+    key: str = ""
+    material: Mapping[str, Any] | None = None
+    outputs: Outputs | None = None
+
+
+def make_plan(recipe: Recipe, stages: list[Stage], snapshot: Snapshot) -> list[Step]:
+    """One step a stage, in order. Pure: everything it knows of the machine is in `snapshot`."""
+    steps: list[Step] = []
+    known: dict[str, Outputs] = {}
+    for stage in stages:
+        missing = [name for name in needs_of(stage, recipe) if name not in known]
+        if missing:
+            reason = f"depends on the bytes that {missing[0]} will give"
+            steps.append(Step(stage.NAME, Action.PENDING, reason))
+            continue
+        step = _decide(stage, recipe, known, snapshot)
+        steps.append(step)
+        if step.outputs is not None:
+            known[stage.NAME] = step.outputs
+    return steps
+
+
+def needs_of(stage: Stage, recipe: Recipe) -> list[str]:
+    """The upstream stages of `stage` that are part of this recipe."""
+    from runner.stages import load_stage
+
+    return [name for name in stage.NEEDS if load_stage(name).wanted(recipe)]
+
+
+def upstream_of(stage: Stage, recipe: Recipe, known: Mapping[str, Outputs]) -> dict[str, Outputs]:
+    """What `stage` is handed: the outputs of the stages it names, no others."""
+    return {name: known[name] for name in needs_of(stage, recipe)}
+
+
+def _decide(
+    stage: Stage, recipe: Recipe, known: Mapping[str, Outputs], snapshot: Snapshot
+) -> Step:
+    upstream = upstream_of(stage, recipe, known)
+    material = key_material(stage, recipe, upstream, snapshot.surroundings)
+    key = key_of(material)
+    entry = snapshot.entries.get((stage.NAME, key))
+    if entry is not None and entry.outputs is not None:
+        lost = snapshot.lost_effects.get((stage.NAME, key), "")
+        if not lost:
+            return Step(stage.NAME, Action.REUSE, "up to date", key, material, entry.outputs)
+        return Step(stage.NAME, Action.RUN, lost, key, material)
+    if (stage.NAME, key) in snapshot.resumable:
+        return Step(stage.NAME, Action.RESUME, "an interrupted try left a checkpoint", key, material)
+    if entry is not None and entry.detail:
+        return Step(stage.NAME, Action.RUN, entry.detail, key, material)
+    before = snapshot.previous.get(stage.NAME)
+    reason = explain_change(before, material) if before else "no stored result"
+    return Step(stage.NAME, Action.RUN, reason, key, material)
+
+
+def explain_change(before: Mapping[str, Any], now: Mapping[str, Any], limit: int = 3) -> str:
+    """Name what differs between two materials: `inputs.train.learning_rate: 0.0002 → 0.0001`."""
+    changes = [
+        f"{path}: {_short(old)} → {_short(new)}" for path, old, new in _differences(before, now, "")
+    ]
+    if not changes:
+        return "the stored result is gone"
+    more = f" (and {len(changes) - limit} more)" if len(changes) > limit else ""
+    return "changed: " + "; ".join(changes[:limit]) + more
+
+
+_ABSENT = object()
+
+
+def _differences(before: Any, now: Any, path: str) -> list[tuple[str, Any, Any]]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return [
+            change
+            for name in sorted({*before, *now})
+            for change in _differences(
+                before.get(name, _ABSENT), now.get(name, _ABSENT), f"{path}.{name}".lstrip(".")
+            )
+        ]
+    return [] if before == now else [(path, before, now)]
+
+
+def _short(value: Any) -> str:
+    if value is _ABSENT:
+        return "(none)"
+    text = str(value)
+    return text if len(text) <= 24 else text[:12] + "…"

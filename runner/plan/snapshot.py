@@ -1,0 +1,115 @@
+"""The machine's state as the planner sees it, read once before planning. Reads only.
+
+The only server it may ask is an Ollama on the loopback, through the probe of the `ollama` stage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.plan.keys import Surroundings, key_material, key_of
+from runner.plan.plan import needs_of, upstream_of
+from runner.stages.contract import Outputs, Stage
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Recipe
+    from runner.store.store import Inspection, Store
+
+StageKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`entries`: what the store holds under the keys this recipe can know now.
+
+    `resumable`: keys with a usable checkpoint. `lost_effects`: why an outside effect (a model in
+    Ollama) is no longer there. `previous`: stage -> key material of the newest run, for reasons.
+    """
+
+    surroundings: Surroundings
+    entries: Mapping[StageKey, Inspection] = field(default_factory=dict)
+    resumable: frozenset[StageKey] = frozenset()
+    lost_effects: Mapping[StageKey, str] = field(default_factory=dict)
+    previous: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def take_snapshot(recipe: Recipe, stages: list[Stage], store: Store, runs: Path) -> Snapshot:
+    """Read what planning `recipe` needs to know. `runs` is the folder of this recipe's runs."""
+    surroundings = read_surroundings(recipe, stages)
+    entries: dict[StageKey, Inspection] = {}
+    resumable: set[StageKey] = set()
+    lost: dict[StageKey, str] = {}
+    known: dict[str, Outputs] = {}
+    for stage in stages:
+        if any(name not in known for name in needs_of(stage, recipe)):
+            continue
+        material = key_material(stage, recipe, upstream_of(stage, recipe, known), surroundings)
+        key = key_of(material)
+        entry = store.inspect(stage.NAME, key)
+        entries[stage.NAME, key] = entry
+        if entry.outputs is not None:
+            known[stage.NAME] = entry.outputs
+            if reason := probe_effect(stage, recipe, entry.outputs):
+                lost[stage.NAME, key] = reason
+                del known[stage.NAME]
+        elif has_checkpoint(stage, store.scratch_folder(stage.NAME, key)):
+            resumable.add((stage.NAME, key))
+    return Snapshot(surroundings, entries, frozenset(resumable), lost, previous_materials(runs))
+
+
+def read_surroundings(recipe: Recipe, stages: list[Stage]) -> Surroundings:
+    """Identities of environments and tools, the platform, and digests of the files stages read."""
+    from runner.system import environments, platforms, tools
+
+    roles = sorted({stage.ENVIRONMENT for stage in stages if stage.ENVIRONMENT})
+    names = sorted({name for stage in stages for name in stage.TOOLS})
+    return Surroundings(
+        environments={role: environments.identity(role) for role in roles},
+        tools={name: tools.tool_identity(name) for name in names},
+        platform=platforms.current_platform(),
+        files={
+            stage.NAME: digests
+            for stage in stages
+            if (digests := _file_digests(stage, recipe)) is not None
+        },
+    )
+
+
+def _file_digests(stage: Stage, recipe: Recipe) -> dict[str, Any] | None:
+    """A stage that reads files of the recipe's folder offers `snapshot(recipe)`: their digests."""
+    read = getattr(stage, "snapshot", None)
+    return None if read is None else read(recipe)
+
+
+def probe_effect(stage: Stage, recipe: Recipe, outputs: Outputs) -> str:
+    """Why the outside effect of a stored stage is gone, or "". Stages without effects have no probe."""
+    probe = getattr(stage, "probe", None)
+    return "" if probe is None else str(probe(recipe, outputs))
+
+
+def has_checkpoint(stage: Stage, scratch: Path) -> bool:
+    """A stage that can go on after an interruption offers `resumable(scratch)`."""
+    resumable = getattr(stage, "resumable", None)
+    return resumable is not None and bool(resumable(scratch))
+
+
+def previous_materials(runs: Path) -> dict[str, Mapping[str, Any]]:
+    """Key materials that the newest finished run recorded, by stage; empty when there is none."""
+    return {stage["name"]: stage["material"] for stage in _previous_stages(runs)}
+
+
+def previous_keys(runs: Path) -> dict[str, str]:
+    """Stage keys of the newest finished run; empty when there is none."""
+    return {stage["name"]: stage["key"] for stage in _previous_stages(runs)}
+
+
+def _previous_stages(runs: Path) -> list[dict[str, Any]]:
+    try:
+        record = json.loads((runs / "latest" / "run.json").read_text(encoding="utf-8"))
+        return list(record["stages"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

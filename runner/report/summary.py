@@ -1,0 +1,156 @@
+"""What came out of a run, from its folder alone: as data (`summary`) and as text (`render_summary`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+ANSWERS_SHOWN = 6
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """Stages, measures, answers, artifacts and what to type next, of the run in `folder`."""
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return {
+        "schema": 1,
+        "state": record["state"],
+        "recipe": record["recipe"],
+        "run": str(folder),
+        "stages": [
+            {name: stage[name] for name in ("name", "action", "seconds", "measures")}
+            for stage in record["stages"]
+        ],
+        "answers": _answers(folder),
+        "artifacts": _artifacts(folder, manifest),
+        "manifest_sha256": _manifest_sha256(folder),
+        "talk": talk_command(folder),
+    }
+
+
+def talk_command(folder: Path) -> str | None:
+    """The command that starts a conversation with this run's model, or None without one."""
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    section = record["resolved"].get("ollama")
+    if not section or not any(stage["name"] == "ollama" for stage in record["stages"]):
+        return None
+    from runner.system.ollama import talk_command as command_for
+
+    return command_for(section["name"])
+
+
+def render_summary(result: dict[str, Any], stream: TextIO) -> None:
+    """Print the summary for a person."""
+    from rich.console import Console
+
+    console = Console(
+        file=stream, highlight=False, width=None if stream.isatty() else 120, soft_wrap=False
+    )
+    console.print(_stage_table(result))
+    if lines := _quality_lines(result):
+        console.print("\n".join(lines), markup=False)
+    if result["answers"]:
+        console.print(_answer_table(result["answers"]))
+    console.print(_artifact_table(result["artifacts"]))
+    print(f"manifest sha256  {result['manifest_sha256']}", file=stream)
+    print(f"run folder       {result['run']}", file=stream)
+    if result["talk"]:
+        print(f"talk to it       {result['talk']}", file=stream)
+
+
+def _answers(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "evaluation" / "answers.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _artifacts(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The files a person takes away: everything of the manifest that the run folder shows."""
+    from runner.execution.run_folder import SHOWN_AS
+
+    return [
+        {
+            "path": str((folder / SHOWN_AS[stage] / path).relative_to(folder)),
+            "size": entry["size"],
+            "sha256": entry["sha256"],
+        }
+        for stage, files in manifest["stages"].items()
+        if stage in SHOWN_AS
+        for path, entry in files.items()
+    ]
+
+
+def _manifest_sha256(folder: Path) -> str:
+    from runner.store.digest import file_sha256
+
+    return file_sha256(folder / "manifest.json")
+
+
+def _measures(result: dict[str, Any], stage: str) -> dict[str, Any]:
+    found = [entry["measures"] for entry in result["stages"] if entry["name"] == stage]
+    return found[0] if found else {}
+
+
+def _stage_table(result: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("stage", "", "seconds", title=f"{result['recipe']}: {result['state']}", title_justify="left")
+    table.columns[2].justify = "right"
+    for stage in result["stages"]:
+        seconds = "" if stage["action"] == "reuse" else f"{stage['seconds']:.1f}"
+        table.add_row(stage["name"], stage["action"], seconds)
+    return table
+
+
+def _quality_lines(result: dict[str, Any]) -> list[str]:
+    lines = []
+    measured = _measures(result, "evaluate")
+    if "loss_base" in measured and "loss_tuned" in measured:
+        lines.append(
+            f"held-out loss     {measured['loss_base']:.3f} before, {measured['loss_tuned']:.3f} after"
+            f"  (perplexity {measured['perplexity_base']:.2f} → {measured['perplexity_tuned']:.2f})"
+        )
+    if measured.get("questions"):
+        lines.append(
+            f"questions         {measured['score_base']} of {measured['questions']} right before, "
+            f"{measured['score_tuned']} of {measured['questions']} after"
+        )
+    speed = _measures(result, "benchmark")
+    if "generation_tokens_per_second" in speed:
+        lines.append(
+            f"in Ollama         {_median(speed['generation_tokens_per_second'])} tokens/s, first token after "
+            f"{_median(speed['time_to_first_token'])} s (median of {speed['runs']})"
+        )
+    return lines
+
+
+def _median(spread: Any) -> str:
+    value = spread["median"] if isinstance(spread, dict) else spread
+    return f"{value:.3g}"
+
+
+def _answer_table(answers: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("question", "base", "tuned", title="Answers, greedy", title_justify="left", show_lines=True)
+    for answer in answers[:ANSWERS_SHOWN]:
+        table.add_row(*(Text(_one_line(answer[name])) for name in ("question", "base", "tuned")))
+    return table
+
+
+def _artifact_table(artifacts: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table("artifact", "bytes", "sha256", title="Artifacts", title_justify="left")
+    table.columns[1].justify = "right"
+    for artifact in artifacts:
+        table.add_row(artifact["path"], f"{artifact['size']:,}", artifact["sha256"])
+    return table
+
+
+def _one_line(text: str, limit: int = 160) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"

@@ -1,0 +1,23 @@
+"""The stages of the chain, in the order in which they run. To add one is a module and a line here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Recipe
+    from runner.stages.contract import Stage
+
+ORDER = ("fetch", "prepare", "train", "evaluate", "merge", "gguf", "ollama", "benchmark")
+
+
+def load_stage(name: str) -> Stage:
+    """The module that implements stage `name`."""
+    return cast("Stage", importlib.import_module(f"runner.stages.{name}"))
+
+
+def stages_of(recipe: Recipe, until: str | None = None) -> list[Stage]:
+    """The stages that `recipe` asks for, in order, up to and including `until`."""
+    last = len(ORDER) if until is None else ORDER.index(until) + 1
+    return [stage for stage in map(load_stage, ORDER[:last]) if stage.wanted(recipe)]

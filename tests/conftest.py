@@ -1,0 +1,32 @@
+"""Fixtures that every kind of test shares. No test touches the real home, runs or Ollama models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Where environments and tools were built: kept between test runs, since they are what is heavy.
+_CACHE = Path(
+    os.environ.get("SPARK_RECIPES_CACHE")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spark-recipes"
+)
+
+
+@pytest.fixture(scope="session")
+def shared_cache() -> Path:
+    """The cache folder with environments and tools. Stores of tests lie elsewhere."""
+    return _CACHE
+
+
+@pytest.fixture(scope="session")
+def environment_python(shared_cache: Path) -> Callable[[str], Path]:
+    """role -> the interpreter of its hash-locked environment, built if it is missing."""
+    from runner.system import environments
+
+    def python(role: str) -> Path:
+        return environments.ensure(role, shared_cache, print).python
+
+    return python
