@@ -1,0 +1,156 @@
+"""`recipe gc`: find and remove what no run needs, without disturbing a running one.
+
+Every key is locked before anything under it is removed, and the roots are read again once it is.
+A key that a running process holds is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runner.errors import Busy
+from runner.store.atomic import TEMPORARY_SUFFIX, disk_errors
+from runner.store.roots import Root, read_roots, roots_lock
+from runner.store.store import State, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """One thing to remove and why, in words. `size` in bytes, counting shared bytes too."""
+
+    path: Path
+    reason: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What `collect` removed, or would remove with `dry_run`."""
+
+    removed: list[Garbage] = field(default_factory=list)
+    in_use: list[Path] = field(default_factory=list)  # held by a running process, left alone
+    unresolved: list[Root] = field(default_factory=list)  # their run folder is out of sight
+    dry_run: bool = False
+
+    @property
+    def freed(self) -> int:
+        """Bytes of what was removed."""
+        return sum(item.size for item in self.removed)
+
+
+def collect(store: Store, *, dry_run: bool) -> Collection:
+    """Remove outputs that no root refers to, staging nobody works in, and litter of killed runs.
+
+    Raises ValueError when a root cannot be read: then nobody knows what it refers to.
+    """
+    sweep = _Sweep(store, Collection(dry_run=dry_run))
+    roots = read_roots(store)
+    sweep.result.unresolved.extend(
+        root for root in roots if not root.dead and not os.path.lexists(root.folder)
+    )
+    with disk_errors("collecting garbage"):
+        sweep.roots(roots)
+        for stage, key in sorted({*_pairs(store.root), *_pairs(store.root / ".staging")}):
+            sweep.key(stage, key)
+        sweep.trash()
+        if not dry_run:
+            sweep.lock_files()
+    return sweep.result
+
+
+class _Sweep:
+    """One pass over the store."""
+
+    def __init__(self, store: Store, result: Collection) -> None:
+        self.store = store
+        self.result = result
+
+    def roots(self, roots: list[Root]) -> None:
+        """Forget runs whose folder was deleted, and what killed writers of roots left."""
+        folder = self.store.root / ".roots"
+        if not folder.is_dir():
+            return
+        with contextlib.nullcontext() if self.result.dry_run else roots_lock(self.store):
+            for root in roots:
+                if root.dead:
+                    self._remove(root.file, f"its run {root.folder} was deleted", _delete)
+            for litter in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")):
+                self._remove(litter, "left by a killed process", _delete)
+
+    def key(self, stage: str, key: str) -> None:
+        """Remove the outputs and the staging of one key, unless they are in use."""
+        if not list(self._garbage(stage, key)):
+            return
+        try:
+            with self.store.lock(stage, key, wait=False):
+                for path, reason in list(self._garbage(stage, key)):
+                    self._remove(path, reason, self.store.throw_away)
+        except Busy:
+            self.result.in_use.append(self.store.folder(stage, key))
+
+    def _garbage(self, stage: str, key: str) -> Iterator[tuple[Path, str]]:
+        entry = self.store.folder(stage, key)
+        staging = self.store.root / ".staging" / stage / key
+        wanted = any(
+            (stage, key) in root.entries for root in read_roots(self.store) if not root.dead
+        )
+        if entry.is_dir() and not wanted:
+            yield entry, "no run uses it"
+        if staging.is_dir() and not wanted:
+            yield staging, "left by a try that did not finish; its checkpoints go with it"
+        elif staging.is_dir() and self.store.inspect(stage, key).state is State.OK:
+            yield staging, "left by a try; the stage has been finished since"
+
+    def trash(self) -> None:
+        """Remove what was on its way out when its remover was killed."""
+        folder = self.store.root / ".trash"
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            self._remove(path, "left by a killed process", self.store.burn)
+
+    def lock_files(self) -> None:
+        """Remove the lock files of keys that are gone, and folders that became empty."""
+        for file in sorted((self.store.root / ".locks").glob("*-*.lock")):
+            stage, _, key = file.stem.rpartition("-")
+            with contextlib.suppress(Busy), self.store.lock(stage, key, wait=False) as lock:
+                if not self._exists(stage, key):
+                    lock.remove()
+        for folder in [*self.store.root.iterdir(), *(self.store.root / ".staging").glob("*")]:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def _exists(self, stage: str, key: str) -> bool:
+        staging = self.store.root / ".staging" / stage / key
+        return self.store.folder(stage, key).exists() or staging.exists()
+
+    def _remove(self, path: Path, reason: str, remove: Callable[[Path], None]) -> None:
+        size = size_of(path)
+        if not self.result.dry_run:
+            remove(path)
+        self.result.removed.append(Garbage(path, reason, size))
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; what vanishes meanwhile counts nothing."""
+    try:
+        if not path.is_dir() or path.is_symlink():
+            return path.lstat().st_size
+        return sum(size_of(child) for child in path.iterdir())
+    except FileNotFoundError:
+        return 0
+
+
+def _pairs(folder: Path) -> Iterator[tuple[str, str]]:
+    """The (stage, key) folders below `folder`; hidden ones are the store's own."""
+    if not folder.is_dir():
+        return
+    for stage in folder.iterdir():
+        if stage.is_dir() and not stage.name.startswith("."):
+            yield from ((stage.name, key.name) for key in stage.iterdir() if key.is_dir())
+
+
+def _delete(path: Path) -> None:
+    path.unlink(missing_ok=True)

@@ -1,0 +1,146 @@
+"""Locks between processes, by flock: the kernel releases them when the last holder dies.
+
+A lock belongs to the open file, not to the process: a child that inherits `Lock.fd` holds it too,
+and it is free when the last of them has closed it or died. So a lock is released by closing, never
+by LOCK_UN, which would take it from the children as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from runner.errors import Busy
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who wrote its name into a lock file. Empty when the file does not say."""
+
+    pid: int = 0
+    host: str = ""
+    command: str = ""
+
+    def __str__(self) -> str:
+        if not self.pid:
+            return "another process"
+        elsewhere = f" on {self.host}" if self.host != socket.gethostname() else ""
+        return f"process {self.pid}{elsewhere} ({self.command})"
+
+
+class Lock:
+    """An exclusive lock on `path` for a `with` block.
+
+    `purpose` completes the sentence "... is in use by process 12 (recipe run x.yaml)". When the
+    lock is taken, `on_wait` is called once with the holder and the process waits; with
+    `wait=False` it raises Busy instead.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        purpose: str,
+        *,
+        wait: bool = True,
+        on_wait: Callable[[Holder], None] | None = None,
+    ) -> None:
+        self.path = path
+        self.purpose = purpose
+        self._wait = wait
+        self._on_wait = on_wait
+        self._fd: int | None = None
+
+    @property
+    def fd(self) -> int:
+        """The open lock file; a child that inherits it holds the lock with us."""
+        assert self._fd is not None, "the lock is not held"
+        return self._fd
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        while not self._take():
+            pass
+        self._sign()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        descriptor, self._fd = self.fd, None
+        os.close(descriptor)
+
+    def remove(self) -> None:
+        """Delete the lock file while holding it. Whoever waits for it will make a new one."""
+        assert self._fd is not None, "only the holder may delete a lock file"
+        self.path.unlink(missing_ok=True)
+
+    def _take(self) -> bool:
+        """Lock the file; False when it was deleted meanwhile and must be opened again."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            self._flock(descriptor)
+            if _is_file(self.path, descriptor):
+                self._fd = descriptor
+                return True
+        finally:
+            if self._fd is None:
+                os.close(descriptor)
+        return False
+
+    def _flock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = read_holder(self.path)
+            if not self._wait:
+                raise Busy(
+                    f"{self.purpose} is in use by {holder}",
+                    hint="wait until it has ended, or stop it, then run the same command again",
+                ) from None
+            if self._on_wait is not None:
+                self._on_wait(holder)
+                self._on_wait = None
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+    def _sign(self) -> None:
+        """Write who holds it; only for the others' messages, so a full disk does not matter."""
+        signature = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        }
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.fd, 0)
+            os.pwrite(self.fd, json.dumps(signature).encode(), 0)
+
+
+def read_holder(path: Path) -> Holder:
+    """Who last took the lock `path`; an empty Holder when that cannot be read."""
+    try:
+        signature = json.loads(path.read_bytes())
+        return Holder(int(signature["pid"]), str(signature["host"]), str(signature["command"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Holder()
+
+
+def _is_file(path: Path, descriptor: int) -> bool:
+    """Is the open file still the one that `path` names?"""
+    try:
+        named = path.stat()
+    except FileNotFoundError:
+        return False
+    opened = os.fstat(descriptor)
+    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)

@@ -1,0 +1,1 @@
+"""What the machine offers: processes and signals, environments, hardware facts, tools."""

@@ -1,0 +1,46 @@
+"""Where things lie: the cache, the store in it, and what the tool ships."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from runner.errors import UsageError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def cache_folder() -> Path:
+    """SPARK_RECIPES_CACHE, else `spark-recipes` below XDG_CACHE_HOME, else below ~/.cache.
+
+    Everything that can be made again: environments, tools, and the store. Not created here.
+    """
+    if chosen := os.environ.get("SPARK_RECIPES_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    # The XDG rules say that a relative path there must be ignored.
+    return (base if base.is_absolute() else _home() / ".cache") / "spark-recipes"
+
+
+def store_folder() -> Path:
+    """SPARK_RECIPES_STORE, else `store` in the cache folder. Not created here."""
+    chosen = os.environ.get("SPARK_RECIPES_STORE")
+    return Path(chosen).expanduser().absolute() if chosen else cache_folder() / "store"
+
+
+def shipped(kind: str) -> Path:
+    """The folder `schemas`, `environments` or `recipes`: of the checkout, else of the wheel."""
+    checkout = _PACKAGE.parent
+    if (checkout / "pyproject.toml").is_file() and (checkout / kind).is_dir():
+        return checkout / kind
+    return _PACKAGE / "shipped" / kind
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise UsageError(
+            "there is no home folder to keep the cache in",
+            hint="set SPARK_RECIPES_CACHE to a folder you may write to",
+        ) from None
