@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class RecipeToolError(Exception):
     """An error meant for the person at the terminal: what, where, and what to type next.
 
-    `hint` is the next thing to do, ideally a command; `code` is stable and explained in docs/errors.md.
+    `hint` is the next thing to do, ideally a command; `code` is stable, see docs/errors.md.
     """
 
     exit_code = 1

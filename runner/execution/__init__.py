@@ -1,1 +1,1 @@
-"""Doing what the plan says: stages in order, each in a staging folder, results shown in a run folder."""
+"""Doing what the plan says: stages in order, results shown in a run folder."""

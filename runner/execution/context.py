@@ -1,4 +1,4 @@
-"""What a running stage is handed: scripts, programs, tools, events, measures. See stages/contract.py."""
+"""What a running stage is handed: scripts, programs, tools, events (stages/contract.py)."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class StageContext:
             [str(python), str(SCRIPTS), name, str(spec_file)],
             env=self._child_env(env),
             cwd=self.scratch,
-            stdout_path=self.log_folder / f"{stem}.log",
-            stderr_path=self.log_folder / f"{stem}.log",
+            stdout=self.log_folder / f"{stem}.log",
+            stderr=self.log_folder / f"{stem}.log",
             lock_fds=self.lock_fds,
             on_poll=self.on_poll,
         )
         events = self.events.since(mark)
-        if result.returncode != 0:
+        if not result.ok:
             raise self._failure(name, result, events, self.log_folder / f"{stem}.log")
         measured: dict[str, Any] = {}
         for event in events:
@@ -90,12 +90,12 @@ class StageContext:
             argv,
             env=self._child_env({**hashed, **(env or {})}),
             cwd=folder or self.scratch,
-            stdout_path=stdout,
-            stderr_path=stderr,
+            stdout=stdout,
+            stderr=stderr,
             lock_fds=self.lock_fds,
             on_poll=self.on_poll,
         )
-        if result.returncode != 0:
+        if not result.ok:
             raise self._failure(Path(argv[0]).name, result, [], stderr)
         return stdout.read_text(encoding="utf-8", errors="replace")
 
@@ -183,4 +183,3 @@ def _last_line(log: Path) -> str:
     except OSError:
         return ""
     return lines[-1].strip()[:300] if lines else ""
-

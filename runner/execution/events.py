@@ -1,4 +1,4 @@
-"""The event file of a run: JSON lines, appended by the runner and by every script (schemas/events-1.json).
+"""A run's event file: JSON lines appended by the runner and every script (schemas/events-1.json).
 
 Each event is one `write` to a file opened for appending, so lines of several processes never mix.
 """

@@ -1,4 +1,4 @@
-"""Run the stages of a recipe in order: reuse what the store holds, run the rest, show the results."""
+"""Run the stages of a recipe in order: reuse what the store holds and run the rest."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from runner.execution.run_folder import RunFolder
 from runner.plan.keys import key_material, key_of
 from runner.plan.plan import upstream_of
 from runner.plan.snapshot import has_checkpoint, probe_effect
-from runner.store.locks import Lock
+from runner.store.locks import Holder
 from runner.store.manifest import build_manifest
+from runner.store.roots import register_root
+from runner.system.folders import device_lock
 
 if TYPE_CHECKING:
     from runner.plan.keys import Surroundings
@@ -58,21 +60,16 @@ class Execution:
         self.events = EventLog(self.run.events)
 
     def execute(self) -> list[StageResult]:
-        """Run every stage. On an error or interruption run.json says how it ended; then it is raised."""
+        """Run every stage. When it ends early, run.json says how, and the error is raised."""
         self._write_record("running")
         try:
             known: dict[str, Outputs] = {}
             for stage in self.stages:
                 result = self._execute_stage(stage, known)
                 known[stage.NAME] = result.outputs
-                self.results.append(result)
                 self.run.show(result.outputs)
-                self._register_root()
                 self._write_record("running")
-            manifest = build_manifest(
-                self.recipe.name, [result.outputs for result in self.results],
-                self.surroundings.platform,
-            )
+            manifest = build_manifest(known, str(self.surroundings.platform["name"]))
             self._write_record("done")
             self.run.finish(manifest)
         except BaseException as error:
@@ -86,13 +83,18 @@ class Execution:
         upstream = upstream_of(stage, self.recipe, known)
         material = key_material(stage, self.recipe, upstream, self.surroundings)
         key = key_of(material)
-        with self._locked(self.store.lock_path(stage.NAME, key), f"{stage.NAME} of the same inputs") as fd:
-            found = self.store.inspect(stage.NAME, key).outputs
+        with self.store.lock(stage.NAME, key, wait=self.wait, on_wait=self._say_waiting) as lock:
+            found = self.store.lookup(stage.NAME, key) or self.store.recover(stage.NAME, key)
             if found is not None and not probe_effect(stage, self.recipe, found):
                 self._event(stage, "reuse", key)
-                return StageResult(stage.NAME, "reuse", key, material, found, 0.0)
-            with self._device(stage) as device_fds:
-                return self._run_stage(stage, upstream, key, material, (fd, *device_fds))
+                result = StageResult(stage.NAME, "reuse", key, material, found, 0.0)
+            else:
+                with self._device(stage) as device_fds:
+                    result = self._run_stage(stage, upstream, key, material, (lock.fd, *device_fds))
+            self.results.append(result)
+            # Before the lock is released, so that no `recipe gc` can come between.
+            register_root(self.store, self.run.path, [(r.name, r.key) for r in self.results])
+        return result
 
     def _run_stage(
         self,
@@ -123,9 +125,9 @@ class Execution:
             stage.run(self.recipe, upstream, staging.out, context)
             outputs = self.store.commit(
                 staging,
-                declared=stage.OUTPUTS,
                 version=stage.VERSION,
                 key_inputs=material,
+                classes=stage.OUTPUTS,
                 measures=context.measures,
                 seconds=time.monotonic() - started,
             )
@@ -141,31 +143,23 @@ class Execution:
         )
 
     @contextlib.contextmanager
-    def _locked(self, path: Path, what: str) -> Iterator[int]:
-        lock = Lock(path, what, wait=self.wait, on_wait=self.say)
-        with lock:
-            yield lock.fd
-
-    @contextlib.contextmanager
     def _device(self, stage: Stage) -> Iterator[tuple[int, ...]]:
         """Stages that compute take turns on the device, across all runs of this user."""
         if not stage.DEVICE:
             yield ()
             return
         name = str(self.surroundings.platform["device"])
-        with self._locked(self.cache / "locks" / f"device-{name}.lock", f"the {name} device") as fd:
-            yield (fd,)
+        with device_lock(name, wait=self.wait, on_wait=self._say_waiting) as lock:
+            yield (lock.fd,)
+
+    def _say_waiting(self, holder: Holder) -> None:
+        self.say(f"waiting for {holder}")
 
     def _event(self, stage: Stage, state: str, key: str, **fields: Any) -> None:
         self.events.append(
             {"stage": stage.NAME, "event": "stage", "state": state, "key": key, **fields}
         )
         self.on_poll()
-
-    def _register_root(self) -> None:
-        self.store.register_root(
-            self.run.path, [(result.name, result.key) for result in self.results]
-        )
 
     def _write_record(self, state: str, error: BaseException | None = None) -> None:
         self.run.write_record(run_record(self, state, error))

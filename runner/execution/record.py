@@ -1,4 +1,4 @@
-"""run.json: what varies from run to run. Clocks, host, hardware, image, keys, measures and speeds."""
+"""run.json: what varies from run to run: clocks, host, image, keys, measures, speeds."""
 
 from __future__ import annotations
 

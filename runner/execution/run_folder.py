@@ -1,4 +1,4 @@
-"""The folder of one run: `runs/NAME/ID/`, with `runs/NAME/latest` pointing to the newest finished one.
+"""The folder of one run, `runs/NAME/ID/`; `runs/NAME/latest` points to the newest finished one.
 
 Written in this order, so that a kill at any moment leaves something true: `run.json` says `running`
 first; results are linked in; `manifest.json` comes last, and no manifest means not done.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -84,7 +83,7 @@ def point_latest(folder: Path) -> None:
     temporary = folder.parent / f".latest-{folder.name}"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(folder.name)
-    os.replace(temporary, link)
+    temporary.replace(link)
 
 
 def latest_run(runs: Path) -> Path | None:

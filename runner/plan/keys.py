@@ -18,7 +18,7 @@ class Surroundings:
     """What the machine contributes to keys; read once, before planning.
 
     `environments`: role -> identity; `tools`: tool -> identity; `platform`: facts of the compute
-    device and its capped instruction set; `files`: stage -> digests of the files it reads from disk.
+    device and its capped instruction set; `files`: stage -> digests of files it reads.
     """
 
     environments: Mapping[str, str]
@@ -30,7 +30,7 @@ class Surroundings:
 def key_material(
     stage: Stage, recipe: Recipe, upstream: Upstream, surroundings: Surroundings
 ) -> dict[str, Any]:
-    """Everything that decides the bytes of `stage`, as plain data that a person can compare. Pure."""
+    """Everything that decides the bytes of `stage`, as plain data to compare. Pure."""
     material: dict[str, Any] = {
         "stage": stage.NAME,
         "version": stage.VERSION,

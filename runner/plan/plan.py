@@ -33,7 +33,7 @@ class Action(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One stage of the plan. `key` and `material` are empty while pending; `outputs` when reused."""
+    """One stage of the plan. `key` and `material` are empty while it is pending."""
 
     stage: str
     action: Action
@@ -72,9 +72,7 @@ def upstream_of(stage: Stage, recipe: Recipe, known: Mapping[str, Outputs]) -> d
     return {name: known[name] for name in needs_of(stage, recipe)}
 
 
-def _decide(
-    stage: Stage, recipe: Recipe, known: Mapping[str, Outputs], snapshot: Snapshot
-) -> Step:
+def _decide(stage: Stage, recipe: Recipe, known: Mapping[str, Outputs], snapshot: Snapshot) -> Step:
     upstream = upstream_of(stage, recipe, known)
     material = key_material(stage, recipe, upstream, snapshot.surroundings)
     key = key_of(material)
@@ -85,7 +83,9 @@ def _decide(
             return Step(stage.NAME, Action.REUSE, "up to date", key, material, entry.outputs)
         return Step(stage.NAME, Action.RUN, lost, key, material)
     if (stage.NAME, key) in snapshot.resumable:
-        return Step(stage.NAME, Action.RESUME, "an interrupted try left a checkpoint", key, material)
+        return Step(
+            stage.NAME, Action.RESUME, "an interrupted try left a checkpoint", key, material
+        )
     if entry is not None and entry.detail:
         return Step(stage.NAME, Action.RUN, entry.detail, key, material)
     before = snapshot.previous.get(stage.NAME)

@@ -86,7 +86,7 @@ def _file_digests(stage: Stage, recipe: Recipe) -> dict[str, Any] | None:
 
 
 def probe_effect(stage: Stage, recipe: Recipe, outputs: Outputs) -> str:
-    """Why the outside effect of a stored stage is gone, or "". Stages without effects have no probe."""
+    """Why the outside effect of a stored stage is gone; "" when it is there or has none."""
     probe = getattr(stage, "probe", None)
     return "" if probe is None else str(probe(recipe, outputs))
 

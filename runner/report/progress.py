@@ -1,6 +1,6 @@
 """Live progress on stderr, from the run's event file alone: a bar on a terminal, lines elsewhere.
 
-The file is the only source, so a second process or a container shows the same (`schemas/events-1.json`).
+The file is the only source, so a second process or a container can show the same.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class _Lines:
         if now < self._next_line and event["step"] < event["total"]:
             return
         self._next_line = now + LINE_INTERVAL
-        self.say(f"      {name:<10} {event['step']}/{event['total']}  {step_details(event)}".rstrip())
+        self.say(
+            f"      {name:<10} {event['step']}/{event['total']}  {step_details(event)}".rstrip()
+        )
 
     def say(self, message: str) -> None:
         print(message, file=self._stream, flush=True)

@@ -1,4 +1,4 @@
-"""What came out of a run, from its folder alone: as data (`summary`) and as text (`render_summary`)."""
+"""What came out of a run, from its folder alone: as data and as text."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ def _measures(result: dict[str, Any], stage: str) -> dict[str, Any]:
 def _stage_table(result: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    table = Table("stage", "", "seconds", title=f"{result['recipe']}: {result['state']}", title_justify="left")
+    table = Table(
+        "stage", "", "seconds", title=f"{result['recipe']}: {result['state']}", title_justify="left"
+    )
     table.columns[2].justify = "right"
     for stage in result["stages"]:
         seconds = "" if stage["action"] == "reuse" else f"{stage['seconds']:.1f}"
@@ -109,8 +111,8 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
     measured = _measures(result, "evaluate")
     if "loss_base" in measured and "loss_tuned" in measured:
         lines.append(
-            f"held-out loss     {measured['loss_base']:.3f} before, {measured['loss_tuned']:.3f} after"
-            f"  (perplexity {measured['perplexity_base']:.2f} → {measured['perplexity_tuned']:.2f})"
+            f"held-out loss     {measured['loss_base']:.3f} before, "
+            f"{measured['loss_tuned']:.3f} after  (perplexity {measured['perplexity_base']:.2f} → {measured['perplexity_tuned']:.2f})"
         )
     if measured.get("questions"):
         lines.append(
@@ -120,8 +122,8 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
     speed = _measures(result, "benchmark")
     if "generation_tokens_per_second" in speed:
         lines.append(
-            f"in Ollama         {_median(speed['generation_tokens_per_second'])} tokens/s, first token after "
-            f"{_median(speed['time_to_first_token'])} s (median of {speed['runs']})"
+            f"in Ollama         {_median(speed['generation_tokens_per_second'])} tokens/s, "
+            f"first token after {_median(speed['time_to_first_token'])} s (median of {speed['runs']})"
         )
     return lines
 
@@ -135,7 +137,9 @@ def _answer_table(answers: list[dict[str, Any]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("question", "base", "tuned", title="Answers, greedy", title_justify="left", show_lines=True)
+    table = Table(
+        "question", "base", "tuned", title="Answers, greedy", title_justify="left", show_lines=True
+    )
     for answer in answers[:ANSWERS_SHOWN]:
         table.add_row(*(Text(_one_line(answer[name])) for name in ("question", "base", "tuned")))
     return table

@@ -13,13 +13,15 @@ from pathlib import Path
 
 def _make_runner_importable() -> None:
     package = Path(__file__).resolve().parent.parent
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != package / "scripts"]
+    own = package / "scripts"
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != own]
     if "runner" in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(
         "runner", package / "__init__.py", submodule_search_locations=[str(package)]
     )
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["runner"] = module
     spec.loader.exec_module(module)

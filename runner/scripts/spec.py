@@ -26,7 +26,7 @@ class Spec:
 
 
 class Events:
-    """Appends events of schemas/events-1.json; one line a write, so that a reader never sees half."""
+    """Appends events (schemas/events-1.json); one write a line, so a reader never sees half."""
 
     def __init__(self, path: Path, stage: str) -> None:
         self._file = path.open("ab", buffering=0)
@@ -51,7 +51,7 @@ class Events:
 
 
 class ScriptError(Exception):
-    """A failure the user can do something about; becomes an `error` event and exit code 1."""
+    """A failure the user can do something about: an `error` event and exit code 1."""
 
     def __init__(self, message: str, *, hint: str = "", code: str = "E500") -> None:
         super().__init__(message)

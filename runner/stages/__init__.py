@@ -1,4 +1,4 @@
-"""The stages of the chain, in the order in which they run. To add one is a module and a line here."""
+"""The stages of the chain, in the order in which they run. A new one is a module and a line."""
 
 from __future__ import annotations
 

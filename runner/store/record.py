@@ -89,7 +89,7 @@ class Record:
 
 
 def read_record(folder: Path) -> Record:
-    """The record in `folder`. Raises FileNotFoundError, or DamagedError when it is not as written."""
+    """The record in `folder`. Raises FileNotFoundError or DamagedError."""
     text = (folder / FILE_NAME).read_bytes()
     try:
         data = json.loads(text)
