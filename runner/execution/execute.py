@@ -80,7 +80,7 @@ class Execution:
         return self.results
 
     def _execute_stage(self, stage: Stage, known: dict[str, Outputs]) -> StageResult:
-        upstream = upstream_of(stage, self.recipe, known)
+        upstream = upstream_of(stage, known)
         material = key_material(stage, self.recipe, upstream, self.surroundings)
         key = key_of(material)
         with self.store.lock(stage.NAME, key, wait=self.wait, on_wait=self._say_waiting) as lock:

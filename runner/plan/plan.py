@@ -48,32 +48,32 @@ def make_plan(recipe: Recipe, stages: list[Stage], snapshot: Snapshot) -> list[S
     steps: list[Step] = []
     known: dict[str, Outputs] = {}
     for stage in stages:
-        missing = [name for name in needs_of(stage, recipe) if name not in known]
+        missing = [name for name in needs_of(stage, stages) if name not in known]
         if missing:
             reason = f"depends on the bytes that {missing[0]} will give"
             steps.append(Step(stage.NAME, Action.PENDING, reason))
             continue
-        step = _decide(stage, recipe, known, snapshot)
+        step = _decide(stage, recipe, upstream_of(stage, known), snapshot)
         steps.append(step)
         if step.outputs is not None:
             known[stage.NAME] = step.outputs
     return steps
 
 
-def needs_of(stage: Stage, recipe: Recipe) -> list[str]:
-    """The upstream stages of `stage` that are part of this recipe."""
-    from runner.stages import load_stage
+def needs_of(stage: Stage, stages: list[Stage]) -> list[str]:
+    """The upstream stages of `stage` that are part of this chain."""
+    chain = {other.NAME for other in stages}
+    return [name for name in stage.NEEDS if name in chain]
 
-    return [name for name in stage.NEEDS if load_stage(name).wanted(recipe)]
 
-
-def upstream_of(stage: Stage, recipe: Recipe, known: Mapping[str, Outputs]) -> dict[str, Outputs]:
+def upstream_of(stage: Stage, known: Mapping[str, Outputs]) -> dict[str, Outputs]:
     """What `stage` is handed: the outputs of the stages it names, no others."""
-    return {name: known[name] for name in needs_of(stage, recipe)}
+    return {name: known[name] for name in stage.NEEDS if name in known}
 
 
-def _decide(stage: Stage, recipe: Recipe, known: Mapping[str, Outputs], snapshot: Snapshot) -> Step:
-    upstream = upstream_of(stage, recipe, known)
+def _decide(
+    stage: Stage, recipe: Recipe, upstream: Mapping[str, Outputs], snapshot: Snapshot
+) -> Step:
     material = key_material(stage, recipe, upstream, snapshot.surroundings)
     key = key_of(material)
     entry = snapshot.entries.get((stage.NAME, key))

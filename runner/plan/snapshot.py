@@ -45,9 +45,9 @@ def take_snapshot(recipe: Recipe, stages: list[Stage], store: Store, runs: Path)
     lost: dict[StageKey, str] = {}
     known: dict[str, Outputs] = {}
     for stage in stages:
-        if any(name not in known for name in needs_of(stage, recipe)):
+        if any(name not in known for name in needs_of(stage, stages)):
             continue
-        material = key_material(stage, recipe, upstream_of(stage, recipe, known), surroundings)
+        material = key_material(stage, recipe, upstream_of(stage, known), surroundings)
         key = key_of(material)
         entry = store.inspect(stage.NAME, key)
         entries[stage.NAME, key] = entry

@@ -112,7 +112,8 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
     if "loss_base" in measured and "loss_tuned" in measured:
         lines.append(
             f"held-out loss     {measured['loss_base']:.3f} before, "
-            f"{measured['loss_tuned']:.3f} after  (perplexity {measured['perplexity_base']:.2f} → {measured['perplexity_tuned']:.2f})"
+            f"{measured['loss_tuned']:.3f} after  (perplexity "
+            f"{measured['perplexity_base']:.2f} → {measured['perplexity_tuned']:.2f})"
         )
     if measured.get("questions"):
         lines.append(
@@ -123,7 +124,8 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
     if "generation_tokens_per_second" in speed:
         lines.append(
             f"in Ollama         {_median(speed['generation_tokens_per_second'])} tokens/s, "
-            f"first token after {_median(speed['time_to_first_token'])} s (median of {speed['runs']})"
+            f"first token after {_median(speed['time_to_first_token'])} s "
+            f"(median of {speed['runs']})"
         )
     return lines
 

@@ -79,6 +79,10 @@ class Store:
         """Where the outputs of `stage` under `key` lie or would lie."""
         return self.root / stage / key
 
+    def scratch_folder(self, stage: str, key: str) -> Path:
+        """Where a try of the stage keeps its checkpoints; may not exist."""
+        return self._staging_folder(stage, key) / "scratch"
+
     def lock(
         self,
         stage: str,
@@ -130,13 +134,14 @@ class Store:
 
     def staging(self, stage: str, key: str) -> Staging:
         """An empty `out` and the kept `scratch`. The caller holds the key's lock."""
-        base = self._staging_folder(stage, key)
+        out = self._staging_folder(stage, key) / "out"
+        scratch = self.scratch_folder(stage, key)
         with disk_errors(f"preparing stage {stage}"):
-            if (base / "out").exists():
-                shutil.rmtree(base / "out")
-            (base / "out").mkdir(parents=True)
-            (base / "scratch").mkdir(exist_ok=True)
-        return Staging(stage, key, base / "out", base / "scratch")
+            if out.exists():
+                shutil.rmtree(out)
+            out.mkdir(parents=True)
+            scratch.mkdir(exist_ok=True)
+        return Staging(stage, key, out, scratch)
 
     def discard(self, staging: Staging) -> None:
         """Remove what a failed try wrote; its scratch stays for the next one."""

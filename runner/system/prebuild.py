@@ -1,7 +1,8 @@
 """Build environments and tools ahead of time: `python -m runner.system.prebuild`.
 
 For the image. They go to SPARK_RECIPES_PREBUILT, where `environments.ensure` and
-`tools.ensure_tool` look first, so that a container starts with everything in place and its cache volume stays small.
+`tools.ensure_tool` look first, so that a container starts with everything in place and its
+cache volume stays small.
 """
 
 from __future__ import annotations
