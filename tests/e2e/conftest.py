@@ -1,0 +1,44 @@
+"""The quickstart, run once for all tests of the chain, in a copy of the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.chain import Checkout, copy_checkout
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """The finished quickstart: where it ran, what it printed, and its run folder."""
+
+    checkout: Checkout
+    result: subprocess.CompletedProcess[str]
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh store, or the one that several test commands share."""
+    shared = os.environ.get("SPARK_RECIPES_TEST_STORE")
+    return Path(shared) if shared else tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="session")
+def quickstart(
+    tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, store: Path
+) -> Iterator[Quickstart]:
+    """`recipe run recipes/quickstart.yaml`, from data to a model in Ollama."""
+    place = tmp_path_factory.mktemp("quickstart")
+    checkout = copy_checkout(
+        place / "checkout", cache=shared_cache, store=store, home=place / "home"
+    )
+    result = checkout.recipe("run", "recipes/quickstart.yaml")
+    assert result.returncode == 0, result.stdout + result.stderr
+    latest = checkout.folder / "runs" / "quickstart" / "latest"
+    yield Quickstart(checkout, result, latest.resolve())
