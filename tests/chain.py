@@ -1,4 +1,4 @@
-"""Run the real command line in a copy of this checkout, with a home, store and models of its own."""
+"""Run the real command line in a copy of this checkout, with its own home, store and models."""
 
 from __future__ import annotations
 

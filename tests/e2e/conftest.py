@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def quickstart(
     tmp_path_factory: pytest.TempPathFactory, shared_cache: Path, store: Path
-) -> Iterator[Quickstart]:
+) -> Quickstart:
     """`recipe run recipes/quickstart.yaml`, from data to a model in Ollama."""
     place = tmp_path_factory.mktemp("quickstart")
     checkout = copy_checkout(
@@ -41,4 +40,4 @@ def quickstart(
     result = checkout.recipe("run", "recipes/quickstart.yaml")
     assert result.returncode == 0, result.stdout + result.stderr
     latest = checkout.folder / "runs" / "quickstart" / "latest"
-    yield Quickstart(checkout, result, latest.resolve())
+    return Quickstart(checkout, result, latest.resolve())
