@@ -77,15 +77,26 @@ def cases() -> list[Case]:
         ("special-tokens-in-answer", _turns("Hi.", "I write <|im_end|> often.", "Why?")),
         ("thinking-in-answer", _turns("Hi.", "<think>\nhm\n</think>\n\nHello.", "Why?")),
         ("role-words", _turns("user\nassistant\nsystem\nuser: hi\nassistant:")),
-        ("consecutive-user-turns", [*_turns("First."), *_turns("Second.")]),
-        (
-            "consecutive-assistant-turns",
-            [*_turns("Hi.", "One."), *_turns("", "Two.")[1:], *_turns("So?")],
-        ),
         ("late-system", [*_turns("Hi.", "Hello."), *_with_system("Be terse.", "Name a fruit.")]),
-        ("two-systems", [*_with_system("Be terse.")[:1], *_with_system("Be kind.", "Hello.")]),
         ("empty-user", _turns("")),
         ("empty-user-later", _turns("Hi.", "Hello.", "")),
         ("empty-answer", _turns("Hi.", "", "Are you there?")),
         ("long-word", _turns("a" * 400 + " " + "ab" * 200)),
     ]
+
+
+def joined_cases() -> list[Case]:
+    """Conversations with two turns of one role in a row, which no Go template can render.
+
+    Ollama joins such turns with a blank line before its template sees them, so they are not among
+    `cases()`; a test keeps watch whether a newer Ollama still does.
+    """
+    return [
+        ("consecutive-user-turns", [*_turns("First."), *_turns("Second.")]),
+        ("consecutive-assistant-turns", [*_turns("Hi.", "One."), *_answer_then_user()]),
+        ("two-systems", [*_with_system("Be terse."), *_with_system("Be kind.", "Hello.")]),
+    ]
+
+
+def _answer_then_user() -> list[Message]:
+    return [{"role": "assistant", "content": "Two."}, *_turns("So?")]
