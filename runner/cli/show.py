@@ -1,0 +1,164 @@
+"""`recipe show x.yaml`: every value, and whether it was given or comes from a default."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Recipe
+
+HELP = "print a recipe with every default, and where each value came from"
+EXAMPLE = "recipe show --resolved recipes/quickstart.yaml"
+
+JSON_VERSION = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file")
+    parser.add_argument(
+        "--resolved",
+        action="store_true",
+        help="also what comes from a default, not only what is given",
+    )
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="default: %(default)s"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the recipe. Returns 2, with the diagnostics, when it has an error."""
+    from runner.recipe.load import check_recipe
+    from runner.report.reporters import REPORTERS, wants_color
+
+    recipe, diagnostics = check_recipe(Path(args.recipe))
+    if recipe is None:
+        render = REPORTERS[args.format]
+        sys.stdout.write(render(diagnostics, files=1, color=wants_color(sys.stdout)))
+        return 2
+    if diagnostics:
+        sys.stderr.write(REPORTERS["text"](diagnostics, color=wants_color(sys.stderr)))
+    shown = as_json if args.format == "json" else as_text
+    sys.stdout.write(shown(recipe, resolved=args.resolved))
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of the text form: YAML, then the comment with its origin."""
+
+    text: str
+    pointer: str | None = None  # of the value that ends on this line
+
+
+def as_text(recipe: Recipe, *, resolved: bool) -> str:
+    """The recipe as YAML, each value with its line or `default` in a comment. Itself a recipe."""
+    values = recipe.resolved()
+    if not resolved:
+        values = _given(values, recipe, "")
+    lines = list(_mapping_lines(values, "", 0))
+    width = min(48, max(len(line.text) for line in lines))
+    return "".join(
+        f"{line.text:<{width}}{_origin_comment(recipe, line)}".rstrip() + "\n" for line in lines
+    )
+
+
+def as_json(recipe: Recipe, *, resolved: bool) -> str:
+    """The recipe and the origin of every value, by JSON pointer."""
+    import json
+
+    values = recipe.resolved()
+    if not resolved:
+        values = _given(values, recipe, "")
+    report = {
+        "version": JSON_VERSION,
+        "file": str(recipe.source.path),
+        "recipe": values,
+        "origin": {pointer: _origin(recipe, pointer) for pointer in _leaves(values, "")},
+    }
+    return json.dumps(report, indent=2, allow_nan=False) + "\n"
+
+
+def _given(values: Any, recipe: Recipe, pointer: str) -> Any:
+    """`values` without what comes from a default."""
+    if isinstance(values, dict):
+        return {
+            key: _given(value, recipe, f"{pointer}/{key}")
+            for key, value in values.items()
+            if recipe.origin(f"{pointer}/{key}") is not None
+        }
+    if isinstance(values, list):
+        return [_given(value, recipe, f"{pointer}/{i}") for i, value in enumerate(values)]
+    return values
+
+
+def _origin(recipe: Recipe, pointer: str) -> dict[str, Any]:
+    span = recipe.origin(pointer)
+    if span is None:
+        return {"given": False}
+    return {"given": True, "line": span.line, "column": span.column}
+
+
+def _origin_comment(recipe: Recipe, line: _Line) -> str:
+    if line.pointer is None:
+        return ""
+    span = recipe.origin(line.pointer)
+    return "  # default" if span is None else f"  # line {span.line}"
+
+
+def _leaves(values: Any, pointer: str) -> Iterator[str]:
+    """Pointers of everything that holds no other value."""
+    children = values.items() if isinstance(values, dict) else enumerate(values)
+    for key, value in children:
+        child = f"{pointer}/{key}"
+        if isinstance(value, (dict, list)) and value:
+            yield from _leaves(value, child)
+        else:
+            yield child
+
+
+def _mapping_lines(values: dict[str, Any], pointer: str, indent: int) -> Iterator[_Line]:
+    for key, value in values.items():
+        child = f"{pointer}/{key}"
+        head = f"{' ' * indent}{key}:"
+        if isinstance(value, dict) and value:
+            yield _Line(head)
+            yield from _mapping_lines(value, child, indent + 2)
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            yield _Line(head)
+            yield from _item_lines(value, child, indent + 2)
+        else:
+            yield _Line(f"{head} {flow(value)}", child)
+
+
+def _item_lines(values: list[Any], pointer: str, indent: int) -> Iterator[_Line]:
+    for index, value in enumerate(values):
+        yield _Line(f"{' ' * indent}- {flow(value)}", f"{pointer}/{index}")
+
+
+def flow(value: Any) -> str:
+    """A value as one line of YAML that reads back as the same value."""
+    from runner.recipe.scalars import is_text
+    from runner.report.printable import quoted
+
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    if isinstance(value, str):
+        return value if _is_plain(value) and is_text(value) else quoted(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "null" if value is None else repr(value)
+
+
+def _is_plain(text: str) -> bool:
+    """Needs no quotes anywhere in YAML; only what is surely so."""
+    import re
+
+    return re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_./=-]*", text) is not None

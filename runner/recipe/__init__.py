@@ -1,0 +1,1 @@
+"""Recipes: text -> places -> schema -> frozen recipe -> checks."""

@@ -1,0 +1,235 @@
+"""Rules that cross fields, one small function each. Pure: what reads the disk is in disk_checks.
+
+A check says which sections it reads; it does not run when one of them is invalid in itself. A new
+rule is one function here (or there), an entry in docs/errors.md and a pair of recipes in tests.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from runner.recipe.finding import Finding, listed
+from runner.recipe.model import Recipe
+from runner.recipe.suggest import nearest
+from runner.report.printable import quoted
+
+Rule = Callable[[Recipe], Iterator[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A rule, and the sections of the recipe that must be sound for it to make sense."""
+
+    rule: Rule
+    needs: frozenset[str]
+
+
+CHECKS: list[Check] = []
+
+
+def check(*needs: str) -> Callable[[Rule], Rule]:
+    """Register a rule that reads the sections `needs`."""
+
+    def register(rule: Rule) -> Rule:
+        CHECKS.append(Check(rule, frozenset(needs)))
+        return rule
+
+    return register
+
+
+# --- the chain: a stage that is asked for has what it needs
+
+
+@check("train", "merge")
+def merge_has_an_adapter(recipe: Recipe) -> Iterator[Finding]:
+    """Full fine-tuning leaves nothing to merge."""
+    if recipe.merge and recipe.train.adapter.type == "none":
+        message = "there is nothing to merge: train.adapter.type is none"
+        yield Finding("E201", "/merge", message, "remove the section; gguf takes the model", "key")
+
+
+@check("train", "merge", "gguf")
+def gguf_has_a_model(recipe: Recipe) -> Iterator[Finding]:
+    """llama.cpp converts whole models, not adapters."""
+    if recipe.gguf and not recipe.merge and recipe.train.adapter.type != "none":
+        message = "gguf needs the merged model, and there is no merge section"
+        yield Finding("E202", "/gguf", message, 'add "merge: {}"', "key")
+
+
+@check("gguf", "ollama")
+def ollama_has_a_gguf(recipe: Recipe) -> Iterator[Finding]:
+    """Ollama gets a GGUF file."""
+    if recipe.ollama and not recipe.gguf:
+        message = "ollama needs a GGUF file, and there is no gguf section"
+        yield Finding("E203", "/ollama", message, 'add "gguf: {quantize: [Q8_0]}"', "key")
+
+
+@check("ollama", "benchmark")
+def benchmark_has_a_deployed_model(recipe: Recipe) -> Iterator[Finding]:
+    """What is measured is the model in Ollama."""
+    if recipe.benchmark and not recipe.ollama:
+        message = "benchmark measures the model in Ollama, and there is no ollama section"
+        hint = f'add "ollama: {{name: {recipe.name}}}"'
+        yield Finding("E204", "/benchmark", message, hint, "key")
+
+
+@check("gguf", "ollama")
+def ollama_deploys_a_written_file(recipe: Recipe) -> Iterator[Finding]:
+    """`ollama.quantize` names one of `gguf.quantize`."""
+    if not (recipe.ollama and recipe.gguf):
+        return
+    wanted, written = recipe.ollama.quantize, recipe.gguf.quantize
+    if wanted not in written:
+        message = f"ollama.quantize is {quoted(wanted, 60)}, which gguf.quantize does not write"
+        meant = nearest(wanted, written)
+        hint = f"did you mean {meant}?" if meant else f"write {listed(list(written))}"
+        yield Finding("E205", "/ollama/quantize", message, hint)
+
+
+_OLLAMA_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}\Z")
+
+
+@check("ollama")
+def ollama_accepts_the_name(recipe: Recipe) -> Iterator[Finding]:
+    """By Ollama's own rule, types/model/name.go: [[HOST/]NAMESPACE/]MODEL[:TAG]."""
+    if not recipe.ollama:
+        return
+    *places, model = recipe.ollama.name.split("/")
+    model, colon, tag = model.partition(":")
+    parts = [model, *([tag] if colon else []), *places]
+    good = len(places) <= 2 and all(_OLLAMA_PART.match(part) for part in parts)
+    if not good or (places and "." in places[-1]):
+        message = f"Ollama refuses the name {quoted(recipe.ollama.name, 60)}"
+        hint = (
+            'write MODEL, MODEL:TAG or NAMESPACE/MODEL:TAG, each of letters, digits, "_", "-" and '
+            '(not in the namespace) ".", at most 80 characters'
+        )
+        yield Finding("E206", "/ollama/name", message, hint)
+
+
+@check("data", "evaluate")
+def evaluate_has_something_to_compare(recipe: Recipe) -> Iterator[Finding]:
+    """Loss and samples come from held-out rows."""
+    evaluate = recipe.evaluate
+    if not evaluate:
+        return
+    if not (evaluate.loss or evaluate.samples or evaluate.questions):
+        message = "evaluate has nothing to do: no loss, no samples, no questions"
+        yield Finding("E207", "/evaluate", message, "ask for one of them, or remove it", "key")
+    if recipe.data.validation.holds_out:
+        return
+    for name, wanted in (("loss", evaluate.loss), ("samples", evaluate.samples)):
+        if wanted:
+            message = f"evaluate.{name} needs held-out rows, and data.validation.fraction is 0"
+            off = "false" if name == "loss" else "0"
+            hint = f"hold out some, for example 0.1, or write {name}: {off}"
+            yield Finding("E207", f"/evaluate/{name}", message, hint)
+
+
+# --- data
+
+
+@check("data")
+def no_file_is_used_twice(recipe: Recipe) -> Iterator[Finding]:
+    """A row seen in training proves nothing when it is held out; given twice, it counts twice."""
+    first: dict[PurePosixPath, str] = {}
+    files = [
+        *((f"/data/train/{i}/path", item) for i, item in enumerate(recipe.data.train)),
+        *(
+            (f"/data/validation/files/{i}/path", item)
+            for i, item in enumerate(recipe.data.validation.files)
+        ),
+    ]
+    for pointer, item in files:
+        path = PurePosixPath(item.path)
+        if path in first:
+            line = recipe.source.span(first[path]).line
+            message = f"{quoted(item.path, 60)} is used in line {line} already"
+            yield Finding("E211", pointer, message, "use each file once")
+        first.setdefault(path, pointer)
+
+
+@check("model")
+def file_stays_inside_the_model(recipe: Recipe) -> Iterator[Finding]:
+    """`model.file` is a path inside the wheel or below `model.path`."""
+    file = recipe.model.file
+    if file is not None and (file.startswith("/") or ".." in PurePosixPath(file).parts):
+        where = "the wheel" if recipe.model.wheel else "model.path"
+        message = f"{quoted(file, 60)} leads out of {where}"
+        yield Finding("E208", "/model/file", message, f"name a file inside {where}")
+
+
+# --- training: what would be ignored, and what is far from usual
+
+
+@check("train")
+def a_constant_rate_has_no_warmup(recipe: Recipe) -> Iterator[Finding]:
+    """Transformers' schedule `constant` ignores warmup_steps without a word."""
+    train = recipe.train
+    if train.lr_scheduler_type == "constant" and train.warmup_steps:
+        message = "train.warmup_steps has no effect with lr_scheduler_type: constant"
+        hint = "write lr_scheduler_type: constant_with_warmup, or remove warmup_steps"
+        yield Finding("E212", "/train/warmup_steps", message, hint)
+
+
+@check("train")
+def all_linear_is_no_module(recipe: Recipe) -> Iterator[Finding]:
+    """In a list, `all-linear` would be looked for as a module of that name."""
+    targets = recipe.train.adapter.target_modules
+    if not isinstance(targets, str) and "all-linear" in targets:
+        pointer = f"/train/adapter/target_modules/{targets.index('all-linear')}"
+        message = "all-linear is no module name; it stands for all of them, without a list"
+        yield Finding("E214", pointer, message, "write target_modules: all-linear")
+
+
+@check("model")
+def wheel_is_pinned_by_content(recipe: Recipe) -> Iterator[Finding]:
+    """A version can be uploaded again with other bytes; a digest cannot."""
+    if recipe.model.wheel and not recipe.model.sha256:
+        message = f"nothing checks the bytes of {recipe.model.wheel}: model.sha256 is not given"
+        yield Finding("W201", "/model/wheel", message, "add sha256, the wheel file's digest")
+
+
+# Warn only far outside. LoRA's best rate is about ten times full fine-tuning's: Schulman et al.,
+# "LoRA Without Regret", 2025; 2e-4 for LoRA is also QLoRA's choice (Dettmers et al., 2023).
+_USUAL_RATES = {"lora": (1e-5, 1e-3), "none": (1e-6, 1e-4)}
+_TOLERATED_RATES = {"lora": (1e-6, 5e-3), "none": (1e-7, 1e-4)}
+
+
+@check("train")
+def learning_rate_is_usual(recipe: Recipe) -> Iterator[Finding]:
+    """A rate off by a power of ten is mostly a slip of the pen."""
+    kind, rate = recipe.train.adapter.type, recipe.train.learning_rate
+    low, high = _TOLERATED_RATES[kind]
+    if not low <= rate <= high:
+        what = "LoRA" if kind == "lora" else "full fine-tuning"
+        usual = "{} to {}".format(*_USUAL_RATES[kind])
+        message = f"train.learning_rate {rate} is far from what is usual for {what}"
+        yield Finding("W202", "/train/learning_rate", message, f"usual is {usual}")
+
+
+@check("train")
+def rank_and_scale_are_usual(recipe: Recipe) -> Iterator[Finding]:
+    """LoRA (Hu et al., 2021) uses r 1 to 64; what is common today ends at 256, alpha at 2 r."""
+    adapter = recipe.train.adapter
+    if adapter.type != "lora":
+        return
+    if adapter.r > 512:
+        message = f"train.adapter.r {adapter.r} is far from what is usual for LoRA"
+        yield Finding("W203", "/train/adapter/r", message, "usual is 4 to 256")
+    scale = adapter.lora_alpha / adapter.r
+    if not 1 / 8 <= scale <= 8:
+        message = f"the adapter is scaled by lora_alpha / r = {scale:g}, which is far from usual"
+        yield Finding("W203", "/train/adapter/lora_alpha", message, "usual is r or 2 r")
+
+
+@check("train")
+def warmup_ends(recipe: Recipe) -> Iterator[Finding]:
+    """Otherwise the peak is never reached."""
+    train = recipe.train
+    if train.max_steps is not None and 0 < train.max_steps <= train.warmup_steps:
+        message = f"the learning rate never reaches its peak: training ends at {train.max_steps}"
+        yield Finding("W205", "/train/warmup_steps", message, "fewer warm-up or more steps")

@@ -1,0 +1,257 @@
+"""The resolved recipe: what every later part reads. Frozen, complete, no default left to guess.
+
+Attribute names are the YAML's names. What a recipe does not ask for is None: an absent section, the
+one of two alternatives that was not chosen. Values come from `schema.fill_defaults`; this module
+has no defaults of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.recipe.source import Source, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The base model: a GGUF `file` in a `wheel`, a folder `path`, or a GGUF `file` below it."""
+
+    wheel: str | None
+    path: str | None
+    sha256: str | None  # of the wheel file
+    file: str | None  # None: `path` is a safetensors model folder
+    dtype: str
+    attn_implementation: str
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One file of rows. `path` is relative to the recipe's folder; `Recipe.resolve` finds it."""
+
+    path: str
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Held-out rows: `files` when there are any, else `fraction` of the training rows (0: none)."""
+
+    fraction: float
+    files: tuple[DataFile, ...]
+
+    @property
+    def holds_out(self) -> bool:
+        """Is anything held out?"""
+        return bool(self.files) or self.fraction > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What the model learns from. `system` None adds no system turn; "" adds an empty one."""
+
+    train: tuple[DataFile, ...]
+    validation: Validation
+    system: str | None
+    chat_template: str  # "model", or the path of a .jinja file
+    max_length: int  # tokens
+    too_long: str
+    packing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What learns. For type `none` (every weight) the numbers are 0 and there are no targets."""
+
+    type: str
+    r: int
+    lora_alpha: int
+    lora_dropout: float
+    target_modules: str | tuple[str, ...]  # "all-linear", or module names
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """How the model learns. One of `max_steps` and `num_train_epochs` is None."""
+
+    backend: str
+    method: str
+    adapter: Adapter
+    max_steps: int | None
+    num_train_epochs: float | None
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    learning_rate: float
+    lr_scheduler_type: str
+    warmup_steps: int
+    weight_decay: float
+    max_grad_norm: float
+    optim: str
+    bf16: bool
+    gradient_checkpointing: bool
+    save_steps: int  # operational: decides no byte of the result
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """What base and tuned model are compared by. `questions` is a path, relative to the recipe."""
+
+    loss: bool
+    samples: int
+    max_new_tokens: int
+    questions: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """How the adapter is added to the base."""
+
+    base: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gguf:
+    """Which GGUF files to write, and how much worse than the merged model one may be."""
+
+    quantize: tuple[str, ...]
+    max_perplexity_increase: float  # as a part of the merged model's perplexity
+
+
+@dataclass(frozen=True, slots=True)
+class Ollama:
+    """What is deployed. `quantize` is one of `gguf.quantize`; not given, it is the first."""
+
+    name: str
+    quantize: str
+    parameters: Mapping[str, int | float]  # only those that the recipe gives
+    smoke: str
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """How the deployed model is measured."""
+
+    runs: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides the result. Equal recipes have equal values, wherever they stand."""
+
+    schema: int
+    name: str
+    description: str
+    seed: int
+    model: Model
+    data: Data
+    train: Train
+    evaluate: Evaluate | None
+    merge: Merge | None
+    gguf: Gguf | None
+    ollama: Ollama | None
+    benchmark: Benchmark | None
+    source: Source = field(compare=False, repr=False)
+    _resolved: dict[str, Any] = field(compare=False, repr=False)
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe as plain JSON data with every default written out; itself a valid recipe."""
+        return copy.deepcopy(self._resolved)
+
+    def origin(self, pointer: str) -> Span | None:
+        """Where the value at `pointer` (`/train/learning_rate`) is given; None: it is a default."""
+        return self.source.values.get(pointer)
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths start: the folder of the recipe file, links resolved."""
+        return self.source.folder
+
+    @property
+    def project_root(self) -> Path:
+        """What relative paths must not leave."""
+        from runner.recipe.paths import project_root
+
+        return project_root(self.source.path)
+
+    def resolve(self, path: str) -> Path:
+        """`path` of the recipe as an absolute path, links left as they are."""
+        return self.folder / path
+
+
+def build(filled: dict[str, Any], source: Source) -> Recipe:
+    """The recipe of `filled` (the output of `fill_defaults`).
+
+    A section that was left out because it is invalid becomes None, whatever its type says: the
+    checks of sound sections still run, and the result is never handed on.
+    """
+    filled = copy.deepcopy(filled)
+    _choose_deployed_file(filled)
+    return Recipe(
+        schema=filled.get("schema", 0),
+        name=filled.get("name", ""),
+        description=filled.get("description", ""),
+        seed=filled.get("seed", 0),
+        model=_plain(Model, filled.get("model")),
+        data=_data(filled.get("data")),
+        train=_train(filled.get("train")),
+        evaluate=_plain(Evaluate, filled.get("evaluate")),
+        merge=_plain(Merge, filled.get("merge")),
+        gguf=_gguf(filled.get("gguf")),
+        ollama=_plain(Ollama, filled.get("ollama")),
+        benchmark=_plain(Benchmark, filled.get("benchmark")),
+        source=source,
+        _resolved=filled,
+    )
+
+
+def _choose_deployed_file(filled: dict[str, Any]) -> None:
+    """The only default that depends on another value: deploy the first file that gguf writes."""
+    ollama, gguf = filled.get("ollama"), filled.get("gguf")
+    if ollama is not None and gguf is not None and ollama["quantize"] is None:
+        ollama["quantize"] = gguf["quantize"][0]
+
+
+def _plain(cls: type, data: dict[str, Any] | None) -> Any:
+    """`cls` with the values of `data`; None where `data` has no such key."""
+    if data is None:
+        return None
+    return cls(**{each.name: data.get(each.name) for each in fields(cls)})
+
+
+def _data(data: dict[str, Any] | None) -> Any:
+    if data is None:
+        return None
+    validation = data["validation"]
+    held_out = Validation(validation.get("fraction", 0.0), _files(validation.get("files", ())))
+    return _plain(Data, {**data, "train": _files(data["train"]), "validation": held_out})
+
+
+def _files(items: Any) -> tuple[DataFile, ...]:
+    return tuple(DataFile(item["path"], item["format"]) for item in items)
+
+
+def _train(train: dict[str, Any] | None) -> Any:
+    if train is None:
+        return None
+    return _plain(Train, {**train, "adapter": _adapter(train["adapter"])})
+
+
+def _adapter(adapter: dict[str, Any]) -> Adapter:
+    if adapter["type"] == "none":
+        return Adapter("none", r=0, lora_alpha=0, lora_dropout=0.0, target_modules=())
+    targets = adapter["target_modules"]
+    targets = targets if isinstance(targets, str) else tuple(targets)
+    made: Adapter = _plain(Adapter, {**adapter, "target_modules": targets})
+    return made
+
+
+def _gguf(gguf: dict[str, Any] | None) -> Any:
+    if gguf is None:
+        return None
+    return _plain(Gguf, {**gguf, "quantize": tuple(gguf["quantize"])})

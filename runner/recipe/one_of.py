@@ -1,0 +1,145 @@
+"""Why no branch of a `oneOf`, or more than one, fits: say what was meant, not every branch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from runner.recipe.finding import (
+    Finding,
+    dotted,
+    has_type,
+    how_to_add,
+    listed,
+    missing_key,
+    not_allowed,
+    unknown_key,
+    wrong_type,
+)
+from runner.recipe.schema import Schema
+from runner.recipe.source import escape_token, pointer_tokens
+from runner.recipe.suggest import nearest
+from runner.report.printable import quoted
+
+MAX_UNKNOWN_KEYS = 20  # named one by one in one mapping
+
+Results = list[tuple[Schema, list[Finding]]]  # each branch with what is wrong by it
+
+
+def explain(value: Any, schema: Schema, results: Results, pointer: str) -> Iterator[Finding]:
+    """Findings for a `value` that does not satisfy exactly one branch of the schema's `oneOf`."""
+    marks = _marks([branch for branch, _ in results])
+    selector = _selector([branch for branch, _ in results])
+    if not isinstance(value, dict) or not all(_of_type(value, branch) for branch, _ in results):
+        yield from _by_type(value, results, pointer)
+    elif selector:
+        yield from _by_selector(value, selector, results, pointer)
+    else:
+        given = [key for key in value if key in marks]
+        if len(given) > 1:
+            yield from _exclusive(given, pointer)
+        elif given:
+            branch = marks[given[0]]
+            found = next(found for other, found in results if other is branch)
+            yield from _belonging(found, branch, results)
+        else:
+            yield from _none_given(value, schema, marks, pointer)
+
+
+def _of_type(value: Any, branch: Schema) -> bool:
+    return "type" not in branch or has_type(value, branch["type"])
+
+
+def _by_type(value: Any, results: Results, pointer: str) -> Iterator[Finding]:
+    """Branches told apart by the type of the value."""
+    typed = next((found for branch, found in results if _of_type(value, branch)), None)
+    if typed is None:
+        types = [branch["type"] for branch, _ in results]
+        yield wrong_type(value, {**results[0][0], "type": list(dict.fromkeys(types))}, pointer)
+    else:
+        yield from typed
+
+
+def _selector(branches: list[Schema]) -> str | None:
+    """The key whose constant value tells the branches apart, like an adapter's `type`."""
+    for key, schema in branches[0].get("properties", {}).items():
+        if "const" in schema and all(
+            "const" in other.get("properties", {}).get(key, {}) for other in branches
+        ):
+            return str(key)
+    return None
+
+
+def _by_selector(
+    value: dict[str, Any], selector: str, results: Results, pointer: str
+) -> Iterator[Finding]:
+    by_constant = {
+        branch["properties"][selector]["const"]: (branch, found) for branch, found in results
+    }
+    if selector not in value:
+        schema = results[0][0]["properties"]
+        slips = [key for key in value if key not in schema and nearest(key, [selector])]
+        for key in slips[:1]:
+            yield unknown_key(key, selector, schema, pointer)
+        if not slips:
+            yield missing_key(selector, schema[selector], pointer)
+    elif value[selector] in by_constant:
+        branch, found = by_constant[value[selector]]
+        yield from _belonging(found, branch, results)
+    else:
+        child = f"{pointer}/{escape_token(selector)}"
+        yield not_allowed(value[selector], list(by_constant), child)
+
+
+def _marks(branches: list[Schema]) -> dict[str, Schema]:
+    """Keys that tell the branches apart: each required by one and unknown to the others.
+
+    Maps each to its branch: `wheel` and `path` for the model.
+    """
+    marks: dict[str, Schema] = {}
+    for branch in branches:
+        others = [other for other in branches if other is not branch]
+        for key in branch.get("required", ()):
+            if not any(key in (*o.get("required", ()), *o.get("properties", ())) for o in others):
+                marks.setdefault(key, branch)
+    return marks
+
+
+def _exclusive(given: list[str], pointer: str) -> Iterator[Finding]:
+    first, *others = given
+    for key in others:
+        message = f'"{key}" and "{first}" exclude each other'
+        child = f"{pointer}/{escape_token(key)}"
+        yield Finding("E108", child, message, f"keep one of {listed(given)}", "key")
+
+
+def _none_given(
+    value: dict[str, Any], schema: Schema, marks: dict[str, Schema], pointer: str
+) -> Iterator[Finding]:
+    known = dict(schema.get("properties", {}))
+    for branch in marks.values():
+        known.update(branch.get("properties", {}))
+    slips = {key: nearest(key, marks) for key in value if key not in known}
+    if schema.get("additionalProperties") is not False:  # else they have been reported already
+        for key, meant in islice(slips.items(), MAX_UNKNOWN_KEYS):
+            yield unknown_key(key, meant or nearest(key, known), known, pointer)
+    if not any(slips.values()):
+        message = f"{dotted(pointer)} needs exactly one of {listed(list(marks))}"
+        mark = next(iter(marks))
+        hint = f"add {how_to_add(mark, known.get(mark, {}))}"
+        yield Finding("E103", pointer, message, hint, "key")
+
+
+def _belonging(found: list[Finding], branch: Schema, results: Results) -> Iterator[Finding]:
+    """An unknown key that another branch knows is not a slip but a contradiction."""
+    others = {key for other, _ in results for key in other.get("properties", {})}
+    for finding in found:
+        key = pointer_tokens(finding.pointer)[-1] if finding.pointer else ""
+        if finding.code == "E102" and key in others:
+            message = f'{quoted(key)} does not go with "{branch["title"]}"'
+            known = ", ".join(branch.get("properties", {}))
+            yield replace(finding, message=message, hint=f"keys that do: {known}")
+        else:
+            yield finding

@@ -1,0 +1,47 @@
+"""Text from a stranger's file, made safe for a terminal.
+
+A recipe may come from anybody's pull request. Control characters could rewrite the screen, and
+direction marks could show a line other than the one that is read, so neither is ever printed.
+"""
+
+from __future__ import annotations
+
+_SHORT_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0"}
+
+
+def escaped(text: str) -> str:
+    """`text` with every unprintable character as the escape that YAML and Python both read."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else _escape(character) for character in text
+    )
+
+
+def quoted(text: str, limit: int | None = None) -> str:
+    """`text` as a double-quoted YAML scalar; longer than `limit` characters it ends in "...".
+
+    Without a limit the result reads back as the same text.
+    """
+    if limit is not None and len(text) > limit:
+        text = text[: limit - 3] + "..."
+    return '"' + escaped(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+def one_column_each(text: str) -> str:
+    """`text` with every unprintable character replaced by one "?": columns stay in place."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else " " if character == "\t" else "?"
+        for character in text
+    )
+
+
+def _escape(character: str) -> str:
+    if character in _SHORT_ESCAPES:
+        return _SHORT_ESCAPES[character]
+    code = ord(character)
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
