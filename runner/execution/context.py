@@ -166,20 +166,9 @@ class StageContext:
                 stage=self.stage.NAME,
                 log=str(log),
             )
-        words = process.describe_exit(result)
-        tail = _last_line(log)
         return StageFailed(
-            f"{name} {words}" + (f": {tail}" if tail else ""),
+            f"{name}: {process.describe_exit(result)}",
             hint=f"read {log}, then run the same command again",
             stage=self.stage.NAME,
             log=str(log),
         )
-
-
-def _last_line(log: Path) -> str:
-    """The last words of a log, which for a Python traceback is the exception."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1].strip()[:300] if lines else ""

@@ -17,10 +17,9 @@ from runner.execution.run_folder import RunFolder
 from runner.plan.keys import key_material, key_of
 from runner.plan.plan import upstream_of
 from runner.plan.snapshot import has_checkpoint, probe_effect
-from runner.store.locks import Holder
+from runner.store.locks import Holder, Lock
 from runner.store.manifest import build_manifest
 from runner.store.roots import register_root
-from runner.system.folders import device_lock
 
 if TYPE_CHECKING:
     from runner.plan.keys import Surroundings
@@ -149,7 +148,8 @@ class Execution:
             yield ()
             return
         name = str(self.surroundings.platform["device"])
-        with device_lock(name, wait=self.wait, on_wait=self._say_waiting) as lock:
+        path = self.cache / "locks" / f"device-{name}.lock"
+        with Lock(path, f"the {name}", wait=self.wait, on_wait=self._say_waiting) as lock:
             yield (lock.fd,)
 
     def _say_waiting(self, holder: Holder) -> None:

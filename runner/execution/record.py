@@ -22,7 +22,7 @@ def run_record(execution: Execution, state: str, error: BaseException | None) ->
         "id": execution.run.id,
         "state": state,
         "recipe": execution.recipe.name,
-        "recipe_file": str(execution.recipe.path),
+        "recipe_file": str(execution.recipe.source.path),
         "resolved": execution.recipe.resolved(),
         "runner": runner.__version__,
         "started": execution.run.started.isoformat(),

@@ -128,10 +128,6 @@ class Store:
         }
         replace(found.record, files=files).write(folder)
 
-    def scratch_folder(self, stage: str, key: str) -> Path:
-        """Where an interrupted try under the key leaves its checkpoints. Reads only."""
-        return self._staging_folder(stage, key) / "scratch"
-
     def staging(self, stage: str, key: str) -> Staging:
         """An empty `out` and the kept `scratch`. The caller holds the key's lock."""
         out = self._staging_folder(stage, key) / "out"

@@ -1,0 +1,203 @@
+"""The executor with small stages: reuse, early cut-off, failure, interruption, two at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from runner.errors import Busy, Interrupted, StageFailed
+from runner.execution.execute import Execution
+from runner.execution.run_folder import RunFolder, latest_run
+from runner.plan.keys import Surroundings
+from runner.stages.contract import Class
+from runner.store.store import Store
+from tests.chain import ROOT
+
+SURROUNDINGS = Surroundings(
+    environments={},
+    tools={},
+    platform={"name": "cpu-test", "threads": 1, "device": "cpu"},
+    files={},
+)
+
+
+def recipe(folder: Path, **settings: Any) -> Any:
+    return SimpleNamespace(
+        name="tiny",
+        source=SimpleNamespace(path=folder / "tiny.yaml"),
+        folder=folder,
+        project_root=folder,
+        resolved=lambda: {"settings": settings},
+        **settings,
+    )
+
+
+def stage(name: str, run: Any, *needs: str, **facts: Any) -> Any:
+    defaults = {
+        "NAME": name,
+        "VERSION": 1,
+        "OUTPUTS": {"*.txt": Class.PORTABLE},
+        "NEEDS": needs,
+        "ENVIRONMENT": None,
+        "TOOLS": (),
+        "DEVICE": False,
+        "wanted": lambda recipe: True,
+        "key_inputs": lambda recipe, upstream: {
+            "own": getattr(recipe, name, None),
+            **{need: upstream[need].digest() for need in upstream},
+        },
+        "run": run,
+    }
+    return SimpleNamespace(**(defaults | facts))
+
+
+def write(name: str, text: str) -> Any:
+    def run(recipe: Any, inputs: Any, folder: Path, context: Any) -> None:
+        (folder / f"{name}.txt").write_text(text.format(r=recipe))
+        context.measure("size", len(text))
+
+    return run
+
+
+def execution(folder: Path, stages: list[Any], **settings: Any) -> Execution:
+    return Execution(
+        recipe=recipe(folder, **settings),
+        stages=stages,
+        surroundings=SURROUNDINGS,
+        store=Store(folder / "store"),
+        run=RunFolder(folder / "runs" / "tiny"),
+        cache=folder / "cache",
+        wait=False,
+    )
+
+
+def actions(run: Execution) -> list[str]:
+    return [result.action for result in run.execute()]
+
+
+FIRST = stage("first", write("first", "{r.first}"))
+SECOND = stage("second", write("second", "fixed"), "first")
+THIRD = stage("third", write("third", "fixed"), "second")
+
+
+def test_stages_run_once_and_are_reused_after(tmp_path: Path) -> None:
+    assert actions(execution(tmp_path, [FIRST, SECOND], first=1)) == ["run", "run"]
+    assert actions(execution(tmp_path, [FIRST, SECOND], first=1)) == ["reuse", "reuse"]
+
+
+def test_equal_bytes_cut_the_chain_off_early(tmp_path: Path) -> None:
+    chain = [FIRST, SECOND, THIRD]
+    actions(execution(tmp_path, chain, first=1))
+    assert actions(execution(tmp_path, chain, first=2)) == ["run", "run", "reuse"]
+
+
+def test_equal_runs_have_equal_manifests(tmp_path: Path) -> None:
+    manifests = []
+    for name in ("a", "b"):
+        run = execution(tmp_path / name, [FIRST, SECOND], first=1)
+        run.execute()
+        manifests.append((run.run.path / "manifest.json").read_bytes())
+    assert manifests[0] == manifests[1]
+
+
+def test_a_failed_stage_leaves_no_manifest_and_says_so(tmp_path: Path) -> None:
+    def fail(recipe: Any, inputs: Any, folder: Path, context: Any) -> None:
+        (folder / "half.txt").write_text("half")
+        raise StageFailed("it broke", hint="mend it")
+
+    run = execution(tmp_path, [FIRST, stage("second", fail, "first")], first=1)
+    with pytest.raises(StageFailed) as caught:
+        run.execute()
+    assert caught.value.stage == "second"
+    record = json.loads((run.run.path / "run.json").read_text())
+    assert record["state"] == "failed"
+    assert record["error"]["message"] == "it broke"
+    assert not (run.run.path / "manifest.json").exists()
+    assert latest_run(run.run.path.parent) is None
+    assert not (tmp_path / "store" / "second").exists()
+
+
+def test_a_program_that_fails_is_a_failed_stage_with_its_last_words(tmp_path: Path) -> None:
+    def run(recipe: Any, inputs: Any, folder: Path, context: Any) -> None:
+        context.run_program([sys.executable, "-c", "raise SystemExit('no such luck')"], log="luck")
+
+    failing = execution(tmp_path, [stage("first", run)], first=1)
+    with pytest.raises(StageFailed, match="no such luck") as caught:
+        failing.execute()
+    assert Path(caught.value.log).is_file()
+
+
+def test_measures_are_in_the_record_and_not_in_the_manifest(tmp_path: Path) -> None:
+    run = execution(tmp_path, [SECOND])
+    run.execute()
+    record = json.loads((run.run.path / "run.json").read_text())
+    assert record["stages"][0]["measures"] == {"size": 5}
+    assert 'size": 5,' not in (run.run.path / "manifest.json").read_text().replace('"size": 5', "")
+
+
+def test_a_busy_key_exits_6_when_told_not_to_wait(tmp_path: Path) -> None:
+    other = execution(tmp_path, [FIRST], first=1)
+    other.execute()
+    key = other.results[0].key
+    with Store(tmp_path / "store").lock("first", key), pytest.raises(Busy) as caught:
+        execution(tmp_path, [FIRST], first=1).execute()
+    assert caught.value.exit_code == 6
+
+
+KILLED = """
+import sys; sys.path.insert(0, {root!r})
+from pathlib import Path
+from tests.integration.test_execution import execution, stage
+def run(recipe, inputs, folder, context):
+    context.run_program([sys.executable, "-c", {child!r}], log="child")
+execution(Path({folder!r}), [stage("first", run, DEVICE=True)], first=1).execute()
+"""
+
+
+def test_a_killed_runner_takes_its_program_along_and_the_next_run_works(tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    child = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    code = KILLED.format(root=str(ROOT), child=child, folder=str(tmp_path))
+    runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    deadline = time.monotonic() + 30
+    while not (mark.exists() and mark.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    runner.send_signal(signal.SIGKILL)
+    runner.wait()
+    pid = int(mark.read_text())
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists() and "Z" not in _state(pid):
+        assert time.monotonic() < deadline, "the program outlived its runner"
+        time.sleep(0.05)
+    assert actions(execution(tmp_path, [FIRST], first=1)) == ["run"]
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_so(tmp_path: Path, number: int) -> None:
+    def run(recipe: Any, inputs: Any, folder: Path, context: Any) -> None:
+        code = f"import os, time; os.kill({os.getpid()}, {int(number)}); time.sleep(60)"
+        context.run_program([sys.executable, "-c", code], log="child")
+
+    interrupted = execution(tmp_path, [stage("first", run)], first=1)
+    with pytest.raises(Interrupted) as caught:
+        interrupted.execute()
+    assert caught.value.exit_code == 128 + number
+    record = json.loads((interrupted.run.path / "run.json").read_text())
+    assert record["state"] == "interrupted"
