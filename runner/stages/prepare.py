@@ -1,0 +1,112 @@
+"""Turn the data files into token ids and label masks by the model's own tokenizer and template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.stages.contract import Class, Context, Upstream
+
+if TYPE_CHECKING:
+    from runner.recipe.model import DataFile, Recipe
+
+NAME = "prepare"
+VERSION = 1
+OUTPUTS = {
+    "train.tokens.safetensors": Class.PORTABLE,
+    "validation.tokens.safetensors": Class.PORTABLE,
+    "validation.jsonl": Class.PORTABLE,
+    "validation.txt": Class.PORTABLE,
+    "prompts.jsonl": Class.PORTABLE,
+    "chat_template.jinja": Class.PORTABLE,  # the one in use: the model's own or the recipe's
+}
+NEEDS = ("fetch",)
+ENVIRONMENT = "data"
+TOOLS: tuple[str, ...] = ()
+DEVICE = False
+
+# Files of the model that decide tokens; weights do not.
+_TOKENIZER_FILES = (
+    "model/tokenizer*",
+    "model/chat_template.jinja",
+    "model/generation_config.json",
+    "model/config.json",
+)
+
+
+def wanted(recipe: Recipe) -> bool:
+    """Every recipe has data."""
+    return True
+
+
+def snapshot(recipe: Recipe) -> dict[str, Any]:
+    """Digests of the data files, in order, and of the chat template when it is a file."""
+    from runner.store.digest import file_sha256
+
+    digests: dict[str, Any] = {
+        "train": [file_sha256(recipe.resolve(file.path)) for file in recipe.data.train],
+        "validation": [
+            file_sha256(recipe.resolve(file.path)) for file in recipe.data.validation.files
+        ],
+    }
+    if recipe.data.chat_template != "model":
+        digests["chat_template"] = file_sha256(recipe.resolve(recipe.data.chat_template))
+    return digests
+
+
+def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
+    """The settings, the formats of the files (`snapshot` has their bytes) and the tokenizer."""
+    data = recipe.data
+    key: dict[str, Any] = {
+        "tokenizer": [upstream["fetch"].digest(pattern) for pattern in _TOKENIZER_FILES],
+        "train": [file.format for file in data.train],
+        "validation": [file.format for file in data.validation.files],
+        "system": data.system,
+        "own_template": data.chat_template == "model",
+        "max_length": data.max_length,
+        "too_long": data.too_long,
+        "packing": data.packing,
+    }
+    if not data.validation.files:
+        key |= {"fraction": data.validation.fraction, "seed": recipe.seed}
+    return key
+
+
+def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
+    """Write the tokens into `folder`. Raises StageFailed that names the file and line of bad rows."""
+    data = recipe.data
+    own = data.chat_template == "model"
+    named = {
+        **_named(recipe, "train", data.train),
+        **_named(recipe, "validation", data.validation.files),
+    }
+    if not own:
+        named["template"] = recipe.resolve(data.chat_template)
+    context.run_script(
+        "prepare",
+        {
+            "seed": recipe.seed,
+            "system": data.system,
+            "max_length": data.max_length,
+            "too_long": data.too_long,
+            "packing": data.packing,
+            "fraction": data.validation.fraction,
+            "template": None if own else data.chat_template,
+            "train": _described("train", data.train),
+            "validation": _described("validation", data.validation.files),
+        },
+        inputs={"model": inputs["fetch"].folder / "model", **named},
+        folder=folder,
+    )
+
+
+def _described(kind: str, files: Sequence[DataFile]) -> list[dict[str, str]]:
+    return [
+        {"name": file.path, "format": file.format, "input": f"{kind}-{number}"}
+        for number, file in enumerate(files)
+    ]
+
+
+def _named(recipe: Recipe, kind: str, files: Sequence[DataFile]) -> dict[str, Path]:
+    return {f"{kind}-{number}": recipe.resolve(file.path) for number, file in enumerate(files)}
