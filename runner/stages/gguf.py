@@ -1,0 +1,156 @@
+"""Turn the merged model into GGUF files, and prove by perplexity that each is still that model.
+
+llama.cpp's converter writes one file in the merged dtype; every wanted file is then written by
+llama-quantize, also the unquantised ones, because Ollama would rewrite anything else. Metadata is
+given, never guessed: the converter would take it from folder names and model cards.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import StageFailed
+from runner.stages import perplexity
+from runner.stages.contract import Class, Context, Upstream
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Recipe
+
+NAME = "gguf"
+VERSION = 1
+OUTPUTS = {"*.gguf": Class.PORTABLE}
+NEEDS = ("merge", "prepare")
+ENVIRONMENT = "export"
+TOOLS = ("llama.cpp",)
+DEVICE = False
+
+OUTTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+
+# Every field that the converter would otherwise guess from a folder's name, a model card or
+# generation_config.json (class Metadata of gguf-py). null means: not in the file.
+GUESSED_METADATA = (
+    *(f"general.{name}" for name in ("author", "version", "organization", "finetune", "basename")),
+    *(f"general.{name}" for name in ("description", "quantized_by", "size_label", "url", "doi")),
+    *(f"general.{name}" for name in ("uuid", "repo_url", "base_models", "tags", "languages")),
+    *(f"general.{name}" for name in ("datasets", "license.name", "license.link")),
+    *(f"general.source.{name}" for name in ("url", "doi", "uuid", "repo_url")),
+    *(f"general.sampling.{name}" for name in ("sequence", "top_k", "top_p", "min_p", "temp")),
+    *(f"general.sampling.xtc_{name}" for name in ("probability", "threshold")),
+    *(f"general.sampling.penalty_{name}" for name in ("last_n", "repeat")),
+    *(f"general.sampling.{name}" for name in ("mirostat", "mirostat_tau", "mirostat_eta")),
+)
+
+
+def wanted(recipe: Recipe) -> bool:
+    """Does the recipe ask for GGUF files?"""
+    return recipe.gguf is not None
+
+
+def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
+    """The merged model, the text that perplexity is measured on, and the gguf section. Pure."""
+    assert recipe.gguf is not None
+    assert recipe.merge is not None
+    return {
+        "name": recipe.name,
+        "dtype": recipe.merge.dtype,
+        "quantize": list(recipe.gguf.quantize),
+        "max_perplexity_increase": recipe.gguf.max_perplexity_increase,
+        "merged": upstream["merge"].digest("model/*"),
+        "validation": upstream["prepare"].digest("validation.txt"),
+        "prompts": upstream["prepare"].digest("prompts.jsonl"),
+    }
+
+
+def file_name(recipe: Recipe, quantize: str) -> str:
+    """The name of the file of one type: `quickstart-Q8_0.gguf`."""
+    return f"{recipe.name}-{quantize}.gguf"
+
+
+def metadata(name: str) -> dict[str, Any]:
+    """What the converter is told instead of letting it guess."""
+    return {"general.name": name, **dict.fromkeys(GUESSED_METADATA)}
+
+
+def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
+    """Write NAME-TYPE.gguf for every type of the recipe.
+
+    Raises StageFailed when a file's perplexity rises too far above the merged model's (E541).
+    """
+    assert recipe.gguf is not None
+    tool = context.tool("llama.cpp")
+    steps = 2 + 2 * len(recipe.gguf.quantize)
+    model = inputs["merge"].folder / "model"
+    converted = convert(recipe, model, tool, context)
+    context.progress(1, steps, message="converted")
+    files = {kind: folder / file_name(recipe, kind) for kind in recipe.gguf.quantize}
+    for done, (kind, file) in enumerate(files.items(), start=2):
+        quantize(converted, file, kind, tool, context)
+        context.progress(done, steps, message=f"{kind} written")
+    text = perplexity.reference_text(inputs["prepare"])
+    protocol = perplexity.prepare(text, converted, tool, context)
+    converted.unlink()
+    merged = perplexity.of_merged_model(protocol, model, context)
+    context.progress(steps - len(files), steps, message=f"merged model: perplexity {merged:.3f}")
+    for done, (kind, file) in enumerate(files.items(), start=steps - len(files) + 1):
+        value = perplexity.of_file(protocol, file, tool, context)
+        check_increase(recipe, file.name, merged, value, context)
+        context.progress(done, steps, message=f"{kind}: perplexity {value:.3f}")
+
+
+def convert(recipe: Recipe, model: Path, tool: Path, context: Context) -> Path:
+    """The merged model as one unquantised GGUF file in the scratch folder."""
+    assert recipe.merge is not None
+    told = context.scratch / "metadata.json"
+    told.write_text(json.dumps(metadata(recipe.name), indent=2) + "\n", encoding="utf-8")
+    converted = context.scratch / "converted.gguf"
+    converted.unlink(missing_ok=True)
+    python = context.environment_python(ENVIRONMENT)
+    what = ["--outfile", str(converted), "--outtype", OUTTYPES[recipe.merge.dtype]]
+    names = ["--model-name", recipe.name, "--metadata", str(told)]
+    context.run_program(
+        [str(python), str(tool / "convert_hf_to_gguf.py"), str(model), *what, *names],
+        log="convert",
+        env={"HF_HUB_OFFLINE": "1"},
+    )
+    return converted
+
+
+def quantize(source: Path, target: Path, kind: str, tool: Path, context: Context) -> None:
+    """Write one file by llama-quantize; its bytes do not depend on the number of threads."""
+    context.run_program(
+        [str(tool / "bin" / "llama-quantize"), str(source), str(target), kind],
+        log=f"quantize-{kind}",
+    )
+    context.measure(f"tensors_{target.name}", tensor_types(target))
+
+
+def tensor_types(file: Path) -> dict[str, int]:
+    """How many tensors of which type a GGUF file holds: shows where llama-quantize fell back."""
+    from gguf import GGUFReader
+
+    counts = collections.Counter(tensor.tensor_type.name for tensor in GGUFReader(file).tensors)
+    return dict(sorted(counts.items()))
+
+
+def check_increase(
+    recipe: Recipe, file: str, merged: float, value: float, context: Context
+) -> None:
+    """Record a file's perplexity; raise StageFailed when it is too far above the merged model's."""
+    assert recipe.gguf is not None
+    increase = value / merged - 1
+    context.measure(f"perplexity_{file}", value)
+    context.measure(f"perplexity_increase_{file}", increase)
+    allowed = recipe.gguf.max_perplexity_increase
+    if math.isfinite(value) and increase <= allowed:
+        return
+    raise StageFailed(
+        f"{file} has perplexity {value:.3f}, the merged model {merged:.3f}: "
+        f"{increase:+.1%}, and {allowed:+.1%} is allowed",
+        hint="choose a type with more bits in gguf.quantize, or raise gguf.max_perplexity_increase",
+        code="E541",
+        stage=NAME,
+    )

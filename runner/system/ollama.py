@@ -1,0 +1,280 @@
+"""Ollama: find a server or start our own, and see what it has stored.
+
+A server is looked for at OLLAMA_HOST, then on Ollama's usual port; where none runs, the program on
+PATH is started on a free port of 127.0.0.1, else the one built into the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from runner.errors import MachineCannot
+from runner.store.locks import Lock
+from runner.system import folders, process, tools
+from runner.system.local_server import (
+    NoAnswer,
+    Order,
+    Refused,
+    ask,
+    free_port,
+    start_on_free_port,
+)
+
+USUAL_URL = "http://127.0.0.1:11434"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOK_SECONDS = 1.0  # planning must not hang on a server that does not answer
+MODEL_LAYER = "application/vnd.ollama.image.model"
+TEMPLATE_LAYER = "application/vnd.ollama.image.template"
+SYSTEM_LAYER = "application/vnd.ollama.image.system"
+PARAMETERS_LAYER = "application/vnd.ollama.image.params"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers. `models` is the models folder of a server that we started."""
+
+    url: str
+    version: str
+    where: str  # OLLAMA_HOST | running | started
+    program: Path | None  # of a server that we started
+    models: Path | None
+    service: process.Service | None = None
+
+    def ended(self) -> bool:
+        """Has a server of our own stopped by itself?"""
+        return self.service is not None and not self.service.alive()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What Ollama has under a name: sha256 (hex) of layers, and the parameters' lines, sorted."""
+
+    model: str
+    template: str | None
+    system: str | None
+    parameters: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def serving(
+    build: Callable[[], Path],
+    *,
+    folder: Path,
+    log: Path,
+    say: Callable[[str], None] = lambda message: None,
+    choose_port: Callable[[], int] = free_port,
+) -> Iterator[Server]:
+    """The server to use, started if none runs and then stopped at the end.
+
+    `build` returns the root folder of the pinned Ollama and is called only when it is needed;
+    `folder` is the home of a started server, where it keeps its own key. Raises MachineCannot when
+    OLLAMA_HOST names a server that does not answer (E440) or when ours does not start (E441).
+    """
+    if found := find_running():
+        yield found
+        return
+    program = find_program() or build() / "bin" / "ollama"
+    models = models_folder()
+    # Two servers over one models folder tidy away each other's half-made models.
+    with Lock(
+        folders.cache_folder() / "locks" / f"ollama-{_short_digest(str(models))}.lock",
+        f"the models folder {models}",
+        on_wait=lambda holder: say(f"waiting for {holder}, which uses the models in {models}"),
+    ):
+        service, port = start_on_free_port(
+            lambda port: Order([str(program), "serve"], _server_env(port, models, folder)),
+            name="Ollama",
+            ready_path="/api/version",
+            folder=folder,
+            log=log,
+            choose_port=choose_port,
+        )
+        with service:
+            url = f"http://127.0.0.1:{port}"
+            yield Server(url, _version(url) or "?", "started", program, models, service)
+
+
+def find_running() -> Server | None:
+    """The server that OLLAMA_HOST names, else the one on the usual port; None when none runs.
+
+    Raises MachineCannot (E440) when OLLAMA_HOST is set and nothing answers there.
+    """
+    named = os.environ.get("OLLAMA_HOST", "").strip()
+    url = parse_host(named) if named else USUAL_URL
+    version = _version(url)
+    if version is not None:
+        return Server(url, version, "OLLAMA_HOST" if named else "running", None, None)
+    if not named:
+        return None
+    raise MachineCannot(
+        f"no Ollama answers at {url} (OLLAMA_HOST is {named})",
+        hint=f"start it with `OLLAMA_HOST={named} ollama serve`, or unset OLLAMA_HOST to have one "
+        "started for you",
+        code="E440",
+    )
+
+
+def find_program() -> Path | None:
+    """The `ollama` on PATH."""
+    found = shutil.which("ollama")
+    return Path(found) if found else None
+
+
+def parse_host(value: str) -> str:
+    """OLLAMA_HOST as a URL, read as Ollama reads it; "all addresses" becomes the loopback.
+
+    >>> parse_host("0.0.0.0:8080")
+    'http://127.0.0.1:8080'
+    """
+    scheme, separator, rest = value.partition("://")
+    if not separator:
+        scheme, rest = "http", value
+    parts = urlsplit(f"{scheme}://{rest}")
+    host = parts.hostname or "127.0.0.1"
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    usual = {"http": 80, "https": 443} if separator else {}
+    port = parts.port or usual.get(scheme, 11434)
+    bracketed = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{bracketed}:{port}{parts.path.rstrip('/')}"
+
+
+def models_folder() -> Path:
+    """Where a server of ours keeps its models: OLLAMA_MODELS, else Ollama's own default."""
+    chosen = os.environ.get("OLLAMA_MODELS")
+    return Path(chosen) if chosen else Path.home() / ".ollama" / "models"
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """Namespace, model and tag of a model's name.
+
+    >>> split_name("quickstart")
+    ('library', 'quickstart', 'latest')
+    """
+    path, _, tag = name.partition(":")
+    namespace, _, model = path.rpartition("/")
+    return namespace or "library", model, tag or "latest"
+
+
+def stored_online(url: str, name: str, timeout: float = 60.0) -> Stored | None:
+    """What the server has under `name`, or None. Raises NoAnswer and Refused."""
+    try:
+        shown = ask(url, "POST", "/api/show", {"model": name}, timeout=timeout)
+    except Refused as error:
+        if error.status == 404:
+            return None
+        raise
+    lines = str(shown.get("parameters", "")).splitlines()
+    return Stored(
+        model=_digest_in(str(shown.get("modelfile", ""))),
+        template=_text_digest(shown.get("template")),
+        system=_text_digest(shown.get("system")),
+        parameters=tuple(sorted(" ".join(line.split(maxsplit=1)) for line in lines)),
+    )
+
+
+def layers_offline(models: Path, name: str) -> dict[str, str] | None:
+    """Media type -> sha256 (hex) of a model's layers, from its manifest file; None without one.
+
+    A model's manifest names every layer by its digest, so this needs no server.
+    """
+    namespace, model, tag = split_name(name)
+    found = sorted(models.glob(f"manifests/*/{namespace}/{model}/{tag}"))
+    if not found:
+        return None
+    try:
+        manifest = json.loads(found[0].read_bytes())
+        layers = {layer["mediaType"]: _hex(layer["digest"]) for layer in manifest["layers"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if all(blob_path(models, digest).is_file() for digest in layers.values()):
+        return layers
+    return None
+
+
+def blob_path(models: Path, digest: str) -> Path:
+    """Where a models folder keeps the layer with this sha256 (hex)."""
+    return models / "blobs" / f"sha256-{digest}"
+
+
+def may_be_asked_while_planning(url: str) -> bool:
+    """The loopback, and a name without dots: a neighbour service of the same compose project."""
+    host = urlsplit(url).hostname or ""
+    return host in LOOPBACK or ("." not in host and ":" not in host)
+
+
+def probe_url() -> str | None:
+    """The server that planning may ask, if one answers at once."""
+    named = os.environ.get("OLLAMA_HOST", "").strip()
+    url = parse_host(named) if named else USUAL_URL
+    return url if may_be_asked_while_planning(url) and _version(url) is not None else None
+
+
+def talk_command(name: str) -> str:
+    """What to type to talk to the model `name`, with full paths where Ollama is in the cache."""
+    named = os.environ.get("OLLAMA_HOST", "").strip()
+    url = parse_host(named) if named else USUAL_URL
+    program = find_program()
+    cached = tools.find_tool("ollama", folders.cache_folder())
+    client = "ollama" if program else str(cached / "bin" / "ollama") if cached else ""
+    if named and not client and urlsplit(url).hostname not in LOOPBACK:
+        return f"docker compose exec {urlsplit(url).hostname} ollama run {shlex.quote(name)}"
+    call = shlex.quote(client or "ollama")
+    talk = f"{call} run {shlex.quote(name)}"
+    if named:
+        return f"OLLAMA_HOST={shlex.quote(named)} {talk}"
+    if _version(url) is not None:
+        return talk
+    return f"{call} serve 2>/dev/null & until {call} list >/dev/null 2>&1; do sleep 1; done; {talk}"
+
+
+def _server_env(port: int, models: Path, home: Path) -> dict[str, str]:
+    users = {key: value for key, value in os.environ.items() if key.startswith("OLLAMA_")}
+    gpu = {key: value for key, value in os.environ.items() if key.endswith("_VISIBLE_DEVICES")}
+    ours = {
+        "HOME": str(home),
+        "OLLAMA_HOST": f"127.0.0.1:{port}",
+        "OLLAMA_MODELS": str(models),
+        "OLLAMA_NO_CLOUD": "1",
+    }
+    return {**process.child_env({}), **gpu, **users, **ours}
+
+
+def _version(url: str) -> str | None:
+    try:
+        answer = ask(url, "GET", "/api/version", timeout=LOOK_SECONDS)
+    except (NoAnswer, Refused):
+        return None
+    version = answer.get("version") if isinstance(answer, Mapping) else None
+    return str(version) if version else None
+
+
+def _digest_in(modelfile: str) -> str:
+    """The sha256 (hex) of the model's file, from the path after FROM; "" when there is none."""
+    for line in modelfile.splitlines():
+        if line.startswith("FROM "):
+            _, found, digest = line.rpartition("sha256-")
+            return digest.strip() if found else ""
+    return ""
+
+
+def _text_digest(text: Any) -> str | None:
+    return hashlib.sha256(text.encode()).hexdigest() if text else None
+
+
+def _short_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _hex(digest: str) -> str:
+    return digest.removeprefix("sha256:")
