@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from runner.errors import MachineCannot
 from runner.stages.contract import Outputs
-from runner.store.atomic import write_atomic
+from runner.store.atomic import disk_errors, write_atomic
 from runner.store.publish import publish
 
 # Where a stage's results appear in the run folder. The base model is not shown: it is no result.
@@ -40,11 +40,12 @@ class RunFolder:
 
     def __init__(self, runs: Path) -> None:
         self.started = datetime.now(UTC)
-        self.path = _new_folder(runs, self.started)
-        self.logs = self.path / "logs"
-        self.logs.mkdir()
-        self.events = self.path / "events.jsonl"
-        self.events.touch()
+        with disk_errors("making the run's folder"):
+            self.path = _new_folder(runs, self.started)
+            self.logs = self.path / "logs"
+            self.logs.mkdir()
+            self.events = self.path / "events.jsonl"
+            self.events.touch()
 
     @property
     def id(self) -> str:
@@ -60,21 +61,16 @@ class RunFolder:
         place = SHOWN_AS.get(outputs.stage)
         if place is None:
             return
-        for path in sorted(outputs.files):
-            target = self.path / place / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            publish(outputs.path(path), target)
+        with disk_errors("showing the results in the run's folder"):
+            for path in sorted(outputs.files):
+                target = self.path / place / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                publish(outputs.path(path), target)
 
     def finish(self, manifest: bytes) -> None:
         """Write the manifest, last, and point `latest` here."""
         write_atomic(self.path / "manifest.json", manifest)
         point_latest(self.path)
-
-    def discard_if_empty(self) -> None:
-        """Remove a folder in which nothing was ever started."""
-        with contextlib.suppress(OSError):
-            if not any(self.logs.iterdir()) and not self.events.stat().st_size:
-                shutil.rmtree(self.path)
 
 
 def point_latest(folder: Path) -> None:
@@ -93,7 +89,14 @@ def latest_run(runs: Path) -> Path | None:
 
 
 def _new_folder(runs: Path, now: datetime) -> Path:
-    runs.mkdir(parents=True, exist_ok=True)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise MachineCannot(
+            f"{runs} cannot be a folder for runs: a file is in its place",
+            hint="move that file away, then run the same command again",
+            code="E412",
+        ) from None
     stem = now.strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
         with contextlib.suppress(FileExistsError):
