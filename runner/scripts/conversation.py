@@ -9,6 +9,7 @@ from typing import Any
 
 from runner.scripts.rows import Place, RowError, checked_text, kind_of
 
+NOWHERE = Place("", 0)
 Message = dict[str, str]
 ROLES = ("system", "user", "assistant")
 
@@ -24,7 +25,7 @@ class Conversation:
     messages: tuple[Message, ...] = ()
     text: str | None = None
     untrained: frozenset[int] = frozenset()
-    place: Place = Place("", 0)
+    place: Place = NOWHERE
 
     @property
     def answers(self) -> list[int]:

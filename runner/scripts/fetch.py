@@ -6,7 +6,6 @@ spec.inputs: source (an installed wheel's folder, or a model folder). Writes `mo
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from runner.scripts.floats import DTYPES, FLOATS, cast
 from runner.scripts.gguf_model import BLOCK, GgufFile, architecture_of, blocks_of, plan_tensors
 from runner.scripts.gguf_tokenizer import end_of_turn_ids, write_tokenizer
+from runner.scripts.model_folder import COPIED, read_json, write_json
 from runner.scripts.safetensors_stream import (
     DamagedFileError,
     ModelFolder,
@@ -22,15 +22,6 @@ from runner.scripts.safetensors_stream import (
     row_blocks,
 )
 from runner.scripts.spec import Events, ScriptError, Spec, main
-
-COPIED = (
-    "tokenizer.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-)
 
 
 def fetch(spec: Spec, events: Events) -> None:
@@ -181,23 +172,6 @@ def copy_tokenizer(source: Path, target: Path) -> None:
         shutil.copyfile(source / "chat_template.jinja", target / "chat_template.jinja")
     elif template is not None:
         (target / "chat_template.jinja").write_bytes(template.encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or ScriptError E312."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ScriptError(f"{path} is not JSON: {error}", code="E312") from error
-    if not isinstance(value, dict):
-        raise ScriptError(f"{path} does not hold a JSON object", code="E312")
-    return value
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Sorted keys, so that the bytes depend on the values alone."""
-    text = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
-    path.write_bytes(text.encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ _BF16_NAN = np.uint16(0x7FC0)
 
 def bf16_to_f32(bits: Array) -> Array:
     """Exact values of bfloat16 `bits` (uint16, any shape) as float32."""
-    return np.left_shift(bits, 16, dtype=np.uint32).view(np.float32)
+    wide = bits.astype(np.uint32, order="C")
+    wide <<= np.uint32(16)
+    return wide.view(np.float32)
 
 
 def f32_to_bf16(values: Array) -> Array:

@@ -21,6 +21,7 @@ import numpy as np
 
 from runner.scripts.chat_tokens import ChatTokenizer, Tokens, check_template, end_ids_of
 from runner.scripts.conversation import Conversation, Message, check_turns, fill_system, with_system
+from runner.scripts.floats import Array
 from runner.scripts.formats import FORMATS
 from runner.scripts.packing import pack
 from runner.scripts.parity_cases import cases
@@ -173,7 +174,7 @@ def tokenise(
     done: int,
     total: int,
 ) -> Documents:
-    """Tokens of every row that can be used. Raises ScriptError for those that may not be left out."""
+    """Tokens of the rows that can be used. Raises ScriptError when others may not be dropped."""
     documents = Documents()
     problems: list[Problem] = []
     for number, row in enumerate(rows, done + 1):
@@ -239,7 +240,7 @@ def write_tokens(path: Path, documents: Sequence[Tokens], packs: list[list[int]]
             positions.extend(range(len(document.ids)))
             document_offsets.append(len(ids))
         offsets.append(len(ids))
-    tensors = {
+    tensors: dict[str, Array] = {
         "input_ids": np.array(ids, np.int32),
         "labels_mask": np.frombuffer(mask, np.int8),
         "offsets": np.array(offsets, np.int64),

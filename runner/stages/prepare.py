@@ -28,7 +28,9 @@ DEVICE = False
 
 # Files of the model that decide tokens; weights do not.
 _TOKENIZER_FILES = (
-    "model/tokenizer*",
+    "model/*token*",
+    "model/vocab.json",
+    "model/merges.txt",
     "model/chat_template.jinja",
     "model/generation_config.json",
     "model/config.json",
@@ -74,7 +76,7 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
 
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
-    """Write the tokens into `folder`. Raises StageFailed that names the file and line of bad rows."""
+    """Write the tokens into `folder`. Raises StageFailed naming file and line of bad rows."""
     data = recipe.data
     own = data.chat_template == "model"
     named = {

@@ -1,4 +1,4 @@
-"""`{"instruction": ..., "input"?: ..., "output": ..., "system"?: ..., "history"?: [[q, a], ...]}`"""
+"""`{"instruction": ..., "output": ...}`, with or without `input`, `system` and `history`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def parse(row: dict[str, Any]) -> Conversation:
     """`input` follows `instruction` on a line of its own, as in LLaMA Factory.
 
     An empty `input` or `system` is the same as none: a column has no other way to say so.
-    Answers in `history` are trained on too. Raises RowError.
+    `history` is a list of pairs; its answers are trained on too. Raises RowError.
     """
     instruction = text_field(row, "instruction")
     extra = text_field(row, "input", required=False)

@@ -10,7 +10,7 @@ from runner.scripts.rows import RowError, kind_of, text_field
 
 
 def parse(row: dict[str, Any]) -> Conversation:
-    """Texts become a user turn and its answer. Only the completion is trained on. Raises RowError."""
+    """Texts become a question and its answer. Only the completion is trained on."""
     prompt = _turns(row, "prompt", "user")
     completion = _turns(row, "completion", "assistant")
     untrained = frozenset(index for index, turn in enumerate(prompt) if turn["role"] == "assistant")
