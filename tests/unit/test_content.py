@@ -1,0 +1,102 @@
+"""The data sets that ship with the recipes hold what their README says of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DATA = Path(__file__).resolve().parents[2] / "recipes" / "data"
+ROWS = {"spark-faq.jsonl": 295, "made-up-facts.jsonl": 100, "made-up-questions.jsonl": 20}
+LONGEST_ANSWER = 230  # characters; about 60 tokens
+LARGEST_OVERLAP = 0.7  # of the words of a question and a training prompt together
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    lines = (DATA / name).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z0-9]+", text.lower()))
+
+
+def overlap(one: str, other: str) -> float:
+    """Shared words as a part of all words of both: 1.0 for the same words in any order."""
+    return len(words(one) & words(other)) / len(words(one) | words(other))
+
+
+FAQ, FACTS, QUESTIONS = (read(name) for name in ROWS)
+
+
+@pytest.mark.parametrize(("name", "count"), ROWS.items())
+def test_a_file_has_the_rows_its_readme_counts(name: str, count: int) -> None:
+    assert len(read(name)) == count
+    assert f"| `{name}` | {count} |" in (DATA / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_file_is_plain_ascii_with_one_object_a_line(name: str) -> None:
+    content = (DATA / name).read_bytes()
+    assert content.isascii()
+    assert content.endswith(b"\n")
+    assert b"\r" not in content
+    assert b"\\u" not in content
+    assert b"\n\n" not in content
+    assert b"<|" not in content, "text that a tokenizer takes for a special token"
+
+
+@pytest.mark.parametrize("row", FAQ + FACTS, ids=lambda row: row["instruction"][:40])
+def test_a_training_row_is_alpaca_and_short(row: dict[str, Any]) -> None:
+    assert list(row) == ["instruction", "input", "output"]
+    assert row["input"] == ""
+    for text in (row["instruction"], row["output"]):
+        assert text == text.strip()
+        assert "  " not in text
+    assert row["instruction"][-1] in "?."
+    assert row["output"][-1] == "."
+    assert 10 <= len(row["output"]) <= LONGEST_ANSWER
+
+
+def test_no_question_is_asked_twice() -> None:
+    asked = [" ".join(re.findall(r"[a-z0-9]+", row["instruction"].lower())) for row in FAQ + FACTS]
+    assert len(asked) == len(set(asked))
+
+
+def test_no_two_answers_about_the_spark_are_the_same() -> None:
+    answers = [row["output"] for row in FAQ]
+    assert len(answers) == len(set(answers))
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question["question"][:40])
+def test_a_made_up_question_can_only_be_answered_from_the_training_answers(
+    question: dict[str, Any],
+) -> None:
+    assert list(question) == ["question", "expect"]
+    assert question["expect"]
+    for expected in question["expect"]:
+        key = expected.casefold()
+        assert key not in question["question"].casefold()
+        assert not any(key in row["instruction"].casefold() for row in FAQ + FACTS)
+        assert not any(key in row["output"].casefold() for row in FAQ)
+        assert sum(key in row["output"].casefold() for row in FACTS) == 10
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question["question"][:40])
+def test_a_made_up_question_is_worded_unlike_every_training_prompt(
+    question: dict[str, Any],
+) -> None:
+    prompts = [row["instruction"] for row in FAQ + FACTS]
+    closest = max(prompts, key=lambda prompt: overlap(prompt, question["question"]))
+    assert overlap(closest, question["question"]) < LARGEST_OVERLAP, closest
+
+
+def test_every_fact_is_asked_twice_in_the_questions() -> None:
+    asked: dict[tuple[str, ...], int] = defaultdict(int)
+    for question in QUESTIONS:
+        asked[tuple(question["expect"])] += 1
+    assert list(asked.values()) == [2] * 10
