@@ -1,0 +1,67 @@
+"""Every command that the documents show is run, and does what it says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.chain import ROOT
+from tests.e2e.conftest import Quickstart
+
+pytestmark = pytest.mark.xdist_group("chain")
+
+# Run by other tests: the make targets by this very test run, the container's by tests/container.
+ELSEWHERE = {
+    "make test": "this is the test run",
+    "make test-container": "tests/container",
+    "docker compose run --rm recipe run recipes/quickstart.yaml": "tests/container/test_compose.py",
+    "docker compose -f compose.yaml -f compose.gpu.yaml run --rm recipe run recipes/quickstart.yaml": (
+        "needs a GPU; tests/container/test_compose.py checks the files"
+    ),
+}
+
+
+def shown_commands() -> list[tuple[str, str]]:
+    """(document, command) of every line in a `sh` block, without its trailing comment."""
+    found = []
+    for document in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for block in re.findall(
+            r"^```sh\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL
+        ):
+            for line in block.splitlines():
+                command = re.split(r"\s+#", line)[0].strip()
+                if command:
+                    found.append((str(document.relative_to(ROOT)), command))
+    return found
+
+
+def test_the_documents_show_commands() -> None:
+    assert len(shown_commands()) >= 8
+
+
+@pytest.mark.parametrize(
+    ("document", "command"),
+    [(d, c) for d, c in shown_commands() if c not in ELSEWHERE],
+)
+def test_the_command_works(document: str, command: str, quickstart: Quickstart) -> None:
+    words = shlex.split(command)
+    if words[0] in (".venv/bin/recipe", "recipe"):
+        words[:1] = [sys.executable, "-m", "runner"]
+    result = subprocess.run(
+        words,
+        cwd=quickstart.checkout.folder,
+        env=quickstart.checkout.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, f"{document}: {command}\n{result.stdout}\n{result.stderr}"
+
+
+def test_commands_that_are_run_elsewhere_are_still_shown() -> None:
+    shown = {command for _, command in shown_commands()}
+    assert set(ELSEWHERE) <= shown
