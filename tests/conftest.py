@@ -7,6 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no failure.
+settings.register_profile("spark-recipes", deadline=None)
+settings.load_profile("spark-recipes")
 
 # Where environments and tools were built: kept between test runs, since they are what is heavy.
 _CACHE = Path(

@@ -64,8 +64,9 @@ def _rows_of_lines(path: Path, name: str) -> Iterator[tuple[Place, dict[str, Any
             if not raw.strip():
                 continue
             try:
-                value, end = _decode(_text(raw), 0)
-                if _text(raw)[end:].strip(_SPACE):
+                text = _text(raw.rstrip())
+                value, end = _decode(text, 0)
+                if text[end:]:
                     raise RowError("there is something after the end of the object", "E321")
                 yield place, _object(value)
             except RowError as error:

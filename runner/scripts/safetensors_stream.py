@@ -118,9 +118,15 @@ class SafetensorsWriter:
     def close(self) -> None:
         """Flush to disk. Every tensor must be complete."""
         open_ended = [name for name, end in self._ends.items() if self._cursors[name] != end]
-        assert not open_ended, f"incomplete: {open_ended[:3]}"
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            assert not open_ended, f"incomplete: {open_ended[:3]}"
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+
+    def abandon(self) -> None:
+        """Release the file as it is, after a failure."""
         self._file.close()
 
     def __enter__(self) -> SafetensorsWriter:
@@ -132,7 +138,7 @@ class SafetensorsWriter:
         if kind is None:
             self.close()
         else:
-            self._file.close()
+            self.abandon()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,18 +200,24 @@ class ModelFolder:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.shards = [SafetensorsFile(folder / name) for name in shard_names(folder)]
+        self.shards: list[SafetensorsFile] = []
         self._owner: dict[str, SafetensorsFile] = {}
-        for shard in self.shards:
-            for spec in shard.specs:
-                if spec.name in self._owner:
-                    raise DamagedFileError(
-                        f"{shard.path.name}: {spec.name} is in another shard too"
-                    )
-                self._owner[spec.name] = shard
+        try:
+            for name in shard_names(folder):
+                self._add(SafetensorsFile(folder / name))
+        except BaseException:
+            self.close()
+            raise
         self.tensors = {
             name: self._owner[name].spec(name) for name in sorted(self._owner, key=natural_order)
         }
+
+    def _add(self, shard: SafetensorsFile) -> None:
+        self.shards.append(shard)
+        for spec in shard.specs:
+            if spec.name in self._owner:
+                raise DamagedFileError(f"{shard.path.name}: {spec.name} is in another shard too")
+            self._owner[spec.name] = shard
 
     def read(self, name: str, first: int = 0, last: int | None = None) -> Array:
         """As SafetensorsFile.read, whichever shard holds the tensor."""
@@ -235,7 +247,7 @@ def shard_names(folder: Path) -> list[str]:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise DamagedFileError(f"{index.name} is not an index of shards") from error
     for name in names:
-        if not re.fullmatch(r"[\w.-]+\.safetensors", name):
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
             raise DamagedFileError(f"{index.name} names {name!r}, which is no file beside it")
     return names
 
@@ -298,6 +310,9 @@ class ShardWriter:
     ) -> None:
         if kind is None:
             self.close()
+            return
+        for writer in self._writers.values():
+            writer.abandon()
 
 
 def _read_header(descriptor: int, path: Path) -> tuple[dict[str, str], dict[str, _Place]]:
