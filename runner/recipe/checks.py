@@ -181,7 +181,7 @@ def all_linear_is_no_module(recipe: Recipe) -> Iterator[Finding]:
     targets = recipe.train.adapter.target_modules
     if not isinstance(targets, str) and "all-linear" in targets:
         pointer = f"/train/adapter/target_modules/{targets.index('all-linear')}"
-        message = "all-linear is no module name; it stands for all of them, without a list"
+        message = "all-linear is not a module name; it stands for all of them, without a list"
         yield Finding("E214", pointer, message, "write target_modules: all-linear")
 
 

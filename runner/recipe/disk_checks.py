@@ -61,8 +61,12 @@ def _check_kind(real: Path, named: NamedPath) -> Iterator[Finding]:
             hint = "name its folder in path and, for a GGUF, the file in file"
             yield Finding("E210", named.pointer, f"{shown} is not a folder", hint)
         elif not (real / "config.json").is_file():
-            message = f"{shown} holds no config.json, so it is no model folder"
+            message = f"{shown} holds no config.json, so it is not a model folder"
             yield Finding("E210", named.pointer, message, "for a GGUF file, name it in model.file")
+    elif stat.S_ISDIR(mode):
+        yield Finding(
+            "E210", named.pointer, f"{shown} is a folder, not a file", "name a file in it"
+        )
     elif not is_readable_file(real):
         yield Finding("E210", named.pointer, f"{shown} is not a readable file", "check its rights")
     elif real.stat().st_size == 0:
@@ -97,8 +101,8 @@ def check_held_out_rows(recipe: Recipe) -> Iterator[Finding]:
     held_out = rows if recipe.data.validation.files else rows * fraction
     wanted = max(recipe.evaluate.samples, 1 if recipe.evaluate.loss else 0)
     if held_out < wanted:
-        about = f"{held_out:.0f}" if held_out >= 1 else "less than 1"
-        message = f"about {about} of {rows} rows will be held out, and evaluate wants {wanted}"
+        about = f"about {held_out:.0f}" if held_out >= 1 else "less than one"
+        message = f"{about} of {rows} rows will be held out, and evaluate wants {wanted}"
         yield Finding("W204", "/data/validation", message, "hold out more rows, or lower samples")
 
 

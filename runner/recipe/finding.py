@@ -79,7 +79,7 @@ def not_allowed(value: Any, allowed: list[Any], pointer: str) -> Finding:
     texts = [item for item in allowed if isinstance(item, str)]
     suggestion = nearest(value, texts) if isinstance(value, str) else None
     hint = f"did you mean {suggestion}?" if suggestion else f"write {listed(allowed)}"
-    message = f"{shown(value)} is no value of {dotted(pointer)}"
+    message = f"{shown(value)} is not a value of {dotted(pointer)}"
     return Finding("E106", pointer, message, hint)
 
 
@@ -94,7 +94,7 @@ def has_type(value: Any, wanted: str | list[str]) -> bool:
 def _type_hint(value: Any, types: list[str], schema: Schema) -> str:
     if isinstance(value, str):
         return _text_hint(value, types) or example(schema)
-    if "string" in types and isinstance(value, (int, float)):
+    if "string" in types and "array" not in types and isinstance(value, (int, float)):
         return "put it into quotes"
     if value is None and "object" in types and "required" not in schema:
         return "write {} for all defaults, or remove the key"

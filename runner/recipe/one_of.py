@@ -33,7 +33,7 @@ def explain(value: Any, schema: Schema, results: Results, pointer: str) -> Itera
     marks = _marks([branch for branch, _ in results])
     selector = _selector([branch for branch, _ in results])
     if not isinstance(value, dict) or not all(_of_type(value, branch) for branch, _ in results):
-        yield from _by_type(value, results, pointer)
+        yield from _by_type(value, schema, results, pointer)
     elif selector:
         yield from _by_selector(value, selector, results, pointer)
     else:
@@ -52,12 +52,12 @@ def _of_type(value: Any, branch: Schema) -> bool:
     return "type" not in branch or has_type(value, branch["type"])
 
 
-def _by_type(value: Any, results: Results, pointer: str) -> Iterator[Finding]:
+def _by_type(value: Any, schema: Schema, results: Results, pointer: str) -> Iterator[Finding]:
     """Branches told apart by the type of the value."""
     typed = next((found for branch, found in results if _of_type(value, branch)), None)
     if typed is None:
         types = [branch["type"] for branch, _ in results]
-        yield wrong_type(value, {**results[0][0], "type": list(dict.fromkeys(types))}, pointer)
+        yield wrong_type(value, {**schema, "type": list(dict.fromkeys(types))}, pointer)
     else:
         yield from typed
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from runner.errors import RecipeInvalid
 from runner.report.diagnostic import Diagnostic, severity_of
+from runner.report.printable import escaped
 
 MAX_BYTES = 256 * 1024
 
@@ -166,7 +167,7 @@ def _forbidden_characters(text: str, path: Path) -> list[Diagnostic]:
             "E111",
             _span_behind(text[: match.start()]),
             f"character U+{ord(match[0]):04X} is not allowed in a recipe",
-            hint='write it as an escape in double quotes, like "\\u2028", or remove it',
+            hint=f'write "{escaped(match[0])}" in double quotes, or remove it',
         )
         for _, match in matches
     ]

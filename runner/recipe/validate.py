@@ -112,7 +112,8 @@ def _check_number(value: float, schema: Schema, pointer: str) -> Iterator[Findin
 def _check_list(value: list[Any], schema: Schema, pointer: str) -> Iterator[Finding]:
     name = dotted(pointer)
     if len(value) < schema.get("minItems", 0):
-        yield Finding("E105", pointer, f"{name} must not be empty", example(schema))
+        hint = example(schema) or "name at least one, or remove the key"
+        yield Finding("E105", pointer, f"{name} must not be empty", hint)
     if len(value) > schema.get("maxItems", len(value)):
         most = schema["maxItems"]
         yield Finding("E105", pointer, f"{name} has {len(value)} items; {most} is the most")

@@ -139,7 +139,11 @@ class _Builder:
             return plain_value(event.value)
         except NotANumber as error:
             self._problem(
-                "E120", _span(event), str(error), "write a finite number", damages=pointer
+                "E120",
+                _span(event),
+                str(error),
+                "write an ordinary number, or put text into quotes",
+                damages=pointer,
             )
             return None
 
