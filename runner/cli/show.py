@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.recipe.flow import flow
+
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
 
@@ -139,26 +141,3 @@ def _mapping_lines(values: dict[str, Any], pointer: str, indent: int) -> Iterato
 def _item_lines(values: list[Any], pointer: str, indent: int) -> Iterator[_Line]:
     for index, value in enumerate(values):
         yield _Line(f"{' ' * indent}- {flow(value)}", f"{pointer}/{index}")
-
-
-def flow(value: Any) -> str:
-    """A value as one line of YAML that reads back as the same value."""
-    from runner.recipe.scalars import is_text
-    from runner.report.printable import quoted
-
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(flow, value)) + "]"
-    if isinstance(value, str):
-        return value if _is_plain(value) and is_text(value) else quoted(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "null" if value is None else repr(value)
-
-
-def _is_plain(text: str) -> bool:
-    """Needs no quotes anywhere in YAML; only what is surely so."""
-    import re
-
-    return re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_./=-]*", text) is not None

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from runner.recipe.flow import flow
 from runner.recipe.schema import Schema
 from runner.recipe.source import escape_token, pointer_tokens
 from runner.recipe.suggest import nearest
@@ -63,7 +64,7 @@ def missing_key(key: str, schema: Schema, pointer: str) -> Finding:
 def how_to_add(key: str, schema: Schema) -> str:
     """The key with an example of its value."""
     examples = schema.get("examples", [schema["const"]] if "const" in schema else [])
-    return f"{key}: {inline_yaml(examples[0])}" if examples else f'"{key}"'
+    return f"{key}: {flow(examples[0])}" if examples else f'"{key}"'
 
 
 def wrong_type(value: Any, schema: Schema, pointer: str) -> Finding:
@@ -127,18 +128,7 @@ def listed(values: list[Any]) -> str:
 def example(schema: Schema) -> str:
     """The schema's first example as a hint."""
     examples = schema.get("examples", ())
-    return f"for example: {inline_yaml(examples[0])}" if examples else ""
-
-
-def inline_yaml(value: Any) -> str:
-    """A short value as one line of YAML."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {inline_yaml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(inline_yaml, value)) + "]"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "null" if value is None else str(value)
+    return f"for example: {flow(examples[0])}" if examples else ""
 
 
 def shown(value: Any) -> str:
@@ -154,7 +144,7 @@ def describe(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
-    return "an empty value (null)" if value is None else inline_yaml(value)
+    return "an empty value (null)" if value is None else flow(value)
 
 
 def dotted(pointer: str) -> str:

@@ -1,0 +1,25 @@
+"""A value as one line of YAML that reads back as the same value."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from runner.recipe.scalars import is_text
+from runner.report.printable import quoted
+
+# What surely needs no quotes, in brackets or outside of them.
+_PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./=-]*")
+
+
+def flow(value: Any) -> str:
+    """`value` in YAML's flow style. Keys must be plain words."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) and is_text(value) else quoted(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "null" if value is None else repr(value)
