@@ -1,0 +1,354 @@
+"""Rows to tokens by the real script, against a tokenizer of our own that knows only bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from tests.script_runs import ScriptRun, run_script
+from tests.tiny_model import SPECIAL, write_tiny_model
+
+Message = dict[str, str]
+IM_START, IM_END = SPECIAL.index("<|im_start|>"), SPECIAL.index("<|im_end|>")
+FIRST_BYTE = len(SPECIAL)
+SETTINGS: dict[str, Any] = {
+    "seed": 42,
+    "system": None,
+    "max_length": 512,
+    "too_long": "error",
+    "packing": False,
+    "fraction": 0.0,
+    "template": None,
+    "validation": [],
+}
+
+
+def byte_ids(text: str) -> list[int]:
+    return [FIRST_BYTE + byte for byte in text.encode()]
+
+
+def expected(messages: list[Message]) -> tuple[list[int], list[int]]:
+    """Ids and mask of a ChatML conversation, written from the template's definition."""
+    ids: list[int] = []
+    mask: list[int] = []
+    for turn in messages:
+        head = [IM_START, *byte_ids(f"{turn['role']}\n")]
+        body = [*byte_ids(turn["content"]), IM_END]
+        tail = byte_ids("\n")
+        trained = int(turn["role"] == "assistant")
+        ids += head + body + tail
+        mask += [0] * len(head) + [trained] * len(body) + [0] * len(tail)
+    return ids, mask
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+Prepare = Callable[..., ScriptRun]
+
+
+@pytest.fixture
+def prepare(
+    environment_python: Callable[[str], Path], tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Prepare:
+    """Write rows (bytes, or objects for JSONL) to a file and prepare them."""
+    python = environment_python("data")
+
+    def run(rows: bytes | list[Any], format_name: str = "messages", **changed: Any) -> ScriptRun:
+        place = tmp_path_factory.mktemp("prepare")
+        data = place / "rows.jsonl"
+        data.write_bytes(
+            rows
+            if isinstance(rows, bytes)
+            else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        )
+        described = {"name": "data/rows.jsonl", "format": format_name, "input": "train-0"}
+        hashed = SETTINGS | {"train": [described]} | changed
+        inputs = {"model": changed.pop("model", tiny), "train-0": data}
+        if "template_text" in changed:
+            (place / "t.jinja").write_text(hashed.pop("template_text"))
+            inputs["template"] = place / "t.jinja"
+        hashed.pop("model", None)
+        return run_script(python, "prepare", hashed, inputs, place / "run", HF_HUB_OFFLINE="1")
+
+    return run
+
+
+def documents(folder: Path, name: str = "train") -> Iterator[tuple[list[int], list[int]]]:
+    """Ids and mask of every row of a tokens file."""
+    tensors = load_file(folder / f"{name}.tokens.safetensors")
+    assert tensors["input_ids"].dtype == np.int32
+    assert tensors["labels_mask"].dtype == np.int8
+    assert tensors["offsets"].dtype == np.int64
+    for begin, end in pairwise(tensors["offsets"].tolist()):
+        yield tensors["input_ids"][begin:end].tolist(), tensors["labels_mask"][begin:end].tolist()
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSONL file; only a newline ends a line."""
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+
+
+def chat(*contents: str) -> dict[str, list[Message]]:
+    roles = ("user", "assistant")
+    return {
+        "messages": [
+            {"role": roles[number % 2], "content": content}
+            for number, content in enumerate(contents)
+        ]
+    }
+
+
+_CONTENT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12)
+_ANSWER = _CONTENT.filter(lambda text: text.strip())
+_CONVERSATION = st.builds(
+    lambda system, pairs: (
+        ([] if system is None else [{"role": "system", "content": system}])
+        + [turn for question, answer in pairs for turn in chat(question, answer)["messages"]]
+    ),
+    st.one_of(st.none(), _CONTENT),
+    st.lists(st.tuples(_CONTENT, _ANSWER), min_size=1, max_size=3),
+)
+
+
+def test_every_token_and_every_mask_bit_is_as_the_template_defines_it(prepare: Prepare) -> None:
+    @settings(max_examples=3)
+    @given(st.lists(_CONVERSATION, min_size=60, max_size=120), st.one_of(st.none(), _CONTENT))
+    def holds(conversations: list[list[Message]], system: str | None) -> None:
+        rows = [{"messages": turns} for turns in conversations]
+        run = prepare(rows, system=system)
+        assert run.returncode == 0, run.log
+        filled = [
+            turns
+            if system is None or turns[0]["role"] == "system"
+            else [{"role": "system", "content": system}, *turns]
+            for turns in conversations
+        ]
+        assert list(documents(run.folder)) == [expected(turns) for turns in filled]
+
+    holds()
+
+
+def test_the_same_data_gives_the_same_bytes_in_any_format_and_process(prepare: Prepare) -> None:
+    facts = [("What is Ä?", "1 \U0001f600"), ("B", "two\n"), ("C", "3")]
+    forms: dict[str, list[Any]] = {
+        "messages": [chat(question, answer) for question, answer in facts],
+        "alpaca": [{"instruction": q, "output": a} for q, a in facts],
+        "sharegpt": [
+            {"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]}
+            for q, a in facts
+        ],
+        "prompt-completion": [{"prompt": q, "completion": a} for q, a in facts],
+    }
+    digests = {}
+    for format_name, rows in forms.items():
+        run = prepare(rows, format_name, system="S", fraction=0.3)
+        assert run.returncode == 0, run.log
+        digests[format_name] = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(run.folder.iterdir())
+        }
+    assert len({json.dumps(digest) for digest in digests.values()}) == 1
+    assert digests["messages"]["train.tokens.safetensors"] == GOLDEN_TRAIN
+
+
+# Raise prepare.VERSION with it: this is what every machine must give.
+GOLDEN_TRAIN = "064ee2a948cab137e8c4d2c5e0738d88a40af6b3cae99e58f4ffd1f15b8c07b0"
+
+
+def test_a_validation_row_can_be_evaluated_and_asked(prepare: Prepare) -> None:
+    rows = [chat(f"question {n}", f"answer {n}", "more", "yes") for n in range(20)]
+    run = prepare(rows, system="S", fraction=0.25)
+    assert run.returncode == 0, run.log
+    held_out = lines(run.folder / "validation.jsonl")
+    assert len(held_out) == 5
+    assert all(row["messages"][0] == {"role": "system", "content": "S"} for row in held_out)
+    assert list(documents(run.folder, "validation")) == [
+        expected(row["messages"]) for row in held_out
+    ]
+    text = (run.folder / "validation.txt").read_text("utf-8")
+    assert text.count("<|im_start|>assistant\nyes<|im_end|>\n") == 5
+    trained = [ids for ids, _ in documents(run.folder)]
+    assert len(trained) == 15
+    assert not {tuple(ids) for ids in trained} & {
+        tuple(ids) for ids, _ in documents(run.folder, "validation")
+    }
+
+
+def test_the_parity_prompts_are_what_a_client_sends_and_a_model_must_see(prepare: Prepare) -> None:
+    run = prepare([chat(f"q{n}", "a", "last", "b") for n in range(4)], system="S", fraction=0.25)
+    assert run.returncode == 0, run.log
+    prompts = {prompt["id"]: prompt for prompt in lines(run.folder / "prompts.jsonl")}
+    (validation,) = [prompt for prompt in prompts.values() if prompt["kind"] == "validation"]
+    assert [turn["role"] for turn in validation["messages"]] == ["user", "assistant", "user"]
+    hard = [prompt for prompt in prompts.values() if prompt["kind"] == "hard"]
+    assert len(hard) > 20
+    for prompt in prompts.values():
+        turns = prompt["messages"]
+        if not turns or turns[0]["role"] != "system":
+            turns = [{"role": "system", "content": "S"}, *turns]
+        ids = [
+            *(token for turn in turns for token in expected([turn])[0]),
+            IM_START,
+            *byte_ids("assistant\n"),
+        ]
+        if not any(name in json.dumps(turns) for name in SPECIAL):
+            assert prompt["ids"] == ids
+        assert prompt["text"].endswith("<|im_start|>assistant\n")
+    looks_alike = prompts["hard-special-tokens-in-user"]
+    assert looks_alike["ids"].count(IM_END) == 4  # the template's two and the user's two
+
+
+def test_packs_know_their_documents(prepare: Prepare) -> None:
+    rows = [chat(f"q{n}", "a" * (n * 7 % 40 + 1)) for n in range(30)]
+    run = prepare(rows, packing=True, max_length=150)
+    assert run.returncode == 0, run.log
+    tensors = load_file(run.folder / "train.tokens.safetensors")
+    packs, edges = tensors["offsets"].tolist(), tensors["document_offsets"].tolist()
+    assert set(packs) <= set(edges)
+    assert all(end - begin <= 150 for begin, end in pairwise(packs))
+    found = []
+    for begin, end in pairwise(edges):
+        assert tensors["position_ids"][begin:end].tolist() == list(range(end - begin))
+        found.append(
+            (tensors["input_ids"][begin:end].tolist(), tensors["labels_mask"][begin:end].tolist())
+        )
+    assert sorted(found) == sorted(expected(row["messages"]) for row in rows)
+    assert run.measures["train"]["packs"] == len(packs) - 1 < 30
+
+
+def test_text_is_trained_on_from_its_second_token_to_its_end(prepare: Prepare) -> None:
+    run = prepare([{"text": "plain"}, {"text": "closed<|im_end|>"}], "text")
+    assert run.returncode == 0, run.log
+    plain, closed = documents(run.folder)
+    assert plain == ([*byte_ids("plain"), IM_END], [0, 1, 1, 1, 1, 1])
+    assert closed[0] == [*byte_ids("closed"), IM_END]
+
+
+# --- rows that are too long
+
+
+def test_a_long_row_is_an_error_that_names_it(prepare: Prepare) -> None:
+    run = prepare([chat("q", "a"), chat("q", "long " * 20)], max_length=60)
+    length = len(expected(chat("q", "long " * 20)["messages"])[0])
+    assert run.returncode == 1
+    assert run.error["code"] == "E325"
+    assert run.error["message"] == (
+        f"data/rows.jsonl:2: the row has {length} tokens, data.max_length is 60"
+    )
+    assert "too_long" in run.error["hint"]
+
+
+def test_long_rows_are_dropped_and_counted(prepare: Prepare) -> None:
+    run = prepare([chat("q", "a"), chat("q", "long " * 20)], max_length=60, too_long="drop")
+    assert [ids for ids, _ in documents(run.folder)] == [expected(chat("q", "a")["messages"])[0]]
+    assert run.measures["train"]["dropped"] == {"too long": 1}
+
+
+def test_a_truncated_row_never_has_an_empty_answer(prepare: Prepare) -> None:
+    """Every length from one token to the whole row, of two answers: each ends inside an answer."""
+    whole, mask = expected(chat("q", "first", "r", "second")["messages"])
+    rows = [chat("q", "first", "r", "second"), chat("q" * len(whole), "never seen")]
+    first_answer = mask.index(1)
+    for max_length in (first_answer, first_answer + 1, len(whole) - 9, len(whole) - 1):
+        run = prepare(rows, max_length=max_length, too_long="truncate")
+        if max_length == first_answer:
+            assert run.error["code"] == "E329"
+            assert "2 no answer within max_length" in run.error["message"]
+            continue
+        ((ids, found),) = documents(run.folder)
+        assert ids == whole[: len(ids)]
+        assert found == mask[: len(ids)]
+        assert found[-1] == 1
+        assert len(ids) <= max_length
+        assert run.measures["train"]["truncated"] == 1
+        assert run.measures["train"]["dropped"] == {"no answer within max_length": 1}
+
+
+# --- bad rows and bad templates
+
+
+def test_every_bad_row_is_named_at_once(prepare: Prepare) -> None:
+    good = json.dumps(chat("q", "a")).encode()
+    bad = b'{"messages": [{"role": "user", "content": "q"}]}'
+    run = prepare(b"\n".join([good, b"{", bad, good] + [b"x"] * 12))
+    assert run.returncode == 1
+    shown = run.error["message"].splitlines()
+    assert shown[0].startswith("data/rows.jsonl:2: broken JSON")
+    assert shown[1] == "data/rows.jsonl:3: there is no assistant turn to train on"
+    assert shown[-1] == "and 4 more rows"
+    assert list(run.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"[]"])
+def test_a_file_without_rows_is_an_error(prepare: Prepare, content: bytes) -> None:
+    run = prepare(content)
+    assert (run.error["code"], run.error["message"]) == ("E324", "data/rows.jsonl holds no rows")
+
+
+@pytest.mark.parametrize(
+    ("template", "code", "words"),
+    [
+        ("{{ nonsense", "E326", "does not work"),
+        ("{{ raise_exception('no ' + messages[0].role) }}", "E326", "no user"),
+        (
+            "{% for m in messages %}<|im_start|>{{ m.role }}:{{ m.content }}{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}",
+            "E328",
+            "data/rows.jsonl:1: the chat template does not end an answer with a special token",
+        ),
+        (
+            "{% for m in messages %}{% if loop.last or m.role == 'user' %}<|im_start|>{{ m.role }}"
+            ":{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}",
+            "E327",
+            "data/rows.jsonl:1: the chat template writes the turns up to 2 differently",
+        ),
+        (
+            "{% for m in messages %}<|im_start|>{{ m.role }}:{{ m.content | upper }}<|im_end|>"
+            "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}",
+            "E327",
+            "does not write the answer of turn 2",
+        ),
+    ],
+)
+def test_a_template_that_cannot_be_trained_with_is_refused(
+    prepare: Prepare, template: str, code: str, words: str
+) -> None:
+    run = prepare([chat("q", "a", "r", "b")], template="t.jinja", template_text=template)
+    assert run.returncode == 1
+    assert run.error["code"] == code
+    assert words in run.error["message"]
+
+
+def test_a_given_template_is_used_and_kept(prepare: Prepare) -> None:
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    run = prepare([chat("q", "a")], template="t.jinja", template_text=template)
+    ((ids, mask),) = documents(run.folder)
+    assert ids == [*byte_ids("[user]q"), IM_END, *byte_ids("[assistant]a"), IM_END]
+    assert sum(mask) == 2
+    assert (run.folder / "chat_template.jinja").read_text() == template
+
+
+def test_a_model_without_a_template_needs_one(prepare: Prepare, tmp_path: Path) -> None:
+    bare = write_tiny_model(tmp_path / "model")
+    (bare / "chat_template.jinja").unlink()
+    run = prepare([chat("q", "a")], model=bare)
+    assert run.error["code"] == "E326"
+    assert "data.chat_template" in run.error["hint"]
+    assert prepare([{"text": "needs none"}], "text", model=bare).returncode == 0
