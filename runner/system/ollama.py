@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from runner.errors import MachineCannot
@@ -177,8 +176,8 @@ def stored_online(url: str, name: str, timeout: float = 60.0) -> Stored | None:
     lines = str(shown.get("parameters", "")).splitlines()
     return Stored(
         model=_digest_in(str(shown.get("modelfile", ""))),
-        template=_text_digest(shown.get("template")),
-        system=_text_digest(shown.get("system")),
+        template=text_digest(shown.get("template")),
+        system=text_digest(shown.get("system")),
         parameters=tuple(sorted(" ".join(line.split(maxsplit=1)) for line in lines)),
     )
 
@@ -268,7 +267,8 @@ def _digest_in(modelfile: str) -> str:
     return ""
 
 
-def _text_digest(text: Any) -> str | None:
+def text_digest(text: str | None) -> str | None:
+    """Hex sha256 of the layer that Ollama makes of a text; it makes none of an empty one."""
     return hashlib.sha256(text.encode()).hexdigest() if text else None
 
 
