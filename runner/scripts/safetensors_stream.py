@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from errno import ENOENT
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -240,7 +241,7 @@ def shard_names(folder: Path) -> list[str]:
     index = folder / INDEX
     if not index.exists():
         if not (folder / SINGLE).exists():
-            raise FileNotFoundError(folder / SINGLE)
+            raise FileNotFoundError(ENOENT, "no weights", str(folder / SINGLE))
         return [SINGLE]
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
