@@ -75,22 +75,34 @@ def _selector(branches: list[Schema]) -> str | None:
 def _by_selector(
     value: dict[str, Any], selector: str, results: Results, pointer: str
 ) -> Iterator[Finding]:
+    if selector not in value:
+        yield from _no_selector(value, selector, results, pointer)
+        return
+    chosen, child = value[selector], f"{pointer}/{escape_token(selector)}"
+    schema: Schema = results[0][0]["properties"][selector]
     by_constant = {
         branch["properties"][selector]["const"]: (branch, found) for branch, found in results
     }
-    if selector not in value:
-        schema = results[0][0]["properties"]
-        slips = [key for key in value if key not in schema and nearest(key, [selector])]
-        for key in slips[:1]:
-            yield unknown_key(key, selector, schema, pointer)
-        if not slips:
-            yield missing_key(selector, schema[selector], pointer)
-    elif value[selector] in by_constant:
-        branch, found = by_constant[value[selector]]
+    if not _of_type(chosen, schema):
+        yield wrong_type(chosen, schema, child)
+    elif chosen in by_constant:
+        branch, found = by_constant[chosen]
         yield from _belonging(found, branch, results)
     else:
-        child = f"{pointer}/{escape_token(selector)}"
-        yield not_allowed(value[selector], list(by_constant), child)
+        yield not_allowed(chosen, list(by_constant), child)
+
+
+def _no_selector(
+    value: dict[str, Any], selector: str, results: Results, pointer: str
+) -> Iterator[Finding]:
+    known: Schema = {}
+    for branch, _ in results:
+        known = {**branch["properties"], **known}
+    slips = {key: nearest(key, [selector]) for key in value if key not in known}
+    for key, meant in islice(slips.items(), MAX_UNKNOWN_KEYS):
+        yield unknown_key(key, meant or nearest(key, known), known, pointer)
+    if not any(slips.values()):
+        yield missing_key(selector, known[selector], pointer)
 
 
 def _marks(branches: list[Schema]) -> dict[str, Schema]:

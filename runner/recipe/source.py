@@ -119,15 +119,16 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            content = _read_all(descriptor) if stat.S_ISREG(mode) else b""
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:
         raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from None
-    with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if stat.S_ISDIR(mode):
-            raise _unreadable(path, "it is a folder")
-        if not stat.S_ISREG(mode):
-            raise _unreadable(path, "it is not a regular file")
-        content = file.read(MAX_BYTES + 1)
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise _unreadable(path, f"it is {what}")
     if len(content) > MAX_BYTES:
         raise _refused(
             path,
@@ -136,6 +137,13 @@ def read_bytes(path: Path) -> bytes:
             f"the file is larger than {MAX_BYTES // 1024} KiB",
             "is it a recipe?",
         )
+    return content
+
+
+def _read_all(descriptor: int) -> bytes:
+    content = b""
+    while (left := MAX_BYTES + 1 - len(content)) and (part := os.read(descriptor, left)):
+        content += part
     return content
 
 

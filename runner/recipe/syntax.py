@@ -14,6 +14,8 @@ _NEVER_CLOSED = "is opened and never closed"
 _NO_COLON = 'a key without ":"'
 TAB = "a tab cannot stand here"
 NO_TABS = "YAML is indented with spaces"
+NO_CHARACTER = "this escape is no character"
+USE_EIGHT_DIGITS = 'write the character itself, or "\\U" and eight hex digits'
 
 # Phrases of libyaml's and of PyYAML's own parser; the first that is found counts.
 _SYNTAX = (
@@ -55,8 +57,8 @@ _SYNTAX = (
     ),
     (
         r"Unicode character escape",
-        "this escape is no character",
-        'write the character itself, or "\\U" and eight hex digits',
+        NO_CHARACTER,
+        USE_EIGHT_DIGITS,
     ),
     (
         r"cannot start any token",

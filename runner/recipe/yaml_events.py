@@ -13,7 +13,7 @@ from typing import Any
 from runner.errors import RecipeInvalid
 from runner.recipe.scalars import NotANumber, is_text, plain_value
 from runner.recipe.source import Source, Span, at_span, escape_token
-from runner.recipe.syntax import NO_TABS, TAB, explain
+from runner.recipe.syntax import NO_CHARACTER, NO_TABS, TAB, USE_EIGHT_DIGITS, explain
 from runner.report.diagnostic import Diagnostic
 from runner.report.printable import escaped, quoted
 
@@ -134,7 +134,7 @@ class _Builder:
         self._scalars.append((event.start_mark.index, event.end_mark.index))
         self._set_end(event.end_mark)
         if not event.implicit[0]:
-            return self._checked_text(event, pointer)
+            return self._checked_text(event)
         try:
             return plain_value(event.value)
         except NotANumber as error:
@@ -147,17 +147,11 @@ class _Builder:
             )
             return None
 
-    def _checked_text(self, event: Any, pointer: str) -> str:
+    def _checked_text(self, event: Any) -> str:
+        """Text whose escapes are characters; libyaml's parser has looked already, the other not."""
         value: str = event.value
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            self._problem(
-                "E113",
-                _span(event),
-                "this escape is no character",
-                'write the character itself, or "\\U" and eight hex digits',
-                damages=pointer,
-            )
-            return ""
+            self.stop("E113", _span(event), NO_CHARACTER, USE_EIGHT_DIGITS)
         return value
 
     def _sequence(self, event: Any, pointer: str, depth: int) -> list[Any]:
@@ -208,7 +202,7 @@ class _Builder:
         self._scalars.append((event.start_mark.index, event.end_mark.index))
         self._set_end(event.end_mark)
         if not event.implicit[0]:
-            return self._checked_text(event, pointer)
+            return self._checked_text(event)
         if event.value == "<<":
             self._problem(
                 "E117",
