@@ -1,0 +1,324 @@
+"""Merging by the real script: against PEFT, against memory, against adapters that do not fit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from runner.scripts import floats
+from runner.scripts.safetensors_stream import INDEX, METADATA, ModelFolder, TensorSpec, open_shards
+from tests.data_scripts import SCRIPTS, ScriptRun, run_script
+from tests.lora_files import write_adapter
+from tests.tiny_model import write_tiny_model
+
+Merge = Callable[..., ScriptRun]
+
+
+@pytest.fixture
+def merge(
+    environment_python: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Merge:
+    """Merge an adapter into a model folder."""
+    python = environment_python("export")
+
+    def run(model: Path, adapter: Path, dtype: str = "bfloat16") -> ScriptRun:
+        inputs = {
+            "model": model,
+            "adapter": adapter,
+            "template": model / "chat_template.jinja",
+        }
+        place = tmp_path_factory.mktemp("merge")
+        return run_script(python, "merge", {"dtype": dtype}, inputs, place / "run")
+
+    return run
+
+
+def shapes_of(model: Path) -> dict[str, tuple[int, int]]:
+    """All linear layers of a tiny model."""
+    return {
+        name.removesuffix(".weight"): (weight.shape[0], weight.shape[1])
+        for name, weight in load_file(model / "model.safetensors").items()
+        if name.endswith("_proj.weight")
+    }
+
+
+def in_dtype(model: Path, dtype: str) -> Path:
+    """The folder, its weights rounded to `dtype`."""
+    path = model / "model.safetensors"
+    tensors = load_file(path)
+    path.unlink()
+    kind = floats.DTYPES[dtype]
+    specs = [TensorSpec(name, kind, values.shape) for name, values in tensors.items()]
+    with open_shards(model, specs) as writer:
+        for name, values in tensors.items():
+            writer.write(name, floats.from_f32(values, kind))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"torch_dtype": dtype}))
+    return model
+
+
+def stored(folder: Path) -> dict[str, tuple[str, np.ndarray]]:
+    """dtype and stored values of every tensor."""
+    with ModelFolder(folder) as model:
+        return {name: (spec.dtype, model.read(name)) for name, spec in model.tensors.items()}
+
+
+@pytest.mark.parametrize("base", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("target", ["float32", "bfloat16", "float16"])
+def test_every_weight_is_the_exact_sum_rounded_once(
+    merge: Merge, tmp_path: Path, base: str, target: str
+) -> None:
+    """The oracle: numpy's float64 loop over the rank, element by element in order."""
+    model = write_tiny_model(tmp_path / "model")
+    adapter = write_adapter(tmp_path / "adapter", shapes_of(model), rank=5)
+    in_dtype(model, base)
+    run = merge(model, adapter, target)
+    assert run.returncode == 0, run.log
+    pairs = load_file(adapter / "adapter_model.safetensors")
+    originals = stored(model)
+    for name, (dtype, values) in stored(run.folder / "model").items():
+        assert dtype == floats.DTYPES[target]
+        wide = floats.to_f64(originals[name][1], originals[name][0])
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{stem}.lora_A.weight" in pairs:
+            a = pairs[f"{stem}.lora_A.weight"].astype(np.float64)
+            b = pairs[f"{stem}.lora_B.weight"].astype(np.float64)
+            total = np.zeros(wide.shape)
+            for k in range(5):
+                total = total + np.outer(b[:, k], a[k])
+            wide = total * 2.0 + wide
+        assert np.array_equal(values, floats.from_f64(wide, dtype)), name
+
+
+_PEFT = """
+import sys
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+base = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+PeftModel.from_pretrained(base, sys.argv[2]).merge_and_unload().save_pretrained(sys.argv[3])
+"""
+
+
+def test_the_result_is_pefts_within_one_rounding(
+    merge: Merge,
+    environment_python: Callable[[str], Path],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    adapter = write_adapter(tmp_path / "adapter", shapes_of(model))
+    in_dtype(model, "bfloat16")
+    run = merge(model, adapter)
+    assert run.returncode == 0, run.log
+    subprocess.run(
+        [
+            *(str(environment_python("native")), "-c", _PEFT),
+            *(str(model), str(adapter), str(tmp_path / "peft")),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    ours, theirs = stored(run.folder / "model"), stored(tmp_path / "peft")
+    assert ours.keys() == theirs.keys()
+    base = stored(model)
+    elements = differing = changed = 0
+    for name, (dtype, values) in ours.items():
+        assert dtype == theirs[name][0] == "BF16"
+        distance = np.abs(ordinal(values) - ordinal(theirs[name][1]))
+        assert distance.max() <= 1, name
+        elements += distance.size
+        differing += int(distance.sum())
+        changed += int((values != base[name][1]).sum())
+    record_property("differing_elements", f"{differing} of {elements}")
+    print(f"{differing} of {elements} elements differ from PEFT's, each by one bfloat16 step")
+    assert changed > elements / 4  # the adapter did something
+    assert differing < elements / 1000
+
+
+def ordinal(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 bits as whole numbers in the order of their values: neighbours differ by one."""
+    magnitude = (bits & 0x7FFF).astype(np.int32)
+    return np.where(bits & 0x8000, -magnitude, magnitude)
+
+
+def test_shards_stay_shards_and_everything_else_is_copied(merge: Merge, tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    adapter = write_adapter(tmp_path / "adapter", shapes_of(model))
+    whole = merge(model, adapter, "float32")
+    tensors = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    specs = [TensorSpec(name, "F32", values.shape) for name, values in tensors.items()]
+    with open_shards(model, specs, max_bytes=100_000) as writer:
+        for name, values in tensors.items():
+            writer.write(name, values)
+    sharded = merge(model, adapter, "float32")
+    assert sharded.returncode == 0, sharded.log
+    out = sharded.folder / "model"
+    assert (out / INDEX).read_bytes() == (model / INDEX).read_bytes()
+    assert len(list(out.glob("model-*.safetensors"))) > 2
+    one, many = stored(whole.folder / "model"), stored(out)
+    assert all(np.array_equal(one[name][1], many[name][1]) for name in one)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (out / name).read_bytes() == (model / name).read_bytes()
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_rank_stabilised_scaling_divides_by_the_root(merge: Merge, tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    shapes = {"model.layers.0.mlp.up_proj": (128, 64)}
+    plain = merge(model, write_adapter(tmp_path / "a", shapes, rank=4, lora_alpha=2))
+    rooted = merge(
+        model, write_adapter(tmp_path / "b", shapes, rank=4, lora_alpha=1, use_rslora=True)
+    )
+    assert plain.returncode == rooted.returncode == 0
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert np.array_equal(
+        stored(plain.folder / "model")[name][1], stored(rooted.folder / "model")[name][1]
+    )
+
+
+# --- adapters that cannot be merged
+
+
+@pytest.mark.parametrize(
+    ("shapes", "settings", "code", "words"),
+    [
+        ({"model.layers.9.mlp.up_proj": (128, 64)}, {}, "E341", "no model.layers.9.mlp.up_proj"),
+        (
+            {"model.layers.0.mlp.up_proj": (64, 64)},
+            {},
+            "E341",
+            "[128, 64] in the base and [64, 64]",
+        ),
+        ({"model.layers.0.mlp.up_proj": (128, 64)}, {"use_dora": True}, "E340", "use_dora"),
+        (
+            {"model.layers.0.mlp.up_proj": (128, 64)},
+            {"alpha_pattern": {"up_proj": 3}},
+            "E340",
+            "alpha_pattern",
+        ),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(
+    merge: Merge,
+    tmp_path: Path,
+    shapes: dict[str, tuple[int, int]],
+    settings: dict[str, Any],
+    code: str,
+    words: str,
+) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    run = merge(model, write_adapter(tmp_path / "adapter", shapes, **settings))
+    assert run.returncode == 1
+    assert run.error["code"] == code
+    assert words in run.error["message"]
+    assert not list((run.folder / "model").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        (["lora_A.weight"], "E342"),
+        (["lora_A.weight", "lora_B.weight", "lora_magnitude_vector.weight"], "E340"),
+        (["lora_embedding_A"], "E340"),
+    ],
+)
+def test_no_tensor_of_an_adapter_is_ignored(
+    merge: Merge, tmp_path: Path, names: list[str], code: str
+) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    adapter = write_adapter(tmp_path / "adapter", {"model.layers.0.mlp.up_proj": (128, 64)})
+    stem = "base_model.model.model.layers.0.mlp.up_proj"
+    shapes = {"lora_A.weight": (8, 64), "lora_B.weight": (128, 8)}
+    tensors = {f"{stem}.{name}": np.zeros(shapes.get(name, (8, 8)), np.float32) for name in names}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    assert merge(model, adapter).error["code"] == code
+
+
+def test_a_damaged_base_is_refused(merge: Merge, tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    adapter = write_adapter(tmp_path / "adapter", shapes_of(model))
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    assert merge(model, adapter).error["code"] == "E342"
+
+
+# --- memory
+
+_PEAK = """
+import resource, runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+_ROWS, _COLUMNS = 4096, 2048  # 16 MiB in bfloat16
+
+
+def deep_model(folder: Path, depth: int) -> tuple[Path, Path]:
+    """A model of `depth` large matrices, and an adapter for all of them."""
+    folder.mkdir()
+    shapes = {f"layers.{layer}.up_proj": (_ROWS, _COLUMNS) for layer in range(depth)}
+    specs = [TensorSpec(f"{name}.weight", "BF16", shape) for name, shape in shapes.items()]
+    zeros = np.zeros((_ROWS, _COLUMNS), np.uint16)
+    with open_shards(folder, specs, max_bytes=64 << 20) as writer:
+        for spec in specs:
+            writer.write(spec.name, zeros)
+    (folder / "config.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text("")
+    return folder, write_adapter(folder / "adapter", shapes, rank=4)
+
+
+def test_memory_does_not_grow_with_the_depth(
+    environment_python: Callable[[str], Path], tmp_path: Path
+) -> None:
+    peaks = []
+    for depth in (2, 16):
+        model, adapter = deep_model(tmp_path / f"model-{depth}", depth)
+        out = tmp_path / f"out-{depth}"
+        (out / "scratch").mkdir(parents=True)
+        spec = {
+            "stage": "merge",
+            "hashed": {"dtype": "bfloat16"},
+            "where": {
+                "inputs": {
+                    "model": str(model),
+                    "adapter": str(adapter),
+                    "template": str(model / "chat_template.jinja"),
+                },
+                "folder": str(out),
+                "scratch": str(out / "scratch"),
+                "events": str(out / "events"),
+            },
+        }
+        (out / "spec.json").write_text(json.dumps(spec))
+        program = str(SCRIPTS / "__main__.py")
+        result = subprocess.run(
+            [
+                *(str(environment_python("export")), "-c", _PEAK, program),
+                *("merge", str(out / "spec.json")),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        peaks.append(int(result.stdout.split("peak")[-1]) << 10)  # bytes
+    largest = _ROWS * _COLUMNS * 2
+    assert peaks[1] - peaks[0] < largest / 2  # 14 more tensors of 16 MiB
+    assert peaks[1] < 12 * largest
+
+
+def test_the_header_carries_one_metadata_key(merge: Merge, tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    run = merge(model, write_adapter(tmp_path / "adapter", shapes_of(model)))
+    with ModelFolder(run.folder / "model") as merged:
+        assert [shard.metadata for shard in merged.shards] == [METADATA]
