@@ -14,7 +14,7 @@ from runner.errors import StageFailed
 from runner.execution.events import EventLog
 from runner.stages.contract import Stage
 from runner.store.atomic import write_atomic
-from runner.system import determinism, environments, process, tools
+from runner.system import determinism, environments, platforms, process, tools
 
 SCRIPTS = Path(runner.__file__).parent / "scripts"
 
@@ -50,7 +50,7 @@ class StageContext:
         role = environment or self.stage.ENVIRONMENT
         assert role is not None, f"stage {self.stage.NAME} names no environment for {name}"
         python = self.environment_python(role)
-        env = determinism.script_env(int(self.platform["threads"]))
+        env = determinism.script_env(platforms.compute_threads())
         stem = self._next_log_stem(name)
         spec_file = self.log_folder / f"{stem}.spec.json"
         write_atomic(spec_file, self._spec_text(spec, env, folder, inputs or {}))
@@ -85,7 +85,7 @@ class StageContext:
         """Run a program under the supervisor and return its stdout; stderr goes to the log."""
         stem = self._next_log_stem(log)
         stdout, stderr = self.log_folder / f"{stem}.out", self.log_folder / f"{stem}.log"
-        hashed = determinism.script_env(int(self.platform["threads"]))
+        hashed = determinism.script_env(platforms.compute_threads())
         result = process.run_child(
             argv,
             env=self._child_env({**hashed, **(env or {})}),

@@ -57,6 +57,7 @@ class Base:
     python: str
     minor: str
     identity: str
+    torch: str
 
 
 def environment_lock_path(role: str) -> Path:
@@ -85,6 +86,16 @@ def identity(role: str) -> str:
             "base": base.identity if base else "",
         }
     )
+
+
+def torch_version(role: str) -> str:
+    """The torch of environment `role`: the base's where it supplies one, else the locked one."""
+    lock = environment_lock_path(role)
+    if base := _base_for(lock):
+        return base.torch
+    found = re.search(r"^torch==([^\s;\\]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None, f"{lock} pins no torch"
+    return found.group(1)
 
 
 def is_built(role: str, cache: Path) -> bool:
@@ -298,8 +309,8 @@ def _image_base(file: Path) -> Base | None:
         facts = json.loads(file.read_bytes())
     except FileNotFoundError:
         return None
-    python = facts.pop("python")
-    return Base(python, _own_minor(), canonical_sha256(facts)) if facts["supplied"] else None
+    python, torch = facts.pop("python"), facts["supplied"].get("torch")
+    return Base(python, _own_minor(), canonical_sha256(facts), torch) if torch else None
 
 
 @functools.cache
@@ -322,7 +333,9 @@ def _asked_base(python: str) -> Base | None:
         ) from None
     minor, have = json.loads(answer.stdout)
     supplied = {name: have[name] for name in SUPPLIED if name in have}
-    return Base(python, minor, canonical_sha256({"supplied": supplied})) if supplied else None
+    if "torch" not in supplied:
+        return None
+    return Base(python, minor, canonical_sha256({"supplied": supplied}), supplied["torch"])
 
 
 def _own_minor() -> str:

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import functools
-import re
 from typing import Any
 
-from runner.system import determinism, hardware
-from runner.system.environments import environment_lock_path
+from runner.system import determinism, environments, hardware
 
 
 @functools.cache
 def current_platform() -> dict[str, Any]:
     """Facts of this machine's platform; `name` is short and fit for a file name."""
-    threads = determinism.thread_count(hardware.available_cpus())
     return hardware.platform_facts(
-        threads=threads, torch_version=locked_torch(), instruction_set=determinism.instruction_set()
+        threads=compute_threads(),
+        torch_version=environments.torch_version("native"),
+        instruction_set=determinism.instruction_set(),
     )
 
 
-@functools.cache
-def locked_torch() -> str:
-    """The torch version that trains, as pinned in environments/native.txt."""
-    text = environment_lock_path("native").read_text(encoding="utf-8")
-    found = re.search(r"^torch==([^\s;\\]+)", text, re.MULTILINE)
-    if found is None:
-        raise ValueError("environments/native.txt pins no torch")
-    return found.group(1)
+def compute_threads() -> int:
+    """Threads that every script computes with on this machine."""
+    return determinism.thread_count(hardware.available_cpus())

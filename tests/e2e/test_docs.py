@@ -14,12 +14,15 @@ from tests.e2e.conftest import Quickstart
 
 pytestmark = pytest.mark.xdist_group("chain")
 
+_COMPOSE = "docker compose"
+_QUICKSTART = "run --rm recipe run recipes/quickstart.yaml"
+
 # Run by other tests: the make targets by this very test run, the container's by tests/container.
 ELSEWHERE = {
     "make test": "this is the test run",
     "make test-container": "tests/container",
-    "docker compose run --rm recipe run recipes/quickstart.yaml": "tests/container/test_compose.py",
-    "docker compose -f compose.yaml -f compose.gpu.yaml run --rm recipe run recipes/quickstart.yaml": (
+    f"{_COMPOSE} {_QUICKSTART}": "tests/container/test_compose.py",
+    f"{_COMPOSE} -f compose.yaml -f compose.gpu.yaml {_QUICKSTART}": (
         "needs a GPU; tests/container/test_compose.py checks the files"
     ),
 }
