@@ -33,7 +33,7 @@ from runner.scripts.split import held_out
 HINTS = {
     "E320": "save the file as UTF-8",
     "E321": "every row is one JSON object; check it with `python -m json.tool --json-lines`",
-    "E322": "docs/recipe.md shows the shape of each format",
+    "E322": "docs/data.md shows the shape of each format",
     "E323": "remove the row, or give it an answer",
     "E325": "raise data.max_length, or set data.too_long to truncate or drop",
     "E326": "change the rows, or choose another data.chat_template",
@@ -59,8 +59,10 @@ def prepare(spec: Spec, events: Events) -> None:
     template = spec.inputs["template"].read_text(encoding="utf-8") if settings["template"] else None
     tokenizer = ChatTokenizer(model, template, end_ids_of(model))
 
-    train_rows = read_files(spec, settings["train"])
-    validation_rows = read_files(spec, settings["validation"])
+    train_rows, problems = read_files(spec, settings["train"])
+    validation_rows, more = read_files(spec, settings["validation"])
+    if problems + more:
+        raise_problems(problems + more)
     if any(row.text is None for row in (*train_rows, *validation_rows)):
         check_template(tokenizer, settings["template"] or "of the model")
     if not settings["validation"]:
@@ -100,8 +102,10 @@ def prepare(spec: Spec, events: Events) -> None:
 # --- rows
 
 
-def read_files(spec: Spec, files: Sequence[dict[str, str]]) -> list[Conversation]:
-    """Conversations of all files in order. Raises ScriptError that names every bad row (ten)."""
+def read_files(
+    spec: Spec, files: Sequence[dict[str, str]]
+) -> tuple[list[Conversation], list[Problem]]:
+    """Conversations of all files in order, and the rows that cannot be used."""
     rows: list[Conversation] = []
     problems: list[Problem] = []
     for file in files:
@@ -115,9 +119,7 @@ def read_files(spec: Spec, files: Sequence[dict[str, str]]) -> list[Conversation
                 hint="name a file with rows in data, or leave it out",
                 code="E324",
             )
-    if problems:
-        raise_problems(problems)
-    return rows
+    return rows, problems
 
 
 def read_file(path: Path, name: str, format_name: str) -> tuple[list[Conversation], list[Problem]]:

@@ -87,10 +87,8 @@ def _unpack_wheel(wheel: str, sha256: str | None, context: Context) -> Path:
 
     uv finds it, so that its own settings decide about the index, proxies and passwords.
     """
-    from uv import find_uv_bin
-
-    from runner.system.downloads import uv_env
     from runner.system.folders import cache_folder
+    from runner.system.uv import index_options, uv_binary, uv_env
 
     target = context.scratch / "wheel"
     shutil.rmtree(target, ignore_errors=True)
@@ -98,10 +96,11 @@ def _unpack_wheel(wheel: str, sha256: str | None, context: Context) -> Path:
     pin = f" --hash=sha256:{sha256}" if sha256 else ""
     requirements.write_text(f"{wheel}{pin}\n", encoding="utf-8")
     python = context.environment_python("data")
-    command = [find_uv_bin(), "pip", "install", "--python", str(python), "--target", str(target)]
+    command = [uv_binary(), "pip", "install", "--python", str(python), "--target", str(target)]
     options = ["--no-deps", "--only-binary", ":all:", "--link-mode", "copy"]
     if sha256:
         options.append("--require-hashes")
+    options += index_options()
     try:
         context.run_program(
             [*command, *options, "--requirements", str(requirements)],
