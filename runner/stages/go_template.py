@@ -70,6 +70,13 @@ def choose(prompts: Sequence[Prompt], families: Sequence[Family] = FAMILIES) -> 
     Raises StageFailed (E551) naming, for the family that gets furthest, the first prompt that
     differs, with both texts.
     """
+    if not prompts:
+        raise StageFailed(
+            "there is no prompt to find the Ollama template by: the model has no chat template",
+            hint="give one: data.chat_template",
+            code="E551",
+            stage="ollama",
+        )
     best: tuple[int, Family, str | None] | None = None
     for family in families:
         system = default_system(family, prompts)
@@ -145,9 +152,7 @@ def _rendered_right(family: Family, system: str | None, prompts: Sequence[Prompt
 
 def _choice(family: Family, system: str | None) -> Choice:
     if system == "":
-        # The trim marker of the second part would eat the newline that the first one writes.
-        template = family.go_empty_system + family.go_template.replace("{{- ", "{{ ", 1)
-        return Choice(family.name, template, None, family.stop)
+        return Choice(family.name, family.go_empty_system + family.go_template, None, family.stop)
     return Choice(family.name, family.go_template, system, family.stop)
 
 

@@ -7,7 +7,6 @@ address is written here. Every file is checked against its pinned sha256.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import MachineCannot
+from runner.system import uv
 
 ATTEMPTS = 4
 TIMEOUT_SECONDS = 60
@@ -70,17 +70,10 @@ def fetch_sdist(pin: Pin, folder: Path, cache: Path) -> Path:
     return path
 
 
-def uv_env(cache: Path) -> dict[str, str]:
-    """The environment of every uv we start: its cache inside ours, never another Python."""
-    return {**os.environ, "UV_CACHE_DIR": str(cache / "uv"), "UV_PYTHON_DOWNLOADS": "never"}
-
-
 def _run_uv(arguments: list[str], what: str, cache: Path, cwd: Path | None = None) -> None:
-    from uv import find_uv_bin
-
-    command = [find_uv_bin(), *arguments]
+    command = [uv.uv_binary(), *arguments, *uv.index_options()]
     result = subprocess.run(
-        command, env=uv_env(cache), cwd=cwd, capture_output=True, text=True, check=False
+        command, env=uv.uv_env(cache), cwd=cwd, capture_output=True, text=True, check=False
     )
     if result.returncode != 0:
         raise _cannot_get(what, result.stderr)
