@@ -1,4 +1,4 @@
-"""Measure the deployed model: how fast it answers, in how much memory, and whether it says the same.
+"""Measure the deployed model: how fast it answers, in how much memory, and what it says.
 
 Speeds are Ollama's own counters and the wall clock, repeated after a warm-up, shown with their
 spread. Greedy answers are compared with those of the merged model in Transformers.
@@ -166,7 +166,8 @@ def chat(
     client = ollama.Client(host=url, trust_env=False, timeout=ANSWER_SECONDS)
     options = {"temperature": 0, "num_predict": max_tokens, "repeat_penalty": 1.0, "seed": 0}
     try:
-        yield from client.chat(model=name, messages=messages, stream=True, options=options)
+        for part in client.chat(model=name, messages=messages, stream=True, options=options):
+            yield part.model_dump()
     except httpx.HTTPError as error:
         raise NoAnswer(f"{url}: {error or type(error).__name__}") from error
 
