@@ -44,6 +44,8 @@ def check_recipe(path: Path) -> tuple[Recipe | None, list[Diagnostic]]:
 
 def _check_source(source: Source) -> tuple[Recipe | None, list[Diagnostic]]:
     problems = list(source.problems)
+    if source.is_damaged("") and not isinstance(source.data, dict):
+        return None, problems
     unfit = _unfit(source)
     if unfit is not None:
         return None, [*problems, _diagnostic(source, unfit)]
@@ -59,8 +61,6 @@ def _check_source(source: Source) -> tuple[Recipe | None, list[Diagnostic]]:
 
 def _unfit(source: Source) -> Finding | None:
     """A file that the schema says nothing useful about: no mapping, or a newer schema."""
-    if source.is_damaged(""):
-        return None
     if not isinstance(source.data, dict):
         message = f"a recipe is a mapping of keys to values, not {describe(source.data)}"
         return Finding("E121", "", message, "start from recipes/quickstart.yaml")
@@ -75,7 +75,7 @@ def _unsound_sections(source: Source, schema: Schema, found: list[Finding]) -> s
     """Top-level keys about which checks would only repeat, or wrongly add to, what was found."""
     properties: dict[str, Any] = schema["properties"]
     cut_short = any(finding.code == "E124" for finding in found)
-    if not isinstance(source.data, dict) or source.is_damaged("") or cut_short:
+    if source.is_damaged("") or cut_short:
         return set(properties)
     unsound = {key for key in schema["required"] if key not in source.data}
     for pointer in (*(each.pointer for each in found), *source.damaged):

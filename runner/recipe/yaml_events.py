@@ -6,6 +6,7 @@ parser is used where PyYAML has it, else PyYAML's own; a test holds the two to t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from runner.report.printable import escaped, quoted
 MAX_DEPTH = 32
 MAX_EVENTS = 20_000
 MAX_PROBLEMS = 100
+
+_TIGHT_COMMENT = re.compile(r"[|>][0-9+-]*#")  # behind the sign of a block of text
 
 
 def build(text: str, path: Path, *, pure: bool = False) -> Source:
@@ -67,7 +70,7 @@ class _Builder:
         self.damaged: set[str] = set()
         self.problems: list[Diagnostic] = []
         self.stopped = False
-        self._scalars: list[tuple[int, int]] = []  # [start, end) in characters of the text
+        self._scalars: list[tuple[int, int, bool]] = []  # start, end in characters; in quotes?
         self._end = (1, 1)  # line and column behind the last token
         self._events: Iterator[Any] = iter(())
         self._count = 0
@@ -131,9 +134,8 @@ class _Builder:
         return value
 
     def _scalar(self, event: Any, pointer: str) -> Any:
-        self._scalars.append((event.start_mark.index, event.end_mark.index))
-        self._set_end(event.end_mark)
-        if not event.implicit[0]:
+        self._note_scalar(event)
+        if event.style or event.tag:
             return self._checked_text(event)
         try:
             return plain_value(event.value)
@@ -148,8 +150,10 @@ class _Builder:
             return None
 
     def _checked_text(self, event: Any) -> str:
-        """Text whose escapes are characters; libyaml's parser has looked already, the other not."""
+        """Quoted text. Refuses what only one of the two parsers lets through."""
         value: str = event.value
+        if _TIGHT_COMMENT.match(self.text, event.start_mark.index):
+            self.stop("E113", _span(event), "a comment needs a space before it", 'write " #"')
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             self.stop("E113", _span(event), NO_CHARACTER, USE_EIGHT_DIGITS)
         return value
@@ -199,9 +203,8 @@ class _Builder:
                     damages=pointer,
                 )
             return None
-        self._scalars.append((event.start_mark.index, event.end_mark.index))
-        self._set_end(event.end_mark)
-        if not event.implicit[0]:
+        self._note_scalar(event)
+        if event.style or event.tag:
             return self._checked_text(event)
         if event.value == "<<":
             self._problem(
@@ -272,20 +275,26 @@ class _Builder:
             column = end - self.text.rfind("\n", 0, end)
         self._end = (line, column)
 
+    def _note_scalar(self, event: Any) -> None:
+        start, end = event.start_mark.index, event.end_mark.index
+        self._scalars.append((start, end, bool(event.style)))
+        self._set_end(event.end_mark)
+
     def _refuse_tabs(self) -> None:
-        """A tab between values means another thing to each parser; inside a value it is text."""
+        """A tab means another thing to each parser, but for quotes, blocks of text, comments."""
         position = self.text.find("\t")
+        beyond = (len(self.text) + 1, len(self.text) + 1, False)
         scalars = iter(self._scalars)
-        start, end = next(scalars, (len(self.text), len(self.text)))
+        start, end, in_quotes = next(scalars, beyond)
         behind = 0  # end of the last scalar before the tab
         while position >= 0:
             while end <= position:
                 behind = end
-                start, end = next(scalars, (len(self.text), len(self.text)))
-            line_start = max(behind, self.text.rfind("\n", 0, position) + 1)
-            if start <= position:
+                start, end, in_quotes = next(scalars, beyond)
+            gap = max(behind, self.text.rfind("\n", 0, position) + 1)
+            if start <= position and in_quotes:
                 position = self.text.find("\t", end)
-            elif "#" in self.text[line_start:position]:
+            elif start > position and "#" in self.text[gap:position]:
                 line_end = self.text.find("\n", position)
                 position = self.text.find("\t", line_end) if line_end >= 0 else -1
             else:

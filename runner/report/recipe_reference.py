@@ -19,7 +19,7 @@ and the line that each given value comes from.
 
 - YAML 1.2, one document, UTF-8. `true` and `false` are the only booleans; `on` and `yes` are text.
 - Unknown and duplicate keys are errors. Refused are tags, anchors, aliases, merge keys (`<<`), tabs
-  outside of values, infinite numbers, and files of more than 256 KiB.
+  outside of quotes, infinite numbers, and files of more than 256 KiB.
 - A path is relative to the recipe's folder. Links resolved, it stays under the project root: the
   nearest folder above with a `.git`, else the recipe's folder. Only `model.path` may be absolute.
 - A missing section (`evaluate`, `merge`, `gguf`, `ollama`, `benchmark`) is a stage that is not part

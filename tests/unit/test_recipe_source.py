@@ -188,9 +188,18 @@ def test_what_is_no_readable_file_is_refused_without_waiting(tmp_path: Path) -> 
         assert [(d.code, d.line) for d in caught.value.diagnostics] == [("E101", 0)]
 
 
-def test_a_tab_inside_of_a_value_or_a_comment_is_text() -> None:
-    assert parse('a: "x\ty"  # a\ttab\nb: x\ty\n').data == {"a": "x\ty", "b": "x\ty"}
+def test_a_tab_in_quotes_in_a_block_or_in_a_comment_is_text() -> None:
+    assert parse("a: \"x\ty\"  # a\ttab\nb: '#\t'\n").data == {"a": "x\ty", "b": "#\t"}
     assert parse("a: |\n  x\ty\nb: 1\n").data == {"a": "x\ty\n", "b": 1}
+
+
+@pytest.mark.parametrize("text", ["a: x\ty\n", "a: x#\ty\n", "a:\tx\n", "a: x\t#\n", "\ta: x\n"])
+@pytest.mark.parametrize("pure", [False, True], ids=["libyaml", "pure"])
+def test_any_other_tab_is_refused_by_both_parsers(text: str, pure: bool) -> None:
+    with pytest.raises(RecipeInvalid) as caught:
+        build(text, HERE, pure=pure)
+    (diagnostic,) = caught.value.diagnostics
+    assert (diagnostic.code, diagnostic.column) == ("E114", text.index("\t") + 1)
 
 
 def same_with_both_parsers(text: str) -> None:
