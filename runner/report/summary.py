@@ -63,7 +63,9 @@ def _answers(folder: Path) -> list[dict[str, Any]]:
     path = folder / "evaluation" / "answers.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines: answers may hold U+2028, which it takes for the end of a line.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 def _artifacts(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
