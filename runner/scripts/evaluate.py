@@ -164,24 +164,30 @@ def questions(spec: Spec, tokenizer: Any) -> list[dict[str, Any]]:
 
 def samples(spec: Spec) -> list[dict[str, Any]]:
     """The first held-out prompts, with what their rows answer."""
-    references = {
-        number: conversation["messages"]
-        for number, conversation in json_lines(spec.inputs["references"])
-    }
+    rows = [line["messages"] for _, line in json_lines(spec.inputs["references"])]
     held_out = [
         line for _, line in json_lines(spec.inputs["prompts"]) if line["kind"] == "validation"
     ]
-    chosen = []
-    for number, prompt in enumerate(held_out[: spec.hashed["samples"]], 1):
-        chosen.append(
-            {
-                "kind": "sample",
-                "question": prompt["messages"][-1]["content"],
-                "reference": references[number][-1]["content"],
-                "ids": prompt["ids"],
-            }
-        )
-    return chosen
+    return [
+        {
+            "kind": "sample",
+            "question": prompt["messages"][-1]["content"],
+            "reference": answer_after_last_question(rows[row_of(prompt["id"])]),
+            "ids": prompt["ids"],
+        }
+        for prompt in held_out[: spec.hashed["samples"]]
+    ]
+
+
+def row_of(prompt_id: str) -> int:
+    """`validation-00003` was made of the third held-out row: 2."""
+    return int(prompt_id.rpartition("-")[2]) - 1
+
+
+def answer_after_last_question(messages: list[dict[str, str]]) -> str:
+    """What stands behind the last user turn."""
+    last = max(index for index, turn in enumerate(messages) if turn["role"] == "user")
+    return messages[last + 1]["content"]
 
 
 def score(asked: list[dict[str, Any]]) -> dict[str, int]:
