@@ -70,10 +70,8 @@ class Job:
 
     def failed(self, argv: list[str], result: process.ChildResult) -> MachineCannot:
         """What to tell about a step that did not succeed."""
-        program = Path(argv[0]).name
         return MachineCannot(
-            f"building {self.name} failed: {program} {process.describe_exit(result)}"
-            f"{_last_words(self.log)}",
+            f"building {self.name} failed: {process.describe_exit(result)}{_last_words(self.log)}",
             hint=f"read {self.log}; the same command goes on where the build stopped",
             code="E423",
         )
@@ -98,9 +96,8 @@ class Job:
         target = self.work / "wheels"
         if not target.is_dir():
             partial = _fresh(self.work / "wheels.partial")
-            install_wheels(
-                [pin_of_wheel(name) for name in self.pins["wheels"]], partial, self.cache
-            )
+            pins = [pin_of_wheel(name) for name in self.pins["wheels"]]
+            install_wheels(pins, partial, self.work)  # 300 MB that nobody needs a second time
             partial.rename(target)
         return target
 

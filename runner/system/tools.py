@@ -121,6 +121,7 @@ def _build(name: str, folder: Path, cache: Path, say: Say, lock: Lock) -> None:
     check_machine(read_lock()["tools"]["llama.cpp"]["machine_needs"])
     work = cache / "tools" / f".{folder.name}.building"
     work.mkdir(parents=True, exist_ok=True)
+    (cache / "tools" / f"{name}.log").write_bytes(b"")
     job = tool_builds.Job(name, read_lock()["tools"][name], work, cache, say, lock.fd)
     root = tool_builds.BUILDERS[name](job)
     _finish(root, name, folder)
