@@ -1,0 +1,71 @@
+"""Backend `native`: Hugging Face's own trainers, in scripts of this project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Adapter, Recipe
+
+ENVIRONMENT = "native"
+
+_SCRIPTS = {"sft": "train_native"}
+_SETTINGS = (
+    "method",
+    "max_steps",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "bf16",
+    "gradient_checkpointing",
+)
+
+
+def script(recipe: Recipe) -> str:
+    """Name of the script that trains."""
+    return _SCRIPTS[recipe.train.method]
+
+
+def spec(recipe: Recipe) -> dict[str, Any]:
+    """Settings under the trainer's own names, and what of model and data it must know."""
+    return {
+        **{name: getattr(recipe.train, name) for name in _SETTINGS},
+        "seed": recipe.seed,
+        "dtype": recipe.model.dtype,
+        "attn_implementation": recipe.model.attn_implementation,
+        "adapter": _adapter(recipe.train.adapter),
+        "packing": recipe.data.packing,
+        "has_prompts": all(file.format != "text" for file in recipe.data.train),
+    }
+
+
+def cannot_honour(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """What schema 1 can say and this backend cannot do."""
+    targets = recipe.train.adapter.target_modules
+    if not isinstance(targets, str) and "lm_head" in targets:
+        yield (
+            "/train/adapter/target_modules",
+            "the native backend does not put an adapter on lm_head",
+        )
+    if recipe.model.dtype == "float16" and recipe.train.bf16:
+        yield "/train/bf16", "bf16 autocast over float16 weights mixes two 16-bit formats"
+
+
+def _adapter(adapter: Adapter) -> dict[str, Any]:
+    if adapter.type == "none":
+        return {"type": "none"}
+    targets = adapter.target_modules
+    return {
+        "type": adapter.type,
+        "r": adapter.r,
+        "lora_alpha": adapter.lora_alpha,
+        "lora_dropout": adapter.lora_dropout,
+        "target_modules": targets if isinstance(targets, str) else sorted(targets),
+    }

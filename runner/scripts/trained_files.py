@@ -1,0 +1,52 @@
+"""Write what was trained: bytes that depend on the weights and settings alone, no path, no host."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from runner.scripts.model_folder import COPIED, read_json, write_json
+
+
+def write_adapter(model: Any, folder: Path) -> None:
+    """`adapter_model.safetensors` as PEFT writes it, and a sorted `adapter_config.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: weight.detach().cpu().contiguous()
+        for name, weight in get_peft_model_state_dict(model).items()
+    }
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = plain(model.peft_config["default"].to_dict())
+    config |= {"base_model_name_or_path": None, "revision": None, "inference_mode": True}
+    write_json(folder / "adapter_config.json", config)
+
+
+def write_model(model: Any, folder: Path, inputs: dict[str, Path]) -> None:
+    """A complete model folder: float32 weights as trained, all else as the base has it.
+
+    `inputs`: `model`, the base's folder, and `template`, the chat template in use.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    base = inputs["model"]
+    write_json(folder / "config.json", read_json(base / "config.json") | {"dtype": "float32"})
+    for name in ("generation_config.json", "tokenizer_config.json", *COPIED):
+        (folder / name).unlink(missing_ok=True)
+        if (base / name).exists():
+            shutil.copyfile(base / name, folder / name)
+    shutil.copyfile(inputs["template"], folder / "chat_template.jinja")
+
+
+def plain(value: Any) -> Any:
+    """JSON data: sets sorted, enumerations as their values."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(plain(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return getattr(value, "value", value)

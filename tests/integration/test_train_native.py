@@ -1,0 +1,396 @@
+"""Training a tiny model by the native backend: equal bytes, resume, and errors that help."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.tiny_model import write_tiny_model
+from tests.training_runs import Finished, ScriptRun, WarmInterpreter, documents, write_tokens
+
+LORA = {
+    "type": "lora",
+    "r": 4,
+    "lora_alpha": 8,
+    "lora_dropout": 0.1,
+    "target_modules": "all-linear",
+}
+# 13 rows in batches of 2, two batches a step: 4 steps an epoch, the last one with a single row
+SETTINGS: dict[str, Any] = {
+    "method": "sft",
+    "max_steps": 6,
+    "num_train_epochs": None,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 0.01,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 1,
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+    "optim": "adamw_torch",
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "seed": 42,
+    "dtype": "float32",
+    "attn_implementation": "sdpa",
+    "adapter": LORA,
+    "packing": False,
+    "has_prompts": False,  # random bytes, not conversations
+}
+ADAPTER = "adapter/adapter_model.safetensors"
+ROWS = [[document] for document in documents(13)]
+PACKS = [documents(3, seed=seed) for seed in range(13)]
+
+Trainer = Callable[..., ScriptRun]
+Finish = Callable[[ScriptRun], Finished]
+Refused = Callable[[ScriptRun], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="module")
+def warm(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
+    interpreter = WarmInterpreter(environment_python("native"))
+    yield interpreter
+    interpreter.close()
+
+
+@pytest.fixture(scope="module")
+def trainer(
+    environment_python: Callable[[str], Path],
+    model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Trainer:
+    """Make a training of the tiny model; keywords replace settings."""
+
+    def make(
+        rows: Any = ROWS,
+        *,
+        packed: bool = False,
+        save_steps: int = 1000,
+        base: Path = model,
+        **settings: Any,
+    ) -> ScriptRun:
+        place = tmp_path_factory.mktemp("training")
+        tokens = write_tokens(place / "train.tokens.safetensors", rows, packed=packed)
+        return ScriptRun(
+            environment_python("native"),
+            "train_native",
+            {"settings": SETTINGS | {"packing": packed} | settings, "save_steps": save_steps},
+            {"model": base, "tokens": tokens, "template": base / "chat_template.jinja"},
+            place,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(trainer: Trainer, finish: Finish) -> Callable[[bool], Finished]:
+    """The result without any checkpoint before the end, of rows or of packs."""
+    done: dict[bool, Finished] = {}
+
+    def result(packed: bool) -> Finished:
+        if packed not in done:
+            done[packed] = finish(trainer(PACKS if packed else ROWS, packed=packed))
+        return done[packed]
+
+    return result
+
+
+@pytest.fixture(scope="module")
+def finish(warm: WarmInterpreter) -> Finish:
+    """Run to the end, which must be a good one."""
+
+    def run_to_end(run: ScriptRun) -> Finished:
+        result = run.finish(warm)
+        assert result.status == 0, result.log
+        return result
+
+    return run_to_end
+
+
+def trace(result: Finished) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.files()["trace.jsonl"].splitlines()]
+
+
+# --- equal bytes
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["rows", "packs"])
+def test_two_trainings_with_dropout_give_the_same_bytes(
+    trainer: Trainer, uninterrupted: Callable[[bool], Finished], packed: bool
+) -> None:
+    run = trainer(PACKS if packed else ROWS, packed=packed)
+    again = run.finish_cold(LC_ALL="C", TZ="Asia/Tokyo", USER="somebody")
+    assert again.status == 0, again.log
+    assert sorted(again.files()) == ["adapter/adapter_config.json", ADAPTER, "trace.jsonl"]
+    assert again.files() == uninterrupted(packed).files()
+
+
+def test_the_adapter_configuration_says_nothing_of_the_machine(
+    uninterrupted: Callable[[bool], Finished],
+) -> None:
+    text = uninterrupted(False).files()["adapter/adapter_config.json"].decode()
+    config = json.loads(text)
+    assert "/" not in text
+    assert config["base_model_name_or_path"] is None
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0.1)
+
+
+def test_the_trace_has_a_line_a_step_and_no_clock(
+    uninterrupted: Callable[[bool], Finished],
+) -> None:
+    lines = trace(uninterrupted(False))
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all(set(line) == {"step", "loss", "grad_norm", "learning_rate"} for line in lines)
+    assert [line["learning_rate"] for line in lines[:2]] == [0.0, 0.01]  # one step of warm-up
+
+
+def test_every_step_reports_loss_tokens_memory_and_time_left(
+    uninterrupted: Callable[[bool], Finished],
+) -> None:
+    steps = [event for event in uninterrupted(False).events if event["event"] == "progress"]
+    assert [(event["step"], event["total"]) for event in steps] == [(n, 6) for n in range(1, 7)]
+    for event in steps:
+        tokens = event["tokens"]
+        assert 0 < tokens["supervised"] < tokens["non_pad"] <= tokens["padded"]
+        assert event["memory"] > 50e6
+        assert event["tokens_per_second"] > 0
+    assert steps[-1]["eta"] == 0
+    first_epoch = sum(event["tokens"]["non_pad"] for event in steps[:4])
+    assert first_epoch == sum(len(tokens) for row in ROWS for tokens, _ in row)
+
+
+# --- what is computed
+
+
+def test_packs_compute_what_their_documents_compute_apart(trainer: Trainer, finish: Finish) -> None:
+    pairs = [documents(2, seed=seed) for seed in range(4)]
+    apart = [[document] for pair in pairs for document in pair]
+    still = {
+        "max_steps": 1,
+        "gradient_accumulation_steps": 1,
+        "adapter": LORA | {"lora_dropout": 0.0},
+    }
+    packed = finish(trainer(pairs, packed=True, per_device_train_batch_size=4, **still))
+    plain = finish(trainer(apart, per_device_train_batch_size=8, **still))
+    assert trace(packed)[0]["loss"] == pytest.approx(trace(plain)[0]["loss"], rel=1e-6)
+    assert trace(packed)[0]["grad_norm"] == pytest.approx(trace(plain)[0]["grad_norm"], rel=1e-5)
+
+
+def test_accumulated_batches_count_every_token_once(trainer: Trainer, finish: Finish) -> None:
+    still = {"max_steps": 3, "warmup_steps": 0, "adapter": LORA | {"lora_dropout": 0.0}}
+    rows = ROWS[:8]
+    parts = finish(
+        trainer(rows, per_device_train_batch_size=1, gradient_accumulation_steps=4, **still)
+    )
+    whole = finish(
+        trainer(rows, per_device_train_batch_size=4, gradient_accumulation_steps=1, **still)
+    )
+    for part, all_at_once in zip(trace(parts), trace(whole), strict=True):
+        assert part["loss"] == pytest.approx(all_at_once["loss"], rel=1e-4)
+
+
+def test_gradient_checkpointing_changes_no_byte(
+    trainer: Trainer, uninterrupted: Callable[[bool], Finished], finish: Finish
+) -> None:
+    saving = finish(trainer(gradient_checkpointing=True))
+    assert saving.files() == uninterrupted(False).files()
+
+
+def test_bfloat16_is_explicit_and_repeatable(
+    trainer: Trainer, uninterrupted: Callable[[bool], Finished], finish: Finish
+) -> None:
+    short = {"max_steps": 2}
+    autocast = [finish(trainer(bf16=True, **short)).files() for _ in range(2)]
+    assert autocast[0] == autocast[1]
+    weights = finish(trainer(dtype="bfloat16", **short)).files()
+    assert len({autocast[0][ADAPTER], weights[ADAPTER], uninterrupted(False).files()[ADAPTER]}) == 3
+    stored = load_file_of(weights[ADAPTER])
+    assert {tensor.dtype for tensor in stored.values()} == {np.dtype(np.float32)}
+
+
+def load_file_of(content: bytes) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load
+
+    return load(content)
+
+
+def test_full_fine_tuning_writes_a_whole_model(
+    trainer: Trainer, model: Path, finish: Finish
+) -> None:
+    settings = {"adapter": {"type": "none"}, "max_steps": 2, "warmup_steps": 0}
+    results = [finish(trainer(**settings)).files() for _ in range(2)]
+    assert results[0] == results[1]
+    before = load_file(model / "model.safetensors")
+    after = load_file_of(results[0]["model/model.safetensors"])
+    assert after.keys() == before.keys()
+    assert all((after[name] != before[name]).any() for name in before)
+    assert {tensor.dtype for tensor in after.values()} == {np.dtype(np.float32)}
+    assert json.loads(results[0]["model/config.json"])["dtype"] == "float32"
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert results[0][f"model/{name}"] == (model / name).read_bytes()
+
+
+# --- resume
+
+
+@pytest.mark.parametrize(
+    ("step", "packed"),
+    [(1, False), (3, True), (4, False), (5, True)],
+    ids=["early", "mid-epoch", "epoch boundary", "second epoch"],
+)
+def test_a_killed_training_goes_on_to_the_same_bytes(
+    trainer: Trainer,
+    uninterrupted: Callable[[bool], Finished],
+    step: int,
+    packed: bool,
+    finish: Finish,
+    warm: WarmInterpreter,
+) -> None:
+    run = trainer(PACKS if packed else ROWS, packed=packed, save_steps=1)
+    process = run.start(warm)
+    run.wait_for_step(process, step + 1)  # step's checkpoint is complete, the next perhaps half
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not any(run.folder.iterdir())
+    resumed = finish(run)
+    assert resumed.measures()["steps_trained_now"] <= 6 - step
+    assert resumed.files() == uninterrupted(packed).files()
+
+
+def test_only_complete_checkpoints_count_and_a_finished_training_is_written_again(
+    trainer: Trainer, uninterrupted: Callable[[bool], Finished], finish: Finish
+) -> None:
+    run = trainer(save_steps=2)
+    finish(run)
+    checkpoints = run.scratch / "checkpoints"
+    assert sorted(path.name for path in checkpoints.glob("*-*")) == ["checkpoint-4", "checkpoint-6"]
+
+    again = finish(run)  # as after a kill between the last step and the outputs
+    assert again.measures()["steps_trained_now"] == 0
+    assert again.files() == uninterrupted(False).files()
+
+    (checkpoints / "checkpoint-6" / "COMPLETE.json").unlink()
+    (checkpoints / "checkpoint-6" / "optimizer.pt").write_bytes(b"half")
+    again = finish(run)
+    assert again.measures()["steps_trained_now"] == 2
+    assert again.files() == uninterrupted(False).files()
+
+
+def test_a_termination_signal_ends_the_training_at_once(
+    trainer: Trainer, warm: WarmInterpreter
+) -> None:
+    run = trainer(max_steps=100000)
+    process = run.start(warm)
+    run.wait_for_step(process, 2)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == -signal.SIGTERM
+    assert time.monotonic() - asked < 5
+    assert not any(run.folder.iterdir())
+
+
+# --- errors
+
+
+@pytest.fixture(scope="module")
+def refused(warm: WarmInterpreter) -> Refused:
+    """Run to an error event that names no traceback, and leave nothing behind."""
+
+    def run_to_error(run: ScriptRun) -> dict[str, Any]:
+        result = run.finish(warm)
+        assert result.status == 1, result.log
+        assert "Traceback" not in result.log
+        assert not result.files()
+        return result.error()
+
+    return run_to_error
+
+
+def chat(*turns: tuple[str, str]) -> tuple[list[int], list[int]]:
+    """Ids and mask of a conversation in the tiny model's ChatML: one token a byte, from 3 on."""
+    ids: list[int] = []
+    mask: list[int] = []
+    for role, content in turns:
+        head = [1, *(3 + byte for byte in f"{role}\n".encode())]
+        said = [*(3 + byte for byte in content.encode()), 2]
+        ids += [*head, *said, 3 + 10]
+        mask += [0] * len(head) + [int(role == "assistant")] * len(said) + [0]
+    return ids, mask
+
+
+TALK = [("user", "Hi"), ("assistant", "Hello."), ("user", "And?"), ("assistant", "Bye.")]
+
+
+def test_every_answer_of_a_conversation_is_trained_on(trainer: Trainer, finish: Finish) -> None:
+    result = finish(trainer([[chat(*TALK)]], has_prompts=True, max_steps=1))
+    (step,) = [event for event in result.events if event["event"] == "progress"]
+    assert step["tokens"]["supervised"] == len("Hello.") + 1 + len("Bye.") + 1
+
+
+@pytest.mark.parametrize("shift", [-1, 1, -12])
+def test_a_label_on_the_prompt_is_refused(trainer: Trainer, refused: Refused, shift: int) -> None:
+    ids, mask = chat(*TALK)
+    moved = [
+        mask[index - shift] if 0 <= index - shift < len(mask) else 0 for index in range(len(mask))
+    ]
+    error = refused(trainer([[chat(*TALK)], [(ids, moved)]], has_prompts=True))
+    assert error["code"] == "E515"
+    assert "row 2 of train.tokens.safetensors: a label covers the prompt" in error["message"]
+
+
+def test_an_answer_that_goes_on_into_the_next_turn_is_refused(
+    trainer: Trainer, refused: Refused
+) -> None:
+    ids, mask = chat(*TALK)
+    first, last = mask.index(1), len(mask) - 1
+    running_on = [int(first <= index < last) for index in range(len(mask))]
+    error = refused(trainer([[(ids, running_on)]], has_prompts=True))
+    assert (error["code"], "goes on into the next turn" in error["message"]) == ("E515", True)
+
+
+def test_a_row_without_labels_is_refused(trainer: Trainer, refused: Refused) -> None:
+    tokens, _ = documents(1)[0]
+    error = refused(trainer([*ROWS[:2], [(tokens, [0] * len(tokens))]]))
+    assert (error["code"], "row 3" in error["message"]) == ("E515", True)
+
+
+def test_a_token_beyond_the_vocabulary_is_refused(trainer: Trainer, refused: Refused) -> None:
+    error = refused(trainer([[([5, 6, 999], [0, 1, 1])]]))
+    assert (error["code"], "999" in error["message"]) == ("E514", True)
+
+
+def test_an_unknown_target_module_names_the_real_ones(trainer: Trainer, refused: Refused) -> None:
+    error = refused(trainer(adapter=LORA | {"target_modules": ["q_proj", "qproj"]}))
+    assert error["code"] == "E516"
+    assert error["message"] == "the model has no linear layer named qproj"
+    assert "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in error["hint"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(
+    trainer: Trainer, model: Path, tmp_path: Path, refused: Refused
+) -> None:
+    broken = write_tiny_model(tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = np.inf
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    error = refused(trainer(base=broken))
+    assert (error["code"], "at step 1" in error["message"]) == ("E517", True)
+
+
+def test_a_processor_cap_without_effect_is_refused(trainer: Trainer) -> None:
+    result = trainer().finish_cold(ATEN_CPU_CAPABILITY="no-such-set")
+    assert (result.status, result.error()["code"]) == (1, "E518")
