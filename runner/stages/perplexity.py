@@ -14,7 +14,7 @@ from pathlib import Path
 from runner.errors import StageFailed
 from runner.stages.contract import Context, Outputs
 from runner.stages.prompts import read_prompts
-from runner.system import llama_server
+from runner.system import hardware, llama_server
 
 CONTEXTS = (256, 128, 64, 32)  # tokens; the largest with enough chunks is taken
 CHUNKS_WANTED = 8
@@ -92,7 +92,7 @@ def of_file(protocol: Protocol, file: Path, tool: Path, context: Context) -> flo
     what = ["--model", str(file), "--file", str(protocol.text), "--no-escape"]
     how = ["--ctx-size", str(protocol.context), "--batch-size", str(protocol.context)]
     most = ["--chunks", str(protocol.chunks), "--offline"]
-    threads = ["--threads", str(context.platform["threads"])]
+    threads = ["--threads", str(hardware.available_cpus())]
     said = context.run_program(
         [str(tool / "bin" / "llama-perplexity"), *what, *how, *most, *threads],
         log=f"perplexity-{file.stem}",

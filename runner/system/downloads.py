@@ -24,6 +24,7 @@ from runner.system import uv
 
 ATTEMPTS = 4
 TIMEOUT_SECONDS = 60
+_OTHER_BYTES = "the index or a proxy serves another file; use one that serves the original"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,12 @@ def _run_uv(arguments: list[str], what: str, cache: Path, cwd: Path | None = Non
     result = subprocess.run(
         command, env=uv.uv_env(cache), cwd=cwd, capture_output=True, text=True, check=False
     )
+    if "hash mismatch" in result.stderr.lower():
+        raise MachineCannot(
+            f"{what} from the package index has another sha256 than the pinned one",
+            hint=_OTHER_BYTES,
+            code="E422",
+        )
     if result.returncode != 0:
         raise _cannot_get(what, result.stderr)
 
@@ -134,7 +141,7 @@ def _download(address: str, path: Path, expected: str) -> None:
         partial.unlink()
         raise MachineCannot(
             f"{what} from the package index has sha256 {actual}, but {expected} is pinned",
-            hint="the index or a proxy serves another file; use one that serves the original",
+            hint=_OTHER_BYTES,
             code="E422",
         )
     partial.replace(path)
@@ -148,6 +155,8 @@ def _stream(address: str, path: Path) -> Path:
         partial.open("wb") as file,
     ):
         shutil.copyfileobj(response, file, 1 << 20)
+        if response.length:  # what is left; reading in pieces does not complain about a short body
+            raise ConnectionError(f"broke off, {response.length} bytes are missing")
     return partial
 
 
