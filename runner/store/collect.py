@@ -14,6 +14,7 @@ from pathlib import Path
 
 from runner.errors import Busy
 from runner.store.atomic import TEMPORARY_SUFFIX, disk_errors
+from runner.store.locks import is_held
 from runner.store.roots import Root, read_roots, roots_lock
 from runner.store.store import State, Store
 
@@ -55,7 +56,7 @@ def collect(store: Store, *, dry_run: bool) -> Collection:
     with disk_errors("collecting garbage"):
         sweep.roots(roots)
         for stage, key in sorted({*_pairs(store.root), *_pairs(store.root / ".staging")}):
-            sweep.key(stage, key)
+            sweep.key(stage, key, roots)
         sweep.trash()
         if not dry_run:
             sweep.lock_files()
@@ -81,23 +82,31 @@ class _Sweep:
             for litter in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")):
                 self._remove(litter, "left by a killed process", _delete)
 
-    def key(self, stage: str, key: str) -> None:
+    def key(self, stage: str, key: str, roots: list[Root]) -> None:
         """Remove the outputs and the staging of one key, unless they are in use."""
-        if not list(self._garbage(stage, key)):
+        if not list(self._garbage(stage, key, roots)):
             return
         try:
-            with self.store.lock(stage, key, wait=False):
-                for path, reason in list(self._garbage(stage, key)):
+            with self._claimed(stage, key):
+                now = read_roots(self.store)
+                for path, reason in list(self._garbage(stage, key, now)):
                     self._remove(path, reason, self.store.throw_away)
         except Busy:
             self.result.in_use.append(self.store.folder(stage, key))
 
-    def _garbage(self, stage: str, key: str) -> Iterator[tuple[Path, str]]:
+    @contextlib.contextmanager
+    def _claimed(self, stage: str, key: str) -> Iterator[None]:
+        """Hold the key's lock; on a dry run only look at it, since taking it writes its file."""
+        lock = self.store.lock(stage, key, wait=False)
+        if self.result.dry_run and is_held(lock.path):
+            raise Busy(f"{stage} {key} is in use")
+        with contextlib.nullcontext() if self.result.dry_run else lock:
+            yield
+
+    def _garbage(self, stage: str, key: str, roots: list[Root]) -> Iterator[tuple[Path, str]]:
         entry = self.store.folder(stage, key)
         staging = self.store.root / ".staging" / stage / key
-        wanted = any(
-            (stage, key) in root.entries for root in read_roots(self.store) if not root.dead
-        )
+        wanted = any((stage, key) in root.entries for root in roots if not root.dead)
         if entry.is_dir() and not wanted:
             yield entry, "no run uses it"
         if staging.is_dir() and not wanted:
@@ -118,7 +127,7 @@ class _Sweep:
             with contextlib.suppress(Busy), self.store.lock(stage, key, wait=False) as lock:
                 if not self._exists(stage, key):
                     lock.remove()
-        for folder in [*self.store.root.iterdir(), *(self.store.root / ".staging").glob("*")]:
+        for folder in [*self.store.root.glob("*"), *(self.store.root / ".staging").glob("*")]:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 

@@ -136,6 +136,21 @@ def read_holder(path: Path) -> Holder:
         return Holder()
 
 
+def is_held(path: Path) -> bool:
+    """Does anybody hold the lock right now? Creates and writes nothing."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
 def _is_file(path: Path, descriptor: int) -> bool:
     """Is the open file still the one that `path` names?"""
     try:

@@ -30,7 +30,7 @@ from typing import Any
 
 from runner.errors import StageFailed
 from runner.stages.contract import Class, FileEntry, Outputs
-from runner.store.atomic import disk_errors, fsync_file, fsync_folder, fsync_tree
+from runner.store.atomic import disk_errors, fsync_folder, fsync_tree
 from runner.store.digest import file_sha256
 from runner.store.locks import Holder, Lock
 from runner.store.record import FILE_NAME, DamagedError, Record, Stamp, check_files, read_record
@@ -270,12 +270,11 @@ def _regular_files(folder: Path, stage: str, prefix: str = "") -> Iterator[str]:
 
 
 def _seal(staging: Staging, path: str, cls: Class) -> tuple[FileEntry, Stamp]:
-    """Hash one output, make it read-only and durable."""
+    """Hash one output and make it read-only."""
     file = staging.out / path
     before = Stamp.of(file)
     digest = file_sha256(file)
     file.chmod(0o444)
-    fsync_file(file)
     if Stamp.of(file) != before:
         raise StageFailed(
             f"stage {staging.stage} was still writing {path} when it had ended",
