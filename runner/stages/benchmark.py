@@ -16,7 +16,7 @@ from runner.stages.contract import Class, Context, Upstream
 from runner.stages.gguf import file_name
 from runner.stages.ollama import open_server
 from runner.stages.prompts import Prompt, read_prompts
-from runner.system import llama_server, process_memory
+from runner.system import llama_server, process_tree
 from runner.system.local_server import NoAnswer
 from runner.system.ollama import Server
 
@@ -102,7 +102,7 @@ def measure(
     memory = 0
     for number in range(1, runs + 1):
         measured.append(one_answer(server.url, name, number, max_tokens))
-        memory = max(memory, process_memory.of_tree(server.service.pid) if server.service else 0)
+        memory = max(memory, process_tree.memory(server.service.pid) if server.service else 0)
         context.progress(number, runs, message="benchmark")
     result: dict[str, Any] = {
         key: spread([each[key] for each in measured])

@@ -145,7 +145,7 @@ def check_increase(
     context.measure(f"perplexity_{file}", value)
     context.measure(f"perplexity_increase_{file}", increase)
     allowed = recipe.gguf.max_perplexity_increase
-    if math.isfinite(value) and increase <= allowed:
+    if math.isfinite(value) and value <= merged * (1 + allowed):
         return
     raise StageFailed(
         f"{file} has perplexity {value:.3f}, the merged model {merged:.3f}: "

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from runner.errors import MachineCannot
-from runner.system import process
+from runner.system import process, process_tree
 
 PORTS_TRIED = 5
 LOOK_SECONDS = 0.05
@@ -69,7 +69,7 @@ def start_on_free_port(
         how = order(port)
         service = process.start_service(how.argv, env=how.env, cwd=folder, log=log)
         try:
-            if _becomes_ready(service, f"http://127.0.0.1:{port}", ready_path, ready_seconds):
+            if _becomes_ready(service, port, ready_path, ready_seconds):
                 return service, port
         except BaseException:
             service.stop()
@@ -84,8 +84,9 @@ def start_on_free_port(
 
 
 def _becomes_ready(
-    service: process.Service, url: str, ready_path: str, ready_seconds: float
+    service: process.Service, port: int, ready_path: str, ready_seconds: float
 ) -> bool:
+    url = f"http://127.0.0.1:{port}"
     limit = time.monotonic() + ready_seconds
     while service.alive() and time.monotonic() < limit:
         try:
@@ -94,7 +95,9 @@ def _becomes_ready(
             time.sleep(LOOK_SECONDS)
             continue
         # Somebody else may have taken the port and answer in its place.
-        return service.alive()
+        if process_tree.listens(service.pid, port):
+            return True
+        time.sleep(LOOK_SECONDS)
     return False
 
 
