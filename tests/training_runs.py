@@ -223,3 +223,15 @@ def documents(
         tokens = random.integers(3, 250, length).tolist()
         made.append((tokens, [0] * prompt + [1] * (length - prompt)))
     return made
+
+
+def chat(*turns: tuple[str, str]) -> tuple[list[int], list[int]]:
+    """Ids and mask of a conversation in the tiny model's ChatML: one token a byte, from 3 on."""
+    ids: list[int] = []
+    mask: list[int] = []
+    for role, content in turns:
+        head = [1, *(3 + byte for byte in f"{role}\n".encode())]
+        said = [*(3 + byte for byte in content.encode()), 2]
+        ids += [*head, *said, 3 + 10]
+        mask += [0] * len(head) + [int(role == "assistant")] * len(said) + [0]
+    return ids, mask

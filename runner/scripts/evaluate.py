@@ -1,22 +1,16 @@
-"""Held-out loss and greedy answers, of the base and of the tuned model.
+"""Held-out loss, and greedy answers of base and tuned model to the same questions.
 
-spec.hashed: loss, samples, max_new_tokens, system, dtype, attn_implementation. spec.inputs: base
-(model folder); adapter or model (what was trained); tokens, prompts, references and template of
-`prepare`; questions (optional: JSON lines of {"question", "expect"}).
-
-Writes answers.jsonl, one line a question: kind, question, base, tuned, and either `expect` with
-`base_right` and `tuned_right`, or `reference`. A question counts as right when every expected
-string appears in the answer, whatever its case. Writes evaluation.json with the figures.
-
-The loss is the mean negative log-likelihood over all supervised held-out tokens, so long answers
-weigh more than short ones; perplexity is its exponential.
+spec.hashed: loss, samples, max_new_tokens, questions (name of the file, or null), trained
+("adapter" or "model"), system, dtype, attn_implementation. spec.inputs: model (folder of `fetch`),
+trained (folder of `train`), tokens, prompts and template (of `prepare`), questions.
+Writes `answers.jsonl` (one line a question, in order) and `evaluation.json` (the measures).
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,215 +18,189 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from runner.scripts.questions import Question, questions_of, samples_of, score
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.token_rows import IGNORED, Row, read_token_rows
 from runner.scripts.torch_setup import peak_memory, set_up_torch
 
-BATCH = 8  # prompts answered at once
+BATCH = 16  # questions answered at once; part of what decides an answer's last bits
+
+
+class Progress:
+    """One count over both models and both kinds of work."""
+
+    def __init__(self, events: Events, total: int) -> None:
+        self._events, self._total, self._done = events, total, 0
+
+    def add(self, count: int, message: str) -> None:
+        """`count` more rows or questions are done."""
+        self._done += count
+        self._events.progress(self._done, self._total, message=message)
 
 
 def evaluate(spec: Spec, events: Events) -> None:
-    """Measure the base, then the tuned model, and write both files."""
+    """Ask the base, then the tuned model, and write what they said."""
     device = set_up_torch()
-    tokenizer = AutoTokenizer.from_pretrained(spec.inputs["base"])
-    tokenizer.chat_template = spec.inputs["template"].read_text(encoding="utf-8")
-    asked = questions(spec, tokenizer) + samples(spec)
-    rows = documents(spec) if spec.hashed["loss"] else []
-    steps = 2 * (len(rows) + len(asked))
-
-    figures: dict[str, Any] = {}
-    done = 0
-    for name in ("base", "tuned"):
-        model = load_model(spec, name).to(device)
-        model.eval()
-        if rows:
-            loss = held_out_loss(model, rows, device)
-            figures |= {f"loss_{name}": loss, f"perplexity_{name}": math.exp(min(loss, 700.0))}
-            done += len(rows)
-            events.progress(done, steps, message=f"{name}: held-out loss {loss:.3f}")
-        for begin in range(0, len(asked), BATCH):
-            batch = asked[begin : begin + BATCH]
-            ids = [question["ids"] for question in batch]
-            texts = answer(model, tokenizer, ids, spec.hashed["max_new_tokens"], device)
-            for question, text in zip(batch, texts, strict=True):
-                question[name] = text
-            done += len(batch)
-            events.progress(done, steps, message=f"{name}: answers")
-        del model
-
-    figures |= score(asked)
-    figures["held_out_tokens"] = sum(int((row.labels[1:] != IGNORED).sum()) for row in rows)
-    write_answers(spec.folder / "answers.jsonl", asked)
-    text = json.dumps(figures, indent=2, sort_keys=True, allow_nan=False)
-    (spec.folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
-    events.measure(**figures, peak_memory=peak_memory(device))
-
-
-def load_model(spec: Spec, name: str) -> Any:
-    """The base, or what was trained: the base under its adapter, or a model of its own."""
-    own = name == "tuned" and "model" in spec.inputs
-    model = AutoModelForCausalLM.from_pretrained(
-        spec.inputs["model" if own else "base"],
-        dtype=getattr(torch, spec.hashed["dtype"]),
-        attn_implementation=spec.hashed["attn_implementation"],
-    )
-    if name == "tuned" and "adapter" in spec.inputs:
-        return PeftModel.from_pretrained(model, spec.inputs["adapter"])
-    return model
-
-
-def documents(spec: Spec) -> list[Row]:
-    """The held-out documents, each a row of its own, packed or not."""
-    return [
-        Row(
-            *(part[row.documents == number] for part in (row.input_ids, row.labels)),
-            row.positions[row.documents == number],
-            row.documents[row.documents == number],
+    settings = spec.hashed
+    tokenizer = AutoTokenizer.from_pretrained(spec.inputs["model"])
+    template = spec.inputs["template"].read_text(encoding="utf-8")
+    rows = list(read_token_rows(spec.inputs["tokens"]).rows) if settings["loss"] else []
+    questions = []
+    if settings["questions"] is not None:
+        questions = questions_of(
+            spec.inputs["questions"],
+            settings["questions"],
+            lambda messages: prompt_ids(tokenizer, template, messages),
+            settings["system"],
         )
-        for row in read_token_rows(spec.inputs["tokens"]).rows
-        for number in range(1, int(row.documents[-1]) + 1)
-    ]
+    asked = [*questions, *samples_of(spec.inputs["prompts"], settings["samples"])]
+    progress = Progress(events, 2 * (len(rows) + len(asked)))
+
+    losses: dict[str, float] = {}
+    answers: dict[str, list[str]] = {}
+    model = load_model(spec.inputs["model"], settings, device)
+    for name in ("base", "tuned"):
+        if rows:
+            losses[name] = mean_loss(model, rows, name, device, progress)
+        answers[name] = answer(
+            model, tokenizer, asked, settings["max_new_tokens"], name, device, progress
+        )
+        if name == "base" and settings["trained"] == "adapter":
+            model = PeftModel.from_pretrained(model, spec.inputs["trained"]).eval()
+        elif name == "base":
+            del model  # room for the other one
+            gc.collect()
+            model = load_model(spec.inputs["trained"], settings, device)
+
+    measures = summary(losses, questions, answers) | {"validation_rows": len(rows)}
+    write_answers(spec.folder / "answers.jsonl", asked, answers)
+    text = json.dumps(measures, indent=2, sort_keys=True, allow_nan=False)
+    (spec.folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+    events.measure(**measures, peak_memory=peak_memory(device))
 
 
-def held_out_loss(model: Any, rows: list[Row], device: torch.device) -> float:
-    """Mean negative log-likelihood, in nats, of the supervised tokens of all rows together."""
+def load_model(folder: Path, settings: dict[str, Any], device: torch.device) -> Any:
+    """A model as it is trained: same dtype, same attention."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=getattr(torch, settings["dtype"]),
+        attn_implementation=settings["attn_implementation"],
+    )
+    return model.to(device).eval()
+
+
+@torch.inference_mode()
+def mean_loss(
+    model: Any, rows: list[Row], name: str, device: torch.device, progress: Progress
+) -> float:
+    """Mean negative log-likelihood, in nats, of the supervised tokens of all rows together.
+
+    Logits in the model's dtype, the rest in float32, the sum in float64. Raises ScriptError E522.
+    """
     total, count = 0.0, 0
     for row in rows:
         ids = torch.from_numpy(row.input_ids)[None].to(device)
         labels = torch.from_numpy(row.labels)[1:].to(device)
-        with torch.inference_mode():
-            logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        total += (
-            torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
-            .double()
-            .item()
+        logits = model(ids, use_cache=False).logits[0, :-1].float()
+        losses = torch.nn.functional.cross_entropy(
+            logits, labels, ignore_index=IGNORED, reduction="none"
         )
+        total += losses.double().sum().item()
         count += int((labels != IGNORED).sum())
-    if count == 0:
+        progress.add(1, f"held-out loss, {name}")
+    if not math.isfinite(total):
         raise ScriptError(
-            "no held-out token is supervised, so there is no loss to measure",
-            hint="raise data.validation.fraction, or set evaluate.loss to false",
-            code="E520",
+            f"the {name} model's held-out loss is not a number",
+            hint="lower train.learning_rate, or set model.dtype to float32",
+            code="E522",
         )
     return total / count
 
 
+@torch.inference_mode()
 def answer(
-    model: Any, tokenizer: Any, prompts: list[list[int]], tokens: int, device: torch.device
+    model: Any,
+    tokenizer: Any,
+    asked: list[Question],
+    max_new_tokens: int,
+    name: str,
+    device: torch.device,
+    progress: Progress,
 ) -> list[str]:
-    """Greedy answers to prompts of token ids, padded on the left, without special tokens."""
-    longest = max(map(len, prompts))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
-    with torch.inference_mode():
+    """Greedy answers, BATCH at once, prompts padded on the left."""
+    texts: list[str] = []
+    ends = end_ids(model, tokenizer)
+    for first in range(0, len(asked), BATCH):
+        prompts = [question.ids for question in asked[first : first + BATCH]]
+        length = max(len(ids) for ids in prompts)
+        pads = [length - len(ids) for ids in prompts]
+        padded = [
+            [tokenizer.pad_token_id] * pad + ids for pad, ids in zip(pads, prompts, strict=True)
+        ]
+        seen = [[0] * pad + [1] * (length - pad) for pad in pads]
         output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=tokens,
+            input_ids=torch.tensor(padded, device=device),
+            attention_mask=torch.tensor(seen, device=device),
+            max_new_tokens=max_new_tokens,
             do_sample=False,
-            pad_token_id=pad,
+            eos_token_id=ends,
+            pad_token_id=tokenizer.pad_token_id,
         )
-    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in output[:, longest:]]
+        texts += [until_end(tokenizer, line, ends) for line in output[:, length:].tolist()]
+        progress.add(len(prompts), f"answers, {name}")
+    return texts
 
 
-def questions(spec: Spec, tokenizer: Any) -> list[dict[str, Any]]:
-    """The questions of the recipe's file, as the deployed model would be asked them."""
-    if "questions" not in spec.inputs:
-        return []
-    system = spec.hashed["system"]
-    before = [] if system is None else [{"role": "system", "content": system}]
-    asked = []
-    for number, line in json_lines(spec.inputs["questions"]):
-        place = f"{spec.inputs['questions'].name}:{number}"
-        text, expect = line.get("question"), line.get("expect")
-        if not isinstance(text, str) or not is_list_of_strings(expect):
-            raise ScriptError(
-                f'{place}: a line must be {{"question": "...", "expect": ["...", ...]}}',
-                hint="correct the line; expect lists the strings that a right answer contains",
-                code="E521",
-            )
-        ids = tokenizer.apply_chat_template(
-            [*before, {"role": "user", "content": text}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-        asked.append({"kind": "question", "question": text, "expect": expect, "ids": list(ids)})
-    return asked
+def end_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Ids that end an answer: the model's own list, else the tokenizer's."""
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    return list(ends) if isinstance(ends, list) else [ends]
 
 
-def samples(spec: Spec) -> list[dict[str, Any]]:
-    """The first held-out prompts, with what their rows answer."""
-    rows = [line["messages"] for _, line in json_lines(spec.inputs["references"])]
-    held_out = [
-        line for _, line in json_lines(spec.inputs["prompts"]) if line["kind"] == "validation"
-    ]
-    return [
-        {
-            "kind": "sample",
-            "question": prompt["messages"][-1]["content"],
-            "reference": answer_after_last_question(rows[row_of(prompt["id"])]),
-            "ids": prompt["ids"],
-        }
-        for prompt in held_out[: spec.hashed["samples"]]
-    ]
+def until_end(tokenizer: Any, ids: list[int], ends: list[int]) -> str:
+    """The text before the first end token."""
+    stop = next((index for index, token in enumerate(ids) if token in ends), len(ids))
+    return str(tokenizer.decode(ids[:stop], skip_special_tokens=True)).strip()
 
 
-def row_of(prompt_id: str) -> int:
-    """`validation-00003` was made of the third held-out row: 2."""
-    return int(prompt_id.rpartition("-")[2]) - 1
+def prompt_ids(tokenizer: Any, template: str, messages: list[dict[str, str]]) -> list[int]:
+    """What the model sees, generation prompt included."""
+    ids = tokenizer.apply_chat_template(
+        messages,
+        chat_template=template,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=False,
+    )
+    return list(ids)
 
 
-def answer_after_last_question(messages: list[dict[str, str]]) -> str:
-    """What stands behind the last user turn."""
-    last = max(index for index, turn in enumerate(messages) if turn["role"] == "user")
-    return messages[last + 1]["content"]
+def summary(
+    losses: dict[str, float], questions: list[Question], answers: dict[str, list[str]]
+) -> dict[str, Any]:
+    """The measures by name. A perplexity too large for a float is null."""
+    found: dict[str, Any] = {"questions": len(questions)}
+    for name, loss in losses.items():
+        found[f"loss_{name}"] = loss
+        found[f"perplexity_{name}"] = math.exp(loss) if loss < 700 else None
+    if questions:
+        for name, texts in answers.items():
+            found[f"score_{name}"] = score(questions, texts)
+    return found
 
 
-def score(asked: list[dict[str, Any]]) -> dict[str, int]:
-    """Mark every question right or wrong for both models, and count."""
-    scored = [question for question in asked if question["kind"] == "question"]
-    for question in scored:
-        for name in ("base", "tuned"):
-            said = question[name].casefold()
-            question[f"{name}_right"] = all(e.casefold() in said for e in question["expect"])
-    if not scored:
-        return {}
-    return {
-        "questions": len(scored),
-        "score_base": sum(question["base_right"] for question in scored),
-        "score_tuned": sum(question["tuned_right"] for question in scored),
-    }
-
-
-def write_answers(path: Path, asked: list[dict[str, Any]]) -> None:
-    """One line a question, without its token ids."""
-    lines = [
-        json.dumps({name: q[name] for name in q if name != "ids"}, ensure_ascii=False) + "\n"
-        for q in asked
-    ]
-    path.write_text("".join(lines), encoding="utf-8")
-
-
-def is_list_of_strings(value: Any) -> bool:
-    """Is it a list of strings with at least one in it, none of them empty?"""
-    return bool(value) and isinstance(value, list) and all(isinstance(v, str) and v for v in value)
-
-
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of every line that is not blank. Raises ScriptError E521."""
-    # Not splitlines: texts hold U+2028, which it takes for the end of a line.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise ScriptError(f"{path.name}:{number}: not JSON: {error}", code="E521") from None
-        if not isinstance(value, dict):
-            raise ScriptError(f"{path.name}:{number}: not a JSON object", code="E521")
-        yield number, value
+def write_answers(path: Path, asked: list[Question], answers: dict[str, list[str]]) -> None:
+    """One JSON line a question: question, expect (where there is one), base, tuned."""
+    lines = []
+    for index, question in enumerate(asked):
+        line: dict[str, Any] = {"question": question.text}
+        if question.expect:
+            line["expect"] = list(question.expect)
+        line |= {name: texts[index] for name, texts in answers.items()}
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    path.write_bytes("".join(lines).encode())
 
 
 if __name__ == "__main__":

@@ -88,10 +88,14 @@ def train(spec: Spec, events: Events) -> None:
     )
     trainer.record = record
 
-    newest = complete_checkpoints(checkpoints, job)[-1:]
-    if newest:
-        record.go_on_from(newest[0])
-    trainer.train(resume_from_checkpoint=str(newest[0]) if newest else None)
+    newest = (complete_checkpoints(checkpoints, job) or [None])[-1]
+    if newest is not None:
+        record.go_on_from(newest)
+    if newest is not None and is_finished(newest):
+        # train() would add a step before it sees that there is none left
+        trainer._load_from_checkpoint(str(newest))
+    else:
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
 
     if settings["adapter"]["type"] == "none":
         write_model(trainer.model, spec.folder / "model", spec.inputs)
@@ -216,6 +220,12 @@ def trainer_settings(
         dataloader_num_workers=0,
         dataloader_pin_memory=device.type != "cpu",
     )
+
+
+def is_finished(checkpoint: Path) -> bool:
+    """Was the training's last step done when this checkpoint was written?"""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(state["global_step"] >= state["max_steps"])
 
 
 def mask_dtype(settings: dict[str, Any], device: torch.device) -> torch.dtype:

@@ -12,57 +12,67 @@ if TYPE_CHECKING:
 
 NAME = "evaluate"
 VERSION = 1
-OUTPUTS = {"answers.jsonl": Class.PLATFORM, "evaluation.json": Class.MEASURED}
+OUTPUTS = {
+    "answers.jsonl": Class.PLATFORM,
+    "evaluation.json": Class.MEASURED,
+}
 NEEDS = ("fetch", "prepare", "train")
 ENVIRONMENT = "evaluate"
 TOOLS: tuple[str, ...] = ()
 DEVICE = True
 
+_TRAINED = {"lora": "adapter", "none": "model"}
+
 
 def wanted(recipe: Recipe) -> bool:
-    """Does the recipe evaluate?"""
+    """Only when the recipe has the section."""
     return recipe.evaluate is not None
 
 
 def snapshot(recipe: Recipe) -> dict[str, Any]:
-    """Digest of the questions, when the recipe names a file of them."""
+    """Digest of the questions file, and how this processor multiplies in bfloat16."""
     from runner.store.digest import file_sha256
+    from runner.system.determinism import bfloat16_path
 
     assert recipe.evaluate is not None
-    if recipe.evaluate.questions is None:
-        return {}
-    return {"questions": file_sha256(recipe.resolve(recipe.evaluate.questions))}
+    facts = {}
+    if recipe.evaluate.questions is not None:
+        facts["questions"] = file_sha256(recipe.resolve(recipe.evaluate.questions))
+    if recipe.model.dtype != "float32" and (path := bfloat16_path()):
+        facts["bfloat16_path"] = path
+    return facts
 
 
 def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
-    """Both models, the held-out tokens and prompts, and the evaluate section. Pure."""
+    """The section, the contents of both models, and what they are asked."""
+    trained = _TRAINED[recipe.train.adapter.type]
+    assert recipe.evaluate is not None
     return {
-        "settings": _settings(recipe),
-        "base": upstream["fetch"].digest("model/*"),
-        "adapter": upstream["train"].digest("adapter/*"),
-        "tuned": upstream["train"].digest("model/*"),
+        **_settings(recipe),
+        "questions": recipe.evaluate.questions is not None,  # `snapshot` has their bytes
+        "model": upstream["fetch"].digest("model/*"),
+        "trained": upstream["train"].digest(f"{trained}/*"),
         "tokens": upstream["prepare"].digest("validation.tokens.safetensors"),
         "prompts": upstream["prepare"].digest("prompts.jsonl"),
-        "references": upstream["prepare"].digest("validation.jsonl"),
         "template": upstream["prepare"].digest("chat_template.jinja"),
     }
 
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
-    """Write answers.jsonl and evaluation.json into `folder`. Raises StageFailed."""
+    """Write answers and numbers into `folder`. Raises StageFailed."""
     assert recipe.evaluate is not None
-    kind = "model" if recipe.train.adapter.type == "none" else "adapter"
-    named = {
-        "base": inputs["fetch"].folder / "model",
-        kind: inputs["train"].folder / kind,
-        "tokens": inputs["prepare"].path("validation.tokens.safetensors"),
-        "prompts": inputs["prepare"].path("prompts.jsonl"),
-        "references": inputs["prepare"].path("validation.jsonl"),
-        "template": inputs["prepare"].path("chat_template.jinja"),
+    trained = _TRAINED[recipe.train.adapter.type]
+    prepared = inputs["prepare"]
+    places = {
+        "model": inputs["fetch"].folder / "model",
+        "trained": inputs["train"].folder / trained,
+        "tokens": prepared.path("validation.tokens.safetensors"),
+        "prompts": prepared.path("prompts.jsonl"),
+        "template": prepared.path("chat_template.jinja"),
     }
     if recipe.evaluate.questions is not None:
-        named["questions"] = recipe.resolve(recipe.evaluate.questions)
-    context.run_script("evaluate", _settings(recipe), inputs=named, folder=folder)
+        places["questions"] = recipe.resolve(recipe.evaluate.questions)
+    context.run_script("evaluate", _settings(recipe), inputs=places, folder=folder)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -71,6 +81,8 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "loss": recipe.evaluate.loss,
         "samples": recipe.evaluate.samples,
         "max_new_tokens": recipe.evaluate.max_new_tokens,
+        "questions": recipe.evaluate.questions,
+        "trained": _TRAINED[recipe.train.adapter.type],
         "system": recipe.data.system,
         "dtype": recipe.model.dtype,
         "attn_implementation": recipe.model.attn_implementation,

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.tiny_model import write_tiny_model
-from tests.training_runs import Finished, ScriptRun, WarmInterpreter, documents, write_tokens
+from tests.training_runs import Finished, ScriptRun, WarmInterpreter, chat, documents, write_tokens
 
 LORA = {
     "type": "lora",
@@ -279,7 +279,8 @@ def test_only_complete_checkpoints_count_and_a_finished_training_is_written_agai
     checkpoints = run.scratch / "checkpoints"
     assert sorted(path.name for path in checkpoints.glob("*-*")) == ["checkpoint-4", "checkpoint-6"]
 
-    again = finish(run)  # as after a kill between the last step and the outputs
+    (run.folder / ADAPTER).unlink()  # as after a kill between the last step and the outputs
+    again = finish(run)
     assert again.measures()["steps_trained_now"] == 0
     assert again.files() == uninterrupted(False).files()
 
@@ -318,18 +319,6 @@ def refused(warm: WarmInterpreter) -> Refused:
         return result.error()
 
     return run_to_error
-
-
-def chat(*turns: tuple[str, str]) -> tuple[list[int], list[int]]:
-    """Ids and mask of a conversation in the tiny model's ChatML: one token a byte, from 3 on."""
-    ids: list[int] = []
-    mask: list[int] = []
-    for role, content in turns:
-        head = [1, *(3 + byte for byte in f"{role}\n".encode())]
-        said = [*(3 + byte for byte in content.encode()), 2]
-        ids += [*head, *said, 3 + 10]
-        mask += [0] * len(head) + [int(role == "assistant")] * len(said) + [0]
-    return ids, mask
 
 
 TALK = [("user", "Hi"), ("assistant", "Hello."), ("user", "And?"), ("assistant", "Bye.")]
@@ -394,3 +383,12 @@ def test_a_loss_that_is_not_finite_ends_the_training(
 def test_a_processor_cap_without_effect_is_refused(trainer: Trainer) -> None:
     result = trainer().finish_cold(ATEN_CPU_CAPABILITY="no-such-set")
     assert (result.status, result.error()["code"]) == (1, "E518")
+
+
+def test_a_finished_full_fine_tuning_is_written_again(trainer: Trainer, finish: Finish) -> None:
+    run = trainer(adapter={"type": "none"}, num_train_epochs=0.5, max_steps=None)
+    first = finish(run).files()
+    (run.folder / "model" / "model.safetensors").unlink()
+    again = finish(run)
+    assert again.measures()["steps_trained_now"] == 0
+    assert again.files() == first
