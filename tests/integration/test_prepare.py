@@ -352,3 +352,26 @@ def test_a_model_without_a_template_needs_one(prepare: Prepare, tmp_path: Path) 
     assert run.error["code"] == "E326"
     assert "data.chat_template" in run.error["hint"]
     assert prepare([{"text": "needs none"}], "text", model=bare).returncode == 0
+
+
+def test_white_space_that_melts_into_the_template_is_named(
+    prepare: Prepare, tmp_path: Path
+) -> None:
+    """After `assistant: `, one more space makes another token: no model could begin with it."""
+    model = write_tiny_model(tmp_path / "model")
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    bpe = tokenizer["model"]
+    bpe["vocab"]["\u0120\u0120"] = bpe["vocab"].pop("<|unused|>")
+    bpe["merges"] = [["\u0120", "\u0120"]]
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    chosen = {"model": model, "template": "t.jinja", "template_text": template}
+    assert prepare([chat("q", "fine")], **chosen).returncode == 0
+    run = prepare([chat("q", "fine"), chat("q", " spaced")], **chosen)
+    assert run.error["code"] == "E327"
+    assert run.error["message"].startswith(
+        "data/rows.jsonl:2: the white space before the answer of turn 2 melts"
+    )
