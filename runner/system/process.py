@@ -327,6 +327,8 @@ def describe_exit(result: ChildResult) -> str:
         return said
     assert result.signal is not None
     said = f"{program} was killed by {_signal_name(result.signal)}"
+    if result.signal == signal.SIGXFSZ:
+        return f"{said}: {_CAUSES['File too large']}"
     if result.signal != signal.SIGKILL or result.killed:
         return said
     if result.oom_killed:

@@ -314,6 +314,7 @@ def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
         ("exit 0", "sh exited with status 0"),
         ("exit 3", "sh exited with status 3"),
         ("kill -SEGV $$", "sh was killed by SIGSEGV"),
+        ("kill -XFSZ $$", "sh was killed by SIGXFSZ: a file grew beyond the size limit"),
         ("kill -KILL $$", "sh was killed by SIGKILL, by hand or because memory ran out"),
         ("echo 'OSError: No space left on device' >&2; exit 1", "status 1: the disk is full"),
         ("echo 'torch.OutOfMemoryError: CUDA out of memory.' >&2; exit 1", "the GPU's memory"),
