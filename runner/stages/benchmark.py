@@ -163,11 +163,11 @@ def chat(
     import httpx
     import ollama
 
-    client = ollama.Client(host=url, trust_env=False, timeout=ANSWER_SECONDS)
     options = {"temperature": 0, "num_predict": max_tokens, "repeat_penalty": 1.0, "seed": 0}
     try:
-        for part in client.chat(model=name, messages=messages, stream=True, options=options):
-            yield part.model_dump()
+        with ollama.Client(host=url, trust_env=False, timeout=ANSWER_SECONDS) as client:
+            for part in client.chat(model=name, messages=messages, stream=True, options=options):
+                yield part.model_dump()
     except httpx.HTTPError as error:
         raise NoAnswer(f"{url}: {error or type(error).__name__}") from error
 

@@ -143,15 +143,21 @@ def create_request(
 
 
 def create(url: str, request: Mapping[str, Any], file: Path) -> None:
-    """Send the file, unless the server has it, and create the model. Raises StageFailed (E550)."""
+    """Send the file, unless the server has it, and create the model.
+
+    Raises StageFailed (E550) when the server refuses, NoAnswer when it goes away.
+    """
+    import httpx
     import ollama
 
-    client = ollama.Client(host=url, trust_env=False, timeout=None)
     (digest,) = request["files"].values()
     try:
-        if not has_blob(url, digest):
-            client.create_blob(file)
-        client.create(stream=False, **request)
+        with ollama.Client(host=url, trust_env=False, timeout=None) as client:
+            if not has_blob(url, digest):
+                client.create_blob(file)
+            client.create(stream=False, **request)
+    except httpx.HTTPError as error:
+        raise NoAnswer(f"{url}: {error or type(error).__name__}") from error
     except ollama.ResponseError as error:
         raise StageFailed(
             f"Ollama does not create {request['model']}: {error.error}",
