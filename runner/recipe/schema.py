@@ -15,10 +15,10 @@ RECIPE = "recipe-1"
 
 
 def schema_path(name: str = RECIPE) -> Path:
-    """Where the schema `name` lies: in the wheel's shipped files, else in the checkout."""
-    package = Path(__file__).resolve().parent.parent
-    shipped = package / "shipped" / "schemas" / f"{name}.json"
-    return shipped if shipped.exists() else package.parent / "schemas" / f"{name}.json"
+    """Where the schema `name` lies."""
+    from runner.system.folders import shipped
+
+    return shipped("schemas") / f"{name}.json"
 
 
 @functools.cache

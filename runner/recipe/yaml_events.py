@@ -277,6 +277,9 @@ class _Builder:
 
     def _note_scalar(self, event: Any) -> None:
         start, end = event.start_mark.index, event.end_mark.index
+        if event.style in ("|", ">"):  # the text begins in the line below the sign
+            below = self.text.find("\n", start, end)
+            start = below if below >= 0 else end
         self._scalars.append((start, end, bool(event.style)))
         self._set_end(event.end_mark)
 

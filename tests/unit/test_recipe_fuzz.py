@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,13 @@ TOKENS = [
     '"\\ud800"', "\r", "\0", "@", "`",
 ]  # fmt: skip
 
+# The same examples in every run, unless FUZZ_EXAMPLES asks for many and for new ones.
+_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 bounded = settings(
-    max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=_EXAMPLES or 400,
+    derandomize=not _EXAMPLES,
+    deadline=2000,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 soup = st.lists(st.sampled_from(TOKENS) | st.text(max_size=3), max_size=40).map("".join)
 recipe_like = st.lists(
@@ -84,6 +90,10 @@ def test_a_recipe_with_any_bytes_changed(target: Path, data: st.DataObject) -> N
 @bounded
 @given(soup | recipe_like)
 @example("a: {b: }")
+@example("|\t")
+@example("|#")
+@example("! 1")
+@example("\\\t-")
 def test_both_parsers_read_the_same(text: str) -> None:
     """Same data and same lines, or both refuse; a file means one thing wherever it is read."""
     try:

@@ -193,7 +193,9 @@ def test_a_tab_in_quotes_in_a_block_or_in_a_comment_is_text() -> None:
     assert parse("a: |\n  x\ty\nb: 1\n").data == {"a": "x\ty\n", "b": 1}
 
 
-@pytest.mark.parametrize("text", ["a: x\ty\n", "a: x#\ty\n", "a:\tx\n", "a: x\t#\n", "\ta: x\n"])
+@pytest.mark.parametrize(
+    "text", ["a: x\ty\n", "a: x#\ty\n", "a:\tx\n", "a: x\t#\n", "\ta: x\n", "a: |\t\n  x\n"]
+)
 @pytest.mark.parametrize("pure", [False, True], ids=["libyaml", "pure"])
 def test_any_other_tab_is_refused_by_both_parsers(text: str, pure: bool) -> None:
     with pytest.raises(RecipeInvalid) as caught:
