@@ -79,10 +79,6 @@ class ChatTokenizer:
         """Ids of rendered text: special tokens are recognised, none is added."""
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, special tokens included."""
-        return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
-
     def tokens(self, conversation: Conversation) -> Tokens:
         """Ids and trained spans of one row. Raises RowError."""
         if conversation.text is not None:
@@ -98,20 +94,19 @@ class ChatTokenizer:
         return Tokens(ids, [(0, len(ids))])
 
     def _answer(self, conversation: Conversation, ids: list[int], turn: int) -> tuple[int, int]:
-        prompt = self.encode(self.render(conversation.messages[:turn], generate=True))
-        whole = self.encode(self.render(conversation.messages[: turn + 1]))
+        before = self.render(conversation.messages[:turn], generate=True)
+        after = self.render(conversation.messages[: turn + 1])
+        prompt = self.encode(before)
+        whole = ids if turn == len(conversation.messages) - 1 else self.encode(after)
         if ids[: len(prompt)] != prompt or ids[: len(whole)] != whole:
             raise RowError(self._why_no_prefix(conversation, turn), "E327")
-        end = self._end_of_turn(ids, len(prompt), len(whole))
-        span = (len(prompt), end)
-        content = conversation.messages[turn]["content"].strip()
-        if content not in self.decode(ids[slice(*span)]):
+        if conversation.messages[turn]["content"].strip() not in after[len(before) :]:
             raise RowError(
                 f"the chat template does not write the answer of turn {turn + 1} where it "
                 "generates answers",
                 "E327",
             )
-        return span
+        return (len(prompt), self._end_of_turn(ids, len(prompt), len(whole)))
 
     def _end_of_turn(self, ids: list[int], begin: int, end: int) -> int:
         for position in range(end - 1, begin - 1, -1):
