@@ -32,6 +32,7 @@ def test_events_of_runner_and_scripts_follow_the_schema(tmp_path: Path) -> None:
     script.fail("no row is left", hint="raise data.max_length", code="E329")
     log.append({"stage": "train", "event": "stage", "state": "done", "key": DIGEST, "seconds": 1.5})
     log.close()
+    script._file.close()
     events, _ = read_events(path)
     assert len(events) == 5
     for event in events:
