@@ -83,7 +83,7 @@ class Execution:
         material = key_material(stage, self.recipe, upstream, self.surroundings)
         key = key_of(material)
         with self.store.lock(stage.NAME, key, wait=self.wait, on_wait=self._say_waiting) as lock:
-            found = self.store.lookup(stage.NAME, key) or self.store.recover(stage.NAME, key)
+            found = self.store.reuse(stage.NAME, key)
             if found is not None and not probe_effect(stage, self.recipe, found):
                 self._event(stage, "reuse", key)
                 result = StageResult(stage.NAME, "reuse", key, material, found, 0.0)
@@ -131,6 +131,7 @@ class Execution:
                 seconds=time.monotonic() - started,
             )
         except BaseException as error:
+            self.store.discard(staging)
             self._event(stage, "failed", key)
             if isinstance(error, RecipeToolError) and not getattr(error, "stage", "x"):
                 error.stage = stage.NAME  # type: ignore[attr-defined]

@@ -17,6 +17,12 @@ from pathlib import Path
 from runner.errors import MachineCannot
 
 TEMPORARY_SUFFIX = ".partial"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_WRITABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EEXIST),  # a file where a folder should be
+    *(errno.EIO, errno.ESTALE),  # a failing disk, a server that is gone
+)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -84,7 +90,7 @@ def fsync_tree(folder: Path) -> None:
 def disk_errors(doing: str) -> Iterator[None]:
     """Turn the disk's refusals below into MachineCannot; `doing` says what was under way.
 
-    Only what the user can do something about is translated: full, read-only, not permitted.
+    Only what the user can do something about is translated: full, not writable, failing.
     """
     try:
         yield
@@ -98,16 +104,16 @@ def disk_errors(doing: str) -> Iterator[None]:
 def _in_words(error: OSError, doing: str) -> MachineCannot | None:
     where = str(error.filename or "")
     place = f": {where}" if where else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in _FULL:
         return MachineCannot(
             f"no space left on the disk while {doing}{place}",
             hint="`recipe gc` shows and frees what no run needs; or set SPARK_RECIPES_CACHE to a "
             "folder on a larger disk",
             code="E410",
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in _NOT_WRITABLE:
         return MachineCannot(
-            f"not allowed to write while {doing}{place}",
+            f"cannot write while {doing}: {error.strerror}{place}",
             hint="make the folder writable for you, or set SPARK_RECIPES_CACHE to one that is",
             code="E411",
         )

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from runner.errors import Busy
+from runner.store.atomic import disk_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Lock:
 
     `purpose` completes the sentence "... is in use by process 12 (recipe run x.yaml)". When the
     lock is taken, `on_wait` is called once with the holder and the process waits; with
-    `wait=False` it raises Busy instead.
+    `wait=False` it raises Busy instead. Raises MachineCannot where the file cannot be made.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class Lock:
         return self._fd
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        while not self._take():
-            pass
+        with disk_errors(f"locking {self.purpose}"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            while not self._take():
+                pass
         self._sign()
         return self
 

@@ -8,7 +8,7 @@
 
 How a stage is executed, all of it under `store.lock(stage, key)`:
 
-    outputs = store.lookup(stage, key) or store.recover(stage, key)
+    outputs = store.reuse(stage, key)
     if outputs is None:
         staging = store.staging(stage, key)     # write into staging.out
         outputs = store.commit(staging, ...)
@@ -17,6 +17,7 @@ How a stage is executed, all of it under `store.lock(stage, key)`:
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import fnmatch
 import os
@@ -48,8 +49,8 @@ class State(enum.StrEnum):
 class Inspection:
     """`outputs` is there when the state is ok; `detail` says in words why it is not.
 
-    `stamped` is False when files had to be read to know that they are intact: `Store.restamp`
-    makes the next look cheap again.
+    `stamped` is False when files had to be read to know that they are intact; `Store.reuse` makes
+    the next look cheap again.
     """
 
     state: State
@@ -116,17 +117,26 @@ class Store:
         """The outputs under the key, or None when they are missing or damaged. Reads only."""
         return self.inspect(stage, key).outputs
 
-    def restamp(self, stage: str, key: str) -> None:
-        """Note the files' present times and inodes, after a copy or a restore of the store."""
+    def reuse(self, stage: str, key: str) -> Outputs | None:
+        """What need not be computed: intact outputs, or a commit killed at the last moment.
+
+        The caller holds the key's lock. None when the stage must run.
+        """
         found = self.inspect(stage, key)
-        if found.record is None or found.stamped:
-            return
-        folder = self.folder(stage, key)
+        if found.record is None:
+            return self._recover(stage, key)
+        if not found.stamped:
+            self._restamp(found.record)
+        return found.outputs
+
+    def _restamp(self, record: Record) -> None:
+        """Note the files' present times and inodes, after a copy or a restore of the store."""
+        folder = self.folder(record.stage, record.key)
         files = {
-            path: (entry, Stamp.of(folder / path))
-            for path, (entry, _) in found.record.files.items()
+            path: (entry, Stamp.of(folder / path)) for path, (entry, _) in record.files.items()
         }
-        replace(found.record, files=files).write(folder)
+        with contextlib.suppress(OSError):  # a read-only store is read again next time
+            replace(record, files=files).write(folder)
 
     def staging(self, stage: str, key: str) -> Staging:
         """An empty `out` and the kept `scratch`. The caller holds the key's lock."""
@@ -178,11 +188,8 @@ class Store:
             record.write(staging.out)
             return self._move_in(record)
 
-    def recover(self, stage: str, key: str) -> Outputs | None:
-        """Finish a commit that was killed between sealing its files and moving them in place.
-
-        The caller holds the key's lock. None when there is nothing to finish.
-        """
+    def _recover(self, stage: str, key: str) -> Outputs | None:
+        """Finish a commit that was killed between sealing its files and moving them in place."""
         out = self._staging_folder(stage, key) / "out"
         try:
             record = read_record(out)

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import select
-import shlex
 import signal
 import subprocess
 import sys
@@ -322,9 +321,8 @@ def describe_exit(result: ChildResult) -> str:
     program = Path(result.argv[0]).name
     if result.returncode is not None:
         said = f"{program} exited with status {result.returncode}"
-        if result.returncode and (cause := _cause_in_log(result.stderr_path)):
-            said += f": {cause}"
-        return said
+        why = _cause_in_log(result.stderr_path) if result.returncode else ""
+        return f"{said}: {why}" if why else said
     assert result.signal is not None
     said = f"{program} was killed by {_signal_name(result.signal)}"
     if result.signal == signal.SIGXFSZ:
@@ -334,11 +332,6 @@ def describe_exit(result: ChildResult) -> str:
     if result.oom_killed:
         return f"{said}: the machine, or this container's limit, ran out of memory"
     return f"{said}, by hand or because memory ran out (the kernel's log says which: dmesg)"
-
-
-def command_line(argv: Sequence[str]) -> str:
-    """The command as one would type it."""
-    return shlex.join(argv)
 
 
 def tail(path: Path, lines: int) -> str:
@@ -356,8 +349,10 @@ _CAUSES = {
 
 
 def _cause_in_log(path: Path) -> str:
+    """The cause where we know the system's words for it, else the log's last line."""
     text = _tail_text(path)
-    return next((words for mark, words in _CAUSES.items() if mark in text), "")
+    last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    return next((words for mark, words in _CAUSES.items() if mark in text), last.strip()[:200])
 
 
 def _tail_text(path: Path) -> str:

@@ -313,6 +313,7 @@ def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     [
         ("exit 0", "sh exited with status 0"),
         ("exit 3", "sh exited with status 3"),
+        ("echo first >&2; echo no such luck >&2; exit 1", "sh exited with status 1: no such luck"),
         ("kill -SEGV $$", "sh was killed by SIGSEGV"),
         ("kill -XFSZ $$", "sh was killed by SIGXFSZ: a file grew beyond the size limit"),
         ("kill -KILL $$", "sh was killed by SIGKILL, by hand or because memory ran out"),

@@ -39,7 +39,7 @@ class Scene:
     def work(self) -> None:
         """What the executor does for one stage, under the key's lock."""
         with self.store.lock("merge", KEY):
-            found = self.store.lookup("merge", KEY) or self.store.recover("merge", KEY)
+            found = self.store.reuse("merge", KEY)
             if found is None:
                 staging = self.store.staging("merge", KEY)
                 (staging.out / "a.bin").write_bytes(b"a" * 100)
@@ -99,5 +99,5 @@ def test_a_commit_killed_at_the_last_moment_is_finished_not_repeated(tmp_path: P
     recovered = 0
     for _ in faults(scene.work, scene.prepare, "kill"):
         if scene.store.inspect("merge", KEY).state is State.MISSING:
-            recovered += scene.store.recover("merge", KEY) is not None
+            recovered += scene.store.reuse("merge", KEY) is not None
     assert recovered > 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import Busy
+from runner.errors import Busy, MachineCannot
 from runner.store.locks import Holder, Lock, read_holder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,3 +135,12 @@ def test_an_unreadable_signature_is_another_process(tmp_path: Path, content: byt
     assert str(Holder(3, "elsewhere", "recipe run x.yaml")) == (
         "process 3 on elsewhere (recipe run x.yaml)"
     )
+
+
+def test_a_lock_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    words = pytest.raises(MachineCannot, match="cannot write while locking the thing")
+    with words as caught, Lock(tmp_path / "file" / "lock", "the thing"):
+        pass
+    assert caught.value.code == "E411"
+    assert "SPARK_RECIPES_CACHE" in caught.value.hint

@@ -163,7 +163,8 @@ def test_a_copied_store_is_read_once_and_then_trusted_again(store: Store, tmp_pa
     assert not found.stamped
     assert found.outputs is not None
     assert found.outputs.digest() == outputs.digest()
-    copy.restamp("merge", KEY)
+    with copy.lock("merge", KEY):
+        assert copy.reuse("merge", KEY) == found.outputs
     assert copy.inspect("merge", KEY).stamped
 
 
