@@ -109,13 +109,15 @@ def _f32_to_f16(values: Array) -> Array:
 
 def to_f32(values: Array, dtype: str) -> Array:
     """Exact float32 values of stored `values` of F32, F16 or BF16."""
-    return bf16_to_f32(values) if dtype == "BF16" else values.astype(np.float32, copy=False)
+    with np.errstate(invalid="ignore"):  # a signalling NaN stays a NaN
+        return bf16_to_f32(values) if dtype == "BF16" else values.astype(np.float32, copy=False)
 
 
 def to_f64(values: Array, dtype: str) -> Array:
     """Exact float64 values of stored `values` of any float dtype."""
     exact = bf16_to_f32(values) if dtype == "BF16" else values
-    return exact.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN stays a NaN
+        return exact.astype(np.float64)
 
 
 _FROM_F32: dict[str, Callable[[Array], Array]] = {

@@ -102,6 +102,7 @@ def test_nan_stays_nan() -> None:
 
 
 @given(st.lists(st.integers(0, 65535), min_size=1, max_size=64))
+@example([0x7F81, 0xFF81, 0x7FC0, 0x7F80])  # signalling, quiet, infinite
 def test_bfloat16_survives_a_way_through_float64(bits: list[int]) -> None:
     stored = np.array(bits, np.uint16)
     numbers = ~np.isnan(floats.bf16_to_f32(stored))
