@@ -35,6 +35,7 @@ def byte_ids(text: str) -> list[int]:
 
 def write_talking_model(folder: Path, says: str = "OK", *, stops: bool = True) -> Path:
     """Write the model folder and return it. After a line break it says `says`, then stops."""
+    assert len(set(says)) == len(says), "one byte follows another: none may stand there twice"
     write_tiny_model(folder)
     weights = load_file(folder / "model.safetensors")
     for name, values in weights.items():
