@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import RecipeToolError
+from runner.errors import RecipeToolError, StageFailed
 from runner.execution.context import StageContext
 from runner.execution.events import EventLog
 from runner.execution.record import run_record
 from runner.execution.run_folder import RunFolder
 from runner.plan.keys import key_material, key_of
 from runner.plan.plan import upstream_of
-from runner.plan.snapshot import has_checkpoint, probe_effect
+from runner.plan.snapshot import file_digests, has_checkpoint, probe_effect
 from runner.store.locks import Holder, Lock
 from runner.store.manifest import build_manifest
 from runner.store.roots import register_root
@@ -122,6 +122,7 @@ class Execution:
         started = time.monotonic()
         try:
             stage.run(self.recipe, upstream, staging.out, context)
+            self._check_unchanged(stage)
             outputs = self.store.commit(
                 staging,
                 version=stage.VERSION,
@@ -141,6 +142,16 @@ class Execution:
         return StageResult(
             stage.NAME, "resume" if resumed else "run", key, material, outputs, seconds
         )
+
+    def _check_unchanged(self, stage: Stage) -> None:
+        """A file edited while the stage read it would give bytes that its key does not tell of."""
+        if file_digests(stage, self.recipe) != self.surroundings.files.get(stage.NAME, {}):
+            raise StageFailed(
+                f"a file that {stage.NAME} reads was changed while it ran",
+                hint="run the same command again",
+                code="E501",
+                stage=stage.NAME,
+            )
 
     @contextlib.contextmanager
     def _device(self, stage: Stage) -> Iterator[tuple[int, ...]]:

@@ -71,18 +71,14 @@ def read_surroundings(recipe: Recipe, stages: list[Stage]) -> Surroundings:
         environments={role: environments.identity(role) for role in roles},
         tools={name: tools.tool_identity(name) for name in names},
         platform=platforms.current_platform(),
-        files={
-            stage.NAME: digests
-            for stage in stages
-            if (digests := _file_digests(stage, recipe)) is not None
-        },
+        files={stage.NAME: digests for stage in stages if (digests := file_digests(stage, recipe))},
     )
 
 
-def _file_digests(stage: Stage, recipe: Recipe) -> dict[str, Any] | None:
+def file_digests(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     """A stage that reads files of the recipe's folder offers `snapshot(recipe)`: their digests."""
     read = getattr(stage, "snapshot", None)
-    return None if read is None else read(recipe)
+    return {} if read is None else dict(read(recipe))
 
 
 def probe_effect(stage: Stage, recipe: Recipe, outputs: Outputs) -> str:

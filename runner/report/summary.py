@@ -52,7 +52,9 @@ def render_summary(result: dict[str, Any], stream: TextIO) -> None:
         console.print("\n".join(lines), markup=False)
     if result["answers"]:
         console.print(_answer_table(result["answers"]))
-    console.print(_artifact_table(result["artifacts"]))
+    print("Artifacts (sha256, bytes, path in the run folder)", file=stream)
+    for line in _artifact_lines(result["artifacts"]):
+        print(line, file=stream)
     print(f"manifest sha256  {result['manifest_sha256']}", file=stream)
     print(f"run folder       {result['run']}", file=stream)
     if result["talk"]:
@@ -149,14 +151,12 @@ def _answer_table(answers: list[dict[str, Any]]) -> Any:
     return table
 
 
-def _artifact_table(artifacts: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table("artifact", "bytes", "sha256", title="Artifacts", title_justify="left")
-    table.columns[1].justify = "right"
-    for artifact in artifacts:
-        table.add_row(artifact["path"], f"{artifact['size']:,}", artifact["sha256"])
-    return table
+def _artifact_lines(artifacts: list[dict[str, Any]]) -> list[str]:
+    """As sha256sum writes them, with the size between: whole digests, whatever the width."""
+    return [
+        f"{artifact['sha256']}  {artifact['size']:>13,}  {artifact['path']}"
+        for artifact in artifacts
+    ]
 
 
 def _one_line(text: str, limit: int = 160) -> str:

@@ -1,1 +1,1 @@
-"""Programs run by the interpreter of a hash-locked environment; the only place that may import torch."""
+"""Programs run by the interpreter of a hash-locked environment; the only ones that import torch."""

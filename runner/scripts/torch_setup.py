@@ -15,7 +15,7 @@ import torch
 from runner.scripts.spec import ScriptError
 
 # ATEN_CPU_CAPABILITY -> what torch then says of itself
-_CAPABILITIES = {"avx2": "AVX2", "default": "DEFAULT"}
+_CAPABILITIES = {"avx512": "AVX512", "avx2": "AVX2", "default": "DEFAULT"}
 
 
 def set_up_torch() -> torch.device:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.stages import deployed
 from runner.stages.contract import Class, Context, Upstream
 from runner.stages.gguf import file_name
 from runner.stages.ollama import open_server
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 NAME = "benchmark"
 VERSION = 1
 OUTPUTS = {"benchmark.json": Class.MEASURED}
-NEEDS = ("ollama", "gguf", "merge", "prepare")
+NEEDS = ("ollama", "gguf", *deployed.NEEDS, "prepare")
 ENVIRONMENT = "evaluate"
 TOOLS = ("llama.cpp", "ollama")
 DEVICE = True
@@ -57,23 +58,23 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         "max_tokens": section.max_tokens,
         "created": upstream["ollama"].digest("create.json"),
         "prompts": upstream["prepare"].digest("prompts.jsonl"),
-        "merged": upstream["merge"].digest("model/*"),
+        "model": deployed.model_of(upstream).digest("model/*"),
     }
 
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
     """Write benchmark.json. Raises StageFailed when Ollama refuses or goes away."""
-    section, deployed = recipe.benchmark, recipe.ollama
+    section, target = recipe.benchmark, recipe.ollama
     assert section is not None
-    assert deployed is not None
+    assert target is not None
     prompts = compared(read_prompts(inputs["prepare"].path("prompts.jsonl")))
     with open_server(context) as server:
-        speeds = measure(server, deployed.name, section.runs, section.max_tokens, context)
-        said = [answer(server.url, deployed.name, each, section.max_tokens) for each in prompts]
+        speeds = measure(server, target.name, section.runs, section.max_tokens, context)
+        said = [answer(server.url, target.name, each, section.max_tokens) for each in prompts]
     expected = merged_answers(
-        inputs["merge"].folder / "model", prompts, section.max_tokens, context
+        deployed.model_of(inputs).folder / "model", prompts, section.max_tokens, context
     )
-    file = inputs["gguf"].path(file_name(recipe, deployed.quantize))
+    file = inputs["gguf"].path(file_name(recipe, target.quantize))
     log = context.log_folder / "benchmark-tokenizer.log"
     with llama_server.tokenizer(context.tool("llama.cpp"), file, log) as tokenizer:
         greedy = [

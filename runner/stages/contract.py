@@ -71,7 +71,7 @@ Upstream = Mapping[str, Outputs]
 
 
 class Context(Protocol):
-    """What a running stage may ask of its surroundings. Implemented by plan/execute's StageContext."""
+    """What a running stage may ask of its surroundings: see execution/context.py."""
 
     project_root: Path  # relative paths of the recipe resolve to files below it
     recipe_folder: Path  # folder of the recipe file: where its relative paths start
@@ -103,7 +103,7 @@ class Context(Protocol):
         env: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> str:
-        """Run a program under the supervisor and return its stdout; stderr goes to the log `log`."""
+        """Run a program under the supervisor and return its stdout; stderr goes to `log`."""
         ...
 
     def environment_python(self, role: str) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StageFailed
-from runner.stages import perplexity
+from runner.stages import deployed, perplexity
 from runner.stages.contract import Class, Context, Upstream
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NAME = "gguf"
 VERSION = 1
 OUTPUTS = {"*.gguf": Class.PORTABLE}
-NEEDS = ("merge", "prepare")
+NEEDS = (*deployed.NEEDS, "prepare")
 ENVIRONMENT = "export"
 TOOLS = ("llama.cpp",)
 DEVICE = False
@@ -53,13 +53,12 @@ def wanted(recipe: Recipe) -> bool:
 def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
     """The merged model, the text that perplexity is measured on, and the gguf section. Pure."""
     assert recipe.gguf is not None
-    assert recipe.merge is not None
     return {
         "name": recipe.name,
-        "dtype": recipe.merge.dtype,
+        "dtype": deployed.dtype_of(recipe),
         "quantize": list(recipe.gguf.quantize),
         "max_perplexity_increase": recipe.gguf.max_perplexity_increase,
-        "merged": upstream["merge"].digest("model/*"),
+        "model": deployed.model_of(upstream).digest("model/*"),
         "validation": upstream["prepare"].digest("validation.txt"),
         "prompts": upstream["prepare"].digest("prompts.jsonl"),
     }
@@ -83,7 +82,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     assert recipe.gguf is not None
     tool = context.tool("llama.cpp")
     steps = 2 + 2 * len(recipe.gguf.quantize)
-    model = inputs["merge"].folder / "model"
+    model = deployed.model_of(inputs).folder / "model"
     converted = convert(recipe, model, tool, context)
     context.progress(1, steps, message="converted")
     files = {kind: folder / file_name(recipe, kind) for kind in recipe.gguf.quantize}
@@ -103,13 +102,12 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
 
 def convert(recipe: Recipe, model: Path, tool: Path, context: Context) -> Path:
     """The merged model as one unquantised GGUF file in the scratch folder."""
-    assert recipe.merge is not None
     told = context.scratch / "metadata.json"
     told.write_text(json.dumps(metadata(recipe.name), indent=2) + "\n", encoding="utf-8")
     converted = context.scratch / "converted.gguf"
     converted.unlink(missing_ok=True)
     python = context.environment_python(ENVIRONMENT)
-    what = ["--outfile", str(converted), "--outtype", OUTTYPES[recipe.merge.dtype]]
+    what = ["--outfile", str(converted), "--outtype", OUTTYPES[deployed.dtype_of(recipe)]]
     names = ["--model-name", recipe.name, "--metadata", str(told)]
     context.run_program(
         [str(python), str(tool / "convert_hf_to_gguf.py"), str(model), *what, *names],

@@ -103,6 +103,7 @@ def _thread_env(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         "OPENBLAS_NUM_THREADS": count,
+        "OMP_WAIT_POLICY": "PASSIVE",  # on a shared machine, spinning threads starve the others
         "OMP_DYNAMIC": "FALSE",  # never fewer threads because the machine is busy
         "MKL_DYNAMIC": "FALSE",
     }
