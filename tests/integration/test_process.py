@@ -271,23 +271,31 @@ def test_a_child_may_be_run_from_a_thread(tmp_path: Path) -> None:
     assert results[0].stdout == b"hello\n"
 
 
-def test_a_server_dies_with_the_runner(tmp_path: Path) -> None:
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_server_dies_with_the_runner(tmp_path: Path, forked: bool) -> None:
+    """Also when a process that the runner forked keeps the supervisor's stdin open."""
     code = f"""
 import os, time
 from pathlib import Path
 from runner.system.process import child_env, start_service
 folder = Path({str(tmp_path)!r})
 service = start_service(["sleep", "600"], env=child_env({{}}), cwd=folder, log=folder / "log")
-print(service.pid, flush=True)
+other = os.fork() if {forked} else -1
+if other != 0:
+    print(service.pid, other, flush=True)
+os.close(1)
 time.sleep(600)
 """
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout is not None
-    server = int(process.stdout.readline())
+    server, other = map(int, process.stdout.readline().split())
     assert alive(server)
     process.kill()
     process.communicate()
     wait_for(lambda: not alive(server), "the server's death")
+    if forked:
+        assert alive(other)
+        os.kill(other, signal.SIGKILL)
 
 
 def test_a_server_that_ended_by_itself_is_noticed(tmp_path: Path) -> None:
