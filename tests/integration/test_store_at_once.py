@@ -15,9 +15,10 @@ from runner.store.store import State, Store
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ["11" * 32, "22" * 32]
 
-# Uses both keys in turn, as the executor does, and looks at what it was promised.
+# Uses its keys in turn, as the executor does, and looks at what it was promised.
 WORKER = """
 import sys
+import time
 from pathlib import Path
 from runner.stages.contract import Class
 from runner.store.roots import register_root
@@ -26,6 +27,7 @@ store, run, rounds = Store(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3
 run.mkdir(parents=True, exist_ok=True)
 for _ in range(rounds):
     register_root(store, run, [])
+    time.sleep(0.05)  # now the collector may take what nobody else uses
     used = []
     for key in sys.argv[4:]:
         with store.lock("merge", key):
@@ -65,7 +67,9 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
 def test_workers_are_never_robbed_by_a_collector(tmp_path: Path) -> None:
     store, stop = tmp_path / "store", tmp_path / "stop"
     collector = start(COLLECTOR, store, stop)
-    workers = [start(WORKER, store, tmp_path / f"run{n}", 15, *KEYS) for n in range(3)]
+    # One key for all of them, and one for each alone.
+    own = [f"{n}" * 64 for n in range(3, 6)]
+    workers = [start(WORKER, store, tmp_path / key[0], 15, KEYS[0], key) for key in own]
     ends = [worker.communicate(timeout=300) for worker in workers]
     stop.touch()
     removed, said = collector.communicate(timeout=60)
