@@ -234,7 +234,8 @@ def smoke(url: str, name: str, question: str) -> str:
     problem = "nothing" if not answer else f"{SMOKE_TOKENS} tokens without an end: {answer[:200]!r}"
     raise StageFailed(
         f"asked {question!r}, {name} answered {problem}",
-        hint="train longer, or see whether the training data ends its answers as the template does",
+        hint="ask something that the data teaches (ollama.smoke), or train longer; see whether the "
+        "answers in the data end as the template does",
         code="E553",
         stage=NAME,
     )
