@@ -73,14 +73,16 @@ def _answers(folder: Path) -> list[dict[str, Any]]:
 def _artifacts(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """The files a person takes away: everything of the manifest that the run folder shows."""
     from runner.execution.run_folder import SHOWN_AS
+    from runner.stages import ORDER
 
+    in_order = sorted(manifest["stages"].items(), key=lambda item: ORDER.index(item[0]))
     return [
         {
             "path": str((folder / SHOWN_AS[stage] / path).relative_to(folder)),
             "size": entry["size"],
             "sha256": entry["sha256"],
         }
-        for stage, files in manifest["stages"].items()
+        for stage, files in in_order
         if stage in SHOWN_AS
         for path, entry in files.items()
     ]
