@@ -244,12 +244,15 @@ def smoke(url: str, name: str, question: str) -> str:
 def probe(recipe: Recipe, outputs: Outputs) -> str:
     """Why the created model is no longer in Ollama as it was created; "" while it is.
 
-    Asks a server on the loopback, or reads the models folder where none runs. Writes nothing.
+    Asks a server on the loopback, or reads the models folder where none runs. Writes nothing. A
+    server elsewhere is not asked while planning, so there the stage runs each time; it takes
+    seconds.
     """
     created = json.loads(outputs.path("create.json").read_text(encoding="utf-8"))
-    name = created["request"]["model"]
-    url = system.probe_url()
-    if url is None:
+    name, url = created["request"]["model"], system.server_url()
+    if not system.may_be_asked_while_planning(url):
+        return f"the Ollama at {url} is on another machine, which planning does not ask"
+    if not system.answers(url):
         return _probe_folder(created, name)
     try:
         stored = system.stored_online(url, name, timeout=system.LOOK_SECONDS)

@@ -109,7 +109,7 @@ def find_running() -> Server | None:
     Raises MachineCannot (E440) when OLLAMA_HOST is set and nothing answers there.
     """
     named = os.environ.get("OLLAMA_HOST", "").strip()
-    url = parse_host(named) if named else USUAL_URL
+    url = server_url()
     version = _version(url)
     if version is not None:
         return Server(url, version, "OLLAMA_HOST" if named else "running", None, None)
@@ -212,17 +212,21 @@ def may_be_asked_while_planning(url: str) -> bool:
     return host in LOOPBACK or ("." not in host and ":" not in host)
 
 
-def probe_url() -> str | None:
-    """The server that planning may ask, if one answers at once."""
+def server_url() -> str:
+    """The server that OLLAMA_HOST names, else the one on the usual port; it may not run."""
     named = os.environ.get("OLLAMA_HOST", "").strip()
-    url = parse_host(named) if named else USUAL_URL
-    return url if may_be_asked_while_planning(url) and _version(url) is not None else None
+    return parse_host(named) if named else USUAL_URL
+
+
+def answers(url: str) -> bool:
+    """Is there an Ollama, at once?"""
+    return _version(url) is not None
 
 
 def talk_command(name: str) -> str:
     """What to type to talk to the model `name`, with full paths where Ollama is in the cache."""
     named = os.environ.get("OLLAMA_HOST", "").strip()
-    url = parse_host(named) if named else USUAL_URL
+    url = server_url()
     program = find_program()
     cached = tools.find_tool("ollama", folders.cache_folder())
     client = "ollama" if program else str(cached / "bin" / "ollama") if cached else ""
@@ -232,7 +236,7 @@ def talk_command(name: str) -> str:
     talk = f"{call} run {shlex.quote(name)}"
     if named:
         return f"OLLAMA_HOST={shlex.quote(named)} {talk}"
-    if _version(url) is not None:
+    if answers(url):
         return talk
     return f"{call} serve 2>/dev/null & until {call} list >/dev/null 2>&1; do sleep 1; done; {talk}"
 

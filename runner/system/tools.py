@@ -15,14 +15,16 @@ import shutil
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import MachineCannot
 from runner.store.atomic import disk_errors, fsync_folder, fsync_tree, write_atomic
 from runner.store.digest import canonical_sha256
 from runner.store.locks import Lock
 from runner.system import folders
-from runner.system.downloads import Pin
+
+if TYPE_CHECKING:
+    from runner.system.downloads import Pin
 
 MARKER = "complete.json"
 Say = Callable[[str], None]
@@ -111,6 +113,8 @@ def is_complete(folder: Path, name: str) -> bool:
 
 def pin_of_wheel(name: str) -> Pin:
     """The pin of one of the wheels that build."""
+    from runner.system.downloads import Pin
+
     wheel = read_lock()["wheels"][name]
     return Pin(name, wheel["version"], tuple(wheel["sha256"].values()))
 

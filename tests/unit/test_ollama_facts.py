@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,15 @@ def test_a_broken_manifest_is_no_model(
     (manifest,) = no_server.glob("manifests/*/*/*/*")
     manifest.write_bytes(content)
     assert "has no model m" in probe(created, tmp_path / "out")
+
+
+def test_another_machine_is_not_asked_while_planning(
+    created: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "http://192.0.2.1:11434")
+    started = time.monotonic()
+    assert "another machine" in probe(created, tmp_path / "out")
+    assert time.monotonic() - started < 0.5
 
 
 def test_probing_writes_nothing(created: dict[str, Any], tmp_path: Path, no_server: Path) -> None:
