@@ -282,7 +282,8 @@ class _Tree:
 def _start_supervisor(fds: Sequence[int], err: IO[bytes]) -> subprocess.Popen[bytes]:
     program = Path(__file__).with_name("supervisor.py")
     return subprocess.Popen(
-        [sys.executable, "-I", str(program), str(os.getpid())],
+        # -I and -S: nothing of the user's site or environment runs in it, and it starts faster.
+        [sys.executable, "-I", "-S", str(program), str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=err,

@@ -1,6 +1,6 @@
 """Runs one child tree and outlives the runner just long enough to end that tree.
 
-Started as `python -I supervisor.py RUNNER_PID`, standard library only, one thread. stdin is the
+Started as `python -I -S supervisor.py RUNNER_PID`, standard library only, one thread. stdin is the
 order and the sign of life: one JSON line that says what to run, then `stop` or `kill` lines; its
 end means that the runner is dead. stdout takes one JSON line when the child has started and one
 when the whole tree is gone.
