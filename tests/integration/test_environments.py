@@ -222,6 +222,12 @@ def test_other_bytes_under_the_same_name_are_refused(setting: Setting) -> None:
     assert setting.lock.read_text() == locked
 
 
+def test_a_lock_without_hashes_is_refused(setting: Setting) -> None:
+    setting.lock.write_text(setting.lock.read_text() + "delta==1.0\n")
+    write_wheel(setting.wheels, "delta", "1.0")
+    assert "delta" in failure(setting).message
+
+
 def test_without_network_the_next_step_is_named(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from runner.stages.contract import Class
-from runner.store import roots as roots_module
 from runner.store.collect import Collection, collect
 from runner.store.roots import read_roots, register_root
 from runner.store.store import State, Store
@@ -114,16 +113,23 @@ def test_a_run_that_is_only_out_of_sight_keeps_its_results(
     assert world.present() == {USED}
 
 
-def test_a_folder_on_another_file_system_proves_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A volume mounted at `runs`: the folder above it stays when the volume is gone."""
-    real = roots_module._above(world.run)
-    volume = {path: found for path, found in real.items() if path != str(world.project)}
-    monkeypatch.setattr(roots_module, "_above", lambda folder: volume)
-    register_root(world.store, world.run, [("merge", USED)])
-    shutil.rmtree(world.project / "runs")
-    assert len(collect(world.store, dry_run=False).unresolved) == 1
+def test_a_folder_on_another_file_system_proves_nothing(world: World) -> None:
+    """A volume, here /dev/shm: the folder above its mount point stays when the volume is gone."""
+    memory = Path("/dev/shm")
+    assert memory.stat().st_dev != memory.parent.stat().st_dev
+    run = memory / f"spark-recipes-{os.getpid()}" / "2026-01-01"
+    run.mkdir(parents=True)
+    try:
+        register_root(world.store, run, [])
+    finally:
+        run.rmdir()
+        run.parent.rmdir()
+    remembered = [
+        json.loads(file.read_text())["above"]
+        for file in (world.store.root / ".roots").glob("*.json")
+        if str(run) in file.read_text()
+    ]
+    assert [set(above) for above in remembered] == [{str(run.parent), str(memory)}]
 
 
 def test_a_root_that_cannot_be_read_stops_everything(world: World) -> None:
