@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
     for path in found.in_use:
         print(f"kept, in use by a running process: {path}")
     for root in found.unresolved:
-        print(f"kept for a run that cannot be looked at now: {root.folder}")
+        print(f"kept for a run that cannot be looked at now: {root.folder} (noted in {root.file})")
     print(f"{verb} {len(found.removed)} item(s), {found.freed:,} bytes")
     return 0
 

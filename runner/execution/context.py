@@ -149,6 +149,8 @@ class StageContext:
             "HF_HOME": str(self.cache / "huggingface"),
             "MPLCONFIGDIR": str(self.cache / "matplotlib"),
             "XDG_CACHE_HOME": str(self.cache / "xdg"),
+            "TRITON_CACHE_DIR": str(self.cache / "triton"),
+            "CUDA_CACHE_PATH": str(self.cache / "cuda"),
         }
         return {**process.child_env(hashed), **caches}
 
@@ -167,7 +169,7 @@ class StageContext:
                 log=str(log),
             )
         return StageFailed(
-            f"{name}: {process.describe_exit(result)}",
+            f"{name} failed: {process.describe_exit(result)}",
             hint=f"read {log}, then run the same command again",
             stage=self.stage.NAME,
             log=str(log),

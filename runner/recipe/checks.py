@@ -51,6 +51,15 @@ def merge_has_an_adapter(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("E201", "/merge", message, "remove the section; gguf takes the model", "key")
 
 
+@check("model", "data", "train")
+def backend_can_honour(recipe: Recipe) -> Iterator[Finding]:
+    """What the chosen backend cannot do is an error, never ignored."""
+    from runner.backends import load_backend
+
+    for pointer, message in load_backend(recipe.train.backend).cannot_honour(recipe):
+        yield Finding("E215", pointer, message, "change it, or choose another backend")
+
+
 @check("train", "merge", "gguf")
 def gguf_has_a_model(recipe: Recipe) -> Iterator[Finding]:
     """llama.cpp converts whole models, not adapters."""

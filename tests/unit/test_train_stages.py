@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from runner.backends import REGISTRY, load_backend
+from runner.errors import RecipeInvalid
 from runner.recipe.load import load_recipe
 from runner.recipe.model import Recipe
 from runner.scripts.checkpoints import mark_complete
@@ -196,14 +197,14 @@ def test_every_backend_has_what_a_stage_asks_for(recipe: Build, name: str) -> No
     assert list(backend.cannot_honour(recipe())) == []
 
 
-def test_the_native_backend_says_what_it_cannot_honour(recipe: Build) -> None:
-    native = load_backend("native")
-    head = recipe(("[v_proj, q_proj]", "[v_proj, lm_head]"))
-    assert [pointer for pointer, _ in native.cannot_honour(head)] == [
-        "/train/adapter/target_modules"
-    ]
-    mixed = recipe(("dtype: float32", "dtype: float16"), ("save_steps: 2", "bf16: true"))
-    assert [pointer for pointer, _ in native.cannot_honour(mixed)] == ["/train/bf16"]
+def test_what_the_native_backend_cannot_honour_is_an_error_of_the_recipe(recipe: Build) -> None:
+    for change in (
+        [("[v_proj, q_proj]", "[v_proj, lm_head]")],
+        [("dtype: float32", "dtype: float16"), ("save_steps: 2", "bf16: true")],
+    ):
+        with pytest.raises(RecipeInvalid) as caught:
+            recipe(*change)
+        assert "E215" in {found.code for found in caught.value.diagnostics}
 
 
 def test_conversations_have_prompts_and_plain_text_has_none(recipe: Build) -> None:
