@@ -25,14 +25,19 @@ COPY environments/runner.txt environments/
 RUN python3 -m venv venv \
     && venv/bin/python -m pip install --quiet --require-hashes -r environments/runner.txt
 
-# What is heavy and rarely changes comes before the code: tools, then the training environments.
+# What is heavy and rarely changes comes before the rest of the code, and needs only this much of it.
+COPY pyproject.toml ./
 COPY environments environments
+COPY runner/__init__.py runner/errors.py runner/
+COPY runner/store runner/store
+COPY runner/system runner/system
+RUN venv/bin/python -m runner.system.prebuild
+
 COPY runner runner
 COPY schemas schemas
 COPY recipes recipes
-COPY pyproject.toml README.md LICENSE ./
-RUN venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable . \
-    && venv/bin/python -m runner.system.prebuild
+COPY README.md LICENSE ./
+RUN venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 
 # Not root. Any uid may run it: compose passes the caller's, so that results belong to the caller.
 RUN install -d -m 1777 /cache /work && ln -s /opt/spark-recipes/venv/bin/recipe /usr/local/bin/recipe

@@ -5,6 +5,8 @@
 PYTHON ?= python3
 RECIPE ?= recipes/quickstart.yaml
 TESTS ?= tests/unit tests/integration tests/e2e
+# Two workers: the long chain on one, the short tests on the other.
+PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 empty :=
 CACHE_HOME := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)
@@ -29,7 +31,7 @@ test: .venv/test-ready
 
 # Needs root on Debian or Ubuntu when no Docker engine is running: it then brings its own.
 test-container: .venv/test-ready
-	.venv/bin/pytest tests/container $(PYTEST_ARGS)
+	.venv/bin/pytest tests/container
 
 check: .venv/test-ready
 	.venv/bin/ruff check .

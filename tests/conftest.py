@@ -35,3 +35,13 @@ def environment_python(shared_cache: Path) -> Callable[[str], Path]:
         return environments.ensure(role, shared_cache, print).python
 
     return python
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file on one worker, where its costly fixtures are made once.
+
+    Unit tests have none and go wherever there is room.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None and "unit" not in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
