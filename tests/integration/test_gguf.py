@@ -24,9 +24,9 @@ from runner.store.digest import file_sha256
 from runner.system.downloads import Pin, install_wheels
 from runner.system.llama_server import tokenizer
 from tests import tiny_model
-from tests.data_scripts import run_script
 from tests.gguf_files import write_gguf_of_model
 from tests.integration.conftest import ContextFor, outputs_of, write_prompts
+from tests.script_runs import run_script
 from tests.tiny_model import write_tiny_model
 
 WHEEL = Pin(

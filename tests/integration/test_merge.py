@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from runner.scripts import floats
 from runner.scripts.safetensors_stream import INDEX, METADATA, ModelFolder, TensorSpec, open_shards
-from tests.data_scripts import SCRIPTS, ScriptRun, run_script
 from tests.lora_files import write_adapter
+from tests.script_runs import SCRIPTS, ScriptRun, run_script
 from tests.tiny_model import write_tiny_model
 
 Merge = Callable[..., ScriptRun]

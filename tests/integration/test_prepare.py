@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from tests.data_scripts import ScriptRun, run_script
+from tests.script_runs import ScriptRun, run_script
 from tests.tiny_model import SPECIAL, write_tiny_model
 
 Message = dict[str, str]
