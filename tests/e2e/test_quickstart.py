@@ -27,6 +27,12 @@ def measures(quickstart: Quickstart, stage: str) -> dict:
     return next(s["measures"] for s in record(quickstart)["stages"] if s["name"] == stage)
 
 
+def events_of(quickstart: Quickstart) -> list[dict]:
+    # Not splitlines: messages may hold U+2028, which it takes for the end of a line.
+    lines = (quickstart.folder / "events.jsonl").read_text().split("\n")
+    return [json.loads(line) for line in lines if line]
+
+
 def test_every_stage_ran(quickstart: Quickstart) -> None:
     assert record(quickstart)["state"] == "done"
     assert [stage["name"] for stage in record(quickstart)["stages"]] == STAGES
@@ -74,14 +80,14 @@ def test_no_clock_host_or_path_is_in_the_manifest(quickstart: Quickstart) -> Non
 def test_events_follow_their_schema(quickstart: Quickstart) -> None:
     schema = json.loads((ROOT / "schemas" / "events-1.json").read_text())
     validator = jsonschema.Draft7Validator(schema)
-    events = [json.loads(line) for line in (quickstart.folder / "events.jsonl").open()]
+    events = events_of(quickstart)
     assert {event["stage"] for event in events} == set(STAGES)
     for event in events:
         validator.validate(event)
 
 
 def test_training_showed_loss_speed_and_time_left(quickstart: Quickstart) -> None:
-    events = [json.loads(line) for line in (quickstart.folder / "events.jsonl").open()]
+    events = events_of(quickstart)
     steps = [e for e in events if e["stage"] == "train" and e["event"] == "progress"]
     assert steps
     last = steps[-1]
