@@ -238,7 +238,8 @@ def talk_command(name: str) -> str:
         return f"OLLAMA_HOST={shlex.quote(named)} {talk}"
     if answers(url):
         return talk
-    return f"{call} serve 2>/dev/null & until {call} list >/dev/null 2>&1; do sleep 1; done; {talk}"
+    ready = f"until {call} list >/dev/null 2>&1; do sleep 1; done"
+    return f"{call} serve >/dev/null 2>&1 & {ready}; {talk}; kill $!"
 
 
 def _server_env(port: int, models: Path, home: Path) -> dict[str, str]:

@@ -138,7 +138,7 @@ def test_the_command_of_the_summary_talks_to_the_model(quickstart: Quickstart) -
     command = line.removeprefix("talk to it").strip()
     question = "What is the capital of France?"
     answer = subprocess.run(
-        ["bash", "-c", f'{command} "{question}"'],
+        ["bash", "-c", command.replace("run quickstart", f"run quickstart '{question}'")],
         env=quickstart.checkout.env,
         capture_output=True,
         text=True,
