@@ -97,7 +97,7 @@ def test_with_ollama_in_the_cache_the_command_has_full_paths_and_starts_the_serv
     monkeypatch.setattr(tools, "find_tool", lambda name, cache: Path("/c/tools/ollama-1"))
     command = ollama.talk_command("quickstart")
     assert command.startswith("/c/tools/ollama-1/bin/ollama serve")
-    assert command.endswith("/c/tools/ollama-1/bin/ollama run quickstart")
+    assert command.endswith("/c/tools/ollama-1/bin/ollama run quickstart; kill $!")
 
 
 def test_with_a_running_server_the_command_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
