@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from runner.system.tools import ensure_tool
 
+from runner.system.tools import ensure_tool
 from tests.e2e.conftest import quickstart, store  # noqa: F401  (fixtures: the bare machine's run)
 
 HERE = Path(__file__).parent
