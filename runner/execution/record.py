@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import runner
 from runner.errors import RecipeToolError
+from runner.system.hardware import hardware_facts
 
 if TYPE_CHECKING:
     from runner.execution.execute import Execution
@@ -28,6 +29,7 @@ def run_record(execution: Execution, state: str, error: BaseException | None) ->
         "started": execution.run.started.isoformat(),
         "ended": None if state == "running" else datetime.now(UTC).isoformat(),
         "host": _host(),
+        "hardware": hardware_facts(),
         "platform": dict(execution.surroundings.platform),
         "environments": dict(execution.surroundings.environments),
         "tools": dict(execution.surroundings.tools),
