@@ -6,7 +6,7 @@ PYTHON ?= python3
 RECIPE ?= recipes/quickstart.yaml
 TESTS ?= tests/unit tests/integration tests/e2e
 # Two workers, in the order of collection: the chain comes last, when no other test uses Ollama.
-PYTEST_ARGS ?= -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST_ARGS ?= -n 2 --dist loadscope --no-loadscope-reorder
 
 empty :=
 CACHE_HOME := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,6 +14,14 @@ from hypothesis import settings
 # A busy machine is no failure.
 settings.register_profile("spark-recipes", deadline=None)
 settings.load_profile("spark-recipes")
+
+# Files that share a costly fixture, or would disturb each other: they go to one worker.
+TOGETHER = {
+    "tests/e2e/test_docs.py": "quickstart",
+    "tests/e2e/test_quickstart.py": "quickstart",
+    "tests/integration/test_benchmark.py": "ollama",
+    "tests/integration/test_ollama.py": "ollama",
+}
 
 # Where environments and tools were built: kept between test runs, since they are what is heavy.
 _CACHE = Path(
@@ -37,11 +47,23 @@ def environment_python(shared_cache: Path) -> Callable[[str], Path]:
     return python
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one worker, where its costly fixtures are made once.
+def pytest_configure(config: pytest.Config) -> None:
+    """Ctrl-C is one of the inputs, also where a shell in the background told us to ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    Unit tests have none and go wherever there is room.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None and "unit" not in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file on one worker, where its costly fixtures are made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return worker_scope(nodeid)
+
+    return ByFile(config, log)
+
+
+def worker_scope(nodeid: str) -> str:
+    """What goes to one worker: a file, or files that belong together, or one unit test."""
+    file = nodeid.split("::")[0]
+    return nodeid if file.startswith("tests/unit/") else TOGETHER.get(file, file)

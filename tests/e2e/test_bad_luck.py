@@ -18,8 +18,6 @@ import pytest
 from tests.chain import Checkout, copy_checkout
 from tests.tiny_model import write_tiny_model
 
-pytestmark = pytest.mark.xdist_group("bad-luck")
-
 RECIPE = """
 schema: 1
 name: tiny

@@ -12,8 +12,6 @@ import pytest
 from tests.chain import ROOT
 from tests.e2e.conftest import Quickstart
 
-pytestmark = pytest.mark.xdist_group("chain")
-
 _COMPOSE = "docker compose"
 _QUICKSTART = "run --rm recipe run recipes/quickstart.yaml"
 

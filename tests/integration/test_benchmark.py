@@ -17,8 +17,6 @@ from runner.stages.contract import Class, Outputs
 from tests.integration.conftest import ContextFor, outputs_of, write_prompts
 from tests.integration.test_ollama import deployable, prompt_lines
 
-pytestmark = pytest.mark.xdist_group("ollama")
-
 
 @pytest.fixture
 def inputs(

@@ -27,8 +27,6 @@ from tests.gguf_files import write_gguf_of_model
 from tests.integration.conftest import ContextFor, outputs_of, write_prompts
 from tests.talking_model import byte_ids, write_talking_model
 
-pytestmark = pytest.mark.xdist_group("ollama")
-
 SYSTEM = "You are terse."
 
 
