@@ -15,7 +15,8 @@ export PIP_CACHE_DIR := $(SPARK_RECIPES_CACHE)/pip
 export UV_CACHE_DIR := $(SPARK_RECIPES_CACHE)/uv
 export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-PIP := .venv/bin/python -m pip install --quiet --no-input
+# pip asks `rustc` for its version, and a rustup in front of it would write into the home folder.
+PIP := RUSTUP_HOME=$(SPARK_RECIPES_CACHE)/rustup .venv/bin/python -m pip install --quiet --no-input
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-container check format lock setup clean

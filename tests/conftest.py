@@ -18,6 +18,7 @@ settings.load_profile("spark-recipes")
 # Files that share a costly fixture, or would disturb each other: they go to one worker.
 TOGETHER = {
     "tests/e2e/test_docs.py": "quickstart",
+    "tests/e2e/test_full_fine_tuning.py": "quickstart",
     "tests/e2e/test_quickstart.py": "quickstart",
     "tests/integration/test_benchmark.py": "ollama",
     "tests/integration/test_ollama.py": "ollama",

@@ -121,15 +121,15 @@ class _Sweep:
             self._remove(path, "left by a killed process", self.store.burn)
 
     def lock_files(self) -> None:
-        """Remove the lock files of keys that are gone, and folders that became empty."""
+        """Remove the lock files of keys that are gone.
+
+        The stages' folders stay, also empty: a run may be about to make a key's folder in one.
+        """
         for file in sorted((self.store.root / ".locks").glob("*-*.lock")):
             stage, _, key = file.stem.rpartition("-")
             with contextlib.suppress(Busy), self.store.lock(stage, key, wait=False) as lock:
                 if not self._exists(stage, key):
                     lock.remove()
-        for folder in [*self.store.root.glob("*"), *(self.store.root / ".staging").glob("*")]:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
     def _exists(self, stage: str, key: str) -> bool:
         staging = self.store.root / ".staging" / stage / key
