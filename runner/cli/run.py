@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-wait", action="store_true", help="exit 6 instead of waiting for another run"
     )
+    parser.add_argument(
+        "--verify-twice",
+        action="store_true",
+        help="then do everything again in a clean place and compare every byte (exit 7)",
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
@@ -50,8 +55,10 @@ def main(args: argparse.Namespace) -> int:
     snapshot = take_snapshot(recipe, stages, store, runs)
     steps = make_plan(recipe, stages, snapshot)
     if shown := up_to_date(steps, runs):
-        return _say_up_to_date(args, shown, time.monotonic() - started)
-    return _execute(args, recipe, stages, store, snapshot)
+        _say_up_to_date(args, shown, time.monotonic() - started)
+    else:
+        shown = _execute(args, recipe, stages, store, snapshot)
+    return _verify(args, shown) if args.verify_twice else 0
 
 
 def up_to_date(steps: list[Step], runs: Path) -> Path | None:
@@ -73,16 +80,22 @@ def _runs(recipe: Recipe) -> Path:
     return runs_folder(recipe.project_root, recipe.name)
 
 
-def _say_up_to_date(args: argparse.Namespace, folder: Path, seconds: float) -> int:
+def _verify(args: argparse.Namespace, folder: Path) -> int:
+    from runner.cli.verify import verify
+    from runner.verify.run import open_run
+
+    return verify(open_run(folder), "train", args.format)
+
+
+def _say_up_to_date(args: argparse.Namespace, folder: Path, seconds: float) -> None:
     if args.format == "json":
         print(json.dumps({"schema": 1, "state": "up-to-date", "run": str(folder)}))
-        return 0
+        return
     from runner.report.summary import talk_command
 
     print(f"Everything is up to date ({seconds:.1f} s). The results are in {folder}")
     if command := talk_command(folder):
         print(f"Talk to the model:  {command}")
-    return 0
 
 
 def _execute(
@@ -91,7 +104,8 @@ def _execute(
     stages: list[Stage],
     store: Store,
     snapshot: Snapshot,
-) -> int:
+) -> Path:
+    """Run the stages, say what came out, and return the run's folder."""
     from runner.execution.execute import Execution
     from runner.execution.run_folder import RunFolder
     from runner.report.progress import Progress
@@ -112,7 +126,7 @@ def _execute(
         )
         execution.execute()
     _print_result(args, execution)
-    return 0
+    return run.path
 
 
 def _print_result(args: argparse.Namespace, execution: Execution) -> None:

@@ -34,6 +34,7 @@ class StageContext:
     lock_fds: tuple[int, ...] = ()
     on_poll: Callable[[], None] = lambda: None
     say: Callable[[str], None] = lambda message: None
+    ollama_models: Path | None = None
     measures: dict[str, Any] = field(default_factory=dict)
     _children: int = 0
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,9 @@ class Execution:
     wait: bool = True  # for a lock that another run holds; False: exit 6
     on_poll: Callable[[], None] = lambda: None
     say: Callable[[str], None] = lambda message: None
+    given: Mapping[str, Outputs] = field(default_factory=dict)  # of stages that are not to run
+    ollama_models: Path | None = None  # deploy to a server of our own with this models folder
+    manifest_sha256: str | None = None
     results: list[StageResult] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -62,13 +66,14 @@ class Execution:
         """Run every stage. When it ends early, run.json says how, and the error is raised."""
         self._write_record("running")
         try:
-            known: dict[str, Outputs] = {}
+            known: dict[str, Outputs] = dict(self.given)
             for stage in self.stages:
                 result = self._execute_stage(stage, known)
                 known[stage.NAME] = result.outputs
                 self.run.show(result.outputs)
                 self._write_record("running")
             manifest = build_manifest(known, str(self.surroundings.platform["name"]))
+            self.manifest_sha256 = hashlib.sha256(manifest).hexdigest()
             self._write_record("done")
             self.run.finish(manifest)
         except BaseException as error:
@@ -117,6 +122,7 @@ class Execution:
             lock_fds=lock_fds,
             on_poll=self.on_poll,
             say=self.say,
+            ollama_models=self.ollama_models,
         )
         self._event(stage, "start", key)
         started = time.monotonic()

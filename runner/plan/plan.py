@@ -10,7 +10,7 @@ they come out as before it will be reused after all (early cut-off).
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,13 +95,18 @@ def _decide(
 
 def explain_change(before: Mapping[str, Any], now: Mapping[str, Any], limit: int = 3) -> str:
     """Name what differs between two materials: `inputs.train.learning_rate: 0.0002 → 0.0001`."""
-    changes = [
-        f"{path}: {_short(old)} → {_short(new)}" for path, old, new in _differences(before, now, "")
-    ]
+    changes = list_changes(before, now)
     if not changes:
         return "the stored result is gone"
     more = f" (and {len(changes) - limit} more)" if len(changes) > limit else ""
     return "changed: " + "; ".join(changes[:limit]) + more
+
+
+def list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Every difference of two materials, one text each, in order of their names."""
+    return [
+        f"{path}: {_short(old)} → {_short(new)}" for path, old, new in _differences(before, now, "")
+    ]
 
 
 _ABSENT = object()
@@ -116,7 +121,14 @@ def _differences(before: Any, now: Any, path: str) -> list[tuple[str, Any, Any]]
                 before.get(name, _ABSENT), now.get(name, _ABSENT), f"{path}.{name}".lstrip(".")
             )
         ]
+    lists = isinstance(before, list | tuple) and isinstance(now, list | tuple)
+    if lists and len(before) == len(now):
+        return _differences(_numbered(before), _numbered(now), path)
     return [] if before == now else [(path, before, now)]
+
+
+def _numbered(items: Sequence[Any]) -> dict[str, Any]:
+    return {str(number): item for number, item in enumerate(items)}
 
 
 def _short(value: Any) -> str:

@@ -78,6 +78,8 @@ class Context(Protocol):
     log_folder: Path  # logs of this stage's children
     scratch: Path  # survives a failure or kill of this stage and is handed to its next try
     platform: Mapping[str, Any]  # what a claim of equal bytes depends on
+    # Deploy to a server of our own with this models folder, never to the user's (verification).
+    ollama_models: Path | None
 
     def run_script(
         self,

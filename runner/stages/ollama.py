@@ -95,6 +95,7 @@ def open_server(context: Context) -> Iterator[system.Server]:
         folder=home,
         log=context.log_folder / "ollama-server.log",
         say=lambda message: context.progress(0, 1, message=message),
+        own_models=context.ollama_models,
     ) as server:
         about = {"version": server.version, "where": server.where, "url": server.url}
         context.measure("server", {**about, "program": str(server.program or "")})

@@ -72,18 +72,21 @@ def serving(
     log: Path,
     say: Callable[[str], None] = lambda message: None,
     choose_port: Callable[[], int] = free_port,
+    own_models: Path | None = None,
 ) -> Iterator[Server]:
     """The server to use, started if none runs and then stopped at the end.
 
     `build` returns the root folder of the pinned Ollama and is called only when it is needed;
-    `folder` is the home of a started server, where it keeps its own key. Raises MachineCannot when
-    OLLAMA_HOST names a server that does not answer (E440) or when ours does not start (E441).
+    `folder` is the home of a started server, where it keeps its own key. With `own_models` one is
+    always started, with that models folder, and the user's server and models stay as they are.
+    Raises MachineCannot when OLLAMA_HOST names a server that does not answer (E440) or when ours
+    does not start (E441).
     """
-    if found := find_running():
+    if own_models is None and (found := find_running()):
         yield found
         return
     program = find_program() or build() / "bin" / "ollama"
-    models = models_folder()
+    models = own_models or models_folder()
     # Two servers over one models folder tidy away each other's half-made models.
     with Lock(
         folders.cache_folder() / "locks" / f"ollama-{_short_digest(str(models))}.lock",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.chain import Checkout, copy_checkout
+from tests.tiny_chain import write_tiny_chain
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,23 @@ def quickstart(
     assert result.returncode == 0, result.stdout + result.stderr
     latest = checkout.folder / "runs" / "quickstart" / "latest"
     return Quickstart(checkout, result, latest.resolve())
+
+
+@pytest.fixture(scope="session")
+def make_tiny(shared_cache: Path) -> Callable[[Path], Checkout]:
+    """place -> a copy of the checkout there, with a tiny recipe that ends with the merge."""
+
+    def make(place: Path) -> Checkout:
+        checkout = copy_checkout(
+            place / "checkout", cache=shared_cache, store=place / "store", home=place / "home"
+        )
+        write_tiny_chain(checkout)
+        return checkout
+
+    return make
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, make_tiny: Callable[[Path], Checkout]) -> Checkout:
+    """A tiny recipe of the test's own."""
+    return make_tiny(tmp_path)

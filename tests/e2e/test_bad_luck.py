@@ -15,44 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import Checkout, copy_checkout
-from tests.tiny_model import write_tiny_model
-
-RECIPE = """
-schema: 1
-name: tiny
-model: {path: model, dtype: float32}
-data:
-  train: [{path: rows.jsonl, format: alpaca}]
-  max_length: 256
-train:
-  adapter: {type: lora, r: 4, lora_alpha: 8, lora_dropout: 0.1}
-  max_steps: STEPS
-  per_device_train_batch_size: 2
-  save_steps: 5
-evaluate: {samples: 2, max_new_tokens: 4}
-merge: {}
-"""
-
-
-@pytest.fixture
-def tiny(tmp_path: Path, shared_cache: Path) -> Checkout:
-    """A copy of the checkout with a tiny recipe that ends with the merge."""
-    checkout = copy_checkout(
-        tmp_path / "checkout", cache=shared_cache, store=tmp_path / "store", home=tmp_path / "home"
-    )
-    write_tiny_model(checkout.folder / "model")
-    rows = [
-        {"instruction": f"Say {n}.", "input": "", "output": f"The number is {n}."}
-        for n in range(40)
-    ]
-    (checkout.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    set_steps(checkout, 12)
-    return checkout
-
-
-def set_steps(checkout: Checkout, steps: int) -> None:
-    (checkout.folder / "tiny.yaml").write_text(RECIPE.replace("STEPS", str(steps)))
+from tests.chain import Checkout
+from tests.tiny_chain import set_steps
 
 
 def manifest(checkout: Checkout) -> bytes:
