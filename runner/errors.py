@@ -68,6 +68,32 @@ class MachineCannot(RecipeToolError):
     default_code = "E400"
 
 
+class LockStale(RecipeToolError):
+    """The lock pins something that is otherwise now; `entries` has one line for each."""
+
+    exit_code = 5
+    default_code = "E802"
+
+    def __init__(
+        self, message: str, *, hint: str = "", code: str = "", entries: Sequence[str] = ()
+    ) -> None:
+        super().__init__("\n  ".join([message, *entries]), hint=hint, code=code)
+        self.entries = tuple(entries)
+
+
+class NotReproduced(RecipeToolError):
+    """Other bytes than expected; `entries` names what differs, one line each."""
+
+    exit_code = 7
+    default_code = "E700"
+
+    def __init__(
+        self, message: str, *, hint: str = "", code: str = "", entries: Sequence[str] = ()
+    ) -> None:
+        super().__init__("\n  ".join([message, *entries]), hint=hint, code=code)
+        self.entries = tuple(entries)
+
+
 class Busy(RecipeToolError):
     """Another process holds the lock, and the caller asked not to wait."""
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "plan": "say what a run would do, and why",
     "validate": "check recipes: all files, all errors at once",
     "show": "print a recipe with every default, and where each value came from",
+    "lock": "pin every input of a recipe in a file that can be run",
     "verify": "prove a run: hash its files, or derive them again",
     "diff": "say where two runs part",
     "gc": "remove stored results that no run refers to",

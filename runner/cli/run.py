@@ -6,8 +6,9 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.plan.plan import Action, Step, make_plan
 
@@ -32,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-wait", action="store_true", help="exit 6 instead of waiting for another run"
     )
     parser.add_argument(
+        "--locked", action="store_true", help="exit 5 unless a fresh lock pins every input"
+    )
+    parser.add_argument(
         "--verify-twice",
         action="store_true",
         help="then do everything again in a clean place and compare every byte (exit 7)",
@@ -41,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the recipe; exit code 0 when every stage is done."""
+    from runner.lock.locking import lock_of_run
     from runner.plan.snapshot import take_snapshot
     from runner.recipe.load import load_recipe
     from runner.stages import stages_of
@@ -49,6 +54,7 @@ def main(args: argparse.Namespace) -> int:
 
     started = time.monotonic()
     recipe = load_recipe(args.recipe)
+    lock = lock_of_run(recipe, required=args.locked, warn=_warn)
     stages = stages_of(recipe, args.until)
     store = Store(store_folder())
     runs = _runs(recipe)
@@ -57,7 +63,9 @@ def main(args: argparse.Namespace) -> int:
     if shown := up_to_date(steps, runs):
         _say_up_to_date(args, shown, time.monotonic() - started)
     else:
-        shown = _execute(args, recipe, stages, store, snapshot)
+        shown = _execute(args, recipe, stages, store, snapshot, lock)
+    if lock is not None:
+        compare_with_expected(recipe, shown, required=args.locked)
     return _verify(args, shown) if args.verify_twice else 0
 
 
@@ -78,6 +86,35 @@ def _runs(recipe: Recipe) -> Path:
     from runner.execution.run_folder import runs_folder
 
     return runs_folder(recipe.project_root, recipe.name)
+
+
+def compare_with_expected(recipe: Recipe, folder: Path, *, required: bool) -> None:
+    """Say whether the run gave what is expected on this platform, where that is written down.
+
+    Raises NotReproduced (exit 7) when it did not and `required`.
+    """
+    from runner.lock.results import unexpected
+    from runner.verify.run import open_run
+
+    run = open_run(folder)
+    if (found := unexpected(recipe, run)) is None:
+        return
+    if not found:
+        print(f"as expected on {run.record['platform']['name']}, byte for byte", file=sys.stderr)
+    elif required:
+        from runner.errors import NotReproduced
+
+        raise NotReproduced(
+            f"the run is not what the lock expects on this platform: {found[0]}",
+            hint="the run is kept; see docs/reproducibility.md",
+            entries=found[1:],
+        )
+    else:
+        _warn(f"not as expected on this platform: {found[0]}")
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _verify(args: argparse.Namespace, folder: Path) -> int:
@@ -104,10 +141,12 @@ def _execute(
     stages: list[Stage],
     store: Store,
     snapshot: Snapshot,
+    lock: Mapping[str, Any] | None,
 ) -> Path:
     """Run the stages, say what came out, and return the run's folder."""
     from runner.execution.execute import Execution
     from runner.execution.run_folder import RunFolder
+    from runner.lock.locking import outputs_checker
     from runner.report.progress import Progress
     from runner.system.folders import cache_folder
 
@@ -123,6 +162,7 @@ def _execute(
             wait=not args.no_wait,
             on_poll=progress.poll,
             say=progress.say,
+            check_outputs=outputs_checker(lock),
         )
         execution.execute()
     _print_result(args, execution)

@@ -54,6 +54,7 @@ class Execution:
     wait: bool = True  # for a lock that another run holds; False: exit 6
     on_poll: Callable[[], None] = lambda: None
     say: Callable[[str], None] = lambda message: None
+    check_outputs: Callable[[Outputs], None] = lambda outputs: None  # may raise to end the run
     given: Mapping[str, Outputs] = field(default_factory=dict)  # of stages that are not to run
     ollama_models: Path | None = None  # deploy to a server of our own with this models folder
     manifest_sha256: str | None = None
@@ -69,6 +70,7 @@ class Execution:
             known: dict[str, Outputs] = dict(self.given)
             for stage in self.stages:
                 result = self._execute_stage(stage, known)
+                self.check_outputs(result.outputs)
                 known[stage.NAME] = result.outputs
                 self.run.show(result.outputs)
                 self._write_record("running")

@@ -1,4 +1,4 @@
-"""A value as one line of YAML that reads back as the same value."""
+"""Values as YAML that reads back as the same values: on one line, or as a block."""
 
 from __future__ import annotations
 
@@ -23,3 +23,17 @@ def flow(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return "null" if value is None else repr(value)
+
+
+def block(value: dict[str, Any], indent: str = "") -> list[str]:
+    """`value` in YAML's block style, a line an entry; lists of plain values stay on one line."""
+    lines = []
+    for key, item in value.items():
+        name = f"{indent}{flow(str(key))}:"
+        if isinstance(item, dict) and item:
+            lines += [name, *block(item, indent + "  ")]
+        elif isinstance(item, list) and any(isinstance(each, dict) for each in item):
+            lines += [name, *(f"{indent}  - {flow(each)}" for each in item)]
+        else:
+            lines.append(f"{name} {flow(item)}")
+    return lines

@@ -37,6 +37,8 @@ def check_recipe(path: Path) -> tuple[Recipe | None, list[Diagnostic]]:
         source = read_source(path)
     except RecipeInvalid as error:
         return None, _sorted(error.diagnostics)
+    if _is_lock(source.data):
+        source = source.part("/recipe")
     recipe, diagnostics = _check_source(source)
     diagnostics = _sorted(diagnostics)
     return (None if has_errors(diagnostics) else recipe), diagnostics
@@ -57,6 +59,11 @@ def _check_source(source: Source) -> tuple[Recipe | None, list[Diagnostic]]:
     problems += [_diagnostic(source, finding) for finding in found]
     problems += _cross_checks(recipe, unsound)
     return recipe, problems
+
+
+def _is_lock(data: Any) -> bool:
+    """A lock carries its recipe inside."""
+    return isinstance(data, dict) and "lock" in data and isinstance(data.get("recipe"), dict)
 
 
 def _unfit(source: Source) -> Finding | None:

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,28 @@ class Source:
     def is_damaged(self, pointer: str) -> bool:
         """Was the value at `pointer`, or one above it, refused while reading?"""
         return any(pointer == bad or pointer.startswith(f"{bad}/") for bad in self.damaged)
+
+    def part(self, pointer: str) -> Source:
+        """The value at `pointer` as a source of its own, each of its values still in its place."""
+
+        def inside(places: Mapping[str, Span]) -> dict[str, Span]:
+            return {
+                name[len(pointer) :]: span
+                for name, span in places.items()
+                if name == pointer or name.startswith(f"{pointer}/")
+            }
+
+        data = self.data
+        for token in pointer_tokens(pointer):
+            data = data[token]
+        damaged = {name[len(pointer) :] for name in self.damaged if name.startswith(pointer)}
+        return replace(
+            self,
+            data=data,
+            values=inside(self.values),
+            keys=inside(self.keys),
+            damaged=frozenset(damaged),
+        )
 
     def diagnostic(
         self, code: str, pointer: str, message: str, *, hint: str = "", at: str = "value"

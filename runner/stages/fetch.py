@@ -35,7 +35,7 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
     folder = recipe.resolve(recipe.model.path)
     if recipe.model.file is not None:
         return {"gguf": _digest_or_none(folder / recipe.model.file)}
-    return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if _is_read(path)}
+    return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if is_read(path)}
 
 
 def _digest_or_none(path: Path) -> str | None:
@@ -44,7 +44,7 @@ def _digest_or_none(path: Path) -> str | None:
     return file_sha256(path) if path.is_file() else None
 
 
-def _is_read(path: Path) -> bool:
+def is_read(path: Path) -> bool:
     """Weights, configuration, tokenizer and template; no pickles, no code, no documents."""
     kinds = (".safetensors", ".json", ".jinja", ".model")
     return (path.suffix in kinds or path.name == "merges.txt") and path.is_file()

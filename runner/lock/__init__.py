@@ -1,0 +1,1 @@
+"""Locks: a recipe with every input pinned, that can itself be run."""
