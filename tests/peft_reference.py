@@ -3,7 +3,8 @@
 usage: PYTHON tests/peft_reference.py make PLACE CASES.json
        PYTHON tests/peft_reference.py logits PLACE CASES.json
 
-CASES: name -> {architecture, adapters: [settings of LoraConfig], dtype, resize, shard}.
+CASES: name -> {architecture, adapters: [settings of LoraConfig], dtype, resize, shard}; without
+adapters only the model is made.
 `make` writes below PLACE/NAME: model/ (the base), adapter-0/, ..., expected.safetensors (float64,
 merged by `merge_and_unload`). `logits` compares PLACE/NAME/merged with the base and its adapters,
 not merged, and prints name -> largest difference over largest logit as JSON.
@@ -41,7 +42,16 @@ ARCHITECTURES = {
     "llama-tied": lambda: LlamaConfig(**SIZES, tie_word_embeddings=True),
     "qwen2": lambda: Qwen2Config(**SIZES, tie_word_embeddings=False),
     "gemma": lambda: GemmaConfig(**SIZES),  # tied
-    "gpt2": lambda: GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=ROWS, n_positions=128),
+    "gpt2": lambda: GPT2Config(
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        vocab_size=ROWS,
+        n_positions=128,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    ),
 }
 
 
@@ -62,6 +72,8 @@ def make(folder, case):
         torch.nn.init.normal_(weight, std=0.1)
     base.to(getattr(torch, case.get("dtype", "float32")))
     base.save_pretrained(folder / "model", max_shard_size=case.get("shard", "1GB"))
+    if not case["adapters"]:
+        return
     write_adapters(folder, case)
     merged = untied(with_adapters(folder, case)).merge_and_unload(adapter_names=names_of(case))
     expected = {name: value.clone() for name, value in merged.state_dict().items()}

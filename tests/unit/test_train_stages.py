@@ -200,6 +200,7 @@ def test_every_backend_has_what_a_stage_asks_for(recipe: Build, name: str) -> No
 def test_what_the_native_backend_cannot_honour_is_an_error_of_the_recipe(recipe: Build) -> None:
     for change in (
         [("[v_proj, q_proj]", "[v_proj, lm_head]")],
+        [("[v_proj, q_proj]", "lm_head")],
         [("dtype: float32", "dtype: float16"), ("save_steps: 2", "bf16: true")],
     ):
         with pytest.raises(RecipeInvalid) as caught:
