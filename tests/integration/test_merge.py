@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from runner.scripts import floats
 from runner.scripts.safetensors_stream import INDEX, METADATA, ModelFolder, TensorSpec, open_shards
 from tests.lora_files import write_adapter
-from tests.script_runs import SCRIPTS, ScriptRun, run_script
+from tests.script_runs import ScriptRun, run_script
 from tests.tiny_model import write_tiny_model
 
 Merge = Callable[..., ScriptRun]
@@ -339,74 +339,6 @@ def test_a_damaged_base_is_refused(merge: Merge, tmp_path: Path) -> None:
     path = model / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
     assert merge(model, adapter).error["code"] == "E342"
-
-
-# --- memory
-
-_PEAK = """
-import pathlib, runpy, sys
-sys.argv = sys.argv[1:]
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-finally:
-    # Not getrusage: its peak survives exec, and so begins at the size of pytest.
-    status = pathlib.Path("/proc/self/status").read_text()
-    print("peak", status.split("VmHWM:")[1].split()[0])
-"""
-_ROWS, _COLUMNS = 4096, 2048  # 16 MiB in bfloat16
-
-
-def deep_model(folder: Path, depth: int) -> tuple[Path, Path]:
-    """A model of `depth` large matrices, and an adapter for all of them."""
-    folder.mkdir()
-    shapes = {f"layers.{layer}.up_proj": (_ROWS, _COLUMNS) for layer in range(depth)}
-    specs = [TensorSpec(f"{name}.weight", "BF16", shape) for name, shape in shapes.items()]
-    zeros = np.zeros((_ROWS, _COLUMNS), np.uint16)
-    with open_shards(folder, specs, max_bytes=64 << 20) as writer:
-        for spec in specs:
-            writer.write(spec.name, zeros)
-    (folder / "config.json").write_text("{}")
-    (folder / "chat_template.jinja").write_text("")
-    return folder, write_adapter(folder / "adapter", shapes, rank=4)
-
-
-def test_memory_does_not_grow_with_the_depth(
-    environment_python: Callable[[str], Path], tmp_path: Path
-) -> None:
-    peaks = []
-    for depth in (2, 16):
-        model, adapter = deep_model(tmp_path / f"model-{depth}", depth)
-        out = tmp_path / f"out-{depth}"
-        (out / "scratch").mkdir(parents=True)
-        spec = {
-            "stage": "merge",
-            "hashed": {"dtype": "bfloat16"},
-            "where": {
-                "inputs": {
-                    "model": str(model),
-                    "adapter": str(adapter),
-                    "template": str(model / "chat_template.jinja"),
-                },
-                "folder": str(out),
-                "scratch": str(out / "scratch"),
-                "events": str(out / "events"),
-            },
-        }
-        (out / "spec.json").write_text(json.dumps(spec))
-        program = str(SCRIPTS / "__main__.py")
-        result = subprocess.run(
-            [
-                *(str(environment_python("export")), "-c", _PEAK, program),
-                *("merge", str(out / "spec.json")),
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        peaks.append(int(result.stdout.split("peak")[-1]) << 10)  # bytes
-    largest = _ROWS * _COLUMNS * 2
-    assert peaks[1] - peaks[0] < largest / 2  # 14 more tensors of 16 MiB
-    assert peaks[1] < 12 * largest
 
 
 def test_the_header_carries_one_metadata_key(merge: Merge, tmp_path: Path) -> None:
