@@ -302,7 +302,8 @@ def rank_and_scale_are_usual(recipe: Recipe) -> Iterator[Finding]:
         message = (
             f"the adapter is scaled by lora_alpha / {below} = {scale:g}, which is far from usual"
         )
-        yield Finding("W203", "/train/adapter/lora_alpha", message, "usual is r or 2 r")
+        usual = "usual is 8 to 32, whatever r" if adapter.use_rslora else "usual is r or 2 r"
+        yield Finding("W203", "/train/adapter/lora_alpha", message, usual)
 
 
 @check("train")
