@@ -204,15 +204,7 @@ def test_what_is_merged_says_what_was_trained(
 
 @pytest.mark.parametrize(
     ("kind", "dtype"),
-    [
-        ("DoRA", "float32"),
-        ("DoRA", "bfloat16"),
-        ("saved embedding", "float32"),
-        ("saved embedding", "bfloat16"),
-        ("saved head", "float32"),
-        ("GPT-2, tied embedding", "float32"),
-        ("Qwen2, bias", "float32"),
-    ],
+    [*((kind, "float32") for kind in KINDS), ("DoRA", "bfloat16"), ("saved head", "bfloat16")],
 )
 def test_the_evaluation_loads_it(
     trained: Callable[[str], Finished],
