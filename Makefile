@@ -1,5 +1,6 @@
 # make quickstart   set up everything and run recipes/quickstart.yaml to the end
 # make test         set up everything and run the tests
+# make test-full    run the tests that take minutes or gigabytes too, and write tests/full-results.json
 # make check        lint and types
 # Nothing is written outside this folder, the cache folder and Ollama's own model folder.
 PYTHON ?= python3
@@ -19,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := RUSTUP_HOME=$(SPARK_RECIPES_CACHE)/rustup .venv/bin/python -m pip install --quiet --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-container check format lock setup clean
+.PHONY: help quickstart test test-full test-container check format lock setup clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -29,6 +30,9 @@ quickstart: .venv/ready
 
 test: .venv/test-ready
 	.venv/bin/pytest $(TESTS) $(PYTEST_ARGS)
+
+test-full: .venv/test-ready
+	.venv/bin/python -m tests.full_run $(TESTS) $(PYTEST_ARGS)
 
 # Needs root on Debian or Ubuntu when no Docker engine is running: it then brings its own.
 test-container: .venv/test-ready

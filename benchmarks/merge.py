@@ -1,9 +1,10 @@
-"""Merge a LoRA adapter into a sharded bfloat16 model of about a billion weights, beside PEFT.
+"""Merge an adapter into sharded bfloat16 models of growing depth, beside PEFT.
 
-usage: .venv/bin/python -m benchmarks.merge [RUNS] [LAYERS]
+usage: .venv/bin/python -m benchmarks.merge [RUNS] [LAYERS ...] [--dora]
 
-The model is made on the spot: random weights, Llama's shapes (width 2048, 8192 between), rank 8 on
-all linear layers. Whole processes are measured, from the start to the last byte on the disk.
+The models are made on the spot: random weights, Llama's shapes (width 2048, 8192 between), rank 8
+on all linear layers; 16 layers are about a billion weights. Whole processes are measured, from the
+start to the last byte on the disk. After the tables of each depth comes the curve over all.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
-from benchmarks.timing import Command, table, time_side_by_side
+from benchmarks.timing import Command, Timing, table, time_side_by_side
 from runner.execution.context import SCRIPTS
 from runner.scripts.floats import f32_to_bf16
 from runner.scripts.safetensors_stream import TensorSpec, open_shards, row_blocks
@@ -49,8 +51,24 @@ for entry in os.scandir(sys.argv[3]):
 """
 
 
-def main(runs: int, layers: int) -> None:
-    """Print the table."""
+def main(runs: int, depths: list[int], dora: bool) -> None:
+    """Print a table for each depth, and the curve."""
+    curve = [
+        "| layers | 10^9 weights | ours s | PEFT s | ours MB | PEFT MB |",
+        "|--:|--:|--:|--:|--:|--:|",
+    ]
+    for layers in depths:
+        size, timings = measure(runs, layers, dora)
+        print(f"{size / 1e9:.2f} billion weights, {layers} layers, {runs} runs each\n")
+        print(table(timings) + "\n", flush=True)
+        seconds = " | ".join(f"{each.median:.1f}" for each in timings)
+        memory = " | ".join(f"{each.peak / 1e6:.0f}" for each in timings)
+        curve.append(f"| {layers} | {size / 1e9:.2f} | {seconds} | {memory} |")
+    print("\n".join(curve))
+
+
+def measure(runs: int, layers: int, dora: bool) -> tuple[int, list[Timing]]:
+    """Number of weights, and the timings of ours and of PEFT's merge."""
     with tempfile.TemporaryDirectory(prefix="merge-") as name:
         place = Path(name)
         model = write_model(place / "base", layers)
@@ -58,9 +76,21 @@ def main(runs: int, layers: int) -> None:
             f"model.layers.{n}.{part}": LINEAR[part] for n in range(layers) for part in LINEAR
         }
         adapter = write_adapter(place / "adapter", modules)
-        print(f"{weights(model) / 1e9:.2f} billion weights, {layers} layers, {runs} runs each")
+        if dora:
+            add_magnitudes(adapter, modules)
         commands = [ours(place, model, adapter), peft(place, model, adapter)]
-        print(table(time_side_by_side(commands, runs)))
+        return weights(model), time_side_by_side(commands, runs)
+
+
+def add_magnitudes(adapter: Path, modules: dict[str, tuple[int, int]]) -> None:
+    """Make it an adapter of DoRA."""
+    path, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
+    vectors = {
+        f"base_model.model.{name}.lora_magnitude_vector": np.ones(rows, np.float32)
+        for name, (rows, _) in modules.items()
+    }
+    save_file({**load_file(path), **vectors}, path)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_dora": True}))
 
 
 def ours(place: Path, model: Path, adapter: Path) -> Command:
@@ -133,5 +163,5 @@ def weights(model: Path) -> int:
 
 
 if __name__ == "__main__":
-    numbers = [int(argument) for argument in sys.argv[1:]]
-    main(numbers[0] if numbers else 3, numbers[1] if len(numbers) > 1 else 16)
+    numbers = [int(argument) for argument in sys.argv[1:] if argument != "--dora"]
+    main(numbers[0] if numbers else 3, numbers[1:] or [4, 8, 16], "--dora" in sys.argv)

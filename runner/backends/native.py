@@ -49,10 +49,10 @@ def spec(recipe: Recipe) -> dict[str, Any]:
 def cannot_honour(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """What schema 1 can say and this backend cannot do."""
     targets = recipe.train.adapter.target_modules
-    if not isinstance(targets, str) and "lm_head" in targets:
+    if targets == "lm_head" or (not isinstance(targets, str) and "lm_head" in targets):
         yield (
             "/train/adapter/target_modules",
-            "the native backend does not put an adapter on lm_head",
+            "TRL trains no adapter on lm_head; modules_to_save trains it as a whole",
         )
     if recipe.model.dtype == "float16" and recipe.train.bf16:
         yield "/train/bf16", "bf16 autocast over float16 weights mixes two 16-bit formats"
@@ -61,11 +61,26 @@ def cannot_honour(recipe: Recipe) -> Iterator[tuple[str, str]]:
 def _adapter(adapter: Adapter) -> dict[str, Any]:
     if adapter.type == "none":
         return {"type": "none"}
-    targets = adapter.target_modules
-    return {
+    settings = {
         "type": adapter.type,
         "r": adapter.r,
         "lora_alpha": adapter.lora_alpha,
         "lora_dropout": adapter.lora_dropout,
-        "target_modules": targets if isinstance(targets, str) else sorted(targets),
+        "target_modules": _names(adapter.target_modules),
     }
+    # What changes nothing is left out: a recipe that does not use it keeps its key.
+    more = {
+        "use_dora": adapter.use_dora,
+        "use_rslora": adapter.use_rslora,
+        "lora_bias": adapter.lora_bias,
+        "exclude_modules": _names(adapter.exclude_modules),
+        "modules_to_save": _names(adapter.modules_to_save),
+        "rank_pattern": dict(adapter.rank_pattern),
+        "alpha_pattern": dict(adapter.alpha_pattern),
+    }
+    return settings | {name: value for name, value in more.items() if value}
+
+
+def _names(modules: str | tuple[str, ...]) -> str | list[str]:
+    """A word or a regular expression as it is; names in an order that says nothing."""
+    return modules if isinstance(modules, str) else sorted(modules)

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from runner.recipe.finding import Finding, listed
 from runner.recipe.model import Recipe
+from runner.recipe.source import escape_token
 from runner.recipe.suggest import nearest
 from runner.report.printable import quoted
 
@@ -184,14 +185,80 @@ def a_constant_rate_has_no_warmup(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("E212", "/train/warmup_steps", message, hint)
 
 
+_WORDS = ("all-linear", "all-attention")  # for `target_modules`, beside regular expressions
+_WHOLE_NAMES = ("lm_head", "embed_out")  # of modules that lie in no other
+
+
 @check("train")
-def all_linear_is_no_module(recipe: Recipe) -> Iterator[Finding]:
+def words_for_layers_are_no_modules(recipe: Recipe) -> Iterator[Finding]:
     """In a list, `all-linear` would be looked for as a module of that name."""
     targets = recipe.train.adapter.target_modules
-    if not isinstance(targets, str) and "all-linear" in targets:
-        pointer = f"/train/adapter/target_modules/{targets.index('all-linear')}"
-        message = "all-linear is not a module name; it stands for all of them, without a list"
-        yield Finding("E214", pointer, message, "write target_modules: all-linear")
+    for word in _WORDS:
+        if not isinstance(targets, str) and word in targets:
+            pointer = f"/train/adapter/target_modules/{targets.index(word)}"
+            message = f"{word} is not a module name; it stands for all of them, without a list"
+            yield Finding("E214", pointer, message, f"write target_modules: {word}")
+
+
+@check("train")
+def a_module_name_stands_in_a_list(recipe: Recipe) -> Iterator[Finding]:
+    """A text is a regular expression for whole names, which have dots: `q_proj` matches none."""
+    adapter = recipe.train.adapter
+    for key, words in (("target_modules", _WORDS), ("exclude_modules", ())):
+        text = getattr(adapter, key)
+        if not isinstance(text, str) or text in (*words, *_WHOLE_NAMES):
+            continue
+        if re.fullmatch(r"[\w-]+", text):
+            message = f"{quoted(text, 60)} can match no module: whole names have dots"
+            meant = nearest(text, words)
+            hint = f"did you mean {meant}?" if meant else f"for a module's name, write [{text}]"
+            yield Finding("E220", f"/train/adapter/{key}", message, hint)
+
+
+@check("train")
+def regular_expressions_can_be_read(recipe: Recipe) -> Iterator[Finding]:
+    """Otherwise PEFT would fail after the model is loaded."""
+    adapter = recipe.train.adapter
+    places = [
+        (f"/train/adapter/{key}", getattr(adapter, key))
+        for key in ("target_modules", "exclude_modules")
+        if isinstance(getattr(adapter, key), str)
+    ]
+    for key in ("rank_pattern", "alpha_pattern"):
+        base = f"/train/adapter/{key}"
+        places += [(f"{base}/{escape_token(each)}", each) for each in getattr(adapter, key)]
+    for pointer, text in places:
+        try:
+            re.compile(text)
+        except re.error as error:
+            message = f"{quoted(text, 60)} is no regular expression: {error}"
+            place = "key" if "_pattern/" in pointer else "value"
+            yield Finding(
+                "E221", pointer, message, "put a \\ before a sign that means itself", place
+            )
+
+
+@check("train")
+def no_module_is_wanted_in_two_ways(recipe: Recipe) -> Iterator[Finding]:
+    """PEFT would leave it out of the adapter without a word."""
+    adapter = recipe.train.adapter
+    if isinstance(adapter.target_modules, str):
+        return
+    for key, what in (("exclude_modules", "excluded"), ("modules_to_save", "trained as a whole")):
+        names = getattr(adapter, key)
+        for index, name in enumerate(() if isinstance(names, str) else names):
+            if name in adapter.target_modules:
+                message = f"{quoted(name, 60)} gets an adapter, and is {what}"
+                pointer = f"/train/adapter/{key}/{index}"
+                yield Finding("E222", pointer, message, "name it once")
+
+
+@check("train")
+def dora_has_no_bias(recipe: Recipe) -> Iterator[Finding]:
+    """PEFT refuses the two together."""
+    if recipe.train.adapter.use_dora and recipe.train.adapter.lora_bias:
+        message = "use_dora and lora_bias exclude each other"
+        yield Finding("E223", "/train/adapter/lora_bias", message, "remove one of them")
 
 
 @check("model")
@@ -229,10 +296,14 @@ def rank_and_scale_are_usual(recipe: Recipe) -> Iterator[Finding]:
     if adapter.r > 512:
         message = f"train.adapter.r {adapter.r} is far from what is usual for LoRA"
         yield Finding("W203", "/train/adapter/r", message, "usual is 4 to 256")
-    scale = adapter.lora_alpha / adapter.r
+    scale = adapter.lora_alpha / (adapter.r**0.5 if adapter.use_rslora else adapter.r)
     if not 1 / 8 <= scale <= 8:
-        message = f"the adapter is scaled by lora_alpha / r = {scale:g}, which is far from usual"
-        yield Finding("W203", "/train/adapter/lora_alpha", message, "usual is r or 2 r")
+        below = "sqrt(r)" if adapter.use_rslora else "r"
+        message = (
+            f"the adapter is scaled by lora_alpha / {below} = {scale:g}, which is far from usual"
+        )
+        usual = "usual is 8 to 32, whatever r" if adapter.use_rslora else "usual is r or 2 r"
+        yield Finding("W203", "/train/adapter/lora_alpha", message, usual)
 
 
 @check("train")

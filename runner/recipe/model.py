@@ -71,7 +71,14 @@ class Adapter:
     r: int
     lora_alpha: int
     lora_dropout: float
-    target_modules: str | tuple[str, ...]  # "all-linear", or module names
+    use_dora: bool
+    use_rslora: bool
+    target_modules: str | tuple[str, ...]  # a word, a regular expression, or module names
+    exclude_modules: str | tuple[str, ...]
+    modules_to_save: tuple[str, ...]
+    rank_pattern: Mapping[str, int]  # regular expression of a name's end -> r
+    alpha_pattern: Mapping[str, int]  # the same -> lora_alpha
+    lora_bias: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,12 +249,28 @@ def _train(train: dict[str, Any] | None) -> Any:
     return _plain(Train, {**train, "adapter": _adapter(train["adapter"])})
 
 
+_NO_ADAPTER: dict[str, Any] = {
+    "r": 0,
+    "lora_alpha": 0,
+    "lora_dropout": 0.0,
+    "use_dora": False,
+    "use_rslora": False,
+    "target_modules": (),
+    "exclude_modules": (),
+    "modules_to_save": (),
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "lora_bias": False,
+}
+
+
 def _adapter(adapter: dict[str, Any]) -> Adapter:
     if adapter["type"] == "none":
-        return Adapter("none", r=0, lora_alpha=0, lora_dropout=0.0, target_modules=())
-    targets = adapter["target_modules"]
-    targets = targets if isinstance(targets, str) else tuple(targets)
-    made: Adapter = _plain(Adapter, {**adapter, "target_modules": targets})
+        return Adapter("none", **_NO_ADAPTER)
+    values = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in adapter.items()
+    }
+    made: Adapter = _plain(Adapter, values)
     return made
 
 

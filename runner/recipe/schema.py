@@ -69,6 +69,8 @@ def _fill_object(data: dict[str, Any], schema: Schema) -> dict[str, Any]:
             filled[name] = fill_defaults(data[name], property_schema)
         elif "default" in property_schema:
             filled[name] = fill_defaults(copy.deepcopy(property_schema["default"]), property_schema)
+    if isinstance(more := schema.get("additionalProperties"), dict):
+        filled |= {key: fill_defaults(data[key], more) for key in data if key not in filled}
     return filled
 
 

@@ -156,6 +156,11 @@ def _check_object(value: dict[str, Any], schema: Schema, pointer: str) -> Iterat
             rest = len(unknown) - MAX_UNKNOWN_KEYS
             child = f"{pointer}/{escape_token(unknown[MAX_UNKNOWN_KEYS])}"
             yield Finding("E102", child, f"{rest} more unknown keys from here on", "", "key")
+    elif "additionalProperties" in schema:
+        for key in value:
+            if key not in properties:
+                child = f"{pointer}/{escape_token(key)}"
+                yield from _check(value[key], schema["additionalProperties"], child)
     for key in schema.get("required", ()):
         if key not in value and key not in meant:
             yield missing_key(key, properties.get(key, {}), pointer)

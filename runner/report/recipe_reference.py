@@ -106,7 +106,7 @@ def _value(schema: Schema) -> str:
     if "enum" in schema:
         return ", ".join(f"`{_shown(value)}`" for value in schema["enum"])
     if "oneOf" in schema and schema.get("type") != "object":
-        return " or ".join(_value(branch) for branch in schema["oneOf"])
+        return ", or ".join(_value(branch) for branch in schema["oneOf"])
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     words = " or ".join(_TYPE_WORDS[name] for name in types)
     if schema.get("items"):

@@ -1,24 +1,30 @@
-"""Merge a LoRA adapter into its base, one block of rows at a time.
+"""Merge adapters into their base, one block of rows at a time.
 
-spec.hashed: dtype (of the merged weights). spec.inputs: model (folder of fetch), adapter, template.
-Writes `model/`, a complete model folder with the base's shards. Memory does not grow with the
-model: a block of rows, and the adapter's pair of the tensor at hand. Needs numpy alone.
+spec.hashed: dtype (of the merged weights), and adapters (names of inputs, in the order in which
+they are added; left out: the one input `adapter`). spec.inputs: model (folder of fetch), the
+adapters, template. Writes `model/`, a complete model folder with the base's shards. Memory does not
+grow with the model: a block of rows, and the adapters' matrices of the tensor at hand. Needs numpy
+alone.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from runner.scripts.floats import DTYPES, FLOATS, cast
+import numpy as np
+
+from runner.scripts.floats import DTYPES, Array, cast, from_f64, to_f64
 from runner.scripts.lora_adapter import Adapter
-from runner.scripts.lora_arithmetic import Workers
+from runner.scripts.lora_arithmetic import LoraPair, Workers, ZeroLengthError, length_factors
+from runner.scripts.merge_plan import Addition, MergePlan, Target, plan_merge
 from runner.scripts.model_folder import COPIED, read_json, write_json
 from runner.scripts.safetensors_stream import (
     DamagedFileError,
     ModelFolder,
     ShardWriter,
-    TensorSpec,
     row_blocks,
 )
 from runner.scripts.spec import Events, ScriptError, Spec, main
@@ -31,69 +37,105 @@ def merge(spec: Spec, events: Events) -> None:
     target = spec.folder / "model"
     target.mkdir(parents=True, exist_ok=True)
     base = spec.inputs["model"]
-    adapter = Adapter(spec.inputs["adapter"])
+    config = read_json(base / "config.json")
+    adapters: list[Adapter] = []
     try:
+        for name in spec.hashed.get("adapters", ["adapter"]):
+            adapters.append(Adapter(spec.inputs[name]))
         with ModelFolder(base) as model:
-            check_fit(adapter, model)
-            merge_weights(model, adapter, target, DTYPES[spec.hashed["dtype"]], events)
+            shards = [shard.specs for shard in model.shards]
+            plan = plan_merge(shards, adapters, config, DTYPES[spec.hashed["dtype"]])
+            Merge(model, adapters).write(plan, target, events)
     except DamagedFileError as error:
         raise ScriptError(f"the base model is damaged: {error}", code="E342") from error
     finally:
-        adapter.close()
-    copy_rest(base, spec.inputs["template"], target, spec.hashed["dtype"])
+        for adapter in adapters:
+            adapter.close()
+    write_json(target / "config.json", plan.config | {"dtype": spec.hashed["dtype"]})
+    copy_rest(base, [adapter.folder for adapter in adapters], spec.inputs["template"], target)
 
 
-def check_fit(adapter: Adapter, model: ModelFolder) -> None:
-    """Every pair has its weight, of the right shape. Raises ScriptError E341."""
-    for name, (a, b) in adapter.pairs.items():
-        weight = model.tensors.get(name)
-        if weight is None:
-            raise ScriptError(
-                f"the adapter belongs to another model: the base has no {name}", code="E341"
-            )
-        if weight.shape != (b.shape[0], a.shape[1]) or weight.dtype not in FLOATS:
-            raise ScriptError(
-                f"{name} is {list(weight.shape)} in the base and {[b.shape[0], a.shape[1]]} in "
-                "the adapter",
-                code="E341",
-            )
+class Merge:
+    """Makes the targets of a plan from the base and its adapters."""
+
+    def __init__(self, model: ModelFolder, adapters: Sequence[Adapter]) -> None:
+        self._model, self._adapters = model, adapters
+        self._workers = Workers()
+
+    def write(self, plan: MergePlan, folder: Path, events: Events) -> None:
+        """Write every shard below `folder`. Raises ScriptError E345."""
+        targets = [target for shard in plan.shards for target in shard]
+        with ShardWriter(folder, [[each.spec for each in shard] for shard in plan.shards]) as out:
+            for number, target in enumerate(targets, 1):
+                try:
+                    self._write_tensor(target, out)
+                except ZeroLengthError:
+                    raise no_direction(target) from None
+                events.progress(number, len(targets), message=target.spec.name)
+        self._workers.close()
+        merged = sum(bool(target.additions) for target in targets)
+        whole = sum(target.adapter is not None for target in targets)
+        events.measure(tensors=len(targets), merged_tensors=merged, replaced_tensors=whole)
+
+    def _write_tensor(self, target: Target, out: ShardWriter) -> None:
+        stored, wanted = target.source.dtype, target.spec.dtype
+        pairs = [self._pair(target, addition) for addition in target.additions]
+        for first, last in row_blocks(target.source, BLOCK):
+            rows = self._read(target, first, last)
+            if pairs:
+                rows = self._workers.merge(rows, stored, pairs, first, wanted)
+            elif target.biases:
+                rows = self._with_biases(target, rows)
+            else:
+                rows = cast(rows, stored, wanted)
+            out.write(target.spec.name, rows)
+
+    def _read(self, target: Target, first: int, last: int) -> Array:
+        if target.adapter is None:
+            return self._model.read(target.source.name, first, last)
+        return self._adapters[target.adapter].whole_rows(target.source.name, first, last)
+
+    def _pair(self, target: Target, addition: Addition) -> LoraPair:
+        """The matrices of one addition; for DoRA along columns this reads the whole weight once."""
+        adapter = self._adapters[addition.adapter]
+        pair = adapter.pair(addition.module, addition.transposed)
+        magnitude = adapter.magnitude(addition.module)
+        if magnitude is None:
+            return pair
+        if not addition.transposed:
+            return replace(pair, magnitude=magnitude)
+        sums = np.zeros(target.spec.shape[1])
+        for first, last in row_blocks(target.source, BLOCK):
+            rows = self._read(target, first, last)
+            self._workers.add_column_squares(sums, rows, target.source.dtype, pair, first)
+        return replace(pair, factors=length_factors(magnitude, np.sqrt(sums)))
+
+    def _with_biases(self, target: Target, rows: Array) -> Array:
+        total = to_f64(rows, target.source.dtype)
+        for addition in target.biases:
+            total = total + self._adapters[addition.adapter].bias(addition.module)
+        return from_f64(total, target.spec.dtype)
 
 
-def merge_weights(
-    model: ModelFolder, adapter: Adapter, target: Path, dtype: str, events: Events
-) -> None:
-    """Write every tensor, merged where the adapter has a pair, into shards like the base's."""
-    plan = [
-        [
-            TensorSpec(old.name, dtype if old.dtype in FLOATS else old.dtype, old.shape)
-            for old in shard.specs
-        ]
-        for shard in model.shards
-    ]
-    specs = [spec for shard in plan for spec in shard]
-    workers = Workers()
-    with ShardWriter(target, plan) as writer:
-        for number, spec in enumerate(specs, 1):
-            old = model.tensors[spec.name]
-            pair = adapter.pair(spec.name) if spec.name in adapter.pairs else None
-            for first, last in row_blocks(old, BLOCK):
-                rows = model.read(spec.name, first, last)
-                if pair is not None:
-                    rows = workers.merge(rows, old.dtype, pair, first, spec.dtype)
-                elif old.dtype != spec.dtype:
-                    rows = cast(rows, old.dtype, spec.dtype)
-                writer.write(spec.name, rows)
-            events.progress(number, len(specs), message=spec.name)
-    workers.close()
-    events.measure(tensors=len(specs), merged_tensors=len(adapter.pairs))
+def no_direction(target: Target) -> ScriptError:
+    """E345: PEFT would write NaN."""
+    return ScriptError(
+        f"an output of {target.spec.name} has no weight other than zero, or the adapter's"
+        " magnitude is not finite: DoRA cannot scale it",
+        hint="leave the layer out of target_modules",
+        code="E345",
+    )
 
 
-def copy_rest(base: Path, template: Path, target: Path, dtype: str) -> None:
-    """Configuration with the new dtype, tokenizer, and the template the model was trained with."""
-    write_json(target / "config.json", read_json(base / "config.json") | {"dtype": dtype})
+def copy_rest(base: Path, adapters: Sequence[Path], template: Path, target: Path) -> None:
+    """Tokenizer, settings of generation, and the template the model was trained with.
+
+    An adapter that brings tokenizer files was trained with them: the last one's are taken.
+    """
     for name in (*COPIED, "generation_config.json", "tokenizer_config.json"):
-        if (base / name).exists():
-            shutil.copyfile(base / name, target / name)
+        found = [folder / name for folder in (base, *adapters) if (folder / name).exists()]
+        if found:
+            shutil.copyfile(found[-1], target / name)
     if template.stat().st_size:
         shutil.copyfile(template, target / "chat_template.jinja")
 

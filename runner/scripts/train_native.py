@@ -1,4 +1,4 @@
-"""Supervised fine-tuning with TRL's SFTTrainer: LoRA, or every weight.
+"""Supervised fine-tuning with TRL's SFTTrainer: LoRA or DoRA, or every weight.
 
 spec.hashed: `settings` (runner/backends/native.py) and `save_steps`. spec.inputs: model (folder of
 `fetch`), tokens (of `prepare`), template. Writes `adapter/` or `model/`, and `trace.jsonl`.
@@ -18,9 +18,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from peft.utils.other import ModulesToSaveWrapper
+from torch.utils._pytree import tree_map
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from runner.scripts import adapter_targets
 from runner.scripts.answer_masks import check_answers, generation_prompt
 from runner.scripts.batches import Batches
 from runner.scripts.checkpoints import complete_checkpoints, remove_incomplete
@@ -29,6 +32,8 @@ from runner.scripts.token_rows import check_rows, read_token_rows
 from runner.scripts.torch_setup import peak_memory, set_up_torch
 from runner.scripts.trained_files import write_adapter, write_model
 from runner.scripts.training_record import TrainingRecord
+
+SWITCHES = ("use_dora", "use_rslora", "lora_bias")  # settings of LoraConfig
 
 
 class MeanTokenTrainer(SFTTrainer):
@@ -62,6 +67,10 @@ def train(spec: Spec, events: Events) -> None:
     device = set_up_torch()
     settings = spec.hashed["settings"]
     job = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    modules: dict[str, Any] = {}
+    if settings["adapter"]["type"] != "none":  # before anything that takes long
+        bare = adapter_targets.skeleton(spec.inputs["model"])
+        modules = adapter_targets.resolve(bare, settings["adapter"])
     checkpoints = spec.scratch / "checkpoints"
     remove_incomplete(checkpoints, job)
 
@@ -76,7 +85,7 @@ def train(spec: Spec, events: Events) -> None:
         check_answers(data, generation_prompt(tokenizer, template), name)
 
     set_seed(settings["seed"])  # the adapter's first weights are drawn next
-    model = add_trainable_weights(model, settings["adapter"])
+    model = add_trainable_weights(model, settings["adapter"], modules)
     record = TrainingRecord(events, checkpoints, job, device)
     trainer = MeanTokenTrainer(
         model=model,
@@ -134,48 +143,51 @@ def check_packing(config: Any, longest: int) -> None:
         )
 
 
-def add_trainable_weights(model: Any, adapter: dict[str, Any]) -> Any:
-    """Put the adapter on, or free every weight; what is trained is float32."""
+def add_trainable_weights(model: Any, adapter: dict[str, Any], modules: dict[str, Any]) -> Any:
+    """Put the adapter on, or free every weight; what is trained is float32.
+
+    `modules`: what `adapter_targets.resolve` found.
+    """
+    dtype = model.dtype
     if adapter["type"] == "lora":
-        check_targets(model, adapter["target_modules"])
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                task_type="CAUSAL_LM",
-                r=adapter["r"],
-                lora_alpha=adapter["lora_alpha"],
-                lora_dropout=adapter["lora_dropout"],
-                target_modules=adapter["target_modules"],
-            ),
+        switches = {name: adapter[name] for name in SWITCHES if name in adapter}
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=adapter["r"],
+            lora_alpha=adapter["lora_alpha"],
+            lora_dropout=adapter["lora_dropout"],
+            **switches,
+            **modules,
         )
+        model = get_peft_model(model, config)
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            compute_in_float32(module, dtype)
     return model
 
 
-def check_targets(model: Any, targets: str | list[str]) -> None:
-    """Raise ScriptError E516 when a name matches none of the model's linear layers."""
-    if isinstance(targets, str):
-        return
-    head = model.get_output_embeddings()
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    ]
-    unknown = [
-        target
-        for target in targets
-        if not any(name == target or name.endswith(f".{target}") for name in linear)
-    ]
-    if unknown:
-        names = sorted({name.rsplit(".", 1)[-1] for name in linear})
-        raise ScriptError(
-            f"the model has no linear layer named {', '.join(unknown)}",
-            hint=f"train.adapter.target_modules: all-linear, or some of {', '.join(names)}",
-            code="E516",
-        )
+def compute_in_float32(module: Any, dtype: torch.dtype) -> None:
+    """A module trained as a whole has float32 weights; its neighbours keep the model's `dtype`."""
+
+    def widen(_: Any, args: Any, kwargs: Any) -> Any:
+        return in_dtype(args, torch.float32), in_dtype(kwargs, torch.float32)
+
+    if dtype != torch.float32:
+        module.register_forward_pre_hook(widen, with_kwargs=True)
+        module.register_forward_hook(lambda _, __, output: in_dtype(output, dtype))
+
+
+def in_dtype(values: Any, dtype: torch.dtype) -> Any:
+    """`values` with every tensor of floats in it as `dtype`."""
+
+    def cast(value: Any) -> Any:
+        floats = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.to(dtype) if floats else value
+
+    return tree_map(cast, values)
 
 
 def trainer_settings(

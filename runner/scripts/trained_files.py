@@ -15,10 +15,9 @@ from runner.scripts.model_folder import COPIED, read_json, write_json
 def write_adapter(model: Any, folder: Path) -> None:
     """`adapter_model.safetensors` as PEFT writes it, and a sorted `adapter_config.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: weight.detach().cpu().contiguous()
-        for name, weight in get_peft_model_state_dict(model).items()
-    }
+    # the base's own embeddings are not changed: never save them along
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in state.items()}
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = plain(model.peft_config["default"].to_dict())
     config |= {"base_model_name_or_path": None, "revision": None, "inference_mode": True}

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from runner.scripts import floats
 from runner.scripts.safetensors_stream import INDEX, METADATA, ModelFolder, TensorSpec, open_shards
 from tests.lora_files import write_adapter
-from tests.script_runs import SCRIPTS, ScriptRun, run_script
+from tests.script_runs import ScriptRun, run_script
 from tests.tiny_model import write_tiny_model
 
 Merge = Callable[..., ScriptRun]
@@ -25,17 +25,19 @@ Merge = Callable[..., ScriptRun]
 def merge(
     environment_python: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Merge:
-    """Merge an adapter into a model folder."""
+    """Merge adapters into a model folder."""
     python = environment_python("export")
 
-    def run(model: Path, adapter: Path, dtype: str = "bfloat16") -> ScriptRun:
-        inputs = {
-            "model": model,
-            "adapter": adapter,
-            "template": model / "chat_template.jinja",
-        }
+    def run(model: Path, *adapters: Path, dtype: str = "bfloat16") -> ScriptRun:
+        inputs = {"model": model, "template": model / "chat_template.jinja"}
+        inputs |= {f"adapter-{number}": adapter for number, adapter in enumerate(adapters)}
+        hashed: dict[str, Any] = {"dtype": dtype}
+        if len(adapters) == 1:  # as the stage does it
+            inputs["adapter"] = inputs.pop("adapter-0")
+        else:
+            hashed["adapters"] = [f"adapter-{number}" for number in range(len(adapters))]
         place = tmp_path_factory.mktemp("merge")
-        return run_script(python, "merge", {"dtype": dtype}, inputs, place / "run")
+        return run_script(python, "merge", hashed, inputs, place / "run")
 
     return run
 
@@ -79,7 +81,7 @@ def test_every_weight_is_the_exact_sum_rounded_once(
     model = write_tiny_model(tmp_path / "model")
     adapter = write_adapter(tmp_path / "adapter", shapes_of(model), rank=5)
     in_dtype(model, base)
-    run = merge(model, adapter, target)
+    run = merge(model, adapter, dtype=target)
     assert run.returncode == 0, run.log
     pairs = load_file(adapter / "adapter_model.safetensors")
     originals = stored(model)
@@ -152,14 +154,14 @@ def ordinal(bits: np.ndarray) -> np.ndarray:
 def test_shards_stay_shards_and_everything_else_is_copied(merge: Merge, tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "model")
     adapter = write_adapter(tmp_path / "adapter", shapes_of(model))
-    whole = merge(model, adapter, "float32")
+    whole = merge(model, adapter, dtype="float32")
     tensors = load_file(model / "model.safetensors")
     (model / "model.safetensors").unlink()
     specs = [TensorSpec(name, "F32", values.shape) for name, values in tensors.items()]
     with open_shards(model, specs, max_bytes=100_000) as writer:
         for name, values in tensors.items():
             writer.write(name, values)
-    sharded = merge(model, adapter, "float32")
+    sharded = merge(model, adapter, dtype="float32")
     assert sharded.returncode == 0, sharded.log
     out = sharded.folder / "model"
     assert (out / INDEX).read_bytes() == (model / INDEX).read_bytes()
@@ -187,6 +189,8 @@ def test_rank_stabilised_scaling_divides_by_the_root(merge: Merge, tmp_path: Pat
 
 # --- adapters that cannot be merged
 
+UP = {"model.layers.0.mlp.up_proj": (128, 64)}
+
 
 @pytest.mark.parametrize(
     ("shapes", "settings", "code", "words"),
@@ -198,13 +202,12 @@ def test_rank_stabilised_scaling_divides_by_the_root(merge: Merge, tmp_path: Pat
             "E341",
             "[128, 64] in the base and [64, 64]",
         ),
-        ({"model.layers.0.mlp.up_proj": (128, 64)}, {"use_dora": True}, "E340", "use_dora"),
-        (
-            {"model.layers.0.mlp.up_proj": (128, 64)},
-            {"alpha_pattern": {"up_proj": 3}},
-            "E340",
-            "alpha_pattern",
-        ),
+        (UP, {"use_dora": True}, "E342", "0 magnitude vectors"),
+        (UP, {"rank_pattern": {"up_proj": 3}}, "E342", "rank 8, and adapter_config.json says 3"),
+        (UP, {"init_lora_weights": "pissa"}, "E340", "init_lora_weights: pissa"),
+        (UP, {"bias": "all"}, "E340", "bias: all"),
+        (UP, {"trainable_token_indices": [1]}, "E340", "trainable_token_indices"),
+        (UP, {"peft_type": "LOHA"}, "E340", "LOHA"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(
@@ -227,8 +230,11 @@ def test_an_adapter_that_does_not_fit_is_refused(
     ("names", "code"),
     [
         (["lora_A.weight"], "E342"),
-        (["lora_A.weight", "lora_B.weight", "lora_magnitude_vector.weight"], "E340"),
-        (["lora_embedding_A"], "E340"),
+        (["lora_A.weight", "lora_B.weight", "lora_magnitude_vector.weight"], "E342"),
+        (["lora_embedding_A"], "E342"),
+        (["lora_A.weight", "lora_B.weight", "lora_B.bias"], "E341"),
+        (["lora_A.weight", "lora_B.weight", "token_adapter.trainable_tokens_delta"], "E340"),
+        (["lora_A.weight", "lora_B.weight", "weight"], "E340"),
     ],
 )
 def test_no_tensor_of_an_adapter_is_ignored(
@@ -237,10 +243,94 @@ def test_no_tensor_of_an_adapter_is_ignored(
     model = write_tiny_model(tmp_path / "model")
     adapter = write_adapter(tmp_path / "adapter", {"model.layers.0.mlp.up_proj": (128, 64)})
     stem = "base_model.model.model.layers.0.mlp.up_proj"
-    shapes = {"lora_A.weight": (8, 64), "lora_B.weight": (128, 8)}
+    shapes = {"lora_A.weight": (8, 64), "lora_B.weight": (128, 8), "lora_B.bias": (128,)}
+    shapes["lora_magnitude_vector.weight"] = (128,)
     tensors = {f"{stem}.{name}": np.zeros(shapes.get(name, (8, 8)), np.float32) for name in names}
     save_file(tensors, adapter / "adapter_model.safetensors")
     assert merge(model, adapter).error["code"] == code
+
+
+def add(adapter: Path, tensors: dict[str, np.ndarray], **settings: Any) -> Path:
+    """The adapter with more tensors and settings."""
+    path, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
+    save_file({**load_file(path), **tensors}, path)
+    config.write_text(json.dumps(json.loads(config.read_text()) | settings))
+    return adapter
+
+
+def test_an_embedding_that_was_resized_alone_is_refused(merge: Merge, tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    rows = {"base_model.model.lm_head.weight": np.zeros((300, 64), np.float32)}
+    saved = add(write_adapter(tmp_path / "a", UP), rows, modules_to_save=["lm_head"])
+    error = merge(model, saved).error
+    assert error["code"] == "E343"
+    assert "model.embed_tokens.weight has 260 rows and lm_head.weight 300" in error["message"]
+    assert "save_embedding_layers" in error["hint"]
+    narrow = {"base_model.model.lm_head.weight": np.zeros((260, 32), np.float32)}
+    error = merge(model, add(write_adapter(tmp_path / "b", UP), narrow)).error
+    assert (error["code"], "[260, 64] in the base and [260, 32]" in error["message"]) == (
+        "E341",
+        True,
+    )
+
+
+@pytest.mark.parametrize("later", ["whole", "pair"])
+def test_two_adapters_that_contradict_each_other_are_refused(
+    merge: Merge, tmp_path: Path, later: str
+) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    name = "base_model.model.model.layers.0.mlp.up_proj.weight"
+    other = {"model.layers.0.mlp.down_proj": (64, 128)}
+    whole = add(
+        write_adapter(tmp_path / "whole", other),
+        {name: np.zeros((128, 64), np.float32)},
+        modules_to_save=["up_proj"],
+    )
+    pair = write_adapter(tmp_path / "pair", UP)
+    adapters = (pair, whole) if later == "whole" else (whole, pair)
+    error = merge(model, *adapters).error
+    assert error["code"] == "E344"
+    assert "model.layers.0.mlp.up_proj.weight" in error["message"]
+
+
+def test_dora_without_a_direction_is_refused(merge: Merge, tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][5] = 0
+    save_file(tensors, model / "model.safetensors", METADATA)
+    stem = "base_model.model.model.layers.0.mlp.up_proj"
+    adapter = write_adapter(tmp_path / "adapter", UP)
+    b = load_file(adapter / "adapter_model.safetensors")[f"{stem}.lora_B.weight"]
+    b[5] = 0
+    vectors = {
+        f"{stem}.lora_magnitude_vector": np.ones(128, np.float32),
+        f"{stem}.lora_B.weight": b,
+    }
+    error = merge(model, add(adapter, vectors, use_dora=True)).error
+    assert error["code"] == "E345"
+    assert "model.layers.0.mlp.up_proj.weight" in error["message"]
+
+
+def test_the_tokenizer_that_an_adapter_brings_is_taken(merge: Merge, tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    adapter = write_adapter(tmp_path / "adapter", UP)
+    (adapter / "tokenizer.json").write_text("{}")
+    out = merge(model, adapter).folder / "model"
+    assert (out / "tokenizer.json").read_text() == "{}"
+    same = "tokenizer_config.json"
+    assert (out / same).read_bytes() == (model / same).read_bytes()
+
+
+def test_names_without_their_first_part_are_found(merge: Merge, tmp_path: Path) -> None:
+    """As in GPT-2's own files, whose modules Transformers knows below `transformer`."""
+    model = write_tiny_model(tmp_path / "model")
+    adapter = write_adapter(
+        tmp_path / "adapter", {f"outer.{name}": size for name, size in UP.items()}
+    )
+    plain = write_adapter(tmp_path / "plain", UP)
+    results = [stored(merge(model, each).folder / "model") for each in (adapter, plain)]
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert np.array_equal(results[0][name][1], results[1][name][1])
 
 
 def test_a_damaged_base_is_refused(merge: Merge, tmp_path: Path) -> None:
@@ -249,74 +339,6 @@ def test_a_damaged_base_is_refused(merge: Merge, tmp_path: Path) -> None:
     path = model / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
     assert merge(model, adapter).error["code"] == "E342"
-
-
-# --- memory
-
-_PEAK = """
-import pathlib, runpy, sys
-sys.argv = sys.argv[1:]
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-finally:
-    # Not getrusage: its peak survives exec, and so begins at the size of pytest.
-    status = pathlib.Path("/proc/self/status").read_text()
-    print("peak", status.split("VmHWM:")[1].split()[0])
-"""
-_ROWS, _COLUMNS = 4096, 2048  # 16 MiB in bfloat16
-
-
-def deep_model(folder: Path, depth: int) -> tuple[Path, Path]:
-    """A model of `depth` large matrices, and an adapter for all of them."""
-    folder.mkdir()
-    shapes = {f"layers.{layer}.up_proj": (_ROWS, _COLUMNS) for layer in range(depth)}
-    specs = [TensorSpec(f"{name}.weight", "BF16", shape) for name, shape in shapes.items()]
-    zeros = np.zeros((_ROWS, _COLUMNS), np.uint16)
-    with open_shards(folder, specs, max_bytes=64 << 20) as writer:
-        for spec in specs:
-            writer.write(spec.name, zeros)
-    (folder / "config.json").write_text("{}")
-    (folder / "chat_template.jinja").write_text("")
-    return folder, write_adapter(folder / "adapter", shapes, rank=4)
-
-
-def test_memory_does_not_grow_with_the_depth(
-    environment_python: Callable[[str], Path], tmp_path: Path
-) -> None:
-    peaks = []
-    for depth in (2, 16):
-        model, adapter = deep_model(tmp_path / f"model-{depth}", depth)
-        out = tmp_path / f"out-{depth}"
-        (out / "scratch").mkdir(parents=True)
-        spec = {
-            "stage": "merge",
-            "hashed": {"dtype": "bfloat16"},
-            "where": {
-                "inputs": {
-                    "model": str(model),
-                    "adapter": str(adapter),
-                    "template": str(model / "chat_template.jinja"),
-                },
-                "folder": str(out),
-                "scratch": str(out / "scratch"),
-                "events": str(out / "events"),
-            },
-        }
-        (out / "spec.json").write_text(json.dumps(spec))
-        program = str(SCRIPTS / "__main__.py")
-        result = subprocess.run(
-            [
-                *(str(environment_python("export")), "-c", _PEAK, program),
-                *("merge", str(out / "spec.json")),
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        peaks.append(int(result.stdout.split("peak")[-1]) << 10)  # bytes
-    largest = _ROWS * _COLUMNS * 2
-    assert peaks[1] - peaks[0] < largest / 2  # 14 more tensors of 16 MiB
-    assert peaks[1] < 12 * largest
 
 
 def test_the_header_carries_one_metadata_key(merge: Merge, tmp_path: Path) -> None:

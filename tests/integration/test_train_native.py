@@ -365,8 +365,9 @@ def test_a_token_beyond_the_vocabulary_is_refused(trainer: Trainer, refused: Ref
 def test_an_unknown_target_module_names_the_real_ones(trainer: Trainer, refused: Refused) -> None:
     error = refused(trainer(adapter=LORA | {"target_modules": ["q_proj", "qproj"]}))
     assert error["code"] == "E516"
-    assert error["message"] == "the model has no linear layer named qproj"
-    assert "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in error["hint"]
+    assert error["message"] == "the model has no module named qproj"
+    assert "did you mean q_proj?" in error["hint"]
+    assert "up_proj (2 of 128x64)" in error["hint"]
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(

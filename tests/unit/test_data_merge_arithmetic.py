@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
+from contextlib import closing
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -54,7 +57,7 @@ def test_every_element_is_the_sum_in_order_of_the_rank(dtype: str, rank: int) ->
         for row in range(5)
         for column in range(7)
     ]
-    merged = merge_rows(base, dtype, pair, 0, dtype)
+    merged = merge_rows(base, dtype, [pair], 0, dtype)
     assert np.array_equal(merged.reshape(-1), from_f64(np.array(expected), dtype))
 
 
@@ -82,6 +85,76 @@ def test_fusing_the_scaling_with_the_base_would_give_other_bits() -> None:
     assert different > 20
 
 
+# --- DoRA
+
+
+def lengths_by_hand(weight: np.ndarray, pair: LoraPair) -> np.ndarray:
+    """Norms of the rows of weight and pair in exact fractions, rounded once."""
+    found = []
+    for row in range(weight.shape[0]):
+        total = Fraction(0)
+        for column in range(weight.shape[1]):
+            a, b = pair.a[:, column].tolist(), pair.b[row].tolist()
+            value = by_hand(float(weight[row, column]), a, b, pair.scaling)
+            total += Fraction(value) ** 2
+        found.append(float(total) ** 0.5)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 7, 64])
+def test_dora_gives_every_row_its_magnitude(columns: int) -> None:
+    base, pair = random_case(columns, 6, columns, 2, "F32")
+    magnitude = np.linspace(0.5, 2, 6)
+    merged = merge_rows(base, "F32", [replace(pair, magnitude=magnitude)], 0, "F64")
+    assert np.allclose(np.sqrt((merged**2).sum(axis=1)), magnitude, rtol=1e-14)
+    plain = merge_rows(base, "F32", [pair], 0, "F64")
+    lengths = lengths_by_hand(base, pair)
+    assert np.allclose(merged, plain * (magnitude / lengths)[:, None], rtol=1e-14, atol=0)
+
+
+def test_dora_along_columns_is_dora_along_rows_of_the_turned_weight() -> None:
+    base, pair = random_case(4, 300, 37, 3, "F32")
+    magnitude = np.linspace(0.5, 2, 37)
+    sums = np.zeros(37)
+    with closing(Workers(3)) as workers:
+        workers.add_column_squares(sums, base, "F32", pair, 0)
+    factors = lora_arithmetic.length_factors(magnitude, np.sqrt(sums))
+    columns = merge_rows(base, "F32", [replace(pair, factors=factors)], 0, "F64")
+    turned = LoraPair(
+        *(np.ascontiguousarray(each.T) for each in (pair.b, pair.a)), pair.scaling, magnitude
+    )
+    rows = merge_rows(np.ascontiguousarray(base.T), "F32", [turned], 0, "F64")
+    assert np.allclose(columns, rows.T, rtol=1e-13, atol=0)
+
+
+def test_the_order_of_a_rows_squares_is_fixed() -> None:
+    """Halves are added until one column is left: (1st + 4th) + (3rd), then + (2nd + 5th)."""
+    values = np.array([[1.0, 2.0**30, 3.0, 2.0**-10, 5.0]])
+    squares = [float(value) ** 2 for value in values[0]]
+    expected = ((squares[0] + squares[3]) + squares[2]) + (squares[1] + squares[4])
+    assert lora_arithmetic.row_norms(values.copy())[0] == math.sqrt(expected)
+
+
+def test_the_norm_is_that_of_the_base_not_of_earlier_adapters() -> None:
+    base, first = random_case(1, 4, 8, 2, "F32")
+    _, second = random_case(2, 4, 8, 2, "F32")
+    magnitude = np.ones(4)
+    both = merge_rows(base, "F32", [first, replace(second, magnitude=magnitude)], 0, "F64")
+    added = merge_rows(base, "F32", [first, second], 0, "F64")
+    lengths = lengths_by_hand(base, second)
+    assert np.allclose(both, added / lengths[:, None], rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("magnitude", [np.ones(3), np.array([1, np.inf, 1])])
+def test_a_row_without_a_length_is_an_error(magnitude: np.ndarray) -> None:
+    base, pair = random_case(1, 3, 4, 1, "F32")
+    if np.isfinite(magnitude).all():
+        base[1] = 0
+        pair.b[1] = 0
+    with pytest.raises(lora_arithmetic.ZeroLengthError):
+        merge_rows(base, "F32", [replace(pair, magnitude=magnitude)], 0, "F32")
+
+
 @settings(max_examples=30)
 @given(
     rows=st.integers(1, 40),
@@ -95,23 +168,28 @@ def test_tiles_blocks_and_threads_change_no_bit(
     rows: int, columns: int, rank: int, tile: int, cut: int, threads: int
 ) -> None:
     base, pair = random_case(rows, rows, columns, rank, "BF16")
-    whole = merge_rows(base, "BF16", pair, 0, "BF16")
-    workers = Workers(threads)
+    dora = replace(random_case(columns, rows, columns, rank, "BF16")[1], magnitude=np.ones(rows))
+    pairs = [pair, dora, replace(pair, factors=np.linspace(0.5, 2, columns))]
+    whole = merge_rows(base, "BF16", pairs, 0, "BF16")
+    lengths = np.zeros(columns)
+    lora_arithmetic.add_column_squares(lengths, base, "BF16", pair, 0, 0, columns)
     before = lora_arithmetic.TILE
     lora_arithmetic.TILE = tile
+    parts, sums = [], np.zeros(columns)
     try:
-        parts = [
-            workers.merge(base[first : first + cut], "BF16", pair, first, "BF16")
-            for first in range(0, rows, cut)
-        ]
+        with closing(Workers(threads)) as workers:
+            for first in range(0, rows, cut):
+                block = base[first : first + cut]
+                parts.append(workers.merge(block, "BF16", pairs, first, "BF16"))
+                workers.add_column_squares(sums, block, "BF16", pair, first)
     finally:
         lora_arithmetic.TILE = before
-        workers.close()
     assert np.array_equal(np.concatenate(parts), whole)
+    assert np.array_equal(sums, lengths)
 
 
 def test_numpy_is_left_as_it_was_found() -> None:
     before = np.getbufsize()
     base, pair = random_case(0, 4, 4, 2, "F32")
-    merge_rows(base, "F32", pair, 0, "F32")
+    merge_rows(base, "F32", [pair], 0, "F32")
     assert np.getbufsize() == before

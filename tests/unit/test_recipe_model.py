@@ -37,7 +37,17 @@ def test_given_values_are_there_under_their_yaml_names(full: Recipe) -> None:
     assert full.data.train[1] == DataFile("../data/chats.json", "messages")
     assert full.data.validation == Validation(0.0, (DataFile("../data/held-out.jsonl", "alpaca"),))
     assert full.data.system == "You answer questions.\nBriefly.\n"
-    assert full.train.adapter == Adapter("lora", 16, 32, 0.05, ("q_proj", "v_proj"))
+    adapter = full.train.adapter
+    assert (adapter.type, adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (
+        "lora",
+        16,
+        32,
+        0.05,
+    )
+    assert adapter.target_modules == ("q_proj", "v_proj")
+    assert (adapter.use_dora, adapter.use_rslora, adapter.lora_bias) == (True, True, False)
+    assert (adapter.exclude_modules, adapter.modules_to_save) == (("layers.0.q_proj",), ("norm",))
+    assert (adapter.rank_pattern, adapter.alpha_pattern) == ({"v_proj": 8}, {"v_proj": 16})
     assert (full.train.max_steps, full.train.num_train_epochs) == (40, None)
     assert full.gguf is not None
     assert full.gguf.quantize == ("Q4_K_M", "Q8_0")
@@ -53,7 +63,9 @@ def test_defaults_are_filled_in_and_absent_sections_are_none(minimal: Recipe) ->
     assert minimal.description == ""
     assert minimal.model.dtype == "bfloat16"
     assert minimal.data.validation == Validation(0.1, ())
-    assert minimal.train.adapter == Adapter("lora", 8, 16, 0.0, "all-linear")
+    assert minimal.train.adapter == Adapter(
+        "lora", 8, 16, 0.0, False, False, "all-linear", (), (), {}, {}, False
+    )
     assert minimal.train.learning_rate == 2e-4
     for section in (
         minimal.evaluate, minimal.merge, minimal.gguf, minimal.ollama, minimal.benchmark
@@ -63,7 +75,9 @@ def test_defaults_are_filled_in_and_absent_sections_are_none(minimal: Recipe) ->
 
 def test_without_an_adapter_the_adapters_numbers_are_zero(valid: Path) -> None:
     recipe = load_recipe(valid / "full-fine-tuning.yaml")
-    assert recipe.train.adapter == Adapter("none", 0, 0, 0.0, ())
+    assert recipe.train.adapter == Adapter(
+        "none", 0, 0, 0.0, False, False, (), (), (), {}, {}, False
+    )
     assert recipe.train.num_train_epochs == 2.0
     assert type(recipe.train.num_train_epochs) is float
     assert not recipe.data.validation.holds_out

@@ -76,7 +76,7 @@ def _write(
     items = data.items() if isinstance(data, dict) else enumerate(data)
     for key, value in items:
         child, first = f"{pointer}/{key}", len(lines)
-        inner = schema["properties"][key] if isinstance(data, dict) else schema["items"]
+        inner = _schema_of(key, schema) if isinstance(data, dict) else schema["items"]
         head = f"{' ' * indent}{key}:" if isinstance(data, dict) else f"{' ' * indent}-"
         if isinstance(value, (dict, list)) and value:
             lines.append(head)
@@ -85,6 +85,12 @@ def _write(
             lines.append(f"{head} {flow(value)}")
         merged = merged_with_branch(value, inner) if "oneOf" in inner else inner
         nodes[child] = Node(child, value, merged, key in required, first, len(lines) - 1)
+
+
+def _schema_of(key: str, schema: Schema) -> Schema:
+    """The key's own schema; in an open mapping all have one."""
+    found: Schema = schema.get("properties", {}).get(key) or schema["additionalProperties"]
+    return found
 
 
 def joined(lines: list[str]) -> str:
@@ -99,8 +105,13 @@ def damages(data: dict[str, Any]) -> Iterator[Damage]:
     for node in nodes.values():
         yield from _delete(node, nodes, data, lines)
         yield from _replace_values(node, data)
-        yield from _misspell(node, data)
+        if not isinstance(_schema_around(node, nodes).get("additionalProperties"), dict):
+            yield from _misspell(node, data)
         yield from _damage_text(node, lines)
+
+
+def _schema_around(node: Node, nodes: dict[str, Node]) -> Schema:
+    return nodes[node.parent].schema if node.parent else {}
 
 
 def _rewritten(way: str, data: Any, pointer: str, *also: str) -> Damage:
@@ -147,7 +158,9 @@ def _delete(
 ) -> Iterator[Damage]:
     """Blamed is the holder: the line is gone. A list's item starts with its first key."""
     siblings = [each for each in nodes.values() if each.parent == node.parent]
-    only_item = node.key.isdecimal() and len(siblings) == 1
+    only_item = node.key.isdecimal() and len(siblings) <= nodes[node.parent].schema.get(
+        "minItems", 0
+    )
     if not (node.required or only_item):
         return
     made = copy.deepcopy(data)

@@ -109,7 +109,11 @@ CLASSES = {
     "benchmark": model.Benchmark,
 }
 NOT_IN_THE_FILE = {"source", "_resolved"}
-OPEN_MAPPINGS = {"ollama.parameters"}  # a mapping in the dataclass too
+OPEN_MAPPINGS = {
+    "ollama.parameters",
+    "train.adapter.rank_pattern",
+    "train.adapter.alpha_pattern",
+}  # a mapping in the dataclass too
 
 
 def objects(schema: Schema, name: str = "") -> Iterator[tuple[str, dict[str, Schema]]]:

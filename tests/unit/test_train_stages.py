@@ -92,6 +92,15 @@ def key(stage: Any, recipe: Recipe, content: str = "0") -> bytes:
         ("seed: 7", "seed: 8"),
         ("r: 4", "r: 5"),
         ("[v_proj, q_proj]", "[v_proj]"),
+        ("[v_proj, q_proj]", "all-attention"),
+        ("[v_proj, q_proj]", ".*_proj"),
+        ("r: 4,", "r: 4, use_dora: true,"),
+        ("r: 4,", "r: 4, use_rslora: true,"),
+        ("r: 4,", "r: 4, lora_bias: true,"),
+        ("r: 4,", "r: 4, exclude_modules: [layers.0.q_proj],"),
+        ("r: 4,", "r: 4, modules_to_save: [lm_head],"),
+        ("r: 4,", "r: 4, rank_pattern: {q_proj: 2},"),
+        ("r: 4,", "r: 4, alpha_pattern: {q_proj: 2},"),
         ("save_steps: 2", "save_steps: 2\n  bf16: true"),
         ("save_steps: 2", "save_steps: 2\n  learning_rate: 1.0e-4"),
         ("float32", "bfloat16"),
@@ -109,12 +118,21 @@ def test_what_decides_the_trained_bytes_is_in_the_key(
     [
         ("save_steps: 2", "save_steps: 3"),
         ("[v_proj, q_proj]", "[q_proj, v_proj]"),
+        ("r: 4,", "r: 4, use_dora: false, use_rslora: false, lora_bias: false,"),
+        ("r: 4,", "r: 4, exclude_modules: [], modules_to_save: [],"),
+        ("r: 4,", "r: 4, rank_pattern: {}, alpha_pattern: {},"),
         ("max_new_tokens: 9", "max_new_tokens: 10"),
         ("alpaca", "prompt-completion"),
     ],
 )
 def test_what_does_not_decide_them_is_not(recipe: Build, change: tuple[str, str]) -> None:
     assert key(train, recipe()) == key(train, recipe(change))
+
+
+def test_settings_that_change_nothing_are_left_out(recipe: Build) -> None:
+    """Else a new field would train the world anew."""
+    adapter = train.key_inputs(recipe(), upstream())["settings"]["adapter"]
+    assert set(adapter) == {"type", "r", "lora_alpha", "lora_dropout", "target_modules"}
 
 
 def test_other_tokens_or_weights_train_anew(recipe: Build) -> None:
@@ -200,6 +218,7 @@ def test_every_backend_has_what_a_stage_asks_for(recipe: Build, name: str) -> No
 def test_what_the_native_backend_cannot_honour_is_an_error_of_the_recipe(recipe: Build) -> None:
     for change in (
         [("[v_proj, q_proj]", "[v_proj, lm_head]")],
+        [("[v_proj, q_proj]", "lm_head")],
         [("dtype: float32", "dtype: float16"), ("save_steps: 2", "bf16: true")],
     ):
         with pytest.raises(RecipeInvalid) as caught:
