@@ -24,6 +24,7 @@ SHOWN_AS = {
     "train": ".",
     "evaluate": "evaluation",
     "merge": "merged",
+    "imatrix": "imatrix",
     "gguf": "gguf",
     "ollama": "ollama",
     "benchmark": "benchmark",

@@ -139,6 +139,48 @@ def evaluate_has_something_to_compare(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("E207", f"/evaluate/{name}", message, hint)
 
 
+# --- the importance matrix
+
+
+@check("gguf")
+def low_types_have_a_matrix(recipe: Recipe) -> Iterator[Finding]:
+    """llama-quantize refuses them without one, after everything before has run."""
+    from runner.stages.gguf_types import KINDS, Matrix
+
+    if not recipe.gguf or recipe.gguf.imatrix:
+        return
+    for index, kind in enumerate(recipe.gguf.quantize):
+        if KINDS[kind].matrix is Matrix.NEEDED:
+            message = f"{kind} needs an importance matrix, and gguf has no imatrix"
+            hint = 'add "imatrix: {}" to gguf, or choose a type with more bits'
+            yield Finding("E234", f"/gguf/quantize/{index}", message, hint)
+
+
+@check("gguf")
+def the_matrix_is_used(recipe: Recipe) -> Iterator[Finding]:
+    """Otherwise the model runs over the data for nothing."""
+    from runner.stages.gguf_types import takes_matrix
+
+    gguf = recipe.gguf
+    if gguf and gguf.imatrix and not any(takes_matrix(kind) for kind in gguf.quantize):
+        message = f"no file uses the importance matrix: {listed(list(gguf.quantize))} takes none"
+        yield Finding("W215", "/gguf/imatrix", message, "remove imatrix from gguf", "key")
+
+
+@check("data", "gguf")
+def the_matrix_has_its_own_data(recipe: Recipe) -> Iterator[Finding]:
+    """The held-out rows judge the files; what was measured on them is judged too kindly."""
+    matrix = recipe.gguf.imatrix if recipe.gguf else None
+    if matrix is None or matrix.data != "validation":
+        return
+    if not recipe.data.validation.holds_out:
+        message = "gguf.imatrix.data is validation, and no rows are held out"
+        yield Finding("E235", "/gguf/imatrix/data", message, "write data: train, or hold some out")
+        return
+    message = "the importance matrix is made of the rows that the files are judged by"
+    yield Finding("W214", "/gguf/imatrix/data", message, "write data: train")
+
+
 # --- data
 
 

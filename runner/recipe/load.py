@@ -92,7 +92,7 @@ def _unsound_sections(source: Source, schema: Schema, found: list[Finding]) -> s
 
 
 def _cross_checks(recipe: Recipe, unsound: set[str]) -> list[Diagnostic]:
-    from runner.recipe import disk_checks
+    from runner.recipe import disk_checks, width_checks
     from runner.recipe.checks import CHECKS
 
     found = [
@@ -104,6 +104,8 @@ def _cross_checks(recipe: Recipe, unsound: set[str]) -> list[Diagnostic]:
     bad = known | {finding.pointer for finding in paths}
     if not {"data", "evaluate"} & unsound and not any(p.startswith("/data") for p in bad):
         found += disk_checks.check_held_out_rows(recipe)
+    if not {"model", "gguf"} & unsound and not any(p.startswith("/model") for p in bad):
+        found += width_checks.check_widths(recipe)
     diagnostics = [_diagnostic(recipe.source, finding) for finding in found]
     if "/evaluate/questions" not in bad:
         diagnostics += disk_checks.check_questions(recipe)

@@ -122,11 +122,21 @@ class Merge:
 
 
 @dataclass(frozen=True, slots=True)
+class Imatrix:
+    """The importance matrix: by which prepared rows, and at most how many chunks of them."""
+
+    data: str  # train | validation
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
 class Gguf:
     """Which GGUF files to write, and how much worse than the merged model one may be."""
 
     quantize: tuple[str, ...]
     max_perplexity_increase: float  # as a part of the merged model's perplexity
+    max_kl_divergence: float  # nats; of what is recommended to ship
+    imatrix: Imatrix | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,4 +287,5 @@ def _adapter(adapter: dict[str, Any]) -> Adapter:
 def _gguf(gguf: dict[str, Any] | None) -> Any:
     if gguf is None:
         return None
-    return _plain(Gguf, {**gguf, "quantize": tuple(gguf["quantize"])})
+    matrix = _plain(Imatrix, gguf.get("imatrix"))
+    return _plain(Gguf, {**gguf, "quantize": tuple(gguf["quantize"]), "imatrix": matrix})

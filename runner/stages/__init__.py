@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from runner.recipe.model import Recipe
     from runner.stages.contract import Stage
 
-ORDER = ("fetch", "prepare", "train", "evaluate", "merge", "gguf", "ollama", "benchmark")
+ORDER = (
+    *("fetch", "prepare", "train", "evaluate", "merge", "imatrix", "gguf", "ollama", "benchmark"),
+)
 
 
 def load_stage(name: str) -> Stage:

@@ -1,21 +1,22 @@
-"""Turn the merged model into GGUF files, and prove by perplexity that each is still that model.
+"""Turn the merged model into GGUF files, and measure how far each is from that model.
 
 llama.cpp's converter writes one file in the merged dtype; every wanted file is then written by
-llama-quantize, also the unquantised ones, because Ollama would rewrite anything else. Metadata is
-given, never guessed: the converter would take it from folder names and model cards.
+llama-quantize, also the unquantised ones, because Ollama would rewrite anything else.
 """
 
 from __future__ import annotations
 
 import collections
-import json
 import math
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StageFailed
-from runner.stages import deployed, perplexity
+from runner.stages import conversion, deployed, gguf_types, imatrix, perplexity
 from runner.stages.contract import Class, Context, Upstream
+from runner.stages.gguf_types import Tensor
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
@@ -23,26 +24,12 @@ if TYPE_CHECKING:
 NAME = "gguf"
 VERSION = 1
 OUTPUTS = {"*.gguf": Class.PORTABLE}
-NEEDS = (*deployed.NEEDS, "prepare")
-ENVIRONMENT = "export"
+NEEDS = (*deployed.NEEDS, "prepare", "imatrix")
+ENVIRONMENT = conversion.ENVIRONMENT
 TOOLS = ("llama.cpp",)
 DEVICE = False
 
-OUTTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
-
-# Every field that the converter would otherwise guess from a folder's name, a model card or
-# generation_config.json (class Metadata of gguf-py). null means: not in the file.
-GUESSED_METADATA = (
-    *(f"general.{name}" for name in ("author", "version", "organization", "finetune", "basename")),
-    *(f"general.{name}" for name in ("description", "quantized_by", "size_label", "url", "doi")),
-    *(f"general.{name}" for name in ("uuid", "repo_url", "base_models", "tags", "languages")),
-    *(f"general.{name}" for name in ("datasets", "license.name", "license.link")),
-    *(f"general.source.{name}" for name in ("url", "doi", "uuid", "repo_url")),
-    *(f"general.sampling.{name}" for name in ("sequence", "top_k", "top_p", "min_p", "temp")),
-    *(f"general.sampling.xtc_{name}" for name in ("probability", "threshold")),
-    *(f"general.sampling.penalty_{name}" for name in ("last_n", "repeat")),
-    *(f"general.sampling.{name}" for name in ("mirostat", "mirostat_tau", "mirostat_eta")),
-)
+_UNSEEN = re.compile(r"Missing importance matrix for tensor (\S+)")
 
 
 def wanted(recipe: Recipe) -> bool:
@@ -51,17 +38,21 @@ def wanted(recipe: Recipe) -> bool:
 
 
 def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
-    """The merged model, the text that perplexity is measured on, and the gguf section. Pure."""
+    """The merged model, the text that files are measured on, and the gguf section. Pure."""
     assert recipe.gguf is not None
-    return {
+    key: dict[str, Any] = {
         "name": recipe.name,
         "dtype": deployed.dtype_of(recipe),
         "quantize": list(recipe.gguf.quantize),
         "max_perplexity_increase": recipe.gguf.max_perplexity_increase,
+        "max_kl_divergence": recipe.gguf.max_kl_divergence,
         "model": deployed.model_of(upstream).digest("model/*"),
         "validation": upstream["prepare"].digest("validation.txt"),
         "prompts": upstream["prepare"].digest("prompts.jsonl"),
     }
+    if imatrix.wanted(recipe):
+        key["imatrix"] = upstream["imatrix"].digest(imatrix.FILE)
+    return key
 
 
 def file_name(recipe: Recipe, quantize: str) -> str:
@@ -69,86 +60,173 @@ def file_name(recipe: Recipe, quantize: str) -> str:
     return f"{recipe.name}-{quantize}.gguf"
 
 
-def metadata(name: str) -> dict[str, Any]:
-    """What the converter is told instead of letting it guess."""
-    return {"general.name": name, **dict.fromkeys(GUESSED_METADATA)}
-
-
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
-    """Write NAME-TYPE.gguf for every type of the recipe.
+    """Write NAME-TYPE.gguf for every type of the recipe, and say which to ship.
 
-    Raises StageFailed when a file's perplexity rises too far above the merged model's (E541).
+    Raises StageFailed when a file's perplexity rises too far above the merged model's (E541) or the
+    importance matrix lacks a tensor (E546), MachineCannot when the disk is too small (E545).
     """
     assert recipe.gguf is not None
     tool = context.tool("llama.cpp")
-    steps = 2 + 2 * len(recipe.gguf.quantize)
     model = deployed.model_of(inputs).folder / "model"
-    converted = convert(recipe, model, tool, context)
-    context.progress(1, steps, message="converted")
+    matrix = inputs["imatrix"].path(imatrix.FILE) if imatrix.wanted(recipe) else None
     files = {kind: folder / file_name(recipe, kind) for kind in recipe.gguf.quantize}
-    for done, (kind, file) in enumerate(files.items(), start=2):
-        quantize(converted, file, kind, tool, context)
-        context.progress(done, steps, message=f"{kind} written")
-    text = perplexity.reference_text(inputs["prepare"])
-    protocol = perplexity.prepare(text, converted, tool, context)
-    converted.unlink()
-    merged = perplexity.of_merged_model(protocol, model, context)
-    context.progress(steps - len(files), steps, message=f"merged model: perplexity {merged:.3f}")
-    for done, (kind, file) in enumerate(files.items(), start=steps - len(files) + 1):
-        value = perplexity.of_file(protocol, file, tool, context)
-        check_increase(recipe, file.name, merged, value, context)
-        context.progress(done, steps, message=f"{kind}: perplexity {value:.3f}")
+    steps = 2 + 2 * len(files)
+    conversion.need_space(folder, space_needed(recipe, model), "the GGUF files and their source")
+    with conversion.converted(recipe, model, tool, context) as converted:
+        context.progress(1, steps, message="converted")
+        for done, (kind, file) in enumerate(files.items(), start=2):
+            quantize(converted, file, kind, matrix, tool, context)
+            context.progress(done, steps, message=f"{kind} written")
+        text = perplexity.reference_text(inputs["prepare"])
+        protocol = perplexity.prepare(text, converted, tool, context)
+        logits = perplexity.keep_logits(protocol, converted, tool, context)
+    try:
+        merged = perplexity.of_merged_model(protocol, model, context)
+        context.progress(2 + len(files), steps, message=f"merged model: perplexity {merged:.3f}")
+        table = []
+        for done, (kind, file) in enumerate(files.items(), start=3 + len(files)):
+            distance = perplexity.of_file(protocol, file, logits, tool, context)
+            check_increase(recipe, file.name, merged, distance.perplexity)
+            table.append(about(kind, file, merged, distance, matrix is not None))
+            context.progress(done, steps, message=f"{kind}: {in_words(table[-1])}")
+    finally:
+        logits.unlink()
+    context.measure("files", table)
+    context.measure("ship", to_ship(recipe, table))
 
 
-def convert(recipe: Recipe, model: Path, tool: Path, context: Context) -> Path:
-    """The merged model as one unquantised GGUF file in the scratch folder."""
-    told = context.scratch / "metadata.json"
-    told.write_text(json.dumps(metadata(recipe.name), indent=2) + "\n", encoding="utf-8")
-    converted = context.scratch / "converted.gguf"
-    converted.unlink(missing_ok=True)
-    python = context.environment_python(ENVIRONMENT)
-    what = ["--outfile", str(converted), "--outtype", OUTTYPES[deployed.dtype_of(recipe)]]
-    names = ["--model-name", recipe.name, "--metadata", str(told)]
-    context.run_program(
-        [str(python), str(tool / "convert_hf_to_gguf.py"), str(model), *what, *names],
-        log="convert",
-        env={"HF_HUB_OFFLINE": "1"},
+def space_needed(recipe: Recipe, model: Path) -> float:
+    """Bytes of the converted weights and of all files, and of the logits that are compared with.
+
+    About: a tenth is added for tensors with more bits than most.
+    """
+    assert recipe.gguf is not None
+    source = conversion.weights_size(model)
+    stored_bits = 32 if deployed.dtype_of(recipe) == "float32" else 16
+    files = sum(gguf_types.KINDS[kind].bits for kind in recipe.gguf.quantize) / stored_bits
+    largest_vocabulary = 1 << 18
+    logits = perplexity.logits_size(perplexity.MAX_TOKENS, 1, largest_vocabulary)
+    return source * (1 + 1.1 * files) + min(logits, source)
+
+
+def quantize(
+    source: Path, target: Path, kind: str, matrix: Path | None, tool: Path, context: Context
+) -> None:
+    """Write one file by llama-quantize; its bytes do not depend on the number of threads.
+
+    The matrix is passed by its bare name, from its own folder: the name gets into the file. Types
+    that do not use it are written without it, and are the same files as in a recipe without one.
+    """
+    used = matrix if matrix is not None and gguf_types.takes_matrix(kind) else None
+    how = ["--imatrix", used.name] if used is not None else []
+    try:
+        context.run_program(
+            [str(tool / "bin" / "llama-quantize"), *how, str(source), str(target), kind],
+            log=f"quantize-{kind}",
+            folder=used.parent if used is not None else None,
+        )
+    except StageFailed as error:
+        raise _unseen(error, kind) or error from None
+
+
+def _unseen(error: StageFailed, kind: str) -> StageFailed | None:
+    """What to say when the matrix has nothing about a tensor, as of an expert never asked."""
+    log = Path(error.log).read_text(encoding="utf-8", errors="replace") if error.log else ""
+    found = _UNSEEN.search(log)
+    if found is None:
+        return None
+    return StageFailed(
+        f"the importance matrix says nothing about {found[1]}, and {kind} cannot do without",
+        hint="measure on more text (gguf.imatrix.chunks, more rows), or choose a type with more "
+        "bits",
+        code="E546",
+        stage=NAME,
+        log=error.log,
     )
-    return converted
 
 
-def quantize(source: Path, target: Path, kind: str, tool: Path, context: Context) -> None:
-    """Write one file by llama-quantize; its bytes do not depend on the number of threads."""
-    context.run_program(
-        [str(tool / "bin" / "llama-quantize"), str(source), str(target), kind],
-        log=f"quantize-{kind}",
-    )
-    context.measure(f"tensors_{target.name}", tensor_types(target))
-
-
-def tensor_types(file: Path) -> dict[str, int]:
-    """How many tensors of which type a GGUF file holds: shows where llama-quantize fell back."""
+def read_tensors(file: Path) -> list[Tensor]:
+    """Names, types and shapes of a GGUF file's tensors."""
     from gguf import GGUFReader
 
-    counts = collections.Counter(tensor.tensor_type.name for tensor in GGUFReader(file).tensors)
-    return dict(sorted(counts.items()))
+    return [
+        Tensor(
+            str(tensor.name),
+            tensor.tensor_type.name,
+            columns=int(tensor.shape[0]),
+            rows=math.prod(int(size) for size in tensor.shape[1:]),
+        )
+        for tensor in GGUFReader(file).tensors
+    ]
 
 
-def check_increase(
-    recipe: Recipe, file: str, merged: float, value: float, context: Context
-) -> None:
-    """Record a file's perplexity; raise StageFailed when it is too far above the merged model's."""
+def about(
+    kind: str, file: Path, merged: float, distance: perplexity.Distance, has_matrix: bool
+) -> dict[str, Any]:
+    """One row of the table: what the file is, and how far it is from the merged model."""
+    tensors = read_tensors(file)
+    return {
+        "file": file.name,
+        "type": kind,
+        "imatrix": has_matrix and gguf_types.takes_matrix(kind),
+        "size": file.stat().st_size,
+        "perplexity": distance.perplexity,
+        "perplexity_merged": merged,
+        "perplexity_increase": distance.perplexity / merged - 1,
+        "kl_divergence": distance.kl_divergence,
+        "same_top_token": distance.same_top_token,
+        "tensors": tensor_types(tensors),
+        "fallback": fallback_of(kind, tensors),
+    }
+
+
+def tensor_types(tensors: Iterable[Tensor]) -> dict[str, int]:
+    """How many tensors have which type."""
+    return dict(sorted(collections.Counter(tensor.type for tensor in tensors).items()))
+
+
+def fallback_of(kind: str, tensors: list[Tensor]) -> dict[str, Any] | None:
+    """How many of how many weights fell back to which types, and the rows that did not fit."""
+    fallen = gguf_types.fallen_back(kind, tensors)
+    if not fallen:
+        return None
+    weights = [tensor for tensor in tensors if gguf_types.is_weight(tensor)]
+    unfit = {tensor.columns for tensor in weights if tensor.columns % gguf_types.BLOCK}
+    return {"to": fallen, "weights": len(weights), "row_lengths": sorted(unfit)}
+
+
+def in_words(row: Mapping[str, Any]) -> str:
+    """The row of one file, for the progress line."""
+    return f"perplexity {row['perplexity']:.3f}, KL divergence {row['kl_divergence']:.4f}"
+
+
+def check_increase(recipe: Recipe, file: str, merged: float, value: float) -> None:
+    """Raise StageFailed (E541) when a perplexity is too far above the merged model's."""
     assert recipe.gguf is not None
-    increase = value / merged - 1
-    context.measure(f"perplexity_{file}", value)
-    context.measure(f"perplexity_increase_{file}", increase)
     allowed = recipe.gguf.max_perplexity_increase
     if math.isfinite(value) and value <= merged * (1 + allowed):
         return
     raise StageFailed(
         f"{file} has perplexity {value:.3f}, the merged model {merged:.3f}: "
-        f"{increase:+.1%}, and {allowed:+.1%} is allowed",
+        f"{value / merged - 1:+.1%}, and {allowed:+.1%} is allowed",
         hint="choose a type with more bits in gguf.quantize, or raise gguf.max_perplexity_increase",
         code="E541",
         stage=NAME,
     )
+
+
+def to_ship(recipe: Recipe, table: Iterable[Mapping[str, Any]]) -> str | None:
+    """The smallest file within both limits of the recipe; None when there is none.
+
+    A recommendation: what is deployed is `ollama.quantize`.
+    """
+    assert recipe.gguf is not None
+    within = [
+        row
+        for row in table
+        if row["kl_divergence"] <= recipe.gguf.max_kl_divergence
+        and row["perplexity_increase"] <= recipe.gguf.max_perplexity_increase
+    ]
+    best = min(within, key=lambda row: (row["size"], row["kl_divergence"]), default=None)
+    return None if best is None else str(best["file"])

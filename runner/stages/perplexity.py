@@ -1,13 +1,17 @@
-"""Perplexity of the merged model and of GGUF files, by one protocol: llama-perplexity's own.
+"""How far a GGUF file is from the merged model, by one protocol: llama-perplexity's own.
 
 The text is cut into chunks of `context` tokens, and in each chunk the second half is scored. Both
-sides get llama.cpp's token ids, so the numbers differ by the weights alone.
+sides get llama.cpp's token ids, so the numbers differ by the weights alone. Perplexity is measured
+by two engines, Transformers and llama.cpp. KL divergence and top tokens compare a file with the
+converted, not yet quantised weights, in llama.cpp alone.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +23,13 @@ from runner.system import hardware, llama_server
 CONTEXTS = (256, 128, 64, 32)  # tokens; the largest with enough chunks is taken
 CHUNKS_WANTED = 8
 MAX_TOKENS = 2048  # more would not change the verdict, only the time
-# Printed after every chunk: its number, and the perplexity up to its end.
-_SO_FAR = re.compile(r"\[(\d+)\]([0-9.]+|-?nan|inf),")
+# Printed after every chunk: its number and what was found up to its end, each with its standard
+# error: perplexity, logarithm of its ratio, KL divergence, change of probabilities, top tokens (%).
+# The statistics at the end are left out for short texts, these rows never.
+_NUMBER = r"\s+(-?[0-9.]+|-?nan|-?inf)"
+_SO_FAR = re.compile(
+    r"^\s*(\d+)" + r"{0} ±{0}".format(_NUMBER) * 3 + r"{0} ±{0} %".format(_NUMBER) * 2, re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,15 @@ class Protocol:
     ids: Path  # JSON: {"ids": [...], "bos": int or null}
     context: int  # tokens a chunk
     chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """A file against the merged model: perplexity, mean KL divergence (nats), equal top tokens."""
+
+    perplexity: float
+    kl_divergence: float
+    same_top_token: float  # part of the scored positions, 0 to 1
 
 
 def reference_text(prepared: Outputs) -> str:
@@ -87,22 +105,70 @@ def of_merged_model(protocol: Protocol, model: Path, context: Context) -> float:
     return float(measured["perplexity_merged"])
 
 
-def of_file(protocol: Protocol, file: Path, tool: Path, context: Context) -> float:
-    """Perplexity of a GGUF file, loaded and run by llama.cpp."""
-    what = ["--model", str(file), "--file", str(protocol.text), "--no-escape"]
-    how = ["--ctx-size", str(protocol.context), "--batch-size", str(protocol.context)]
-    most = ["--chunks", str(protocol.chunks), "--offline"]
-    threads = ["--threads", str(hardware.available_cpus())]
-    said = context.run_program(
-        [str(tool / "bin" / "llama-perplexity"), *what, *how, *most, *threads],
-        log=f"perplexity-{file.stem}",
-    )
+def logits_size(context: int, chunks: int, vocabulary: int) -> int:
+    """Bytes of the file that `keep_logits` writes: 16 bits a token of the vocabulary."""
+    scored = context - 1 - context // 2
+    row = 2 * ((vocabulary + 1) // 2) + 4
+    return 20 + 4 * context * chunks + 2 * row * scored * chunks
+
+
+def keep_logits(protocol: Protocol, gguf: Path, tool: Path, context: Context) -> Path:
+    """Write what the unquantised model expects at every scored position into the scratch folder.
+
+    Raises StageFailed (E543) when the file is not whole: llama-perplexity ignores a full disk.
+    """
+    file = context.scratch / "logits.bin"
+    file.unlink(missing_ok=True)
+    what = ["--model", str(gguf), "--file", str(protocol.text), "--no-escape"]
+    more = ["--chunks", str(protocol.chunks), "--save-all-logits", str(file)]
+    _run(protocol, [*what, *more], "logits", tool, context)
+    size = file.stat().st_size if file.is_file() else 0
+    with file.open("rb") as stream:
+        _, _, vocabulary, chunks = struct.unpack("<8sIii", stream.read(20).ljust(20, b"\0"))
+    if chunks != protocol.chunks or size != logits_size(protocol.context, chunks, vocabulary):
+        raise _no_result("the merged model", context)
+    return file
+
+
+def of_file(protocol: Protocol, file: Path, logits: Path, tool: Path, context: Context) -> Distance:
+    """A GGUF file, loaded and run by llama.cpp, against `logits` of `keep_logits`.
+
+    Raises StageFailed (E543) when llama-perplexity does not get to the end.
+    """
+    what = ["--model", str(file), "--kl-divergence", "--kl-divergence-base", str(logits)]
+    said = _run(protocol, what, f"distance-{file.stem}", tool, context)
+    distance = last_distance(said, protocol.chunks)
+    if distance is None:
+        raise _no_result(file.name, context)
+    return distance
+
+
+def last_distance(said: str, chunks: int) -> Distance | None:
+    """What llama-perplexity printed after the last of `chunks`; None when it did not get there."""
     found = _SO_FAR.findall(said)
-    if not found or int(found[-1][0]) != protocol.chunks:
-        raise StageFailed(
-            f"llama-perplexity gave no result for {file.name}",
-            hint=f"read the log in {context.log_folder}",
-            code="E543",
-            stage="gguf",
-        )
-    return float(found[-1][1])
+    if not found or int(found[-1][0]) != chunks:
+        return None
+    perplexity, divergence, same = (float(found[-1][place]) for place in (1, 5, 9))
+    if math.isfinite(perplexity) and not math.isfinite(divergence):
+        return None
+    # The kept logits are rounded to 16 bits, so equal models may come out a little below zero.
+    return Distance(perplexity, 0.0 if divergence < 0 else divergence, same / 100)
+
+
+def _run(
+    protocol: Protocol, what: list[str], log: str, tool: Path, context: Context
+) -> str:
+    how = ["--ctx-size", str(protocol.context), "--batch-size", str(protocol.context)]
+    threads = ["--threads", str(hardware.available_cpus()), "--offline"]
+    return context.run_program(
+        [str(tool / "bin" / "llama-perplexity"), *what, *how, *threads], log=log
+    )
+
+
+def _no_result(what: str, context: Context) -> StageFailed:
+    return StageFailed(
+        f"llama-perplexity gave no result for {what}",
+        hint=f"read the log in {context.log_folder}; is the disk full?",
+        code="E543",
+        stage="gguf",
+    )
