@@ -9,7 +9,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that `word` is most likely a slip of; None when no word is near.
 
     Near is one slip in three letters: left out, put in, changed, or two neighbours swapped. Case
-    counts less than a letter. The first of equally near words wins.
+    counts less than a letter, and so does an ending that was left out. The first of equally near
+    words wins.
     """
     best: tuple[float, str] | None = None
     for candidate in known:
@@ -18,6 +19,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
             continue  # also keeps a stranger's long words cheap
         distance: float = _distance(word.casefold(), candidate.casefold())
         distance += 0.5 if distance == 0 and word != candidate else 0
+        if distance >= 1 and candidate.casefold().startswith(word.casefold()):
+            distance = 0.75
         if distance <= limit and (best is None or distance < best[0]):
             best = (distance, candidate)
     return best[1] if best else None

