@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.plan.plan import Step, make_plan
+
+if TYPE_CHECKING:
+    from runner.report.diagnostic import Diagnostic
 
 HELP = "Say for every stage whether it would run, resume or be reused, and why. Changes nothing."
 EXAMPLE = "recipe plan recipes/quickstart.yaml"
@@ -30,13 +35,20 @@ def main(args: argparse.Namespace) -> int:
     from runner.store.store import Store
     from runner.system.folders import store_folder
 
-    recipe = load_recipe(args.recipe)
+    recipe = load_recipe(args.recipe, warn=say_warnings)
     stages = stages_of(recipe, args.until)
     runs = runs_folder(recipe.project_root, recipe.name)
     snapshot = take_snapshot(recipe, stages, Store(store_folder()), runs)
     steps = make_plan(recipe, stages, snapshot)
     print(as_json(recipe.name, steps) if args.format == "json" else as_text(steps))
     return 0
+
+
+def say_warnings(diagnostics: list[Diagnostic]) -> None:
+    """On stderr: stdout is the plan's own."""
+    from runner.report.reporters import REPORTERS, wants_color
+
+    sys.stderr.write(REPORTERS["text"](diagnostics, color=wants_color(sys.stderr)))
 
 
 def as_text(steps: list[Step]) -> str:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import runner
 from runner.errors import RecipeToolError
+from runner.stages import load_stage
 from runner.system.hardware import hardware_facts
 
 if TYPE_CHECKING:
-    from runner.execution.execute import Execution
+    from runner.execution.execute import Execution, StageResult
+    from runner.recipe.model import Recipe
 
 
 def run_record(execution: Execution, state: str, error: BaseException | None) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def run_record(execution: Execution, state: str, error: BaseException | None) ->
                 "key": result.key,
                 "seconds": round(result.seconds, 3),
                 "material": result.material,
-                "measures": dict(result.outputs.measures),
+                "measures": _measures(execution.recipe, result),
             }
             for result in execution.results
         ],
@@ -49,6 +51,13 @@ def run_record(execution: Execution, state: str, error: BaseException | None) ->
     if error is not None:
         record["error"] = _error(error)
     return record
+
+
+def _measures(recipe: Recipe, result: StageResult) -> dict[str, Any]:
+    """What the stage measured, and what it makes of that by this recipe's limits, if it judges."""
+    measures = dict(result.outputs.measures)
+    judge = getattr(load_stage(result.name), "judge", None)
+    return {**measures, **judge(recipe, measures)} if judge else measures
 
 
 def _host() -> dict[str, Any]:

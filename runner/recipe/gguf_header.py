@@ -71,7 +71,8 @@ class _Reader:
 
     def _skip(self, kind: int) -> None:
         if kind == _STRING:
-            self._at += self._take("<Q")[0]
+            (length,) = self._take("<Q")
+            self._at += length
         elif kind == _ARRAY:
             self._skip_array()
         else:

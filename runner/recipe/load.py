@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,17 @@ __all__ = ["check_recipe", "load_recipe", "project_root"]
 KNOWN_SCHEMA = 1
 
 
-def load_recipe(path: Path) -> Recipe:
-    """The recipe at `path`. Raises RecipeInvalid with every diagnostic when it has an error."""
+def load_recipe(
+    path: Path, warn: Callable[[list[Diagnostic]], None] = lambda warnings: None
+) -> Recipe:
+    """The recipe at `path`; `warn` is told of its warnings.
+
+    Raises RecipeInvalid with every diagnostic when it has an error.
+    """
     recipe, diagnostics = check_recipe(path)
     if recipe is None:
         raise RecipeInvalid(diagnostics)
+    warn(diagnostics)
     return recipe
 
 

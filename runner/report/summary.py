@@ -22,6 +22,7 @@ def summary(folder: Path) -> dict[str, Any]:
             {name: stage[name] for name in ("name", "action", "seconds", "measures")}
             for stage in record["stages"]
         ],
+        "gguf_limits": _gguf_limits(record),
         "answers": _answers(folder),
         "artifacts": _artifacts(folder, manifest),
         "manifest_sha256": _manifest_sha256(folder),
@@ -50,6 +51,7 @@ def render_summary(result: dict[str, Any], stream: TextIO) -> None:
     console.print(_stage_table(result))
     if lines := _quality_lines(result):
         console.print("\n".join(lines), markup=False)
+    _print_quantisations(result, console)
     if result["answers"]:
         console.print(_answer_table(result["answers"]))
     print("Artifacts (sha256, bytes, path in the run folder)", file=stream)
@@ -59,6 +61,23 @@ def render_summary(result: dict[str, Any], stream: TextIO) -> None:
     print(f"run folder       {result['run']}", file=stream)
     if result["talk"]:
         print(f"talk to it       {result['talk']}", file=stream)
+
+
+def _print_quantisations(result: dict[str, Any], console: Any) -> None:
+    from runner.report.gguf_table import quantisation_lines, quantisation_table
+
+    measures = _measures(result, "gguf")
+    if table := quantisation_table(measures):
+        console.print(table)
+        lines = quantisation_lines(measures, result["gguf_limits"])
+        console.print("\n".join(lines), markup=False)
+
+
+def _gguf_limits(record: dict[str, Any]) -> dict[str, Any]:
+    """The limits by which one of the GGUF files is recommended; empty without such files."""
+    section = record["resolved"].get("gguf") or {}
+    names = ("max_kl_divergence", "max_perplexity_increase")
+    return {name: section[name] for name in names if name in section}
 
 
 def _answers(folder: Path) -> list[dict[str, Any]]:

@@ -38,14 +38,13 @@ def wanted(recipe: Recipe) -> bool:
 
 
 def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
-    """The merged model, the text that files are measured on, and the gguf section. Pure."""
+    """The merged model, the text that files are measured on, and what decides files. Pure."""
     assert recipe.gguf is not None
     key: dict[str, Any] = {
         "name": recipe.name,
         "dtype": deployed.dtype_of(recipe),
         "quantize": list(recipe.gguf.quantize),
         "max_perplexity_increase": recipe.gguf.max_perplexity_increase,
-        "max_kl_divergence": recipe.gguf.max_kl_divergence,
         "model": deployed.model_of(upstream).digest("model/*"),
         "validation": upstream["prepare"].digest("validation.txt"),
         "prompts": upstream["prepare"].digest("prompts.jsonl"),
@@ -61,7 +60,7 @@ def file_name(recipe: Recipe, quantize: str) -> str:
 
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
-    """Write NAME-TYPE.gguf for every type of the recipe, and say which to ship.
+    """Write NAME-TYPE.gguf for every type of the recipe, and measure each.
 
     Raises StageFailed when a file's perplexity rises too far above the merged model's (E541) or the
     importance matrix lacks a tensor (E546), MachineCannot when the disk is too small (E545).
@@ -93,7 +92,11 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     finally:
         logits.unlink()
     context.measure("files", table)
-    context.measure("ship", to_ship(recipe, table))
+
+
+def judge(recipe: Recipe, measures: Mapping[str, Any]) -> dict[str, Any]:
+    """Which file the recipe's limits recommend. No part of the key: other limits write no file."""
+    return {"ship": to_ship(recipe, measures.get("files", ()))}
 
 
 def space_needed(recipe: Recipe, model: Path) -> float:

@@ -122,12 +122,18 @@ def keep_logits(protocol: Protocol, gguf: Path, tool: Path, context: Context) ->
     what = ["--model", str(gguf), "--file", str(protocol.text), "--no-escape"]
     more = ["--chunks", str(protocol.chunks), "--save-all-logits", str(file)]
     _run(protocol, [*what, *more], "logits", tool, context)
-    size = file.stat().st_size if file.is_file() else 0
-    with file.open("rb") as stream:
-        _, _, vocabulary, chunks = struct.unpack("<8sIii", stream.read(20).ljust(20, b"\0"))
-    if chunks != protocol.chunks or size != logits_size(protocol.context, chunks, vocabulary):
+    if not _is_whole(file, protocol):
         raise _no_result("the merged model", context)
     return file
+
+
+def _is_whole(file: Path, protocol: Protocol) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        _, _, vocabulary, chunks = struct.unpack("<8sIii", stream.read(20).ljust(20, b"\0"))
+    whole = logits_size(protocol.context, chunks, vocabulary)
+    return chunks == protocol.chunks and file.stat().st_size == whole
 
 
 def of_file(protocol: Protocol, file: Path, logits: Path, tool: Path, context: Context) -> Distance:

@@ -99,7 +99,10 @@ def test_each_file_is_the_merged_model_by_the_same_protocol(
     assert set(whole["tensors"]) == {"F32"}
     assert small_file["fallback"] is whole["fallback"] is None
     assert small_file["size"] < whole["size"]
-    assert context.measures["ship"] == "tiny-Q8_0.gguf"
+    asked = recipe("Q8_0", "F32")
+    assert stage.judge(asked, context.measures) == {"ship": "tiny-Q8_0.gguf"}
+    asked.gguf.max_kl_divergence = small_file["kl_divergence"] / 2
+    assert stage.judge(asked, context.measures) == {"ship": "tiny-F32.gguf"}
     assert sorted(path.name for path in context.scratch.iterdir()) == [
         "metadata.json",
         "perplexity.json",

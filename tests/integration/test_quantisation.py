@@ -220,6 +220,17 @@ def test_the_fallbacks_are_llama_quantizes_own(
     assert compared > 25
 
 
+def test_a_files_fallbacks_are_counted_by_what_they_became(
+    two_layers: Path, llama_cpp: Path, context_for: ContextFor, tmp_path: Path
+) -> None:
+    """The example of docs/quantisation.md; ffn_down has rows of 1536, which fit."""
+    context, asked = context_for(gguf), recipe("Q4_K_M")
+    with conversion.converted(asked, two_layers, llama_cpp, context) as source:
+        gguf.quantize(source, tmp_path / "x.gguf", "Q4_K_M", None, llama_cpp, context)
+    found = gguf.fallback_of("Q4_K_M", gguf.read_tensors(tmp_path / "x.gguf"))
+    assert found == {"to": {"Q5_0": 11, "Q8_0": 2}, "weights": 15, "row_lengths": [576]}
+
+
 # --- the importance matrix
 
 
