@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import runner
 from runner.errors import RecipeToolError
-from runner.stages import load_stage
 from runner.system.hardware import hardware_facts
 
 if TYPE_CHECKING:
-    from runner.execution.execute import Execution, StageResult
+    from runner.execution.execute import Execution
     from runner.recipe.model import Recipe
+    from runner.stages.contract import Outputs, Stage
 
 
 def run_record(execution: Execution, state: str, error: BaseException | None) -> dict[str, Any]:
     """The content of run.json. `state`: running | done | failed | interrupted."""
+    stages = {stage.NAME: stage for stage in execution.stages}
     record: dict[str, Any] = {
         "schema": 1,
         "id": execution.run.id,
@@ -43,7 +44,7 @@ def run_record(execution: Execution, state: str, error: BaseException | None) ->
                 "key": result.key,
                 "seconds": round(result.seconds, 3),
                 "material": result.material,
-                "measures": _measures(execution.recipe, result),
+                "measures": _measures(stages[result.name], execution.recipe, result.outputs),
             }
             for result in execution.results
         ],
@@ -53,10 +54,10 @@ def run_record(execution: Execution, state: str, error: BaseException | None) ->
     return record
 
 
-def _measures(recipe: Recipe, result: StageResult) -> dict[str, Any]:
+def _measures(stage: Stage, recipe: Recipe, outputs: Outputs) -> dict[str, Any]:
     """What the stage measured, and what it makes of that by this recipe's limits, if it judges."""
-    measures = dict(result.outputs.measures)
-    judge = getattr(load_stage(result.name), "judge", None)
+    measures = dict(outputs.measures)
+    judge = getattr(stage, "judge", None)
     return {**measures, **judge(recipe, measures)} if judge else measures
 
 

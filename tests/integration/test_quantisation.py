@@ -120,7 +120,12 @@ def merged(model: Path, folder: Path) -> Outputs:
 @pytest.fixture(scope="module")
 def wide_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Width 256, float32, written without the converter."""
-    sizes = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+    sizes = {
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "head_dim": 64,
+        "num_hidden_layers": 1,
+    }
     return write_random(tmp_path_factory.mktemp("wide"), sizes, write_talking_model)
 
 
@@ -246,24 +251,31 @@ def collect(chain: dict[str, Outputs], folder: Path, context: Any, **how: Any) -
 
 
 def test_the_same_inputs_give_the_same_files_and_no_path_gets_into_them(
-    chain: dict[str, Outputs], context_for: ContextFor, tmp_path: Path
+    chain: dict[str, Outputs], context_for: ContextFor, llama_cpp: Path, tmp_path: Path
 ) -> None:
-    digests: set[tuple[str, ...]] = set()
-    for place in ("first", "elsewhere/second"):
-        context = context_for(imatrix, f"{place}/imatrix")
-        made = collect(chain, tmp_path / f"{place}/matrix", context)
-        assert list(made.files) == [imatrix.FILE]
-        assert list(context.scratch.iterdir()) == [context.scratch / "metadata.json"]
-        out = tmp_path / f"{place}/out"
-        out.mkdir()
-        context = context_for(gguf, f"{place}/gguf")
-        kinds = ("IQ2_XS", "Q4_K_M", "Q8_0")
-        gguf.run(recipe(*kinds), {**chain, "imatrix": made}, out, context)
-        files = [made.path(imatrix.FILE), *(out / f"tiny-{kind}.gguf" for kind in kinds)]
-        digests.add(tuple(file_sha256(file) for file in files))
-        for file in files:
+    kinds = ("IQ2_XS", "Q4_K_M", "Q8_0")
+    asked, out = recipe(*kinds), tmp_path / "out"
+    first_context = context_for(imatrix, "imatrix")
+    first = collect(chain, tmp_path / "matrix", first_context)
+    assert list(first.files) == [imatrix.FILE]
+    assert [path.name for path in first_context.scratch.iterdir()] == ["metadata.json"]
+    out.mkdir()
+    context = context_for(gguf, "gguf")
+    gguf.run(asked, {**chain, "imatrix": first}, out, context)
+
+    again = tmp_path / "else where" / "a longer folder's name"
+    again.mkdir(parents=True)
+    second = collect(chain, again / "matrix", context_for(imatrix, f"{again.name}/imatrix"))
+    assert second.files == first.files
+    elsewhere = context_for(gguf, f"{again.name}/gguf")
+    model = chain["merge"].folder / "model"
+    with conversion.converted(asked, model, llama_cpp, elsewhere) as source:
+        for kind in kinds:
+            file = again / f"tiny-{kind}.gguf"
+            gguf.quantize(source, file, kind, second.path(imatrix.FILE), llama_cpp, elsewhere)
+            assert file_sha256(file) == file_sha256(out / file.name)
             assert str(tmp_path).encode() not in file.read_bytes()
-    assert len(digests) == 1
+    assert str(tmp_path).encode() not in first.path(imatrix.FILE).read_bytes()
     fields = library.GGUFReader(out / "tiny-IQ2_XS.gguf").fields
     assert fields["quantize.imatrix.file"].contents() == "imatrix.gguf"
     assert fields["quantize.imatrix.dataset"].contents() == "calibration.txt"
@@ -297,7 +309,7 @@ def test_the_matrix_makes_the_error_small_where_the_data_looks(
                 for file in ("weighted", "plain")
             ]
             found.append(errors[0] / errors[1])
-    assert len(found) == 14  # seven matrices in each of two layers
+    assert len(found) == 7  # all matrices of the layer
     assert max(found) < 1.0
 
 
@@ -355,14 +367,14 @@ def test_a_matrix_that_lacks_a_tensor_is_an_error_that_names_it(
     for key in ("imatrix.chunk_count", "imatrix.chunk_size"):
         writer.add_uint32(key, reader.fields[key].contents())
     for tensor in reader.tensors:
-        if not tensor.name.startswith("blk.1.ffn_up"):
+        if not tensor.name.startswith("blk.0.ffn_up"):
             writer.add_tensor(tensor.name, np.array(tensor.data))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     target = tmp_path / "target.gguf"
-    with pytest.raises(StageFailed, match=r"says nothing about blk\.1\.ffn_up\.weight") as caught:
+    with pytest.raises(StageFailed, match=r"says nothing about blk\.0\.ffn_up\.weight") as caught:
         gguf.quantize(wide_gguf, target, "IQ2_XS", lacking, llama_cpp, context_for(gguf))
     assert caught.value.code == "E546"
     assert "gguf.imatrix.chunks" in caught.value.hint

@@ -18,7 +18,7 @@ from runner.recipe.gguf_header import NotGgufError, read_matrices
 from runner.recipe.load import check_recipe, load_recipe
 from runner.recipe.schema import load_schema
 from runner.report.gguf_table import quantisation_lines, quantisation_table
-from runner.stages import gguf, imatrix, perplexity, stages_of
+from runner.stages import gguf, imatrix, load_stage, perplexity, stages_of
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.stages.gguf_types import FALLBACK, KINDS, Matrix, Tensor, fallback, fallen_back
 from tests.gguf_files import write_gguf_of_model
@@ -171,10 +171,9 @@ def test_of_equally_small_files_the_nearer_one_is_recommended() -> None:
 
 def test_the_recommendation_is_in_the_record_by_the_limits_of_this_run() -> None:
     stored = Outputs("gguf", "key", Path("/store"), {}, {"files": TABLE})
-    result: Any = SimpleNamespace(name="gguf", outputs=stored)
-    assert _measures(limits(kl=0.01), result) == {"files": TABLE, "ship": "q-Q8_0.gguf"}
-    other: Any = SimpleNamespace(name="merge", outputs=stored)
-    assert _measures(limits(), other) == {"files": TABLE}
+    found = _measures(load_stage("gguf"), limits(kl=0.01), stored)
+    assert found == {"files": TABLE, "ship": "q-Q8_0.gguf"}
+    assert _measures(load_stage("merge"), limits(), stored) == {"files": TABLE}
 
 
 def test_the_table_marks_the_file_to_ship() -> None:
