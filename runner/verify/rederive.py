@@ -1,8 +1,8 @@
 """Levels `export` and `train`: do the work again in a clean place and compare every byte.
 
-`export` starts from the run's own tokens and adapter and derives merge, GGUF and what Ollama gets;
-`train` starts from nothing but the recipe. The clean place has its own store, run folder and Ollama
-models, and is removed at the end.
+`export` starts from the run's own tokens, adapter and importance matrix, and derives merge, GGUF and
+what Ollama gets; `train` starts from nothing but the recipe. The clean place has its own store, run
+folder and Ollama models, and is removed at the end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from runner.stages.contract import Outputs, Stage
     from runner.store.store import Store
 
-GIVEN = {"export": ("fetch", "prepare", "train"), "train": ()}
+GIVEN = {"export": ("fetch", "prepare", "train", "imatrix"), "train": ()}
 # Not derived again at a level: `export` asks only about what is deployed.
 LEFT_OUT = {"export": ("evaluate",), "train": ()}
 
@@ -102,7 +102,7 @@ def _given(run: Run, level: str, store: Store) -> dict[str, Outputs]:
         outputs = run.outputs(name, store)
         if outputs is not None:
             found[name] = outputs
-        elif name != "fetch":
+        elif name != "fetch" and (name != "imatrix" or name in run.stages):
             raise MachineCannot(
                 f"the run's {name} outputs are neither in the store nor in {run.folder}",
                 hint="use --level train, which derives them again",
@@ -117,7 +117,7 @@ def _what_changed(
     """What differs from when the run was made. Raises MachineCannot where bytes must differ."""
     names = {stage.NAME for stage in todo}
     before, now = run.record["platform"], dict(surroundings.platform)
-    if before != now and names & {"train", "evaluate"}:
+    if before != now and names & {"train", "evaluate", "imatrix"}:
         raise MachineCannot(
             f"the run was trained on {before.get('name')}, and this is {now.get('name')}: equal "
             "bytes of a training are claimed on one platform only",
