@@ -1,8 +1,8 @@
 """Levels `export` and `train`: do the work again in a clean place and compare every byte.
 
-`export` starts from the run's own tokens, adapter and importance matrix, and derives merge, GGUF and
-what Ollama gets; `train` starts from nothing but the recipe. The clean place has its own store, run
-folder and Ollama models, and is removed at the end.
+`export` starts from the run's own tokens, adapter and importance matrix, and derives merge, GGUF
+and what Ollama gets; `train` starts from nothing but the recipe. The clean place has its own store,
+run folder and Ollama models, and is removed at the end.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def _stages(run: Run, recipe: Recipe, level: str) -> list[Stage]:
 def _given(run: Run, level: str, store: Store) -> dict[str, Outputs]:
     """What the level takes from the run. A base model that is gone is fetched again."""
     found = {}
-    for name in GIVEN[level]:
+    for name in (name for name in GIVEN[level] if name in run.stages):
         outputs = run.outputs(name, store)
         if outputs is not None:
             found[name] = outputs
-        elif name != "fetch" and (name != "imatrix" or name in run.stages):
+        elif name != "fetch":
             raise MachineCannot(
                 f"the run's {name} outputs are neither in the store nor in {run.folder}",
                 hint="use --level train, which derives them again",
