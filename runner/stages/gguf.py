@@ -2,7 +2,9 @@
 
 llama.cpp's converter writes one file in the merged dtype; every wanted file is then written by
 llama-quantize, also the unquantised ones, because Ollama would rewrite anything else. Metadata is
-given, never guessed: the converter would take it from folder names and model cards.
+given, never guessed: the converter would take it from folder names and model cards. Two fields
+follow the chat template: whether a BOS is added, and the template itself where no Go template for
+Ollama renders like it (runner/stages/go_template.py).
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StageFailed
-from runner.stages import deployed, perplexity
+from runner.stages import deployed, go_template, perplexity
 from runner.stages.contract import Class, Context, Upstream
+from runner.stages.gguf_bos import bos_of
+from runner.stages.prompts import Prompt, read_prompts
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
@@ -27,6 +31,8 @@ NEEDS = (*deployed.NEEDS, "prepare")
 ENVIRONMENT = "export"
 TOOLS = ("llama.cpp",)
 DEVICE = False
+
+TEMPLATE_FILE = "chat_template.jinja"
 
 OUTTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 
@@ -83,11 +89,16 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     tool = context.tool("llama.cpp")
     steps = 2 + 2 * len(recipe.gguf.quantize)
     model = deployed.model_of(inputs).folder / "model"
+    prompts = read_prompts(inputs["prepare"].path("prompts.jsonl"))
+    choice = chosen(prompts, model, context)
+    if choice is not None and choice.kind == "jinja":
+        model = with_marked_template(model, context)
     converted = convert(recipe, model, tool, context)
+    overrides = overridden(converted, choice, tool, context)
     context.progress(1, steps, message="converted")
     files = {kind: folder / file_name(recipe, kind) for kind in recipe.gguf.quantize}
     for done, (kind, file) in enumerate(files.items(), start=2):
-        quantize(converted, file, kind, tool, context)
+        quantize(converted, file, kind, tool, context, overrides)
         context.progress(done, steps, message=f"{kind} written")
     text = perplexity.reference_text(inputs["prepare"])
     protocol = perplexity.prepare(text, converted, tool, context)
@@ -117,10 +128,56 @@ def convert(recipe: Recipe, model: Path, tool: Path, context: Context) -> Path:
     return converted
 
 
-def quantize(source: Path, target: Path, kind: str, tool: Path, context: Context) -> None:
+def chosen(prompts: list[Prompt], model: Path, context: Context) -> go_template.Choice | None:
+    """How Ollama is to render the prompts; None: there are none."""
+    if not prompts:
+        return None
+    settings = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
+    token = settings.get("bos_token") or ""
+    text = token if isinstance(token, str) else str(token.get("content", ""))
+    choice = go_template.choose(prompts, go_template.Bos(text=text))
+    if choice.kind == "jinja":
+        context.measure("no_go_template", choice.closest)
+    return choice
+
+
+def overridden(
+    converted: Path, choice: go_template.Choice | None, tool: Path, context: Context
+) -> tuple[str, ...]:
+    """Options that keep llama.cpp from adding a BOS that no prompt was trained with."""
+    if choice is None:
+        return ()
+    bos = bos_of(converted, tool, context.log_folder / "bos-tokenizer.log")
+    if not bos.added or (choice.begin and choice.begin == bos.text):
+        return ()
+    return ("--override-kv", "tokenizer.ggml.add_bos_token=bool:false")
+
+
+def with_marked_template(model: Path, context: Context) -> Path:
+    """The model's folder, in the scratch folder, with a template that Ollama does not recognise."""
+    folder = context.scratch / "marked"
+    folder.mkdir(exist_ok=True)
+    for path in sorted(model.iterdir()):
+        if path.name != TEMPLATE_FILE:
+            link = folder / path.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(path.resolve())
+    text = (model / TEMPLATE_FILE).read_bytes().decode("utf-8")
+    (folder / TEMPLATE_FILE).write_bytes(go_template.marked(text).encode())
+    return folder
+
+
+def quantize(
+    source: Path,
+    target: Path,
+    kind: str,
+    tool: Path,
+    context: Context,
+    overrides: tuple[str, ...] = (),
+) -> None:
     """Write one file by llama-quantize; its bytes do not depend on the number of threads."""
     context.run_program(
-        [str(tool / "bin" / "llama-quantize"), str(source), str(target), kind],
+        [str(tool / "bin" / "llama-quantize"), *overrides, str(source), str(target), kind],
         log=f"quantize-{kind}",
     )
     context.measure(f"tensors_{target.name}", tensor_types(target))

@@ -1,14 +1,16 @@
 """Create the model in Ollama, and prove that it sees the tokens it was trained on.
 
-Created through the API with explicit template, stop strings, system prompt and parameters. Then
-every reference prompt must become the same token ids (runner/stages/parity.py), and a smoke
-question must be answered and stop by itself.
+Created through the API with explicit template, stop strings, system prompt and parameters; where no
+Go template renders as the model was trained, without one, and the GGUF file's own Jinja is
+rendered. Then every reference prompt must become the same token ids (runner/stages/parity.py), and
+a smoke question must be answered and stop by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from runner.errors import StageFailed
 from runner.stages import go_template, parity
 from runner.stages.contract import Class, Context, Outputs, Upstream
 from runner.stages.gguf import file_name
+from runner.stages.gguf_bos import bos_of
 from runner.stages.prompts import read_prompts
 from runner.system import ollama as system
 from runner.system.local_server import NoAnswer, Refused, ask
@@ -33,6 +36,7 @@ TOOLS = ("llama.cpp", "ollama")
 DEVICE = True
 
 SMOKE_TOKENS = 256
+JINJA_SINCE = (0, 30)
 ANSWER_SECONDS = 600.0
 
 
@@ -65,9 +69,11 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     file = inputs["gguf"].path(file_name(recipe, section.quantize))
     digest = inputs["gguf"].files[file.name].sha256
     prompts = read_prompts(inputs["prepare"].path("prompts.jsonl"))
-    choice = go_template.choose(prompts)
+    bos = bos_of(file, context.tool("llama.cpp"), context.log_folder / "bos-tokenizer.log")
+    choice = go_template.choose(prompts, bos, recipe.data.system)
     request = create_request(section.name, file.name, digest, choice, section.parameters)
     with open_server(context) as server:
+        check_renders(server.version, choice)
         create(server.url, request, file)
         stored = check_stored(server.url, request)
         context.progress(1, 3, message="created")
@@ -77,7 +83,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         answer = smoke(server.url, section.name, section.smoke)
         context.progress(3, 3, message=f"answered: {answer}")
     context.measure("smoke_answer", answer)
-    context.measure("template_family", choice.family)
+    context.measure("template_family", choice.family or "the model's own Jinja")
     _write(folder / "create.json", {"request": request, "stored": as_json(stored)})
     _write(folder / "parity.json", report)
 
@@ -135,12 +141,45 @@ def create_request(
     request: dict[str, Any] = {
         "model": name,
         "files": {file: f"sha256:{digest}"},
-        "template": choice.template,
-        "parameters": {**parameters, "stop": list(choice.stop)},
+        "parameters": dict(parameters),
     }
+    if choice.template is not None:
+        request["template"] = choice.template
+    if choice.stop:
+        request["parameters"]["stop"] = list(choice.stop)
     if choice.system:
         request["system"] = choice.system
     return request
+
+
+def check_renders(version: str, choice: go_template.Choice) -> None:
+    """Raises StageFailed (E551) when this server cannot render as `choice` asks."""
+    if choice.kind == "go":
+        return
+    if choice.system == "":
+        raise StageFailed(
+            f"{choice.closest}\nThe model's own Jinja would, but Ollama cannot store data.system "
+            "where it is empty",
+            hint="leave data.system out or write a text, or choose a data.chat_template of a "
+            "known family (docs/templates.md)",
+            code="E551",
+            stage=NAME,
+        )
+    if _numbers(version) < JINJA_SINCE:
+        raise StageFailed(
+            f"{choice.closest}\nThe model's own Jinja is rendered by Ollama "
+            f"{'.'.join(map(str, JINJA_SINCE))} and newer; this one is {version}",
+            hint="use a newer Ollama, or choose a data.chat_template of a known family "
+            "(docs/templates.md)",
+            code="E551",
+            stage=NAME,
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(0, 32, 15) of `0.32.15` or `0.32.15-rc1`; nothing of another text, which is no number."""
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
+    return tuple(int(number or 0) for number in found.groups()) if found else ()
 
 
 def create(url: str, request: Mapping[str, Any], file: Path) -> None:
