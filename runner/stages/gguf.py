@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import StageFailed
 from runner.stages import deployed, go_template, perplexity
 from runner.stages.contract import Class, Context, Upstream
-from runner.stages.gguf_bos import bos_of
+from runner.stages.gguf_metadata import bos_of
 from runner.stages.prompts import Prompt, read_prompts
 
 if TYPE_CHECKING:
@@ -94,11 +94,11 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     if choice is not None and choice.kind == "jinja":
         model = with_marked_template(model, context)
     converted = convert(recipe, model, tool, context)
-    overrides = overridden(converted, choice, tool, context)
+    converted = without_a_needless_bos(converted, choice, tool, context)
     context.progress(1, steps, message="converted")
     files = {kind: folder / file_name(recipe, kind) for kind in recipe.gguf.quantize}
     for done, (kind, file) in enumerate(files.items(), start=2):
-        quantize(converted, file, kind, tool, context, overrides)
+        quantize(converted, file, kind, tool, context)
         context.progress(done, steps, message=f"{kind} written")
     text = perplexity.reference_text(inputs["prepare"])
     protocol = perplexity.prepare(text, converted, tool, context)
@@ -141,16 +141,27 @@ def chosen(prompts: list[Prompt], model: Path, context: Context) -> go_template.
     return choice
 
 
-def overridden(
+def without_a_needless_bos(
     converted: Path, choice: go_template.Choice | None, tool: Path, context: Context
-) -> tuple[str, ...]:
-    """Options that keep llama.cpp from adding a BOS that no prompt was trained with."""
+) -> Path:
+    """The file, or a copy to which llama.cpp adds no BOS where no prompt was trained with one.
+
+    A step of its own: llama-quantize puts an overridden field behind those that it writes itself,
+    and only another pass over the file gives the order that Ollama's rewriting leaves alone.
+    """
     if choice is None:
-        return ()
+        return converted
     bos = bos_of(converted, tool, context.log_folder / "bos-tokenizer.log")
     if not bos.added or (choice.begin and choice.begin == bos.text):
-        return ()
-    return ("--override-kv", "tokenizer.ggml.add_bos_token=bool:false")
+        return converted
+    copy = context.scratch / "without-bos.gguf"
+    override = ["--override-kv", "tokenizer.ggml.add_bos_token=bool:false"]
+    context.run_program(
+        [str(tool / "bin" / "llama-quantize"), *override, str(converted), str(copy), "COPY"],
+        log="without-bos",
+    )
+    converted.unlink()
+    return copy
 
 
 def with_marked_template(model: Path, context: Context) -> Path:
@@ -167,17 +178,10 @@ def with_marked_template(model: Path, context: Context) -> Path:
     return folder
 
 
-def quantize(
-    source: Path,
-    target: Path,
-    kind: str,
-    tool: Path,
-    context: Context,
-    overrides: tuple[str, ...] = (),
-) -> None:
+def quantize(source: Path, target: Path, kind: str, tool: Path, context: Context) -> None:
     """Write one file by llama-quantize; its bytes do not depend on the number of threads."""
     context.run_program(
-        [str(tool / "bin" / "llama-quantize"), *overrides, str(source), str(target), kind],
+        [str(tool / "bin" / "llama-quantize"), str(source), str(target), kind],
         log=f"quantize-{kind}",
     )
     context.measure(f"tensors_{target.name}", tensor_types(target))

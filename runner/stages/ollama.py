@@ -19,7 +19,7 @@ from runner.errors import StageFailed
 from runner.stages import go_template, parity
 from runner.stages.contract import Class, Context, Outputs, Upstream
 from runner.stages.gguf import file_name
-from runner.stages.gguf_bos import bos_of
+from runner.stages.gguf_metadata import bos_of, template_of
 from runner.stages.prompts import read_prompts
 from runner.system import ollama as system
 from runner.system.local_server import NoAnswer, Refused, ask
@@ -75,7 +75,8 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     with open_server(context) as server:
         check_renders(server.version, choice)
         create(server.url, request, file)
-        stored = check_stored(server.url, request)
+        jinja = template_of(file)
+        stored = check_stored(server.url, request, jinja)
         context.progress(1, 3, message="created")
         tokenised = file_for_tokens(server, file, digest, stored.model)
         report = parity.check(server.url, section.name, tokenised, prompts, context)
@@ -83,7 +84,9 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         answer = smoke(server.url, section.name, section.smoke)
         context.progress(3, 3, message=f"answered: {answer}")
     context.measure("smoke_answer", answer)
-    context.measure("template_family", choice.family or "the model's own Jinja")
+    context.measure("template_family", choice.family)
+    own = stored.template == system.text_digest(jinja)
+    context.measure("rendered_by", "the model's own Jinja" if own else "the Go template")
     _write(folder / "create.json", {"request": request, "stored": as_json(stored)})
     _write(folder / "parity.json", report)
 
@@ -220,8 +223,12 @@ def has_blob(url: str, digest: str) -> bool:
     return True
 
 
-def check_stored(url: str, request: Mapping[str, Any]) -> system.Stored:
-    """What the server has stored; raises StageFailed (E550) when it is not what was sent."""
+def check_stored(url: str, request: Mapping[str, Any], jinja: str) -> system.Stored:
+    """What the server has stored; raises StageFailed (E550) when it is not what was sent.
+
+    `jinja` is the template in the file. A server that renders it itself shows it in place of the Go
+    template: it does so without one, and where only the Jinja knows of tools or thinking.
+    """
     stored = system.stored_online(url, request["model"])
     if stored is None:
         raise StageFailed(
@@ -230,8 +237,12 @@ def check_stored(url: str, request: Mapping[str, Any]) -> system.Stored:
             code="E550",
             stage=NAME,
         )
-    for what in ("template", "system"):
-        if getattr(stored, what) != system.text_digest(request.get(what)):
+    accepted = {
+        "template": {system.text_digest(request.get("template")), system.text_digest(jinja)},
+        "system": {system.text_digest(request.get("system"))},
+    }
+    for what, digests in accepted.items():
+        if getattr(stored, what) not in digests:
             raise StageFailed(
                 f"Ollama stored another {what} for {request['model']} than the one it was sent",
                 hint="use the pinned version of Ollama, or tell us the version",
@@ -309,7 +320,8 @@ def _probe_folder(created: Mapping[str, Any], name: str) -> str:
     if layers is None:
         return f"no Ollama answers, and {models} has no model {name}"
     stored, request = created["stored"], created["request"]
-    texts = {system.TEMPLATE_LAYER: stored["template"], system.SYSTEM_LAYER: stored["system"]}
+    template = system.text_digest(request.get("template"))  # stored: the one that is rendered
+    texts = {system.TEMPLATE_LAYER: template, system.SYSTEM_LAYER: stored["system"]}
     expected = {system.MODEL_LAYER: stored["model"], **texts}
     parameters = system.blob_path(models, layers.get(system.PARAMETERS_LAYER, ""))
     same = all(layers.get(kind) == digest for kind, digest in expected.items())

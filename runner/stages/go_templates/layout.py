@@ -165,7 +165,8 @@ class _GoWriter:
     """Writes one layout. Not a word of it is shared with the twin but the layout itself."""
 
     def __init__(self, layout: Layout, empty_system: bool) -> None:
-        self._layout, self._empty_system = layout, empty_system
+        self._layout = layout
+        self._empty_system = empty_system and not layout.system.skip_empty
 
     def text(self, begin: str) -> str:
         layout = self._layout
