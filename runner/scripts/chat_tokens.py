@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from runner.scripts.conversation import Conversation, Message
 from runner.scripts.rows import RowError
 from runner.scripts.spec import ScriptError
-from runner.scripts.template_clock import no_clock, pinned
+from runner.scripts.template_clock import check_no_clock, pinned
 
 _PROBE_SYSTEM = "Mind the Mark-7f3a."
 
@@ -74,10 +74,7 @@ class ChatTokenizer:
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    list(messages),
-                    tokenize=False,
-                    add_generation_prompt=generate,
-                    strftime_now=no_clock,
+                    list(messages), tokenize=False, add_generation_prompt=generate
                 )
             )
         except TemplateError as error:
@@ -87,11 +84,7 @@ class ChatTokenizer:
         """What a deployed model must see before it answers: the reference of parity."""
         return list(
             self._tokenizer.apply_chat_template(
-                list(messages),
-                tokenize=True,
-                add_generation_prompt=True,
-                return_dict=False,
-                strftime_now=no_clock,
+                list(messages), tokenize=True, add_generation_prompt=True, return_dict=False
             )
         )
 
@@ -209,7 +202,7 @@ def end_ids_of(model: Path) -> list[int]:
 
 
 def check_template(tokenizer: ChatTokenizer, name: str) -> None:
-    """Raises ScriptError E326 when there is no template, or it does not render a question."""
+    """Raises ScriptError: no template, one that renders no question (E326), or a clock (E557)."""
     if not tokenizer.has_template:
         raise ScriptError(
             "the model has no chat template",
@@ -217,6 +210,7 @@ def check_template(tokenizer: ChatTokenizer, name: str) -> None:
             "of a .jinja file",
             code="E326",
         )
+    check_no_clock(tokenizer.template)
     try:
         tokenizer.render([{"role": "user", "content": "Hello."}], generate=True)
     except RowError as error:

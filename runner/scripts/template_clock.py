@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import NoReturn
 
 from runner.scripts.spec import ScriptError
 
 # The date that Llama 3.1's own template falls back to.
 PINNED = datetime.date(2024, 7, 26)
 _CALL = re.compile(r"""strftime_now\(\s*(?:"([^"\\]*)"|'([^'\\]*)')\s*\)""")
+_MENTION = re.compile(r"strftime_now(?!\s+is\s+(not\s+)?defined)")
 _MONTHS = "January February March April May June July August September October November December"
 _DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
 
 
 def pinned(template: str) -> str:
-    """The template with every `strftime_now("...")` replaced by the pinned date as a text.
-
-    Raises ScriptError E557 for a call whose format is not written out.
-    """
+    """The template with every `strftime_now("...")` replaced by the pinned date as a text."""
     return _CALL.sub(lambda call: f'"{_text_of(call[1] or call[2] or "")}"', template)
 
 
@@ -41,10 +38,14 @@ def as_text(date: datetime.date, form: str) -> str:
     return datetime.datetime.combine(date, datetime.time()).strftime(form)
 
 
-def no_clock(*arguments: object) -> NoReturn:
-    """Stands for `strftime_now` while rendering. Raises ScriptError E557."""
+def check_no_clock(template: str) -> None:
+    """Raises ScriptError E557 when a pinned template still mentions the clock, used or not."""
+    found = _MENTION.search(template)
+    if found is None:
+        return
     raise ScriptError(
-        f"the chat template asks for the date in a way that cannot be pinned: {arguments}",
+        "the chat template asks for the date in a way that cannot be pinned: "
+        f"{template[found.start() : found.start() + 60]!r}",
         hint='write the format into the call, as in strftime_now("%d %b %Y"), in a template of '
         "your own, and give it by data.chat_template",
         code="E557",
