@@ -35,27 +35,7 @@ def generation_prompt(tokenizer: Any, template: str) -> list[int]:
         return []  # it wants another beginning: prepare has checked the mask its own way
     if with_prompt[: len(without)] != without:
         return []
-    if len(with_prompt) > len(without):
-        return list(with_prompt[len(without) :])
-    return _end_of_question(tokenizer, template)
-
-
-def _end_of_question(tokenizer: Any, template: str) -> list[int]:
-    """What the template writes after every question: Mistral's ` [/INST]` asks for the answer."""
-    one, other = (
-        list(
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": words}],
-                chat_template=template,
-                tokenize=True,
-                return_dict=False,
-            )
-        )
-        for words in ("x", "y")
-    )
-    pairs = zip(one[::-1], other[::-1], strict=False)
-    same = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
-    return [token for token, _ in same][::-1]
+    return list(with_prompt[len(without) :])
 
 
 def check_answers(data: TokenRows, before: Sequence[int], name: str) -> None:
