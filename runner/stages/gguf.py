@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import StageFailed
 from runner.stages import deployed, go_template, perplexity
 from runner.stages.contract import Class, Context, Upstream
-from runner.stages.gguf_metadata import bos_of
+from runner.stages.gguf_metadata import PromptMetadata
 from runner.stages.prompts import Prompt, read_prompts
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def without_a_needless_bos(
     """
     if choice is None:
         return converted
-    bos = bos_of(converted, tool, context.log_folder / "bos-tokenizer.log")
+    bos = PromptMetadata(converted).bos(tool, context.log_folder / "bos-tokenizer.log")
     if not bos.added or (choice.begin and choice.begin == bos.text):
         return converted
     copy = context.scratch / "without-bos.gguf"

@@ -15,27 +15,32 @@ _TEMPLATE = "tokenizer.chat_template"
 _TOKENS = "tokenizer.ggml.tokens"
 
 
-def bos_of(file: Path, tool: Path, log: Path) -> Bos:
-    """The file's BOS. `tool` is llama.cpp, asked where the file does not say whether to add it.
+class PromptMetadata:
+    """One file's metadata, read once: a large vocabulary takes seconds.
 
-    llama.cpp then decides by the kind of the tokenizer, and so shows it best itself. Raises
-    StageFailed (E550) for a damaged file.
+    `template` is a Jinja text, "" when the file has none.
     """
-    fields = _fields(file)
-    if _BOS_ID not in fields or _TOKENS not in fields:
-        return Bos()
-    token = int(fields[_BOS_ID].contents())
-    text = _text(fields[_TOKENS], token)
-    if _ADD_BOS in fields:
-        return Bos(token, text, bool(fields[_ADD_BOS].contents()))
-    with llama_server.tokenizer(tool, file, log) as tokenizer:
-        return Bos(token, text, tokenizer.ids("x")[:1] == [token])
 
+    def __init__(self, file: Path) -> None:
+        """Raises StageFailed (E550) for a damaged file."""
+        self._file, fields = file, _fields(file)
+        self.template = str(fields[_TEMPLATE].contents()) if _TEMPLATE in fields else ""
+        self._bos = int(fields[_BOS_ID].contents()) if _BOS_ID in fields else -1
+        self._text = _text(fields[_TOKENS], self._bos) if _TOKENS in fields else ""
+        self._added = bool(fields[_ADD_BOS].contents()) if _ADD_BOS in fields else None
 
-def template_of(file: Path) -> str:
-    """The file's chat template, a Jinja text; "" when it has none. Raises StageFailed."""
-    field = _fields(file).get(_TEMPLATE)
-    return str(field.contents()) if field is not None else ""
+    def bos(self, tool: Path, log: Path) -> Bos:
+        """The file's BOS. `tool` is llama.cpp, asked where the file does not say whether to add it.
+
+        llama.cpp then decides by the kind of the tokenizer, and so shows it best itself.
+        """
+        if self._bos < 0:
+            return Bos()
+        added = self._added
+        if added is None:
+            with llama_server.tokenizer(tool, self._file, log) as tokenizer:
+                added = tokenizer.ids("x")[:1] == [self._bos]
+        return Bos(self._bos, self._text, added)
 
 
 def _fields(file: Path) -> dict[str, Any]:

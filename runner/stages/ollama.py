@@ -19,7 +19,7 @@ from runner.errors import StageFailed
 from runner.stages import go_template, parity
 from runner.stages.contract import Class, Context, Outputs, Upstream
 from runner.stages.gguf import file_name
-from runner.stages.gguf_metadata import bos_of, template_of
+from runner.stages.gguf_metadata import PromptMetadata
 from runner.stages.prompts import read_prompts
 from runner.system import ollama as system
 from runner.system.local_server import NoAnswer, Refused, ask
@@ -69,14 +69,14 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     file = inputs["gguf"].path(file_name(recipe, section.quantize))
     digest = inputs["gguf"].files[file.name].sha256
     prompts = read_prompts(inputs["prepare"].path("prompts.jsonl"))
-    bos = bos_of(file, context.tool("llama.cpp"), context.log_folder / "bos-tokenizer.log")
+    told = PromptMetadata(file)
+    bos = told.bos(context.tool("llama.cpp"), context.log_folder / "bos-tokenizer.log")
     choice = go_template.choose(prompts, bos, recipe.data.system)
     request = create_request(section.name, file.name, digest, choice, section.parameters)
     with open_server(context) as server:
         check_renders(server.version, choice)
         create(server.url, request, file)
-        jinja = template_of(file)
-        stored = check_stored(server.url, request, jinja)
+        stored = check_stored(server.url, request, told.template)
         context.progress(1, 3, message="created")
         tokenised = file_for_tokens(server, file, digest, stored.model)
         report = parity.check(server.url, section.name, tokenised, prompts, context)
@@ -85,7 +85,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         context.progress(3, 3, message=f"answered: {answer}")
     context.measure("smoke_answer", answer)
     context.measure("template_family", choice.family)
-    own = stored.template == system.text_digest(jinja)
+    own = stored.template == system.text_digest(told.template)
     context.measure("rendered_by", "the model's own Jinja" if own else "the Go template")
     _write(folder / "create.json", {"request": request, "stored": as_json(stored)})
     _write(folder / "parity.json", report)

@@ -20,7 +20,7 @@ from runner.errors import StageFailed
 from runner.scripts.parity_cases import cases
 from runner.stages import gguf as stage
 from runner.stages import go_template, perplexity
-from runner.stages.gguf_metadata import bos_of, template_of
+from runner.stages.gguf_metadata import PromptMetadata
 from runner.store.digest import file_sha256
 from runner.system.downloads import Pin, install_wheels
 from runner.system.llama_server import tokenizer
@@ -154,9 +154,9 @@ def test_a_template_of_no_family_is_marked_and_a_needless_bos_is_taken_away(
     context = context_for(stage)
     stage.run(recipe("F32"), inputs(model, tmp_path), out, context)
     file = out / "tiny-F32.gguf"
-    assert template_of(file) == go_template.marked(template)
+    assert PromptMetadata(file).template == go_template.marked(template)
     assert "no known Ollama template" in context.measures["no_go_template"]
-    bos = bos_of(file, llama_cpp, tmp_path / "log")
+    bos = PromptMetadata(file).bos(llama_cpp, tmp_path / "log")
     assert not bos.added
     with tokenizer(llama_cpp, file, tmp_path / "server.log") as tokens:
         assert bos.id not in tokens.ids("x")

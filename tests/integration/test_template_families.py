@@ -17,7 +17,7 @@ from runner.errors import StageFailed
 from runner.scripts.parity_cases import cases, joined_cases
 from runner.stages import go_template, parity, shipped_templates
 from runner.stages import ollama as stage
-from runner.stages.gguf_metadata import bos_of, template_of
+from runner.stages.gguf_metadata import PromptMetadata
 from runner.stages.go_template import Choice
 from runner.stages.go_templates import FAMILIES
 from runner.stages.go_templates.layout import Family
@@ -79,7 +79,7 @@ def made(
     file = finished(model, place / f"{kind.name}.gguf", llama_cpp, adds_bos=kind.adds_bos)
     (model / "chat_template.jinja").unlink()
     bare = finished(model, place / f"{kind.name}-bare.gguf", llama_cpp, adds_bos=kind.adds_bos)
-    assert bos_of(file, llama_cpp, place / "log") == bos
+    assert PromptMetadata(file).bos(llama_cpp, place / "log") == bos
     return Made(kind, model, run, prompts, file, bare, choice)
 
 
@@ -138,7 +138,7 @@ def deployed(
     digest = file_sha256(file)
     request = stage.create_request(name, file.name, digest, choice, {"num_ctx": 2048})
     stage.create(server.url, request, file)
-    assert stage.check_stored(server.url, request, template_of(file)).model == digest
+    assert stage.check_stored(server.url, request, PromptMetadata(file).template).model == digest
     return parity.check(server.url, name, file, made.prompts, context)
 
 
