@@ -31,7 +31,8 @@ class Kind:
     """A model: its special tokens (BOS first, then the end of a turn), template and what is found.
 
     `adds_bos`: does llama.cpp add the BOS? `system`: the recipe's. `left_out`: hard cases that the
-    template refuses. `trained`: a conversation of three exchanges is one document, or three.
+    template refuses. `documents`: a conversation of three exchanges is one document, or three.
+    `architecture` is the GGUF file's: Ollama treats the messages of Qwen3 in its own way.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Kind:
     system: str | None = None
     left_out: int = 0
     documents: int = 1
+    architecture: str = "llama"
 
 
 def _shipped(name: str) -> str:
@@ -154,7 +156,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("zephyr", ("<s>", "</s>"), _shipped("zephyr"), "zephyr"),
     Kind("qwen2.5", _CHATML, _QWEN_WITH_TOOLS, "chatml"),
     Kind("qwen3", _CHATML, _shipped("qwen3"), "qwen3", documents=3),
-    Kind("qwen3-thinking", _CHATML, _THINKING, "qwen3", documents=3),
+    Kind("qwen3-thinking", _CHATML, _THINKING, "qwen3", documents=3, architecture="qwen3"),
     Kind(
         "command-r",
         (

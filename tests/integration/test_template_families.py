@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
@@ -76,18 +77,24 @@ def made(
     if choice.kind == "jinja":
         template = go_template.marked(template)
     (model / "chat_template.jinja").write_text(template, encoding="utf-8")
-    file = finished(model, place / f"{kind.name}.gguf", llama_cpp, adds_bos=kind.adds_bos)
+    file = finished(model, place / f"{kind.name}.gguf", llama_cpp, kind)
     (model / "chat_template.jinja").unlink()
-    bare = finished(model, place / f"{kind.name}-bare.gguf", llama_cpp, adds_bos=kind.adds_bos)
+    bare = finished(model, place / f"{kind.name}-bare.gguf", llama_cpp, kind)
     assert PromptMetadata(file).bos(llama_cpp, place / "log") == bos
     return Made(kind, model, run, prompts, file, bare, choice)
 
 
-def finished(model: Path, file: Path, llama_cpp: Path, *, adds_bos: bool) -> Path:
+def finished(model: Path, file: Path, llama_cpp: Path, kind: Kind) -> Path:
     """The model as a GGUF file that llama-quantize wrote."""
     raw, told = file.with_suffix(".raw"), file.with_suffix(".told")
-    write_gguf_of_model(model, raw)
-    adds = f"tokenizer.ggml.add_bos_token=bool:{str(adds_bos).lower()}"
+    norms = {
+        f"blk.{layer}.attn_{which}_norm.weight": np.ones(16, np.float32)
+        for layer in (0, 1)
+        for which in ("q", "k")
+        if kind.architecture == "qwen3"
+    }
+    write_gguf_of_model(model, raw, extra=norms, architecture=kind.architecture)
+    adds = f"tokenizer.ggml.add_bos_token=bool:{str(kind.adds_bos).lower()}"
     quantize = llama_cpp / "bin" / "llama-quantize"
     for words in (["--override-kv", adds, raw, told], [told, file]):  # twice: see the stage gguf
         subprocess.run([quantize, *words, "COPY"], check=True, capture_output=True)
@@ -226,7 +233,7 @@ def test_every_layout_renders_on_the_real_server_as_its_twin_does(
     family: Family, server: ollama.Server, plain: Path
 ) -> None:
     """The first few of each family, without and with a system prompt that nobody gave."""
-    for number, layout in enumerate(family.layouts[:6]):
+    for number, layout in enumerate(family.layouts[:4]):
         for empty in (False, True) if number < 2 else (False,):
             name = f"layout-{family.name}-{number}-{empty}".lower()
             template = layout.go_template("<bos>" if number else "", empty_system=empty)
@@ -267,4 +274,4 @@ def plain(llama_cpp: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("plain")
     model = write_family_model(place / "model", KINDS[0])
     (model / "chat_template.jinja").unlink()
-    return finished(model, place / "plain.gguf", llama_cpp, adds_bos=False)
+    return finished(model, place / "plain.gguf", llama_cpp, KINDS[0])
