@@ -53,11 +53,12 @@ def write_gguf_of_model(
     *,
     metadata: Mapping[str, Any] | None = None,
     extra: Mapping[str, np.ndarray] | None = None,
+    architecture: str = "llama",
 ) -> Path:
     """The folder of tests/tiny_model.py as one GGUF file, matrices stored as `kind`."""
     config = json.loads((model / "config.json").read_text())
     tokenizer = json.loads((model / "tokenizer.json").read_text())
-    writer = _llama_writer(path, config)
+    writer = _llama_writer(path, config, architecture)
     vocab = tokenizer["model"]["vocab"]
     special = {token["content"] for token in tokenizer["added_tokens"]}
     add_tokenizer(
@@ -124,8 +125,10 @@ def add_tokenizer(
     )
 
 
-def _llama_writer(path: Path, config: Mapping[str, Any]) -> gguf.GGUFWriter:
-    writer = gguf.GGUFWriter(path, "llama")
+def _llama_writer(
+    path: Path, config: Mapping[str, Any], architecture: str = "llama"
+) -> gguf.GGUFWriter:
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])

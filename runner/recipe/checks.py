@@ -41,6 +41,21 @@ def check(*needs: str) -> Callable[[Rule], Rule]:
     return register
 
 
+@check("data")
+def chat_template_is_known(recipe: Recipe) -> Iterator[Finding]:
+    """A name is that of a template we ship."""
+    from runner.stages import shipped_templates
+
+    given = recipe.data.chat_template
+    known = ["model", *shipped_templates.names()]
+    if given in known or shipped_templates.is_path(given):
+        return
+    close = nearest(given, known)
+    message = f"there is no chat template {quoted(given)}; known: {listed(known)}"
+    hint = f"did you mean {close}?" if close else "or give the path of a .jinja file"
+    yield Finding("E230", "/data/chat_template", message, hint)
+
+
 # --- the chain: a stage that is asked for has what it needs
 
 

@@ -57,7 +57,7 @@ class Data:
     train: tuple[DataFile, ...]
     validation: Validation
     system: str | None
-    chat_template: str  # "model", or the path of a .jinja file
+    chat_template: str  # "model", a shipped one's name, or the path of a .jinja file
     max_length: int  # tokens
     too_long: str
     packing: bool

@@ -46,7 +46,7 @@ def named_paths(recipe: Recipe) -> Iterator[NamedPath]:
             yield NamedPath(f"/data/train/{index}/path", item.path, "file")
         for index, item in enumerate(recipe.data.validation.files):
             yield NamedPath(f"/data/validation/files/{index}/path", item.path, "file")
-        if recipe.data.chat_template != "model":
+        if recipe.data.chat_template.endswith(".jinja"):
             yield NamedPath("/data/chat_template", recipe.data.chat_template, "file")
     if recipe.evaluate is not None and recipe.evaluate.questions is not None:
         yield NamedPath("/evaluate/questions", recipe.evaluate.questions, "file")

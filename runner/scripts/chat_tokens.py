@@ -5,12 +5,16 @@ prefixes, never by searching for role words: the prompt of an answer, rendered w
 `add_generation_prompt`, must be a token prefix of the whole, and so must the text up to the
 answer's end. Trained on is what lies between, up to and including the end-of-turn token; what a
 template writes after it (ChatML's newline) is not: a model that has ended its turn never writes it.
+
+Some templates write earlier turns differently when more follow: thinking is dropped, a system
+prompt moves to the last user turn. Such a conversation becomes one document for each answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,9 @@ from transformers import AutoTokenizer
 from runner.scripts.conversation import Conversation, Message
 from runner.scripts.rows import RowError
 from runner.scripts.spec import ScriptError
+from runner.scripts.template_clock import check_no_clock, pinned
+
+_PROBE_SYSTEM = "Mind the Mark-7f3a."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,10 @@ class Tokens:
         return mask
 
 
+class HistoryRewritten(RowError):
+    """A template writes a conversation's earlier turns differently when more turns follow."""
+
+
 class ChatTokenizer:
     """A tokenizer with its chat template and the ids that end a turn."""
 
@@ -47,6 +58,8 @@ class ChatTokenizer:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
         if template is not None:
             self._tokenizer.chat_template = template
+        if isinstance(self._tokenizer.chat_template, str):
+            self._tokenizer.chat_template = pinned(self._tokenizer.chat_template)
         self.has_template = bool(self._tokenizer.chat_template)
         self._eos = end_ids[0] if end_ids else self._tokenizer.eos_token_id
         self._ends = {*end_ids, *self._tokenizer.all_special_ids}
@@ -75,16 +88,53 @@ class ChatTokenizer:
             )
         )
 
+    @cached_property
+    def system_problem(self) -> str:
+        """Why the template takes no system turn; "" when it does."""
+        probe = [
+            {"role": "system", "content": _PROBE_SYSTEM},
+            {"role": "user", "content": "Hello."},
+        ]
+        try:
+            text = self.render(probe, generate=True)
+        except RowError as error:
+            return error.message
+        return "" if _PROBE_SYSTEM in text else "the chat template writes nothing of it"
+
     def encode(self, text: str) -> list[int]:
         """Ids of rendered text: special tokens are recognised, none is added."""
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def documents(self, conversation: Conversation) -> list[tuple[Conversation, Tokens]]:
+        """One row as what is trained on: itself, or one conversation for each answer.
+
+        The second where the template rewrites the history. Raises RowError.
+        """
+        try:
+            return [(conversation, self.tokens(conversation))]
+        except HistoryRewritten:
+            parts = one_for_each_answer(conversation)
+            return [(part, self.tokens(part)) for part in parts]
+
     def tokens(self, conversation: Conversation) -> Tokens:
-        """Ids and trained spans of one row. Raises RowError."""
+        """Ids and trained spans of one conversation. Raises RowError."""
         if conversation.text is not None:
             return self._plain(conversation.text)
+        if self.system_problem and any(turn["role"] == "system" for turn in conversation.messages):
+            raise RowError(
+                f"the row has a system turn, but the template takes none: {self.system_problem}",
+                "E556",
+            )
         ids = self.encode(self.render(conversation.messages))
+        self._check_one_bos(ids)
         return Tokens(ids, [self._answer(conversation, ids, turn) for turn in conversation.answers])
+
+    def _check_one_bos(self, ids: Sequence[int]) -> None:
+        bos = self._tokenizer.bos_token_id
+        if bos is not None and list(ids[:2]) == [bos, bos]:
+            raise RowError(
+                f"the chat template begins with {self._tokenizer.bos_token!r} twice", "E558"
+            )
 
     def _plain(self, text: str) -> Tokens:
         """As the tokenizer begins a text of its own, closed with the end-of-text token."""
@@ -99,7 +149,7 @@ class ChatTokenizer:
         prompt = self.encode(before)
         whole = ids if turn == len(conversation.messages) - 1 else self.encode(after)
         if ids[: len(prompt)] != prompt or ids[: len(whole)] != whole:
-            raise RowError(self._why_no_prefix(conversation, turn), "E327")
+            raise HistoryRewritten(self._why_no_prefix(conversation, turn), "E327")
         if conversation.messages[turn]["content"].strip() not in after[len(before) :]:
             raise RowError(
                 f"the chat template does not write the answer of turn {turn + 1} where it "
@@ -122,9 +172,19 @@ class ChatTokenizer:
                 "chat template, so that no model could begin with it"
             )
         return (
-            f"the chat template writes the turns up to {turn + 1} differently when more turns "
-            "follow, so what the model would see cannot be trained on as it is"
+            f"the chat template writes the turns before the answer of turn {turn + 1} differently "
+            "when that answer follows, so what the model would see cannot be trained on as it is"
         )
+
+
+def one_for_each_answer(conversation: Conversation) -> list[Conversation]:
+    """The conversation up to each of its answers, with only that one to train on."""
+    parts = []
+    for turn in conversation.answers:
+        messages = conversation.messages[: turn + 1]
+        earlier = {n for n, message in enumerate(messages[:turn]) if message["role"] == "assistant"}
+        parts.append(replace(conversation, messages=messages, untrained=frozenset(earlier)))
+    return parts
 
 
 def end_ids_of(model: Path) -> list[int]:
@@ -142,13 +202,15 @@ def end_ids_of(model: Path) -> list[int]:
 
 
 def check_template(tokenizer: ChatTokenizer, name: str) -> None:
-    """Raises ScriptError E326 when there is no template, or it does not render a question."""
+    """Raises ScriptError: no template, one that renders no question (E326), or a clock (E557)."""
     if not tokenizer.has_template:
         raise ScriptError(
             "the model has no chat template",
-            hint="name one in data.chat_template: the path of a .jinja file",
+            hint="name one in data.chat_template (docs/templates.md lists them), or give the path "
+            "of a .jinja file",
             code="E326",
         )
+    check_no_clock(tokenizer.template)
     try:
         tokenizer.render([{"role": "user", "content": "Hello."}], generate=True)
     except RowError as error:
@@ -157,3 +219,14 @@ def check_template(tokenizer: ChatTokenizer, name: str) -> None:
             hint="render a question with it, by transformers' apply_chat_template",
             code="E326",
         ) from error
+
+
+def check_system(tokenizer: ChatTokenizer, system: str | None, name: str) -> None:
+    """Raises ScriptError E556 when the recipe's system prompt has no place in the template."""
+    if system is not None and tokenizer.system_problem:
+        raise ScriptError(
+            f"data.system gives every conversation a system turn, but the chat template {name} "
+            f"takes none: {tokenizer.system_problem}",
+            hint="remove data.system, or choose a data.chat_template that takes one",
+            code="E556",
+        )

@@ -19,7 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from runner.scripts.chat_tokens import ChatTokenizer, Tokens, check_template, end_ids_of
+from runner.scripts.chat_tokens import (
+    ChatTokenizer,
+    Tokens,
+    check_system,
+    check_template,
+    end_ids_of,
+)
 from runner.scripts.conversation import Conversation, Message, check_turns, fill_system, with_system
 from runner.scripts.floats import Array
 from runner.scripts.formats import FORMATS
@@ -38,6 +44,8 @@ HINTS = {
     "E325": "raise data.max_length, or set data.too_long to truncate or drop",
     "E326": "change the rows, or choose another data.chat_template",
     "E327": "change the rows, or choose another data.chat_template",
+    "E556": "remove the system turns, or choose a data.chat_template that takes them",
+    "E558": "write the BOS once: remove one from the template",
     "E328": "choose a data.chat_template whose answers end with the model's end-of-turn token",
 }
 
@@ -64,7 +72,9 @@ def prepare(spec: Spec, events: Events) -> None:
     if problems + more:
         raise_problems(problems + more)
     if any(row.text is None for row in (*train_rows, *validation_rows)):
-        check_template(tokenizer, settings["template"] or "of the model")
+        name = settings["template"] or "of the model"
+        check_template(tokenizer, name)
+        check_system(tokenizer, settings["system"], name)
     if not settings["validation"]:
         train_rows, validation_rows = split(train_rows, settings["fraction"], settings["seed"])
 
@@ -86,7 +96,7 @@ def prepare(spec: Spec, events: Events) -> None:
     kept = [with_system(row, settings["system"]) for row in validation.rows]
     write_lines(spec.folder / "validation.jsonl", (row.as_json() for row in kept))
     write_text(spec.folder / "validation.txt", validation_text(kept, tokenizer))
-    prompts, refused = parity_prompts(validation.rows, tokenizer, settings["system"])
+    prompts, left_out = parity_prompts(validation.rows, tokenizer, settings["system"])
     write_lines(spec.folder / "prompts.jsonl", prompts)
     write_text(spec.folder / "chat_template.jinja", tokenizer.template)
 
@@ -95,7 +105,8 @@ def prepare(spec: Spec, events: Events) -> None:
         validation=statistics_of(validation, None, settings["max_length"]),
         rows_in_both=len(digests(train.rows) & digests(validation.rows)),
         parity_prompts=len(prompts),
-        parity_prompts_refused=refused,
+        parity_prompts_refused=sum(left_out.values()),
+        parity_prompts_left_out=dict(sorted(left_out.items())),
     )
 
 
@@ -181,17 +192,20 @@ def tokenise(
     problems: list[Problem] = []
     for number, row in enumerate(rows, done + 1):
         try:
-            tokens = tokenizer.tokens(with_system(row, settings["system"]))
-            fitted = fit(tokens, settings["max_length"], settings["too_long"])
+            parts = tokenizer.documents(with_system(row, settings["system"]))
+            fitted = [
+                fit(tokens, settings["max_length"], settings["too_long"]) for _, tokens in parts
+            ]
         except RowError as error:
             problems.append(Problem(row.place, error))
             continue
-        if isinstance(fitted, str):
-            documents.dropped[fitted] += 1
-            continue
-        documents.truncated += len(fitted.ids) < len(tokens.ids)
-        documents.rows.append(row)
-        documents.tokens.append(fitted)
+        for (part, tokens), kept in zip(parts, fitted, strict=True):
+            if isinstance(kept, str):
+                documents.dropped[kept] += 1
+                continue
+            documents.truncated += len(kept.ids) < len(tokens.ids)
+            documents.rows.append(row if len(parts) == 1 else part)
+            documents.tokens.append(kept)
         if number % 256 == 0 or number == total:
             events.progress(number, total, message="rows")
     if problems:
@@ -270,11 +284,11 @@ def validation_text(rows: Iterable[Conversation], tokenizer: ChatTokenizer) -> s
 
 def parity_prompts(
     rows: Sequence[Conversation], tokenizer: ChatTokenizer, system: str | None
-) -> tuple[list[dict[str, Any]], int]:
-    """What the deployed model is asked, with the ids it must see; and how many are refused.
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """What the deployed model is asked, with the ids it must see; and why how many are left out.
 
     The messages are as a client sends them: the missing system turn is not filled in. A hard case
-    that the template refuses (two user turns in a row, say) is left out and counted.
+    that the template refuses (a system turn, say) is left out and counted under its reason.
     """
     asked = [
         ("validation", f"validation-{number:05d}", question_of(row))
@@ -282,19 +296,19 @@ def parity_prompts(
     ]
     asked += [("hard", f"hard-{name}", messages) for name, messages in cases()]
     prompts = []
-    refused = 0
+    left_out: Counter[str] = Counter()
     for kind, name, messages in asked:
         if not messages or not tokenizer.has_template:
             continue
         filled = fill_system(messages, system)
         try:
             text = tokenizer.render(filled, generate=True)
-        except RowError:
-            refused += 1
+        except RowError as error:
+            left_out[error.message] += 1
             continue
         ids = tokenizer.prompt_ids(filled)
         prompts.append({"id": name, "kind": kind, "messages": messages, "text": text, "ids": ids})
-    return prompts, refused
+    return prompts, left_out
 
 
 def question_of(row: Conversation) -> list[Message]:

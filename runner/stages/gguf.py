@@ -1,7 +1,8 @@
 """Turn the merged model into GGUF files, and measure how far each is from that model.
 
 llama.cpp's converter writes one file in the merged dtype; every wanted file is then written by
-llama-quantize, also the unquantised ones, because Ollama would rewrite anything else.
+llama-quantize, also the unquantised ones, because Ollama would rewrite anything else. What the file
+says about prompts follows the chat template (gguf_template.py).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StageFailed
-from runner.stages import conversion, deployed, gguf_types, imatrix, perplexity
+from runner.stages import conversion, deployed, gguf_template, gguf_types, imatrix, perplexity
 from runner.stages.contract import Class, Context, Upstream
 from runner.stages.gguf_types import Tensor
+from runner.stages.prompts import read_prompts
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
@@ -69,10 +71,15 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     tool = context.tool("llama.cpp")
     model = deployed.model_of(inputs).folder / "model"
     matrix = inputs["imatrix"].path(imatrix.FILE) if imatrix.wanted(recipe) else None
+    choice = gguf_template.chosen(
+        read_prompts(inputs["prepare"].path("prompts.jsonl")), model, context
+    )
     files = {kind: folder / file_name(recipe, kind) for kind in recipe.gguf.quantize}
     steps = 2 + 2 * len(files)
     conversion.need_space(folder, space_needed(recipe, model), "the GGUF files and their source")
-    with conversion.converted(recipe, model, tool, context) as converted:
+    source = gguf_template.source_of(model, choice, context)
+    with conversion.converted(recipe, source, tool, context) as converted:
+        gguf_template.remove_needless_bos(converted, choice, tool, context)
         context.progress(1, steps, message="converted")
         for done, (kind, file) in enumerate(files.items(), start=2):
             quantize(converted, file, kind, matrix, tool, context)

@@ -1,74 +1,63 @@
-"""Ollama's Go template for a model, found by behaviour.
+"""How Ollama is to render a model's prompts, found by behaviour.
 
-Ollama renders a conversation by a Go template of its own, not by the model's Jinja. Each family
-here is a Go template with a Python twin of how Ollama renders it. A family fits when its twin gives
-every reference prompt exactly. That the real server renders like the twin is not believed but
-checked, by the parity gate of the stage `ollama`.
-See docs/decisions/0002-ollama-template-and-parity.md.
+Ollama renders a conversation by a Go template of its own, not by the model's Jinja. The known kinds
+(runner/stages/go_templates) are tried on the reference prompts; one fits when its twin gives every
+prompt exactly. Where none fits, the model's own Jinja goes into the GGUF file, marked so that
+Ollama leaves it to llama.cpp. What is believed here is checked by the parity gate of the stage
+`ollama`. See docs/decisions/0002-ollama-template-and-parity.md and docs/templates.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from runner.errors import StageFailed
-from runner.stages.prompts import Message, Prompt
+from runner.stages.go_templates import FAMILIES
+from runner.stages.go_templates.layout import Family, Layout, join_turns
+from runner.stages.prompts import Prompt
+
+_MARKED_SYSTEM = "\0system\0"
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """A kind of template. `turn` renders one turn, `end` asks for the answer."""
+class Bos:
+    """The token that begins a text: its id (-1: none), its text, and does the file add it?"""
 
-    name: str
-    go_template: str
-    # Put before `go_template` when a missing system turn must become an empty one, which Ollama
-    # cannot store as a system prompt.
-    go_empty_system: str
-    stop: tuple[str, ...]
-    turn: Callable[[str, str], str]
-    end: str
-
-    def render(self, messages: Sequence[Message], system: str | None) -> str:
-        """What Ollama renders when the model's default system prompt is `system`."""
-        filled = list(messages)
-        if system is not None and (not filled or filled[0]["role"] != "system"):
-            filled.insert(0, {"role": "system", "content": system})
-        return "".join(self.turn(*turn) for turn in join_turns(filled)) + self.end
+    id: int = -1
+    text: str = ""
+    added: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is sent to Ollama: template, default system prompt (None: none), stop strings."""
+    """What is sent to Ollama: template, default system prompt (None: none), stop strings.
+
+    `kind` `jinja` sends no template: the GGUF file carries the marked one. `begin` is the BOS text
+    that the prompts begin with, whoever writes it. `closest` says, for messages, what kept the
+    nearest family from fitting.
+    """
 
     family: str
-    template: str
+    template: str | None
     system: str | None
     stop: tuple[str, ...]
+    kind: Literal["go", "jinja"] = "go"
+    begin: str = ""
+    closest: str = ""
 
 
-CHATML = Family(
-    name="chatml",
-    go_template=(
-        "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}"
-        "<|im_start|>assistant\n"
-    ),
-    go_empty_system=(
-        '{{- if ne (index .Messages 0).Role "system" }}<|im_start|>system\n<|im_end|>\n{{ end }}'
-    ),
-    stop=("<|im_start|>", "<|im_end|>"),
-    turn=lambda role, content: f"<|im_start|>{role}\n{content}<|im_end|>\n",
-    end="<|im_start|>assistant\n",
-)
+def choose(
+    prompts: Sequence[Prompt],
+    bos: Bos = Bos(),
+    system: str | None = None,
+    families: Sequence[Family] = FAMILIES,
+) -> Choice:
+    """The first family that renders every prompt exactly, else the model's own Jinja.
 
-FAMILIES: tuple[Family, ...] = (CHATML,)
-
-
-def choose(prompts: Sequence[Prompt], families: Sequence[Family] = FAMILIES) -> Choice:
-    """The first family that renders every prompt exactly.
-
-    Raises StageFailed (E551) naming, for the family that gets furthest, the first prompt that
-    differs, with both texts.
+    `bos` is the GGUF file's; `system` the recipe's. Raises StageFailed (E551) when there is no
+    prompt to go by.
     """
     if not prompts:
         raise StageFailed(
@@ -77,19 +66,21 @@ def choose(prompts: Sequence[Prompt], families: Sequence[Family] = FAMILIES) -> 
             code="E551",
             stage="ollama",
         )
-    best: tuple[int, Family, str | None] | None = None
-    for family in families:
-        system = default_system(family, prompts)
-        right = _rendered_right(family, system, prompts)
-        if right == len(prompts):
-            return _choice(family, system)
-        if best is None or right > best[0]:
-            best = (right, family, system)
-    assert best is not None, "there is at least one family"
-    raise _no_family(prompts[best[0]], best[1], best[2])
+    closest: tuple[int, str, str] = (-1, "", "")
+    for begin in _beginnings(prompts, bos):
+        for family in families:
+            for layout in family.layouts:
+                found = default_system(layout, prompts, begin)
+                right = _rendered_right(layout, found, prompts, begin)
+                if right == len(prompts):
+                    return _choice(family, layout, found, begin, bos)
+                if right > closest[0]:
+                    wrong = begin + layout.render(prompts[right].messages, found)
+                    closest = (right, family.name, _why(prompts[right], family.name, wrong))
+    return Choice("", None, system, (), "jinja", _beginnings(prompts, bos)[0], closest[2])
 
 
-def default_system(family: Family, prompts: Sequence[Prompt]) -> str | None:
+def default_system(layout: Layout, prompts: Sequence[Prompt], begin: str = "") -> str | None:
     """The system prompt that stands where a conversation brings none; None: there is no such turn.
 
     Read off the first reference prompt whose conversation begins without a system turn.
@@ -97,25 +88,16 @@ def default_system(family: Family, prompts: Sequence[Prompt]) -> str | None:
     for prompt in prompts:
         if prompt.messages and prompt.messages[0]["role"] == "system":
             continue
-        bare = family.render(prompt.messages, None)
-        if not prompt.text.endswith(bare):
+        text = prompt.text.removeprefix(begin)
+        if text == layout.render(prompt.messages, None):
             return None
-        return _content_of_turn(family, prompt.text.removesuffix(bare))
+        head, *tails = layout.render(prompt.messages, _MARKED_SYSTEM).split(_MARKED_SYSTEM)
+        if len(tails) != 1 or len(text) < len(head) + len(tails[0]):
+            return None
+        if not (text.startswith(head) and text.endswith(tails[0])):
+            return None
+        return text[len(head) : len(text) - len(tails[0])]
     return None
-
-
-def join_turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """Role and content of each turn as Ollama hands them to a template.
-
-    Turns of one role in a row become one, with a blank line between (template.collate in Ollama).
-    """
-    turns: list[tuple[str, str]] = []
-    for message in messages:
-        role, content = message["role"], message["content"]
-        if turns and turns[-1][0] == role:
-            content = f"{turns.pop()[1]}\n\n{content}"
-        turns.append((role, content))
-    return turns
 
 
 def first_difference(expected: str, actual: str) -> str:
@@ -132,40 +114,47 @@ def first_difference(expected: str, actual: str) -> str:
     )
 
 
-def _content_of_turn(family: Family, prefix: str) -> str | None:
-    """The content of the one system turn that `prefix` is, or None when it is something else."""
-    head, tail = family.turn("system", "\0").split("\0")
-    if len(prefix) < len(head) + len(tail):
-        return None
-    if not (prefix.startswith(head) and prefix.endswith(tail)):
-        return None
-    return prefix[len(head) : len(prefix) - len(tail)]
+# Ollama compares a Jinja text with those it knows, and takes its own Go template for one that is
+# fewer than 100 edits away. This comment is longer than that, and no template is like it.
+MARK = (
+    "{#- Rendered as it stands. The words of this comment keep Ollama from taking the template for "
+    "one of those that it knows by heart, in whose place it would put a Go template of its own, "
+    "which writes other tokens than the model was trained on. -#}"
+)
 
 
-def _rendered_right(family: Family, system: str | None, prompts: Sequence[Prompt]) -> int:
+def marked(jinja: str) -> str:
+    """The template with a comment that keeps Ollama from recognising it; renders the same."""
+    return MARK + jinja
+
+
+def _beginnings(prompts: Sequence[Prompt], bos: Bos) -> list[str]:
+    """What every prompt may begin with before its layout does: nothing, or the BOS text."""
+    with_bos = bool(bos.text) and all(prompt.text.startswith(bos.text) for prompt in prompts)
+    return [bos.text, ""] if with_bos else [""]
+
+
+def _rendered_right(
+    layout: Layout, system: str | None, prompts: Sequence[Prompt], begin: str
+) -> int:
     """How many prompts come out right before the first that does not."""
     for index, prompt in enumerate(prompts):
-        if family.render(prompt.messages, system) != prompt.text:
+        if begin + layout.render(prompt.messages, system) != prompt.text:
             return index
     return len(prompts)
 
 
-def _choice(family: Family, system: str | None) -> Choice:
-    if system == "":
-        return Choice(family.name, family.go_empty_system + family.go_template, None, family.stop)
-    return Choice(family.name, family.go_template, system, family.stop)
+def _choice(family: Family, layout: Layout, system: str | None, begin: str, bos: Bos) -> Choice:
+    # llama.cpp writes the BOS itself where the file says so; a second one would be read as text.
+    written = "" if begin and bos.added else begin
+    template = layout.go_template(written, empty_system=system == "")
+    return Choice(family.name, template, system or None, family.stop, begin=begin)
 
 
-def _no_family(prompt: Prompt, family: Family, system: str | None) -> StageFailed:
+def _why(prompt: Prompt, family: str, rendered: str) -> str:
     joined = len(join_turns(prompt.messages)) < len(prompt.messages)
     why = "; Ollama joins turns of one role that follow each other" if joined else ""
-    return StageFailed(
+    return (
         f"no known Ollama template renders the conversation {prompt.id!r} as the model's own does"
-        f"{why}. The closest, {family.name}, differs "
-        f"{first_difference(prompt.text, family.render(prompt.messages, system))}",
-        hint="join such turns in the data"
-        if joined
-        else "choose a model or a data.chat_template of a known family (docs/errors.md, E551)",
-        code="E551",
-        stage="ollama",
+        f"{why}. The closest, {family}, differs {first_difference(prompt.text, rendered)}"
     )

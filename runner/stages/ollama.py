@@ -1,14 +1,16 @@
 """Create the model in Ollama, and prove that it sees the tokens it was trained on.
 
-Created through the API with explicit template, stop strings, system prompt and parameters. Then
-every reference prompt must become the same token ids (runner/stages/parity.py), and a smoke
-question must be answered and stop by itself.
+Created through the API with explicit template, stop strings, system prompt and parameters; where no
+Go template renders as the model was trained, without one, and the GGUF file's own Jinja is
+rendered. Then every reference prompt must become the same token ids (runner/stages/parity.py), and
+a smoke question must be answered and stop by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from runner.errors import StageFailed
 from runner.stages import go_template, parity
 from runner.stages.contract import Class, Context, Outputs, Upstream
 from runner.stages.gguf import file_name
+from runner.stages.gguf_metadata import PromptMetadata
 from runner.stages.prompts import read_prompts
 from runner.system import ollama as system
 from runner.system.local_server import NoAnswer, Refused, ask
@@ -33,6 +36,7 @@ TOOLS = ("llama.cpp", "ollama")
 DEVICE = True
 
 SMOKE_TOKENS = 256
+JINJA_SINCE = (0, 30)
 ANSWER_SECONDS = 600.0
 
 
@@ -65,11 +69,14 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     file = inputs["gguf"].path(file_name(recipe, section.quantize))
     digest = inputs["gguf"].files[file.name].sha256
     prompts = read_prompts(inputs["prepare"].path("prompts.jsonl"))
-    choice = go_template.choose(prompts)
+    told = PromptMetadata(file)
+    bos = told.bos(context.tool("llama.cpp"), context.log_folder / "bos-tokenizer.log")
+    choice = go_template.choose(prompts, bos, recipe.data.system)
     request = create_request(section.name, file.name, digest, choice, section.parameters)
     with open_server(context) as server:
+        check_renders(server.version, choice)
         create(server.url, request, file)
-        stored = check_stored(server.url, request)
+        stored = check_stored(server.url, request, told.template)
         context.progress(1, 3, message="created")
         tokenised = file_for_tokens(server, file, digest, stored.model)
         report = parity.check(server.url, section.name, tokenised, prompts, context)
@@ -78,6 +85,8 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         context.progress(3, 3, message=f"answered: {answer}")
     context.measure("smoke_answer", answer)
     context.measure("template_family", choice.family)
+    own = stored.template == system.text_digest(told.template)
+    context.measure("rendered_by", "the model's own Jinja" if own else "the Go template")
     _write(folder / "create.json", {"request": request, "stored": as_json(stored)})
     _write(folder / "parity.json", report)
 
@@ -135,12 +144,45 @@ def create_request(
     request: dict[str, Any] = {
         "model": name,
         "files": {file: f"sha256:{digest}"},
-        "template": choice.template,
-        "parameters": {**parameters, "stop": list(choice.stop)},
+        "parameters": dict(parameters),
     }
+    if choice.template is not None:
+        request["template"] = choice.template
+    if choice.stop:
+        request["parameters"]["stop"] = list(choice.stop)
     if choice.system:
         request["system"] = choice.system
     return request
+
+
+def check_renders(version: str, choice: go_template.Choice) -> None:
+    """Raises StageFailed (E551) when this server cannot render as `choice` asks."""
+    if choice.kind == "go":
+        return
+    if choice.system == "":
+        raise StageFailed(
+            f"{choice.closest}\nThe model's own Jinja would, but Ollama cannot store data.system "
+            "where it is empty",
+            hint="leave data.system out or write a text, or choose a data.chat_template of a "
+            "known family (docs/templates.md)",
+            code="E551",
+            stage=NAME,
+        )
+    if _numbers(version) < JINJA_SINCE:
+        raise StageFailed(
+            f"{choice.closest}\nThe model's own Jinja is rendered by Ollama "
+            f"{'.'.join(map(str, JINJA_SINCE))} and newer; this one is {version}",
+            hint="use a newer Ollama, or choose a data.chat_template of a known family "
+            "(docs/templates.md)",
+            code="E551",
+            stage=NAME,
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(0, 32, 15) of `0.32.15` or `0.32.15-rc1`; nothing of another text, which is no number."""
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
+    return tuple(int(number or 0) for number in found.groups()) if found else ()
 
 
 def create(url: str, request: Mapping[str, Any], file: Path) -> None:
@@ -181,8 +223,12 @@ def has_blob(url: str, digest: str) -> bool:
     return True
 
 
-def check_stored(url: str, request: Mapping[str, Any]) -> system.Stored:
-    """What the server has stored; raises StageFailed (E550) when it is not what was sent."""
+def check_stored(url: str, request: Mapping[str, Any], jinja: str) -> system.Stored:
+    """What the server has stored; raises StageFailed (E550) when it is not what was sent.
+
+    `jinja` is the template in the file. A server that renders it itself shows it in place of the Go
+    template: it does so without one, and where only the Jinja knows of tools or thinking.
+    """
     stored = system.stored_online(url, request["model"])
     if stored is None:
         raise StageFailed(
@@ -191,8 +237,12 @@ def check_stored(url: str, request: Mapping[str, Any]) -> system.Stored:
             code="E550",
             stage=NAME,
         )
-    for what in ("template", "system"):
-        if getattr(stored, what) != system.text_digest(request.get(what)):
+    accepted = {
+        "template": {system.text_digest(request.get("template")), system.text_digest(jinja)},
+        "system": {system.text_digest(request.get("system"))},
+    }
+    for what, digests in accepted.items():
+        if getattr(stored, what) not in digests:
             raise StageFailed(
                 f"Ollama stored another {what} for {request['model']} than the one it was sent",
                 hint="use the pinned version of Ollama, or tell us the version",
@@ -270,7 +320,8 @@ def _probe_folder(created: Mapping[str, Any], name: str) -> str:
     if layers is None:
         return f"no Ollama answers, and {models} has no model {name}"
     stored, request = created["stored"], created["request"]
-    texts = {system.TEMPLATE_LAYER: stored["template"], system.SYSTEM_LAYER: stored["system"]}
+    template = system.text_digest(request.get("template"))  # stored: the one that is rendered
+    texts = {system.TEMPLATE_LAYER: template, system.SYSTEM_LAYER: stored["system"]}
     expected = {system.MODEL_LAYER: stored["model"], **texts}
     parameters = system.blob_path(models, layers.get(system.PARAMETERS_LAYER, ""))
     same = all(layers.get(kind) == digest for kind, digest in expected.items())

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.stages import shipped_templates
 from runner.stages.contract import Class, Context, Upstream
 
 if TYPE_CHECKING:
     from runner.recipe.model import DataFile, Recipe
 
 NAME = "prepare"
-VERSION = 1
+VERSION = 2
 OUTPUTS = {
     "train.tokens.safetensors": Class.PORTABLE,
     "validation.tokens.safetensors": Class.PORTABLE,
@@ -53,7 +54,7 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
         ],
     }
     if recipe.data.chat_template != "model":
-        digests["chat_template"] = file_sha256(recipe.resolve(recipe.data.chat_template))
+        digests["chat_template"] = file_sha256(_template_file(recipe))
     return digests
 
 
@@ -84,7 +85,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         **_named(recipe, "validation", data.validation.files),
     }
     if not own:
-        named["template"] = recipe.resolve(data.chat_template)
+        named["template"] = _template_file(recipe)
     context.run_script(
         "prepare",
         {
@@ -101,6 +102,14 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         inputs={"model": inputs["fetch"].folder / "model", **named},
         folder=folder,
     )
+
+
+def _template_file(recipe: Recipe) -> Path:
+    """The recipe's own .jinja file, or the shipped one that it names."""
+    given = recipe.data.chat_template
+    if shipped_templates.is_path(given):
+        return recipe.resolve(given)
+    return shipped_templates.path_of(given)
 
 
 def _described(kind: str, files: Sequence[DataFile]) -> list[dict[str, str]]:

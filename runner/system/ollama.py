@@ -35,6 +35,7 @@ LOOK_SECONDS = 1.0  # planning must not hang on a server that does not answer
 MODEL_LAYER = "application/vnd.ollama.image.model"
 TEMPLATE_LAYER = "application/vnd.ollama.image.template"
 SYSTEM_LAYER = "application/vnd.ollama.image.system"
+NO_TEMPLATE = "{{ .Prompt }}"  # what it shows for a model without a template layer
 PARAMETERS_LAYER = "application/vnd.ollama.image.params"
 
 
@@ -177,9 +178,10 @@ def stored_online(url: str, name: str, timeout: float = 60.0) -> Stored | None:
             return None
         raise
     lines = str(shown.get("parameters", "")).splitlines()
+    template = shown.get("template")
     return Stored(
         model=_digest_in(str(shown.get("modelfile", ""))),
-        template=text_digest(shown.get("template")),
+        template=None if template == NO_TEMPLATE else text_digest(template),
         system=text_digest(shown.get("system")),
         parameters=tuple(sorted(" ".join(line.split(maxsplit=1)) for line in lines)),
     )

@@ -17,8 +17,9 @@ from safetensors.numpy import load_file, save_file
 
 from runner.errors import StageFailed
 from runner.scripts.parity_cases import cases
-from runner.stages import conversion, perplexity
+from runner.stages import conversion, go_template, perplexity
 from runner.stages import gguf as stage
+from runner.stages.gguf_metadata import PromptMetadata
 from runner.store.digest import file_sha256
 from runner.system.llama_server import tokenizer
 from tests import tiny_model
@@ -108,6 +109,36 @@ def test_each_file_is_the_merged_model_by_the_same_protocol(
         "perplexity.json",
         "perplexity.txt",
     ]
+
+
+def test_a_template_of_no_family_is_marked_and_a_needless_bos_is_taken_away(
+    small: Path,
+    tmp_path: Path,
+    llama_cpp: Path,
+    context_for: ContextFor,
+) -> None:
+    """The prompts begin with no BOS, while the tokenizer's settings ask for one."""
+    model = tmp_path / "model"
+    shutil.copytree(small, model)
+    path = model / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"add_bos_token": True}))
+    template = (model / "chat_template.jinja").read_text()
+    out = tmp_path / "out"
+    out.mkdir()
+    context = context_for(stage)
+    stage.run(recipe("F32"), inputs(model, tmp_path), out, context)
+    file = out / "tiny-F32.gguf"
+    assert PromptMetadata(file).template == go_template.marked(template)
+    assert "no known Ollama template" in context.measures["no_go_template"]
+    bos = PromptMetadata(file).bos(llama_cpp, tmp_path / "log")
+    assert not bos.added
+    with tokenizer(llama_cpp, file, tmp_path / "server.log") as tokens:
+        assert bos.id not in tokens.ids("x")
+    again = tmp_path / "again.gguf"
+    quantize = llama_cpp / "bin" / "llama-quantize"
+    subprocess.run([quantize, file, again, "COPY"], check=True, capture_output=True)
+    assert file_sha256(again) == file_sha256(file), "Ollama would store another file"
 
 
 def test_a_damaged_file_is_caught_by_its_perplexity(

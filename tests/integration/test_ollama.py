@@ -20,14 +20,17 @@ from runner.scripts.parity_cases import Message, cases, joined_cases
 from runner.stages import go_template, parity
 from runner.stages import ollama as stage
 from runner.stages.contract import Outputs
+from runner.stages.go_templates import chatml as chatml_module
 from runner.stages.prompts import Prompt
 from runner.system import ollama, tools
 from runner.system.local_server import NoAnswer, ask, free_port
 from tests.gguf_files import write_gguf_of_model
 from tests.integration.conftest import ContextFor, outputs_of, write_prompts
 from tests.talking_model import byte_ids, write_talking_model
+from tests.tiny_model import TEMPLATE
 
 SYSTEM = "You are terse."
+CHATML = chatml_module.FAMILY.layouts[0]
 
 
 def chatml(messages: list[Message], default: str | None) -> str:
@@ -40,31 +43,40 @@ def chatml(messages: list[Message], default: str | None) -> str:
 
 
 def prompt_lines(
-    conversations: list[tuple[str, list[Message]]], default: str | None
+    conversations: list[tuple[str, list[Message]]],
+    default: str | None,
+    reference: Callable[[list[Message], str | None], str] = chatml,
 ) -> list[dict[str, Any]]:
     lines = []
     for name, messages in conversations:
-        text = chatml(messages, default)
+        text = reference(messages, default)
         line = {"id": name, "kind": "hard", "messages": messages, "text": text}
         lines.append(line | {"ids": byte_ids(text)})
     return lines
 
 
-def recipe(name: str = "tiny-talker", **changed: Any) -> Any:
+def recipe(name: str = "tiny-talker", system: str | None = None, **changed: Any) -> Any:
     section = {
         "name": name,
         "quantize": "F32",
         "parameters": {"temperature": 0.2, "num_ctx": 2048, "seed": 7},
         "smoke": "Are you there?",
     }
-    return SimpleNamespace(name="tiny", ollama=SimpleNamespace(**section | changed))
+    return SimpleNamespace(
+        name="tiny",
+        ollama=SimpleNamespace(**section | changed),
+        data=SimpleNamespace(system=system),
+    )
 
 
 def deployable(folder: Path, llama_cpp: Path, **how: Any) -> Outputs:
     """Outputs of `gguf`: a talking model, finished by llama-quantize."""
     import subprocess
 
+    template = how.pop("template", None)
     model = write_talking_model(folder / "hf", **how)
+    if template is not None:
+        (model / "chat_template.jinja").write_text(template, encoding="utf-8")
     head = load(model)["lm_head.weight"]
     raw = write_gguf_of_model(
         without_head(model, folder / "bare"), folder / "raw.gguf", extra={"output.weight": head}
@@ -264,7 +276,55 @@ def test_ollama_still_joins_turns_of_one_role(
             prompt = Prompt(name, "hard", tuple(messages), chatml(messages, None), ())
             text = parity.rendered(server.url, "tiny-talker", prompt)
             assert text != prompt.text
-            assert text == go_template.CHATML.render(messages, None)
+            assert text == CHATML.render(messages, None)
+
+
+UNKNOWN = (
+    "{% for m in messages %}{{ '@@ ' + m.role | upper + ': ' + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '@@ ASSISTANT:\n' }}{% endif %}"
+)
+
+
+def unknown(messages: list[Message], default: str | None) -> str:
+    turns = list(messages)
+    if default is not None and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": default})
+    text = "".join(f"@@ {t['role'].upper()}: {t['content']}<|im_end|>\n" for t in turns)
+    return f"{text}@@ ASSISTANT:\n"
+
+
+@pytest.mark.parametrize("default", [None, SYSTEM])
+def test_a_template_of_no_family_is_rendered_by_the_files_own_jinja(
+    deploy: Deploy, llama_cpp: Path, tmp_path: Path, default: str | None
+) -> None:
+    """Also where turns of one role follow each other, which no Go template can render."""
+    file = deployable(tmp_path / "other", llama_cpp, template=go_template.marked(UNKNOWN))
+    lines = prompt_lines([*cases(), *joined_cases()], default, unknown)
+    folder = deploy(lines, recipe(system=default), file)
+    created, measures = read(folder / "create.json"), read(folder / "measures")
+    assert "template" not in created["request"]
+    assert "stop" not in created["request"]["parameters"]
+    assert created["stored"]["model"] == file.files["tiny-F32.gguf"].sha256
+    assert measures["rendered_by"] == "the model's own Jinja"
+    assert measures["smoke_answer"] == "OK"
+    assert stage.probe(recipe(), outputs_of("ollama", folder)) == ""
+
+
+def test_without_the_mark_ollama_takes_a_go_template_of_its_own(
+    deploy: Deploy, llama_cpp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason for the mark. Should this fail, Ollama no longer guesses: leave the mark out."""
+    choice = go_template.Choice("", None, None, (), "jinja")
+    monkeypatch.setattr(go_template, "choose", lambda *arguments: choice)
+    plain = deployable(tmp_path / "plain", llama_cpp, template=TEMPLATE)
+    with pytest.raises(StageFailed, match="stored another template") as caught:
+        deploy(prompt_lines(cases(), None), file=plain)
+    assert caught.value.code == "E550"
+    marked = go_template.marked(TEMPLATE)
+    deploy(
+        prompt_lines(cases(), None),
+        file=deployable(tmp_path / "marked", llama_cpp, template=marked),
+    )
 
 
 # --- what can go wrong
@@ -274,9 +334,9 @@ def test_a_wrong_template_is_caught_and_shown_side_by_side(
     deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when Ollama picks a template itself: here one that forgets the newline after the role."""
-    wrong = go_template.CHATML.go_template.replace("{{ .Role }}\n", "{{ .Role }} ")
+    wrong = CHATML.go_template().replace("{{ .Role }}\n", "{{ .Role }} ")
     choice = go_template.Choice("wrong", wrong, None, ("<|im_end|>",))
-    monkeypatch.setattr(go_template, "choose", lambda prompts: choice)
+    monkeypatch.setattr(go_template, "choose", lambda *arguments: choice)
     with pytest.raises(StageFailed) as caught:
         deploy(prompt_lines(cases(), None))
     assert caught.value.code == "E552"

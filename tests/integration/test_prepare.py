@@ -310,11 +310,23 @@ def test_a_file_without_rows_is_an_error(prepare: Prepare, content: bytes) -> No
             "data/rows.jsonl:1: the chat template does not end an answer with a special token",
         ),
         (
-            "{% for m in messages %}{% if loop.last or m.role == 'user' %}<|im_start|>{{ m.role }}"
-            ":{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+            "{% for m in messages %}{% if loop.last or m.role == 'assistant' %}<|im_start|>"
+            "{{ m.role }}:{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
             "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}",
             "E327",
-            "data/rows.jsonl:1: the chat template writes the turns up to 2 differently",
+            "data/rows.jsonl:1: the chat template writes the turns before the answer of turn 2",
+        ),
+        (
+            "{{ strftime_now(messages[0].content) }}{% for m in messages %}<|im_start|>"
+            "{{ m.role }}{% endfor %}",
+            "E557",
+            "asks for the date in a way that cannot be pinned",
+        ),
+        (
+            "{{ bos_token * 2 }}{% for m in messages %}{{ m.role }}:{{ m.content }}<|im_end|>"
+            "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}",
+            "E558",
+            "data/rows.jsonl:1: the chat template begins with '<|im_start|>' twice",
         ),
         (
             "{% for m in messages %}<|im_start|>{{ m.role }}:{{ m.content | upper }}<|im_end|>"
@@ -331,6 +343,84 @@ def test_a_template_that_cannot_be_trained_with_is_refused(
     assert run.returncode == 1
     assert run.error["code"] == code
     assert words in run.error["message"]
+
+
+HISTORY = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{{ m.content if loop.last or m.role != 'assistant' else 'forgotten' }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_template_that_rewrites_the_history_gives_a_document_for_each_answer(
+    prepare: Prepare,
+) -> None:
+    rows = [chat("q", "a", "r", "b")]
+    run = prepare(rows, template="t.jinja", template_text=HISTORY, system="S")
+    first, second = documents(run.folder)
+    system = {"role": "system", "content": "S"}
+    turns = rows[0]["messages"]
+    assert first == expected([system, *turns[:2]])
+    forgotten = turns[1] | {"content": "forgotten"}
+    ids, mask = expected([system, turns[0], forgotten, *turns[2:]])
+    earlier = sum(expected([system, *turns[:2]])[1]) + len("forgotten") - len("a")
+    context = [0 if sum(mask[: at + 1]) <= earlier else bit for at, bit in enumerate(mask)]
+    assert second == (ids, context)
+    assert run.measures["train"]["rows"] == 2
+
+
+REFUSING = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SILENT = REFUSING.replace(
+    "{{ raise_exception('System role not supported') }}", "{% set messages = messages[1:] %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "why"), [(REFUSING, "System role not supported"), (SILENT, "writes nothing of it")]
+)
+def test_a_system_turn_that_the_template_does_not_take_is_an_error_before_training(
+    prepare: Prepare, template: str, why: str
+) -> None:
+    chosen = {"template": "t.jinja", "template_text": template}
+    run = prepare([chat("q", "a")], **chosen, system="Be terse.")
+    assert run.error["code"] == "E556"
+    assert run.error["message"].startswith("data.system gives every conversation a system turn")
+    assert why in run.error["message"]
+
+    with_system = chat("q", "a")
+    with_system["messages"].insert(0, {"role": "system", "content": "Be terse."})
+    run = prepare([chat("q", "a"), with_system], **chosen)
+    assert run.error["code"] == "E556"
+    assert run.error["message"].startswith("data/rows.jsonl:2: the row has a system turn")
+    assert why in run.error["message"]
+    assert prepare([chat("q", "a")], **chosen).returncode == 0
+
+
+def test_why_hard_cases_are_left_out_is_recorded(prepare: Prepare) -> None:
+    run = prepare([chat("q", "a")], template="t.jinja", template_text=REFUSING)
+    assert run.measures["parity_prompts_left_out"] == {
+        "the chat template refuses it: System role not supported": 7
+    }
+
+
+def test_a_date_is_pinned_in_the_template_that_is_kept(prepare: Prepare) -> None:
+    template = (
+        "{% set today = strftime_now('%d %b %Y') %}{{ today }}, {{ strftime_now(\"%A\") }}."
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    run = prepare([chat("q", "a")], template="t.jinja", template_text=template)
+    ((ids, _),) = documents(run.folder)
+    assert ids[:20] == byte_ids("26 Jul 2024, Friday.")
+    kept = (run.folder / "chat_template.jinja").read_text()
+    assert "strftime_now" not in kept
+    assert kept.startswith('{% set today = "26 Jul 2024" %}{{ today }}, {{ "Friday" }}.')
+    prompt = lines(run.folder / "prompts.jsonl")[0]
+    assert prompt["text"].startswith("26 Jul 2024, Friday.")
 
 
 def test_a_given_template_is_used_and_kept(prepare: Prepare) -> None:

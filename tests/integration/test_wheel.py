@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.stages.shipped_templates import names
 from tests.chain import ROOT, copy_checkout
 
 
@@ -60,6 +61,15 @@ def test_the_installed_command_validates_the_shipped_quickstart(
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_chat_templates_travel(installed: Path, tmp_path: Path) -> None:
+    code = "from runner.stages import shipped_templates as t; print(*map(t.path_of, t.names()))"
+    named = subprocess.run(
+        [installed / "python", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert [Path(path).name for path in named] == [f"{name}.jinja" for name in names()]
+    assert all(Path(path).is_file() and str(ROOT) not in path for path in named)
 
 
 def test_environments_travel_with_their_identity(installed: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from runner.errors import MachineCannot, StageFailed
 from runner.recipe.load import load_recipe
 from runner.recipe.model import Recipe
-from runner.stages import fetch, merge, prepare
+from runner.stages import fetch, merge, prepare, shipped_templates
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.store.digest import canonical_json
 
@@ -86,6 +86,7 @@ def key(stage: Any, recipe: Recipe, upstream: dict[str, Outputs] | None = None) 
         (("max_length: 64", 'max_length: 64\n  system: ""'), {"prepare"}),
         (("max_length: 64", "max_length: 64\n  too_long: drop"), {"prepare"}),
         (("max_length: 64", "max_length: 64\n  chat_template: t.jinja"), {"prepare"}),
+        (("max_length: 64", "max_length: 64\n  chat_template: gemma"), {"prepare"}),
         (("fraction: 0.1", "fraction: 0.2"), {"prepare"}),
         (("fraction: 0.1", "files: [{path: held.jsonl, format: alpaca}]"), {"prepare"}),
         (("original, dtype: bfloat16", "original, dtype: float16"), {"merge"}),
@@ -100,6 +101,16 @@ def test_a_setting_touches_the_stages_that_read_it(
     before = {stage.NAME: key(stage, recipe()) for stage in stages}
     after = {stage.NAME: key(stage, recipe(change)) for stage in stages}
     assert {name for name in before if before[name] != after[name]} == touched
+
+
+def test_a_shipped_template_is_known_by_its_bytes(recipe: Callable[..., Recipe]) -> None:
+    digests = {
+        prepare.snapshot(recipe(("max_length: 64", f"max_length: 64\n  chat_template: {name}")))[
+            "chat_template"
+        ]
+        for name in shipped_templates.names()
+    }
+    assert len(digests) == len(shipped_templates.names()) == 12
 
 
 @pytest.mark.parametrize(

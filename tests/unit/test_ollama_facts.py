@@ -153,7 +153,7 @@ def created(no_server: Path) -> dict[str, Any]:
         )
     )
     return {
-        "request": {"model": "m", "parameters": parameters},
+        "request": {"model": "m", "parameters": parameters, "template": "{{ .Prompt }}"},
         "stored": {
             "model": digest(b"GGUF"),
             "template": digest(b"{{ .Prompt }}"),
@@ -177,10 +177,23 @@ def test_a_model_that_is_there_as_created_needs_no_server(
     assert probe(created, tmp_path / "out") == ""
 
 
-@pytest.mark.parametrize("what", ["model", "template", "system"])
+@pytest.mark.parametrize("what", ["model", "system"])
 def test_a_changed_layer_is_noticed(created: dict[str, Any], tmp_path: Path, what: str) -> None:
     created["stored"][what] = digest(b"other")
     assert "was changed" in probe(created, tmp_path / "out")
+
+
+def test_a_changed_template_is_noticed(created: dict[str, Any], tmp_path: Path) -> None:
+    created["request"]["template"] = "{{ .Response }}"
+    assert "was changed" in probe(created, tmp_path / "out")
+
+
+def test_the_jinja_that_the_server_shows_is_no_layer(
+    created: dict[str, Any], tmp_path: Path
+) -> None:
+    """It renders the file's own where that knows of more, and still keeps the Go template."""
+    created["stored"]["template"] = digest(b"{%- for message in messages -%}")
+    assert probe(created, tmp_path / "out") == ""
 
 
 def test_changed_parameters_are_noticed(created: dict[str, Any], tmp_path: Path) -> None:
