@@ -77,8 +77,10 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     files = {kind: folder / file_name(recipe, kind) for kind in recipe.gguf.quantize}
     steps = 2 + 2 * len(files)
     conversion.need_space(folder, space_needed(recipe, model), "the GGUF files and their source")
-    source = gguf_template.source_of(model, choice, context)
-    with conversion.converted(recipe, source, tool, context) as converted:
+    with (
+        gguf_template.source_of(model, choice, context) as source,
+        conversion.converted(recipe, source, tool, context) as converted,
+    ):
         gguf_template.remove_needless_bos(converted, choice, tool, context)
         context.progress(1, steps, message="converted")
         for done, (kind, file) in enumerate(files.items(), start=2):

@@ -6,7 +6,10 @@ that Ollama takes it as it stands (go_template.py).
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from runner.stages import go_template
@@ -30,11 +33,17 @@ def chosen(prompts: list[Prompt], model: Path, context: Context) -> go_template.
     return choice
 
 
-def source_of(model: Path, choice: go_template.Choice | None, context: Context) -> Path:
-    """The folder to convert: the model's own, or one in which its template is marked."""
+@contextlib.contextmanager
+def source_of(model: Path, choice: go_template.Choice | None, context: Context) -> Iterator[Path]:
+    """The folder to convert: the model's own, or for a while a copy with its template marked."""
     if choice is None or choice.kind != "jinja":
-        return model
-    return with_marked_template(model, context)
+        yield model
+        return
+    folder = with_marked_template(model, context)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def remove_needless_bos(
