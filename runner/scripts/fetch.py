@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.scripts.floats import DTYPES, FLOATS, cast
-from runner.scripts.gguf_model import BLOCK, GgufFile, architecture_of, blocks_of, plan_tensors
-from runner.scripts.gguf_tokenizer import end_of_turn_ids, write_tokenizer
 from runner.scripts.model_folder import COPIED, read_json, write_json
 from runner.scripts.safetensors_stream import (
+    BLOCK,
     DamagedFileError,
     ModelFolder,
     TensorSpec,
@@ -50,6 +49,10 @@ def inside(folder: Path, name: str) -> Path:
 
 def from_gguf(path: Path, target: Path, dtype: str, events: Events) -> None:
     """Dequantise the weights and rebuild everything else from the file's metadata."""
+    # Late: an environment that only reads folders has no gguf.
+    from runner.scripts.gguf_model import GgufFile, architecture_of, blocks_of, plan_tensors
+    from runner.scripts.gguf_tokenizer import end_of_turn_ids, write_tokenizer
+
     source = GgufFile(path)
     architecture = architecture_of(source)
     plans = plan_tensors(source, architecture, dtype)

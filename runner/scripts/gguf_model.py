@@ -17,10 +17,9 @@ from gguf import GGML_QUANT_SIZES, GGUFReader, GGUFValueType
 from gguf.quants import dequantize
 
 from runner.scripts.floats import DTYPES, Array, from_f32
-from runner.scripts.safetensors_stream import TensorSpec, natural_order, row_blocks
+from runner.scripts.safetensors_stream import BLOCK, TensorSpec, natural_order, row_blocks
 from runner.scripts.spec import ScriptError
 
-BLOCK = 32 << 20  # bytes of float32 that are dequantised at a time
 _REQUIRED = object()
 
 

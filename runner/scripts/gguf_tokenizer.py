@@ -1,67 +1,43 @@
 """Rebuild a tokenizer from a GGUF file's own metadata, so that it gives llama.cpp's ids.
 
-Only what the file says counts: nothing is patched per model. The pre-tokenizer is chosen by
-`tokenizer.ggml.pre`; to add one is a line in PRE_TOKENIZERS. Source of the expressions:
-llama.cpp's src/llama-vocab.cpp, which quotes the original of each in its comments.
+Only what the file says counts: nothing is patched per model. Byte-level BPE (`gpt2`) by its
+pre-tokenizer's name (pre_tokenizers.py), and SentencePiece's pieces (`llama`).
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.scripts.gguf_model import GgufFile
+from runner.scripts.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+from runner.scripts.sentencepiece_file import sentencepiece_model
 from runner.scripts.spec import ScriptError
+from runner.scripts.tokenizer_file import CONTROL, NORMAL, Vocabulary, byte_level, pieces
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.cpp's token types
-
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_LLAMA3 = _WORDS % "{1,3}"
-_QWEN2 = _WORDS % ""
-
-
-@dataclass(frozen=True)
-class PreTokenizer:
-    """Regular expressions that split the text one after another, before byte-level BPE.
-
-    `ignore_merges`: a whole word that is a token is taken as it is. `add_bos`: llama.cpp's default
-    where the file has no `tokenizer.ggml.add_bos_token`.
-    """
-
-    splits: tuple[str, ...]
-    ignore_merges: bool = False
-    add_bos: bool = False
-
-
-_DIGITS_THEN_GPT2 = PreTokenizer((r"\p{N}", _GPT2))
-_LLAMA_BPE = PreTokenizer((_LLAMA3,), ignore_merges=True, add_bos=True)
-
-PRE_TOKENIZERS: dict[str, PreTokenizer] = {
-    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais"), PreTokenizer((_GPT2,))),
-    **dict.fromkeys(
-        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
-        _DIGITS_THEN_GPT2,
-    ),
-    **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3"), _LLAMA_BPE),
-    **dict.fromkeys(("dbrx", "smaug-bpe"), PreTokenizer((_LLAMA3,))),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), PreTokenizer((_QWEN2,))),
-}
+__all__ = ["PRE_TOKENIZERS", "PreTokenizer", "tokenizer_config", "tokenizer_json"]
 
 
 def write_tokenizer(source: GgufFile, folder: Path) -> dict[str, Any]:
     """Write tokenizer.json, tokenizer_config.json and, where given, chat_template.jinja.
 
+    Pieces are also written as tokenizer.model, which llama.cpp's converter wants back.
     Returns the special token ids for config.json and generation_config.json.
     Raises ScriptError E315 for a tokenizer that is not understood.
     """
     _write_json(folder / "tokenizer.json", tokenizer_json(source), indent=None)
     _write_json(folder / "tokenizer_config.json", tokenizer_config(source))
+    if source.value("tokenizer.ggml.model") == "llama":
+        found = special_ids(source)
+        (folder / "tokenizer.model").write_bytes(
+            sentencepiece_model(
+                vocabulary_of(source, add_bos=True),
+                source.value("tokenizer.ggml.scores"),
+                prefix=has_prefix(source),
+                ids={name: found.get(f"{name}_token_id") for name in ("bos", "eos", "pad")},
+            )
+        )
     template = source.value("tokenizer.chat_template", None)
     if template:
         (folder / "chat_template.jinja").write_bytes(template.encode())
@@ -95,7 +71,7 @@ def pre_tokenizer_of(source: GgufFile) -> PreTokenizer:
     if model != "gpt2" or name not in PRE_TOKENIZERS:
         raise ScriptError(
             f"the tokenizer {model}/{name} of {source.path.name} cannot be rebuilt",
-            hint=f"known: gpt2 with {', '.join(sorted(PRE_TOKENIZERS))}; "
+            hint=f"known: llama, and gpt2 with {', '.join(sorted(PRE_TOKENIZERS))}; "
             "or start from a safetensors model, which brings its tokenizer.json",
             code="E315",
         )
@@ -104,42 +80,45 @@ def pre_tokenizer_of(source: GgufFile) -> PreTokenizer:
 
 def tokenizer_json(source: GgufFile) -> dict[str, Any]:
     """The tokenizer in the form of the `tokenizers` library."""
+    if source.value("tokenizer.ggml.model") == "llama":
+        scores = source.value("tokenizer.ggml.scores")
+        return pieces(vocabulary_of(source, add_bos=True), scores, prefix=has_prefix(source))
     pre = pre_tokenizer_of(source)
+    merges = [_merge(text) for text in source.value("tokenizer.ggml.merges")]
+    return byte_level(vocabulary_of(source, add_bos=pre.add_bos), merges, pre)
+
+
+def vocabulary_of(source: GgufFile, *, add_bos: bool) -> Vocabulary:
+    """The file's tokens. `add_bos`: llama.cpp's default where the file says nothing."""
     tokens = source.value("tokenizer.ggml.tokens")
     types = source.value("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
     if len(set(tokens)) != len(tokens):
         raise ScriptError(f"{source.path.name} has two tokens of the same text", code="E315")
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            _added_token(index, tokens[index], kind)
-            for index, kind in enumerate(types)
-            if kind in (UNKNOWN, CONTROL, USER_DEFINED)
-        ],
-        "normalizer": None,
-        "pre_tokenizer": _pre_tokenizer_json(pre),
-        "post_processor": _post_processor_json(source, tokens, pre),
-        "decoder": {
-            "type": "ByteLevel",
-            "add_prefix_space": True,
-            "trim_offsets": True,
-            "use_regex": True,
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": pre.ignore_merges,
-            "vocab": {token: index for index, token in enumerate(tokens)},
-            "merges": [_merge(text) for text in source.value("tokenizer.ggml.merges")],
-        },
-    }
+    return Vocabulary(
+        tokens,
+        types,
+        first=_edge_token(source, tokens, "bos", add_bos),
+        last=_edge_token(source, tokens, "eos", False),
+        stripped=stripped_tokens(source, tokens, types),
+    )
+
+
+def has_prefix(source: GgufFile) -> bool:
+    """Does llama.cpp put a space before a text?"""
+    return bool(source.value("tokenizer.ggml.add_space_prefix", True))
+
+
+def stripped_tokens(source: GgufFile, tokens: list[str], types: list[int]) -> frozenset[str]:
+    """The special tokens that swallow white space on their right.
+
+    A file does not say it. llama.cpp goes by the model's name (llama_vocab::impl::load), and so do
+    its ids: in a Phi-3 all control tokens do, but for the three that are no part of its template.
+    """
+    name = str(source.value("general.name", "")).lower()
+    if not any(part in name for part in ("phi-3", "phi3")):
+        return frozenset()
+    control = {token for token, kind in zip(tokens, types, strict=True) if kind == CONTROL}
+    return frozenset((control | {"</s>"}) - {"<unk>", "<s>", "<|endoftext|>"})
 
 
 def tokenizer_config(source: GgufFile) -> dict[str, Any]:
@@ -163,65 +142,11 @@ def tokenizer_config(source: GgufFile) -> dict[str, Any]:
     return config
 
 
-def _added_token(index: int, text: str, kind: int) -> dict[str, Any]:
-    return {
-        "id": index,
-        "content": text,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": kind != USER_DEFINED,
-    }
-
-
-def _pre_tokenizer_json(pre: PreTokenizer) -> dict[str, Any]:
-    splits = [
-        {
-            "type": "Split",
-            "pattern": {"Regex": expression},
-            "behavior": "Isolated",
-            "invert": False,
-        }
-        for expression in pre.splits
-    ]
-    bytes_only = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": False,
-    }
-    return {"type": "Sequence", "pretokenizers": [*splits, bytes_only]}
-
-
-def _post_processor_json(
-    source: GgufFile, tokens: list[str], pre: PreTokenizer
-) -> dict[str, Any] | None:
-    """Add bos and eos where llama.cpp would add them to plain text."""
-    bos = _edge_token(source, tokens, "bos", pre.add_bos)
-    eos = _edge_token(source, tokens, "eos", False)
-    if not bos and not eos:
-        return None
-    single = [*bos, {"Sequence": {"id": "A", "type_id": 0}}, *eos]
-    pair = [*single, *bos, {"Sequence": {"id": "B", "type_id": 1}}, *eos]
-    names = [part["SpecialToken"]["id"] for part in (*bos, *eos)]
-    return {
-        "type": "TemplateProcessing",
-        "single": single,
-        "pair": pair,
-        "special_tokens": {
-            name: {"id": name, "ids": [tokens.index(name)], "tokens": [name]} for name in names
-        },
-    }
-
-
-def _edge_token(
-    source: GgufFile, tokens: list[str], key: str, default: bool
-) -> list[dict[str, Any]]:
+def _edge_token(source: GgufFile, tokens: list[str], key: str, default: bool) -> str | None:
+    """The token that llama.cpp adds to plain text at that edge."""
     if not source.value(f"tokenizer.ggml.add_{key}_token", default):
-        return []
-    name = tokens[source.value(f"tokenizer.ggml.{key}_token_id")]
-    return [{"SpecialToken": {"id": name, "type_id": 0}}]
+        return None
+    return tokens[source.value(f"tokenizer.ggml.{key}_token_id")]
 
 
 def _merge(text: str) -> list[str]:

@@ -26,6 +26,7 @@ from runner.scripts.floats import STORAGE, Array
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 METADATA = {"format": "pt"}
+BLOCK = 32 << 20  # bytes of a tensor that are worked on at a time
 MAX_HEADER = 100_000_000  # bytes; the library's own limit
 # the library's order of dtypes, widest first
 _RANK = {name: rank for rank, name in enumerate(

@@ -1,0 +1,26 @@
+"""Shrunken models of the public configs in tests/model_configs, made by the real script."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "model_configs"
+# Number of parameters that the publisher states or whose tensors the publisher's files hold; tied
+# embeddings count once.
+PUBLISHED: dict[str, int] = json.loads((FOLDER / "published.json").read_text())
+NAMES = sorted(PUBLISHED)
+
+
+def public_config(name: str) -> dict[str, Any]:
+    """The config of a public model."""
+    config: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return config
+
+
+def write_source(name: str, folder: Path, **changes: Any) -> Path:
+    """A folder that holds nothing but the config, with `changes`."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(public_config(name) | changes, indent=2))
+    return folder

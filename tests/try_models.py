@@ -1,0 +1,79 @@
+"""Run in the environment `native`: load models with transformers and say what they do.
+
+Argument: a JSON file with {"published": {name: config.json}, "folders": {name: model folder}}.
+Prints JSON: the number of parameters of each published config on the meta device, and of each
+folder whether its logits are finite, what it generates, and what its tokenizer does.
+"""
+
+import json
+import sys
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+CHAT = [{"role": "user", "content": "What is 2+2?"}, {"role": "assistant", "content": "4, na\u00efve!"}]
+
+
+def count(config_file: str) -> int:
+    """Parameters of the architecture; tied ones once."""
+    with open(config_file) as file:
+        fields = json.load(file)
+    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def look_at(folder: str) -> dict:
+    """Load, run forward over a conversation, generate three tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+    )
+    text = tokenizer.apply_chat_template(CHAT, tokenize=False)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        logits = model(torch.tensor([ids])).logits
+        made = model.generate(
+            torch.tensor([ids]), max_new_tokens=3, min_new_tokens=3, do_sample=False
+        )
+    norms = {
+        name: float(value.detach().mean()) for name, value in model.named_parameters() if "norm" in name
+    }
+    return {
+        "missing": sorted(info["missing_keys"]),
+        "unexpected": sorted(info["unexpected_keys"]),
+        "finite": bool(torch.isfinite(logits).all()),
+        "spread": float(logits.std()),
+        "vocab": logits.shape[-1],
+        "new_tokens": made.shape[1] - len(ids),
+        "text": text,
+        "ids": ids,
+        "decoded": tokenizer.decode(ids),
+        "special": [tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token],
+        "tokenizer_size": len(tokenizer),
+        "norms": norms,
+        "tied": model.config.tie_word_embeddings,
+        "linear_rows": [
+            value.shape[1] for name, value in model.named_parameters() if value.ndim == 2
+        ],
+    }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with open(sys.argv[1]) as file:
+        asked = json.load(file)
+    print(
+        json.dumps(
+            {
+                "published": {name: count(path) for name, path in asked["published"].items()},
+                "folders": {name: look_at(folder) for name, folder in asked["folders"].items()},
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
