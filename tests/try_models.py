@@ -7,17 +7,20 @@ folder whether its logits are finite, what it generates, and what its tokenizer 
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-CHAT = [{"role": "user", "content": "What is 2+2?"}, {"role": "assistant", "content": "4, na\u00efve!"}]
+CHAT = [
+    {"role": "user", "content": "What is 2+2?"},
+    {"role": "assistant", "content": "4, na\u00efve!"},
+]
 
 
 def count(config_file: str) -> int:
     """Parameters of the architecture; tied ones once."""
-    with open(config_file) as file:
-        fields = json.load(file)
+    fields = json.loads(Path(config_file).read_text())
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -39,7 +42,9 @@ def look_at(folder: str) -> dict:
             torch.tensor([ids]), max_new_tokens=3, min_new_tokens=3, do_sample=False
         )
     norms = {
-        name: float(value.detach().mean()) for name, value in model.named_parameters() if "norm" in name
+        name: float(value.detach().mean())
+        for name, value in model.named_parameters()
+        if "norm" in name
     }
     return {
         "missing": sorted(info["missing_keys"]),
@@ -63,8 +68,7 @@ def look_at(folder: str) -> dict:
 
 def main() -> None:
     torch.set_num_threads(1)
-    with open(sys.argv[1]) as file:
-        asked = json.load(file)
+    asked = json.loads(Path(sys.argv[1]).read_text())
     print(
         json.dumps(
             {

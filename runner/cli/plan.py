@@ -19,9 +19,11 @@ EXAMPLE = "recipe plan recipes/quickstart.yaml"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `recipe plan`."""
+    from runner.recipe.shrink import HELP as SHRINK_HELP
     from runner.stages import ORDER
 
     parser.add_argument("recipe", type=Path, help="the recipe file")
+    parser.add_argument("--shrink", action="store_true", help=SHRINK_HELP)
     parser.add_argument("--until", choices=ORDER, metavar="STAGE", help="stop after this stage")
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
@@ -31,11 +33,14 @@ def main(args: argparse.Namespace) -> int:
     from runner.execution.run_folder import runs_folder
     from runner.plan.snapshot import take_snapshot
     from runner.recipe.load import load_recipe
+    from runner.recipe.shrink import shrink_recipe
     from runner.stages import stages_of
     from runner.store.store import Store
     from runner.system.folders import store_folder
 
     recipe = load_recipe(args.recipe, warn=say_warnings)
+    if args.shrink:
+        recipe = shrink_recipe(recipe)
     stages = stages_of(recipe, args.until)
     runs = runs_folder(recipe.project_root, recipe.name)
     snapshot = take_snapshot(recipe, stages, Store(store_folder()), runs)

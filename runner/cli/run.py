@@ -25,9 +25,11 @@ EXAMPLE = "recipe run recipes/quickstart.yaml"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `recipe run`."""
+    from runner.recipe.shrink import HELP as SHRINK_HELP
     from runner.stages import ORDER
 
     parser.add_argument("recipe", type=Path, help="the recipe file")
+    parser.add_argument("--shrink", action="store_true", help=SHRINK_HELP)
     parser.add_argument("--until", choices=ORDER, metavar="STAGE", help="stop after this stage")
     parser.add_argument(
         "--no-wait", action="store_true", help="exit 6 instead of waiting for another run"
@@ -48,13 +50,18 @@ def main(args: argparse.Namespace) -> int:
     from runner.lock.locking import lock_of_run
     from runner.plan.snapshot import take_snapshot
     from runner.recipe.load import load_recipe
+    from runner.recipe.shrink import shrink_recipe
     from runner.stages import stages_of
     from runner.store.store import Store
     from runner.system.folders import store_folder
 
     started = time.monotonic()
     recipe = load_recipe(args.recipe)
-    lock = lock_of_run(recipe, required=args.locked, warn=_warn)
+    if args.shrink:
+        recipe = shrink_recipe(recipe)
+    lock = None  # which pins the real model: no lock says anything of a twin
+    if not args.shrink:
+        lock = lock_of_run(recipe, required=args.locked, warn=_warn)
     stages = stages_of(recipe, args.until)
     store = Store(store_folder())
     runs = _runs(recipe)
@@ -147,6 +154,7 @@ def _execute(
     from runner.execution.execute import Execution
     from runner.execution.run_folder import RunFolder
     from runner.lock.locking import outputs_checker
+    from runner.recipe.shrink import NOTICE
     from runner.report.progress import Progress
     from runner.system.folders import cache_folder
 
@@ -164,6 +172,8 @@ def _execute(
             say=progress.say,
             check_outputs=outputs_checker(lock),
         )
+        if recipe.shrink is not None:
+            progress.say(NOTICE)
         execution.execute()
     _print_result(args, execution)
     return run.path

@@ -22,12 +22,15 @@ JSON_VERSION = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
+    from runner.recipe.shrink import HELP as SHRINK_HELP
+
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe file")
     parser.add_argument(
         "--resolved",
         action="store_true",
         help="also what comes from a default, not only what is given",
     )
+    parser.add_argument("--shrink", action="store_true", help=SHRINK_HELP)
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="default: %(default)s"
     )
@@ -45,6 +48,10 @@ def main(args: argparse.Namespace) -> int:
         return 2
     if diagnostics:
         sys.stderr.write(REPORTERS["text"](diagnostics, color=wants_color(sys.stderr)))
+    if args.shrink:
+        from runner.recipe.shrink import shrink_recipe
+
+        recipe = shrink_recipe(recipe)
     shown = as_json if args.format == "json" else as_text
     sys.stdout.write(shown(recipe, resolved=args.resolved))
     return 0
@@ -93,6 +100,7 @@ def _given(values: Any, recipe: Recipe, pointer: str) -> Any:
             key: _given(value, recipe, f"{pointer}/{key}")
             for key, value in values.items()
             if recipe.origin(f"{pointer}/{key}") is not None
+            or f"{pointer}/{key}" in (recipe.shrink or ())
         }
     if isinstance(values, list):
         return [_given(value, recipe, f"{pointer}/{i}") for i, value in enumerate(values)]
@@ -100,6 +108,8 @@ def _given(values: Any, recipe: Recipe, pointer: str) -> Any:
 
 
 def _origin(recipe: Recipe, pointer: str) -> dict[str, Any]:
+    if pointer in (recipe.shrink or ()):
+        return {"given": False, "shrink": True}
     span = recipe.origin(pointer)
     if span is None:
         return {"given": False}
@@ -109,6 +119,8 @@ def _origin(recipe: Recipe, pointer: str) -> dict[str, Any]:
 def _origin_comment(recipe: Recipe, line: _Line) -> str:
     if line.pointer is None:
         return ""
+    if line.pointer in (recipe.shrink or ()):
+        return "  # shrink"
     span = recipe.origin(line.pointer)
     return "  # default" if span is None else f"  # line {span.line}"
 

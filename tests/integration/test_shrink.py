@@ -185,10 +185,7 @@ def test_the_same_config_gives_the_same_bytes_and_another_seed_others(
         source = write_source(name, tmp_path / name)
         again, other = shrink(source), shrink(source, seed=1)
         first, second, third = (
-            {
-                path.name: file_sha256(path)
-                for path in sorted((run.folder / "model").iterdir())
-            }
+            {path.name: file_sha256(path) for path in sorted((run.folder / "model").iterdir())}
             for run in (shrunken[name], again, other)
         )
         assert first == second

@@ -1,0 +1,79 @@
+"""The shrunken twin of a recipe (`--shrink`): the same stages on a small random model.
+
+What differs is listed in `Recipe.shrink` by JSON pointer, so that `show` and run.json can say it.
+Pure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from runner.recipe.model import build
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Recipe
+
+SUFFIX = "-shrink"
+MAX_NAME = 63  # of the schema
+MAX_MODEL = 80  # characters of a model's name in Ollama
+MAX_STEPS = 8
+MAX_WARMUP = 2
+MAX_LENGTH = 512  # tokens
+
+HELP = (
+    "the same stages on a small random model of the same architecture: a minute on a CPU, to see "
+    "that everything fits before the real run"
+)
+NOTICE = (
+    "shrunken: a small random model of the same architecture; perplexity increase and smoke answer "
+    "are recorded and not required"
+)
+
+
+def shrink_recipe(recipe: Recipe) -> Recipe:
+    """The twin of `recipe`. Its keys differ from the recipe's, so the two share no model."""
+    resolved = recipe.resolved()
+    changed: dict[str, Any] = {}
+    for change in (_names, _training, _lengths):
+        change(resolved, lambda pointer, value: _put(resolved, changed, pointer, value))
+    return dataclasses.replace(build(resolved, recipe.source), shrink=changed)
+
+
+_Put = Callable[[str, Any], None]
+
+
+def _put(resolved: dict[str, Any], changed: dict[str, Any], pointer: str, value: Any) -> None:
+    *path, last = pointer[1:].split("/")
+    section = resolved
+    for name in path:
+        section = section[name]
+    if section.get(last) != value:
+        changed[pointer] = value
+        section[last] = value
+
+
+def _names(resolved: dict[str, Any], put: _Put) -> None:
+    put("/name", resolved["name"][: MAX_NAME - len(SUFFIX)] + SUFFIX)
+    if resolved.get("ollama") is not None:
+        name, colon, tag = resolved["ollama"]["name"].partition(":")
+        *places, model = name.split("/")
+        model = model[: MAX_MODEL - len(SUFFIX)] + SUFFIX
+        put("/ollama/name", "/".join([*places, model]) + colon + tag)
+
+
+def _training(resolved: dict[str, Any], put: _Put) -> None:
+    train = resolved["train"]
+    train.pop("num_train_epochs", None)
+    put("/train/max_steps", min(train.get("max_steps") or MAX_STEPS, MAX_STEPS))
+    put("/train/warmup_steps", min(train["warmup_steps"], MAX_WARMUP))
+
+
+def _lengths(resolved: dict[str, Any], put: _Put) -> None:
+    """Rows that only the shorter length makes too long are cut, not refused."""
+    data = resolved["data"]
+    if data["max_length"] > MAX_LENGTH:
+        put("/data/max_length", MAX_LENGTH)
+        if data["too_long"] == "error":
+            put("/data/too_long", "truncate")
