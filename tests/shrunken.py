@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.training_runs import Finished, ScriptRun, WarmInterpreter
+
 FOLDER = Path(__file__).parent / "model_configs"
 # Number of parameters that the publisher states or whose tensors the publisher's files hold; tied
 # embeddings count once.
@@ -24,3 +26,11 @@ def write_source(name: str, folder: Path, **changes: Any) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(public_config(name) | changes, indent=2))
     return folder
+
+
+def shrink(
+    warm: WarmInterpreter, python: Path, source: Path, place: Path, seed: int = 0
+) -> Finished:
+    """Run the script on a folder; `model/` lies in the result's folder."""
+    run = ScriptRun(python, "shrink", {"seed": seed}, {"source": source}, place)
+    return run.finish(warm)

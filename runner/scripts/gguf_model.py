@@ -1,14 +1,14 @@
 """Turn a GGUF file's weights and metadata into a Hugging Face model, one block of rows at a time.
 
-To add an architecture is one `Architecture` in ARCHITECTURES. Nothing is guessed: a tensor or a
+To add an architecture is one line in gguf_architectures. Nothing is guessed: a tensor or a
 rope scaling that is not understood is an error, never left out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from gguf import GGML_QUANT_SIZES, GGUFReader, GGUFValueType
 from gguf.quants import dequantize
 
 from runner.scripts.floats import DTYPES, Array, from_f32
+from runner.scripts.gguf_architectures import ARCHITECTURES
+from runner.scripts.gguf_architectures.base import Architecture
 from runner.scripts.safetensors_stream import BLOCK, TensorSpec, natural_order, row_blocks
 from runner.scripts.spec import ScriptError
 
@@ -80,20 +82,6 @@ def shortest(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """How one GGUF architecture maps to Hugging Face.
-
-    `names`: GGUF tensor name -> Hugging Face name, `{n}` being the layer. `heads`: for tensors
-    whose rows the converter permuted for its rope, the metadata key of their number of heads.
-    """
-
-    config: Callable[[GgufFile], dict[str, Any]]
-    names: dict[str, str]
-    heads: dict[str, str] = field(default_factory=dict)
-    ignored: frozenset[str] = frozenset()
-
-
 def architecture_of(source: GgufFile) -> Architecture:
     """Raises ScriptError E313 for an architecture that is not in the registry."""
     name = source.value("general.architecture")
@@ -113,6 +101,7 @@ class Plan:
     spec: TensorSpec
     source: str
     heads: int  # 0: rows are in order
+    shift: float  # what the converter added to every value
 
 
 def plan_tensors(source: GgufFile, architecture: Architecture, dtype: str) -> list[Plan]:
@@ -137,6 +126,7 @@ def plan_tensors(source: GgufFile, architecture: Architecture, dtype: str) -> li
                 TensorSpec(target.format(n=number[1] if number else ""), DTYPES[dtype], shape),
                 name,
                 int(source.value(heads)) if heads else 0,
+                architecture.norm_shift if name.endswith("norm.weight") else 0.0,
             )
         )
     return sorted(plans, key=lambda plan: natural_order(plan.spec.name))
@@ -146,7 +136,8 @@ def blocks_of(source: GgufFile, plan: Plan) -> Iterator[Array]:
     """The tensor's rows in order, in their stored dtype, about BLOCK bytes of float32 at a time."""
     spec = plan.spec
     if len(spec.shape) == 1 and not plan.heads:
-        yield from_f32(source.rows(plan.source, 0, 1).reshape(-1), spec.dtype)
+        row = source.rows(plan.source, 0, 1).reshape(-1)
+        yield from_f32(row - np.float32(plan.shift) if plan.shift else row, spec.dtype)
         return
     if len(spec.shape) == 1:  # a permuted bias
         bias = source.rows(plan.source, 0, 1).reshape(-1, 1)
@@ -166,74 +157,3 @@ def _unpermute(rows: Array, head: int) -> Array:
     columns = rows.shape[1]
     pairs = rows.reshape(-1, head // 2, 2, columns)
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(-1, columns)
-
-
-def _llama_config(source: GgufFile) -> dict[str, Any]:
-    scaling = source.value("llama.rope.scaling.type", "none")
-    if scaling != "none":
-        raise ScriptError(
-            f"{source.path.name} uses the rope scaling {scaling!r}, which is not understood",
-            hint="start from the model's safetensors instead",
-            code="E314",
-        )
-    heads = source.value("llama.attention.head_count")
-    hidden = source.value("llama.embedding_length")
-    if not isinstance(heads, int):
-        raise ScriptError(f"{source.path.name} has another number of heads per layer", code="E314")
-    theta = source.value("llama.rope.freq_base", 10000.0)
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": int(source.tensors["token_embd.weight"].shape[1]),
-        "hidden_size": hidden,
-        "intermediate_size": source.value("llama.feed_forward_length"),
-        "num_hidden_layers": source.value("llama.block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": source.value("llama.attention.head_count_kv", heads),
-        "head_dim": source.value("llama.attention.key_length", hidden // heads),
-        "hidden_act": "silu",
-        "max_position_embeddings": source.value("llama.context_length"),
-        "rms_norm_eps": source.value("llama.attention.layer_norm_rms_epsilon"),
-        "rope_theta": theta,  # read by transformers 4; 5 reads rope_parameters
-        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
-        "tie_word_embeddings": "output.weight" not in source.tensors,
-        "attention_bias": "blk.0.attn_q.bias" in source.tensors,
-        "mlp_bias": "blk.0.ffn_up.bias" in source.tensors,
-        "attention_dropout": 0.0,
-        "initializer_range": 0.02,
-        "use_cache": True,
-    }
-
-
-_LLAMA_LAYER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-
-ARCHITECTURES = {
-    "llama": Architecture(
-        config=_llama_config,
-        names={
-            "token_embd.weight": "model.embed_tokens.weight",
-            "output_norm.weight": "model.norm.weight",
-            "output.weight": "lm_head.weight",
-        }
-        | {
-            f"blk.{{n}}.{ours}.{kind}": f"model.layers.{{n}}.{theirs}.{kind}"
-            for ours, theirs in _LLAMA_LAYER.items()
-            for kind in ("weight", "bias")
-        },
-        heads={
-            f"blk.{{n}}.attn_{ours}.{kind}": f"llama.attention.head_count{suffix}"
-            for ours, suffix in (("q", ""), ("k", "_kv"))
-            for kind in ("weight", "bias")
-        },
-    ),
-}

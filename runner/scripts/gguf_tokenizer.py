@@ -18,6 +18,8 @@ from runner.scripts.tokenizer_file import CONTROL, NORMAL, Vocabulary, byte_leve
 
 __all__ = ["PRE_TOKENIZERS", "PreTokenizer", "tokenizer_config", "tokenizer_json"]
 
+ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
+
 
 def write_tokenizer(source: GgufFile, folder: Path) -> dict[str, Any]:
     """Write tokenizer.json, tokenizer_config.json and, where given, chat_template.jinja.
@@ -58,9 +60,15 @@ def special_ids(source: GgufFile) -> dict[str, Any]:
 
 
 def end_of_turn_ids(source: GgufFile) -> list[int]:
-    """All ids at which a generation ends: eos, then end-of-turn where it is another one."""
+    """All ids at which a generation ends: eos, then end-of-turn where it is another one.
+
+    Where the file names no end of turn, llama.cpp finds it by its text; so is it here.
+    """
     keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
     found = [source.value(key, None) for key in keys]
+    if found[1] is None:
+        tokens = source.value("tokenizer.ggml.tokens")
+        found += [tokens.index(text) for text in ENDS_OF_TURN if text in tokens]
     return list(dict.fromkeys(value for value in found if value is not None))
 
 

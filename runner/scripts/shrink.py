@@ -23,7 +23,7 @@ from runner.scripts.fetch import copy_tokenizer, parameters, read_config
 from runner.scripts.model_folder import read_json, write_json
 from runner.scripts.random_weights import random_blocks
 from runner.scripts.safetensors_stream import TensorSpec, natural_order, open_shards
-from runner.scripts.shrunken_config import shrunken_config
+from runner.scripts.shrunken_config import check_family, shrunken_config
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.tokenizer_families import family_of
 from runner.scripts.trained_tokenizer import ends, special_token_ids, write_trained_tokenizer
@@ -35,6 +35,7 @@ def shrink(spec: Spec, events: Events) -> None:
     target.mkdir(parents=True, exist_ok=True)
     source = spec.inputs["source"]
     config = read_config(source)
+    check_family(config)
     config.pop("quantization_config", None)  # random weights are not stored in 4 bits
     special = write_tokenizer(source, target, config)
     small = shrunken_config(config, layer_kinds(config), special.pop("vocab_size"))

@@ -7,6 +7,7 @@ Changed: WIDTHS, the number of layers and heads, and what must fit them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,27 +20,14 @@ WINDOW = 128  # tokens: shorter than the rows of a shrunken training, so that it
 LAYERS = 2
 MOST_LAYERS = 8
 MOST_HIDDEN = 4 * BLOCK
-HEAD_DIMS = (32, 64, 128, 256)
 
-# model_type -> may a head's width differ from hidden_size / heads in all that reads the config?
-FAMILIES = {
-    "llama": True,
-    "mistral": True,
-    "qwen2": True,
-    "qwen3": True,
-    "gemma2": True,
-    "gemma3_text": True,
-    "phi3": False,
-}
+# Those whose config says how wide a head is; for the others it is hidden_size / heads.
+OWN_HEAD_DIM = frozenset({"llama", "mistral", "qwen3", "gemma2", "gemma3_text"})
+FAMILIES = OWN_HEAD_DIM | {"qwen2", "phi3"}
 
 
-def shrunken_config(
-    config: dict[str, Any], layer_types: Sequence[str] | None, vocab_size: int
-) -> dict[str, Any]:
-    """`config` made small. `layer_types` is the kind of every layer, where there are kinds.
-
-    Raises ScriptError E330 for an architecture that is not in FAMILIES.
-    """
+def check_family(config: dict[str, Any]) -> None:
+    """Raises ScriptError E330 for an architecture that is not in FAMILIES."""
     family = config.get("model_type")
     if family not in FAMILIES:
         raise ScriptError(
@@ -47,6 +35,12 @@ def shrunken_config(
             hint=f"known: {', '.join(sorted(FAMILIES))}; or run without --shrink",
             code="E330",
         )
+
+
+def shrunken_config(
+    config: dict[str, Any], layer_types: Sequence[str] | None, vocab_size: int
+) -> dict[str, Any]:
+    """`config` made small. `layer_types` is the kind of every layer, where there are kinds."""
     layers, kinds = few_layers(layer_types)
     small = config | head_structure(config) | {"vocab_size": vocab_size}
     small |= {"intermediate_size": INTERMEDIATE, "num_hidden_layers": layers}
@@ -74,28 +68,32 @@ def head_structure(config: dict[str, Any]) -> dict[str, int]:
     """
     wide, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     pairs = int(config.get("num_key_value_heads") or heads)
-    ratio = heads // pairs
-    fewer_pairs = min(pairs, 4 if ratio == 1 else 2)
-    fewer = ratio * fewer_pairs
-    sizes = range(BLOCK, MOST_HIDDEN + 1, BLOCK)
-    hidden = next((size for size in sizes if size % fewer == 0), BLOCK)
+    fewer_pairs = min(pairs, 4 if heads == pairs else 2)
+    fewer, hidden = _heads_and_width(heads // pairs, fewer_pairs)
     same = heads * int(config.get("head_dim") or wide // heads) == wide
-    width = _head_width(fewer, hidden if same else 2 * hidden)
     structure = {
         "hidden_size": hidden,
         "num_attention_heads": fewer,
         "num_key_value_heads": fewer_pairs,
     }
-    if FAMILIES[config["model_type"]] or fewer * width != hidden:
-        structure["head_dim"] = width
+    if config["model_type"] in OWN_HEAD_DIM:
+        structure["head_dim"] = (hidden if same else 2 * hidden) // fewer
     return structure
 
 
-def _head_width(heads: int, total: int) -> int:
-    """Width of a head so that all of them together give `total`, or else a multiple of BLOCK."""
-    if total % heads == 0 and total // heads in (16, *HEAD_DIMS):
-        return total // heads
-    return next(width for width in HEAD_DIMS if heads * width % BLOCK == 0)
+def _heads_and_width(ratio: int, pairs: int) -> tuple[int, int]:
+    """Heads, and the smallest hidden size that they and BLOCK divide.
+
+    A ratio for which that is beyond MOST_HIDDEN (Qwen2.5's 7, with 1792) becomes a power of two.
+    """
+    sizes = range(BLOCK, MOST_HIDDEN + 1, BLOCK)
+    nearest = 2 ** round(math.log2(ratio))
+    return next(
+        (pairs * each, size)
+        for each in (ratio, nearest)
+        for size in sizes
+        if size % (pairs * each) == 0
+    )
 
 
 def few_layers(kinds: Sequence[str] | None) -> tuple[int, list[str] | None]:

@@ -15,6 +15,7 @@ from runner.stages.contract import Context
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
 
+VERSION = 1  # raise when the same config may give another twin: real runs keep their keys
 SEED = 0  # of the weights; not the recipe's, so that recipes of one model share its twin
 ENVIRONMENT = "native"  # transformers and torch, which know the architectures
 
@@ -26,7 +27,7 @@ def is_shrunken(recipe: Recipe) -> bool:
 
 def key_fact(recipe: Recipe) -> dict[str, Any]:
     """What the twin's keys say more than the recipe's own: nothing for a recipe itself."""
-    return {"shrink": {"seed": SEED}} if is_shrunken(recipe) else {}
+    return {"shrink": {"seed": SEED, "version": VERSION}} if is_shrunken(recipe) else {}
 
 
 def is_read(path: Path) -> bool:

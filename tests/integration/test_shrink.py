@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runner.store.digest import file_sha256
-from tests.script_runs import ScriptRun, run_script
+from tests import shrunken as models
 from tests.shrunken import FOLDER, NAMES, PUBLISHED, public_config, write_source
 from tests.tiny_model import write_tiny_model
+from tests.training_runs import Finished, WarmInterpreter
 
 TRY = Path(__file__).resolve().parents[1] / "try_models.py"
 # One factor for each of the 48 frequencies of a head of 96, as Phi-3's long contexts have.
@@ -32,36 +33,44 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-8b-quantised": ("qwen3-8b", {"quantization_config": {"quant_method": "fp8"}}),
 }
 
-Shrink = Callable[..., ScriptRun]
+Shrink = Callable[..., Finished]
+
+
+@pytest.fixture(scope="module")
+def warm(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
+    interpreter = WarmInterpreter(environment_python("native"))
+    yield interpreter
+    interpreter.close()
 
 
 @pytest.fixture(scope="module")
 def shrink(
-    environment_python: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+    warm: WarmInterpreter,
+    environment_python: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Shrink:
-    def run(source: Path, seed: int = 0) -> ScriptRun:
-        folder = tmp_path_factory.mktemp("shrink") / "run"
-        python = environment_python("native")
-        return run_script(python, "shrink", {"seed": seed}, {"source": source}, folder)
+    def run(source: Path, seed: int = 0) -> Finished:
+        place = tmp_path_factory.mktemp("shrink") / "run"
+        return models.shrink(warm, environment_python("native"), source, place, seed)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def shrunken(shrink: Shrink, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ScriptRun]:
+def shrunken(shrink: Shrink, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
     """Every variant, made from its config alone."""
     sources = tmp_path_factory.mktemp("sources")
     runs = {
         name: shrink(write_source(public, sources / name, **changes))
         for name, (public, changes) in VARIANTS.items()
     }
-    assert [(name, run.log) for name, run in runs.items() if run.returncode] == []
+    assert [(name, run.log) for name, run in runs.items() if run.status] == []
     return runs
 
 
 @pytest.fixture(scope="module")
 def tried(
-    shrunken: dict[str, ScriptRun],
+    shrunken: dict[str, Finished],
     environment_python: Callable[[str], Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
@@ -83,7 +92,7 @@ def tried(
     return answer
 
 
-def config_of(run: ScriptRun) -> dict[str, Any]:
+def config_of(run: Finished) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((run.folder / "model" / "config.json").read_text())
     return loaded
 
@@ -109,23 +118,24 @@ def test_transformers_runs_a_shrunken_model(tried: dict[str, Any], name: str) ->
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_kind_is_kept_and_the_size_is_not(
-    shrunken: dict[str, ScriptRun], tried: dict[str, Any], name: str
+    shrunken: dict[str, Finished], tried: dict[str, Any], name: str
 ) -> None:
     public, changes = VARIANTS[name]
     before, after = public_config(public) | changes, config_of(shrunken[name])
     ratios = [c["num_attention_heads"] // c["num_key_value_heads"] for c in (before, after)]
-    assert ratios[0] == ratios[1]
+    # No width up to 1024 that K-quants take can be split into a multiple of 7 heads.
+    assert ratios[1] == (8 if ratios[0] == 7 else ratios[0])
     assert (after["num_key_value_heads"] == 1) == (before["num_key_value_heads"] == 1)
     for key in ("architectures", "hidden_act", "rms_norm_eps", "tie_word_embeddings", "rope_theta"):
         assert after.get(key) == before.get(key)
     assert tried["folders"][name]["tied"] is before["tie_word_embeddings"]
-    assert shrunken[name].measures["parameters"] < 10_000_000
+    assert shrunken[name].measures()["parameters"] < 10_000_000
     assert after["max_position_embeddings"] == before["max_position_embeddings"]
     assert "quantization_config" not in after
 
 
 def test_every_kind_of_layer_is_there_in_the_order_of_the_original(
-    shrunken: dict[str, ScriptRun],
+    shrunken: dict[str, Finished],
 ) -> None:
     kinds = {name: config_of(run).get("layer_types") for name, run in shrunken.items()}
     assert kinds["gemma-2-2b"] == ["sliding_attention", "full_attention"]
@@ -137,7 +147,7 @@ def test_every_kind_of_layer_is_there_in_the_order_of_the_original(
 
 
 def test_rope_scalings_keep_their_lengths_and_fit_the_smaller_heads(
-    shrunken: dict[str, ScriptRun],
+    shrunken: dict[str, Finished],
 ) -> None:
     llama = config_of(shrunken["llama-3.1-70b"])["rope_scaling"]
     assert llama == public_config("llama-3.1-70b")["rope_scaling"]
@@ -179,7 +189,7 @@ def test_a_trained_tokenizer_has_its_familys_tokens_and_template(
 
 
 def test_the_same_config_gives_the_same_bytes_and_another_seed_others(
-    shrink: Shrink, shrunken: dict[str, ScriptRun], tmp_path: Path
+    shrink: Shrink, shrunken: dict[str, Finished], tmp_path: Path
 ) -> None:
     for name in ("qwen3-0.6b", "gemma-2-2b"):
         source = write_source(name, tmp_path / name)
@@ -192,7 +202,7 @@ def test_the_same_config_gives_the_same_bytes_and_another_seed_others(
         assert {key for key in first if first[key] != third[key]} == {"model.safetensors"}
 
 
-def test_the_weights_are_these_on_every_machine(shrunken: dict[str, ScriptRun]) -> None:
+def test_the_weights_are_these_on_every_machine(shrunken: dict[str, Finished]) -> None:
     digest = file_sha256(shrunken["llama-3.1-8b"].folder / "model" / "model.safetensors")
     assert digest == "aa0f5a96dad0767c0b30e4c828f601725de79f9b70e9114cb715bd5403cbceba"
     tokenizer = file_sha256(shrunken["gemma-2-2b"].folder / "model" / "tokenizer.model")
@@ -207,7 +217,7 @@ def test_the_models_own_tokenizer_is_kept_with_its_vocabulary(
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(tiny / name, source / name)
     run = shrink(source)
-    assert run.returncode == 0, run.log
+    assert run.status == 0, run.log
     assert config_of(run)["vocab_size"] == 260
     assert config_of(run)["bos_token_id"] == public_config("llama-3.2-1b")["bos_token_id"]
     for name in ("tokenizer.json", "chat_template.jinja"):
@@ -226,6 +236,6 @@ def test_what_cannot_be_shrunk_is_an_error(
     shrink: Shrink, tmp_path: Path, changes: dict[str, Any], code: str, words: str
 ) -> None:
     run = shrink(write_source("llama-3.1-8b", tmp_path / "source", **changes))
-    assert run.returncode == 1
-    assert run.error["code"] == code, run.log
-    assert words in run.error["message"]
+    assert run.status == 1
+    assert run.error()["code"] == code, run.log
+    assert words in run.error()["message"]
