@@ -1,8 +1,10 @@
 """Run in the environment `native`: load models with transformers and say what they do.
 
-Argument: a JSON file with {"published": {name: config.json}, "folders": {name: model folder}}.
-Prints JSON: the number of parameters of each published config on the meta device, and of each
-folder whether its logits are finite, what it generates, and what its tokenizer does.
+Argument: a JSON file with {"published": {name: config.json}, "folders": {name: model folder},
+"pairs": {name: [folder, folder]}, "texts": [...]}.
+Prints JSON: the number of parameters of each published config on the meta device; of each folder
+whether its logits are finite, what it generates, and what its tokenizer does; of each pair how far
+the logits differ, and the ids of the texts.
 """
 
 import json
@@ -10,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 CHAT = [
     {"role": "user", "content": "What is 2+2?"},
@@ -30,7 +32,7 @@ def count(config_file: str) -> int:
 
 def look_at(folder: str) -> dict:
     """Load, run forward over a conversation, generate three tokens."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
     )
@@ -66,6 +68,27 @@ def look_at(folder: str) -> dict:
     }
 
 
+def compare(folders: list[str], texts: list[str]) -> dict:
+    """Logits of two models for the same ids, longer than a window; ids of both tokenizers."""
+    random = torch.Generator().manual_seed(0)
+    logits, ids = [], []
+    for folder in folders:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32
+        )
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        ids.append([tokenizer(text)["input_ids"] for text in texts])
+        if not logits:
+            asked = torch.randint(0, model.config.vocab_size, (1, 200), generator=random)
+        with torch.inference_mode():
+            logits.append(model(asked).logits)
+    return {
+        "difference": float((logits[0] - logits[1]).abs().max()),
+        "spread": float(logits[0].std()),
+        "ids": ids,
+    }
+
+
 def main() -> None:
     torch.set_num_threads(1)
     asked = json.loads(Path(sys.argv[1]).read_text())
@@ -74,6 +97,10 @@ def main() -> None:
             {
                 "published": {name: count(path) for name, path in asked["published"].items()},
                 "folders": {name: look_at(folder) for name, folder in asked["folders"].items()},
+                "pairs": {
+                    name: compare(pair, asked["texts"])
+                    for name, pair in asked.get("pairs", {}).items()
+                },
             }
         )
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2.exceptions import TemplateError
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.conversation import Conversation, Message
 from runner.scripts.rows import RowError
@@ -55,7 +55,11 @@ class ChatTokenizer:
 
     def __init__(self, model: Path, template: str | None, end_ids: Sequence[int]) -> None:
         """`template` replaces the model's own. Raises ScriptError E326 when there is none."""
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
+        # By this name tokenizer.json is taken as it is; AutoTokenizer puts another normaliser into a
+        # Qwen2, which llama.cpp does not have.
+        self._tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(
+            str(model), local_files_only=True
+        )
         if template is not None:
             self._tokenizer.chat_template = template
         if isinstance(self._tokenizer.chat_template, str):

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from runner.scripts.questions import Question, questions_of, samples_of, score
 from runner.scripts.spec import Events, ScriptError, Spec, main
@@ -42,7 +42,7 @@ def evaluate(spec: Spec, events: Events) -> None:
     """Ask the base, then the tuned model, and write what they said."""
     device = set_up_torch()
     settings = spec.hashed
-    tokenizer = AutoTokenizer.from_pretrained(spec.inputs["model"])
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
     template = spec.inputs["template"].read_text(encoding="utf-8")
     rows = list(read_token_rows(spec.inputs["tokens"]).rows) if settings["loss"] else []
     questions = []

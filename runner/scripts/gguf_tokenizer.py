@@ -147,6 +147,10 @@ def tokenizer_config(source: GgufFile) -> dict[str, Any]:
         index = source.value(f"tokenizer.ggml.{key}_token_id", None)
         if index is not None and 0 <= index < len(tokens):
             config[name] = tokens[index]
+    if source.value("tokenizer.ggml.model") == "llama":
+        # What llama.cpp's converter asks for when the model goes to GGUF again.
+        config["add_bos_token"] = bool(source.value("tokenizer.ggml.add_bos_token", True))
+        config["add_prefix_space"] = has_prefix(source)
     return config
 
 

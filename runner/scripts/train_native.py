@@ -20,7 +20,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from peft.utils.other import ModulesToSaveWrapper
 from torch.utils._pytree import tree_map
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, set_seed
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Trainer, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from runner.scripts import adapter_targets
@@ -76,7 +76,7 @@ def train(spec: Spec, events: Events) -> None:
 
     data = read_token_rows(spec.inputs["tokens"])
     model = load_model(spec.inputs["model"], settings)
-    tokenizer = AutoTokenizer.from_pretrained(spec.inputs["model"])
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
     name = spec.inputs["tokens"].name
     check_rows(data, name, model.get_input_embeddings().num_embeddings)
     check_packing(model.config, data.longest() if data.packed else 0)

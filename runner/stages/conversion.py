@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import MachineCannot
-from runner.stages import deployed
+from runner.stages import converter, deployed
 from runner.stages.contract import Context
 
 if TYPE_CHECKING:
@@ -64,11 +64,7 @@ def convert(recipe: Recipe, model: Path, tool: Path, context: Context) -> Path:
     python = context.environment_python(ENVIRONMENT)
     what = ["--outfile", str(file), "--outtype", OUTTYPES[deployed.dtype_of(recipe)]]
     names = ["--model-name", recipe.name, "--metadata", str(told)]
-    context.run_program(
-        [str(python), str(tool / "convert_hf_to_gguf.py"), str(model), *what, *names],
-        log="convert",
-        env={"HF_HUB_OFFLINE": "1"},
-    )
+    converter.run([str(model), *what, *names], python=python, tool=tool, context=context)
     return file
 
 
