@@ -55,25 +55,25 @@ def from_gguf(path: Path, target: Path, dtype: str, events: Events, weights: boo
     from runner.scripts.gguf_model import GgufFile, architecture_of, blocks_of, plan_tensors
     from runner.scripts.gguf_tokenizer import end_of_turn_ids, write_tokenizer
 
-    source = GgufFile(path)
-    architecture = architecture_of(source)
-    plans = plan_tensors(source, architecture, dtype)
-    special = write_tokenizer(source, target)
-    config = architecture.config(source) | special | {"dtype": dtype}
-    write_json(target / "config.json", config)
-    generation = dict(special)
-    ends = end_of_turn_ids(source)
-    if len(ends) > 1:
-        generation["eos_token_id"] = ends
-    write_json(target / "generation_config.json", generation)
-    if not weights:
-        return
-    with open_shards(target, [plan.spec for plan in plans]) as writer:
-        for number, plan in enumerate(plans, 1):
-            for rows in blocks_of(source, plan):
-                writer.write(plan.spec.name, rows)
-            events.progress(number, len(plans), message=plan.spec.name)
-    events.measure(tensors=len(plans), parameters=parameters([plan.spec for plan in plans]))
+    with GgufFile(path) as source:
+        architecture = architecture_of(source)
+        plans = plan_tensors(source, architecture, dtype)
+        special = write_tokenizer(source, target)
+        config = architecture.config(source) | special | {"dtype": dtype}
+        write_json(target / "config.json", config)
+        generation = dict(special)
+        ends = end_of_turn_ids(source)
+        if len(ends) > 1:
+            generation["eos_token_id"] = ends
+        write_json(target / "generation_config.json", generation)
+        if not weights:
+            return
+        with open_shards(target, [plan.spec for plan in plans]) as writer:
+            for number, plan in enumerate(plans, 1):
+                for rows in blocks_of(source, plan):
+                    writer.write(plan.spec.name, rows)
+                events.progress(number, len(plans), message=plan.spec.name)
+        events.measure(tensors=len(plans), parameters=parameters([plan.spec for plan in plans]))
 
 
 def from_folder(source: Path, target: Path, dtype: str, events: Events) -> None:

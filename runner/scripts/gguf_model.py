@@ -76,6 +76,16 @@ class GgufFile:
                 code="E314",
             ) from error
 
+    def close(self) -> None:
+        """Release the file."""
+        self._file.close()
+
+    def __enter__(self) -> GgufFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 def shortest(value: float) -> float:
     """The float64 that a person would write for this float32: 9.99999974e-06 -> 1e-05."""
