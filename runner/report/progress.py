@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 from runner.execution.events import read_events
+from runner.report.printable import escaped
 
 LINE_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
 POLL_INTERVAL = 0.2  # seconds between looks at the event file
@@ -152,7 +153,8 @@ class _Bars:
 
 def step_details(event: dict[str, Any]) -> str:
     """The parts of a progress event worth a glance: message, loss, speed, memory, time left."""
-    parts = [str(event["message"])] if event.get("message") else []
+    # A message may quote a model's answer, and a model may say anything.
+    parts = [escaped(str(event["message"]))] if event.get("message") else []
     if event.get("loss") is not None:
         parts.append(f"loss {event['loss']:.3f}")
     if event.get("tokens_per_second"):

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
+from runner.report.printable import escaped
+
 ANSWERS_SHOWN = 6
 
 
@@ -181,5 +183,5 @@ def _artifact_lines(artifacts: list[dict[str, Any]]) -> list[str]:
 
 
 def _one_line(text: str, limit: int = 160) -> str:
-    flat = " ".join(text.split())
+    flat = escaped(" ".join(text.split()))
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"

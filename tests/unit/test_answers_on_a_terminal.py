@@ -1,0 +1,30 @@
+"""A model may say anything; a terminal is shown it with every control character escaped."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+from runner.report.progress import step_details
+from runner.report.summary import render_summary, summary
+
+SAID = "\x1b[2Jgone\x0e \u202eback"
+
+
+def test_a_message_that_quotes_an_answer_is_escaped() -> None:
+    shown = step_details({"step": 1, "total": 1, "message": f"answered: {SAID}"})
+    assert shown.startswith("answered: \\x1b[2Jgone\\x0e \\u202eback")
+
+
+def test_the_table_of_answers_is_escaped(tmp_path: Path) -> None:
+    record = {"state": "done", "recipe": "t", "stages": [], "resolved": {}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "manifest.json").write_text(json.dumps({"stages": {}}))
+    (tmp_path / "evaluation").mkdir()
+    answer = {"question": "q", "base": SAID, "tuned": SAID}
+    (tmp_path / "evaluation" / "answers.jsonl").write_text(json.dumps(answer) + "\n")
+    stream = io.StringIO()
+    render_summary(summary(tmp_path), stream)
+    assert "\\x1b[2Jgone\\x0e" in stream.getvalue()
+    assert not set(stream.getvalue()) & set("\x1b\x0e\u202e")
