@@ -9,6 +9,7 @@ import json
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from runner.scripts.attention import attention_for
 from runner.scripts.spec import Events, Spec, main
 
 
@@ -18,7 +19,7 @@ def answer_greedily(spec: Spec, events: Events) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "auto" if device == "cuda" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+        folder, dtype=dtype, attn_implementation=attention_for(folder), local_files_only=True
     ).to(device)
     model.eval()
 

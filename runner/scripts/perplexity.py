@@ -11,6 +11,7 @@ import math
 import torch
 from transformers import AutoModelForCausalLM
 
+from runner.scripts.attention import attention_for
 from runner.scripts.spec import Events, Spec, main
 
 
@@ -21,7 +22,10 @@ def measure_perplexity(spec: Spec, events: Events) -> None:
     # float32 is the weights' exact value; on a GPU the weights' own dtype is what fits.
     dtype = "auto" if device == "cuda" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
-        spec.inputs["model"], dtype=dtype, attn_implementation="sdpa", local_files_only=True
+        spec.inputs["model"],
+        dtype=dtype,
+        attn_implementation=attention_for(spec.inputs["model"]),
+        local_files_only=True,
     ).to(device)
     model.eval()
 
