@@ -50,17 +50,16 @@ def main(args: argparse.Namespace) -> int:
     from runner.lock.locking import lock_of_run
     from runner.plan.snapshot import take_snapshot
     from runner.recipe.load import load_recipe
-    from runner.recipe.shrink import shrink_recipe
     from runner.stages import stages_of
     from runner.store.store import Store
     from runner.system.folders import store_folder
 
     started = time.monotonic()
     recipe = load_recipe(args.recipe)
-    if args.shrink:
-        recipe = shrink_recipe(recipe)
     lock = None  # which pins the real model: no lock says anything of a twin
-    if not args.shrink:
+    if args.shrink:
+        recipe = _twin(recipe, args)
+    else:
         lock = lock_of_run(recipe, required=args.locked, warn=_warn)
     stages = stages_of(recipe, args.until)
     store = Store(store_folder())
@@ -74,6 +73,19 @@ def main(args: argparse.Namespace) -> int:
     if lock is not None:
         compare_with_expected(recipe, shown, required=args.locked)
     return _verify(args, shown) if args.verify_twice else 0
+
+
+def _twin(recipe: Recipe, args: argparse.Namespace) -> Recipe:
+    """The shrunken twin. Raises UsageError with --locked."""
+    from runner.errors import UsageError
+    from runner.recipe.shrink import shrink_recipe
+
+    if args.locked:
+        raise UsageError(
+            "--locked and --shrink exclude each other: a lock pins the real model",
+            hint="leave one of the two out",
+        )
+    return shrink_recipe(recipe)
 
 
 def up_to_date(steps: list[Step], runs: Path) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,8 @@ class Run:
                 code="E702",
             )
         resolved = dict(self.record["resolved"])
-        return build(resolved, Source(path=file, data=resolved))
+        recipe = build(resolved, Source(path=file, data=resolved))
+        return replace(recipe, shrink=self.record.get("shrink"))
 
 
 def open_run(path: Path) -> Run:

@@ -19,6 +19,7 @@ from runner.recipe.validate import findings
 from runner.scripts.shrunken_config import few_layers, head_structure, shrunken_config, thinned
 from runner.stages import fetch, gguf, ollama, shrunken
 from runner.stages.contract import Class, FileEntry, Outputs
+from runner.verify.run import Run
 
 RECIPE = """\
 schema: 1
@@ -133,6 +134,20 @@ def test_show_says_what_the_shrinking_changed(
     assert shown["origin"]["/train/max_steps"] == {"given": False, "shrink": True}
     assert main(["show", str(project / "t.yaml")]) == 0
     assert "shrink" not in capsys.readouterr().out
+
+
+def test_a_lock_says_nothing_of_a_twin(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--shrink", "--locked", str(project / "t.yaml")]) == 2
+    assert "exclude each other" in capsys.readouterr().err
+
+
+def test_a_recorded_twin_is_verified_as_a_twin(recipe: Recipe, tmp_path: Path) -> None:
+    small = shrink_recipe(recipe)
+    record = {"recipe_file": str(tmp_path / "t.yaml"), "resolved": small.resolved()}
+    assert small.shrink is not None
+    twin = Run(tmp_path, record | {"shrink": dict(small.shrink)}, {}).recipe()
+    assert fetch.key_inputs(twin, {}) == fetch.key_inputs(small, {})
+    assert Run(tmp_path, record, {}).recipe().shrink is None
 
 
 # --- gates
