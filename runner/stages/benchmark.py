@@ -140,14 +140,14 @@ def one_answer(url: str, name: str, number: int, max_tokens: int) -> dict[str, f
         last = part
     ended = time.perf_counter()
     first = first or ended
-    generated = int(last["eval_count"])
+    generated = _count(last, "eval")
     return {
         "time_to_first_token": first - started,
-        "prompt_tokens": int(last["prompt_eval_count"]),
+        "prompt_tokens": _count(last, "prompt_eval"),
         "generated_tokens": generated,
         "prompt_tokens_per_second": _rate(last, "prompt_eval"),
         "generation_tokens_per_second": _rate(last, "eval"),
-        "generation_tokens_per_second_wall": (generated - 1) / max(ended - first, 1e-9),
+        "generation_tokens_per_second_wall": max(generated - 1, 0) / max(ended - first, 1e-9),
     }
 
 
@@ -217,4 +217,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def _rate(part: Mapping[str, Any], what: str) -> float:
     seconds = int(part[f"{what}_duration"] or 0) * NANOSECONDS
-    return int(part[f"{what}_count"]) / max(seconds, 1e-9)
+    return _count(part, what) / max(seconds, 1e-9)
+
+
+def _count(part: Mapping[str, Any], what: str) -> int:
+    """Tokens; a count of 0, of an answer that ends before it begins, is left out by the server."""
+    return int(part[f"{what}_count"] or 0)

@@ -17,7 +17,7 @@ from runner.recipe.schema import load_schema
 from runner.recipe.shrink import shrink_recipe
 from runner.recipe.validate import findings
 from runner.scripts.shrunken_config import few_layers, head_structure, shrunken_config, thinned
-from runner.stages import fetch, gguf, ollama, shrunken
+from runner.stages import benchmark, fetch, gguf, ollama, shrunken
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.verify.run import Run
 
@@ -174,6 +174,20 @@ def test_a_smoke_answer_without_an_end_is_taken_as_it_is(monkeypatch: pytest.Mon
     assert ollama.smoke("url", "t", "Who?", must_stop=False) == "x" * 300
     with pytest.raises(StageFailed, match="without an end"):
         ollama.smoke("url", "t", "Who?")
+
+
+def test_an_answer_that_ends_before_it_begins_has_a_speed_of_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = {"eval_count": None, "eval_duration": None}
+    prompt = {"prompt_eval_count": 20, "prompt_eval_duration": 10**9}
+    last = {"message": {"content": ""}, **counts, **prompt}
+    monkeypatch.setattr(benchmark, "chat", lambda *args: iter([last]))
+    answer = benchmark.one_answer("url", "t", 1, 16)
+    assert answer["generated_tokens"] == 0
+    assert answer["generation_tokens_per_second"] == 0
+    assert answer["generation_tokens_per_second_wall"] == 0
+    assert answer["prompt_tokens_per_second"] == pytest.approx(20)
 
 
 # --- the small config
