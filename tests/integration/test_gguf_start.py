@@ -16,6 +16,7 @@ import pytest
 from runner.errors import StageFailed
 from runner.execution.context import SCRIPTS
 from runner.scripts.safetensors_stream import SINGLE, ModelFolder, TensorSpec, open_shards
+from runner.stages import conversion
 from runner.stages import gguf as stage
 from runner.system.llama_server import tokenizer
 from tests import shrunken
@@ -276,5 +277,5 @@ def test_a_split_that_llama_cpp_does_not_know_is_an_error(
     from tests.integration.test_gguf import recipe
 
     with pytest.raises(StageFailed, match="no tokenizer of llama") as caught:
-        stage.convert(recipe("Q8_0"), model, llama_cpp, context_for(stage))
+        conversion.convert(recipe("Q8_0"), model, llama_cpp, context_for(stage))
     assert caught.value.code == "E332"
