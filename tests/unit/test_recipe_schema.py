@@ -109,7 +109,7 @@ CLASSES = {
     "ollama": model.Ollama,
     "benchmark": model.Benchmark,
 }
-NOT_IN_THE_FILE = {"source", "_resolved"}
+NOT_IN_THE_FILE = {"source", "_resolved", "shrink"}
 OPEN_MAPPINGS = {
     "ollama.parameters",
     "train.adapter.rank_pattern",
@@ -144,6 +144,8 @@ def test_dataclasses_have_no_default_of_their_own() -> None:
     for cls in CLASSES.values():
         assert is_dataclass(cls)
         for field in fields(cls):
+            if field.name in NOT_IN_THE_FILE:
+                continue
             assert field.default is MISSING
             assert field.default_factory is MISSING
 
