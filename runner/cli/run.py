@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the recipe; exit code 0 when every stage is done."""
+    from runner.execution.revisions import pin_revisions
     from runner.lock.locking import lock_of_run
     from runner.plan.snapshot import take_snapshot
     from runner.recipe.load import load_recipe
@@ -54,10 +55,11 @@ def main(args: argparse.Namespace) -> int:
 
     started = time.monotonic()
     recipe = load_recipe(args.recipe)
+    runs = _runs(recipe)
+    recipe = pin_revisions(recipe, runs, _say)
     lock = lock_of_run(recipe, required=args.locked, warn=_warn)
     stages = stages_of(recipe, args.until)
     store = Store(store_folder())
-    runs = _runs(recipe)
     snapshot = take_snapshot(recipe, stages, store, runs)
     steps = make_plan(recipe, stages, snapshot)
     if shown := up_to_date(steps, runs):
@@ -67,6 +69,10 @@ def main(args: argparse.Namespace) -> int:
     if lock is not None:
         compare_with_expected(recipe, shown, required=args.locked)
     return _verify(args, shown) if args.verify_twice else 0
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 def up_to_date(steps: list[Step], runs: Path) -> Path | None:

@@ -1,7 +1,8 @@
 """Prepared rows as text again, for llama.cpp, which tokenises for itself.
 
-hashed: most (tokens), file (name). inputs: model (folder), tokens (of `prepare`). Where there are
-more tokens than wanted, rows are taken at even distances from the whole file, not from its head.
+hashed: most (tokens), file (name), trust_remote_code. inputs: model (folder), tokens (of
+`prepare`). Where there are more tokens than wanted, rows are taken at even distances from the whole
+file, not from its head.
 """
 
 from transformers import AutoTokenizer
@@ -12,7 +13,11 @@ from runner.scripts.token_rows import read_token_rows
 
 def write_calibration_text(spec: Spec, events: Events) -> None:
     rows = [row.input_ids for row in read_token_rows(spec.inputs["tokens"]).rows]
-    tokenizer = AutoTokenizer.from_pretrained(str(spec.inputs["model"]), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(spec.inputs["model"]),
+        local_files_only=True,
+        trust_remote_code=spec.hashed["trust_remote_code"],
+    )
 
     total = sum(len(ids) for ids in rows)
     taken = rows[:: max(1, total // spec.hashed["most"])]

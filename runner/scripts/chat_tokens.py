@@ -53,9 +53,18 @@ class HistoryRewritten(RowError):
 class ChatTokenizer:
     """A tokenizer with its chat template and the ids that end a turn."""
 
-    def __init__(self, model: Path, template: str | None, end_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        model: Path,
+        template: str | None,
+        end_ids: Sequence[int],
+        *,
+        trust_remote_code: bool = False,
+    ) -> None:
         """`template` replaces the model's own. Raises ScriptError E326 when there is none."""
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(model), local_files_only=True, trust_remote_code=trust_remote_code
+        )
         if template is not None:
             self._tokenizer.chat_template = template
         if isinstance(self._tokenizer.chat_template, str):

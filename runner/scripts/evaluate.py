@@ -42,7 +42,9 @@ def evaluate(spec: Spec, events: Events) -> None:
     """Ask the base, then the tuned model, and write what they said."""
     device = set_up_torch()
     settings = spec.hashed
-    tokenizer = AutoTokenizer.from_pretrained(spec.inputs["model"])
+    tokenizer = AutoTokenizer.from_pretrained(
+        spec.inputs["model"], trust_remote_code=settings.get("trust_remote_code", False)
+    )
     template = spec.inputs["template"].read_text(encoding="utf-8")
     rows = list(read_token_rows(spec.inputs["tokens"]).rows) if settings["loss"] else []
     questions = []
@@ -85,6 +87,7 @@ def load_model(folder: Path, settings: dict[str, Any], device: torch.device) -> 
         folder,
         dtype=getattr(torch, settings["dtype"]),
         attn_implementation=settings["attn_implementation"],
+        trust_remote_code=settings.get("trust_remote_code", False),
     )
     return model.to(device).eval()
 

@@ -1,7 +1,7 @@
 """Greedy answers of a Transformers model to given token ids.
 
-hashed: prompts (lists of token ids), max_new_tokens. inputs: model (folder). Writes greedy.json:
-the answers' texts, in order, without special tokens.
+hashed: prompts (lists of token ids), max_new_tokens, trust_remote_code. inputs: model (folder).
+Writes greedy.json: the answers' texts, in order, without special tokens.
 """
 
 import json
@@ -14,11 +14,18 @@ from runner.scripts.spec import Events, Spec, main
 
 def answer_greedily(spec: Spec, events: Events) -> None:
     folder = spec.inputs["model"]
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    trust = spec.hashed["trust_remote_code"]
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=trust
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "auto" if device == "cuda" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+        folder,
+        dtype=dtype,
+        attn_implementation="sdpa",
+        local_files_only=True,
+        trust_remote_code=trust,
     ).to(device)
     model.eval()
 

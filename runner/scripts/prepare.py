@@ -65,7 +65,12 @@ def prepare(spec: Spec, events: Events) -> None:
     settings = spec.hashed
     model = spec.inputs["model"]
     template = spec.inputs["template"].read_text(encoding="utf-8") if settings["template"] else None
-    tokenizer = ChatTokenizer(model, template, end_ids_of(model))
+    tokenizer = ChatTokenizer(
+        model,
+        template,
+        end_ids_of(model),
+        trust_remote_code=settings.get("trust_remote_code", False),
+    )
 
     train_rows, problems = read_files(spec, settings["train"])
     validation_rows, more = read_files(spec, settings["validation"])

@@ -66,17 +66,18 @@ def train(spec: Spec, events: Events) -> None:
     """Train, or go on where the last complete checkpoint stands, and write the outputs."""
     device = set_up_torch()
     settings = spec.hashed["settings"]
+    trust = settings.get("trust_remote_code", False)
     job = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     modules: dict[str, Any] = {}
     if settings["adapter"]["type"] != "none":  # before anything that takes long
-        bare = adapter_targets.skeleton(spec.inputs["model"])
+        bare = adapter_targets.skeleton(spec.inputs["model"], trust)
         modules = adapter_targets.resolve(bare, settings["adapter"])
     checkpoints = spec.scratch / "checkpoints"
     remove_incomplete(checkpoints, job)
 
     data = read_token_rows(spec.inputs["tokens"])
     model = load_model(spec.inputs["model"], settings)
-    tokenizer = AutoTokenizer.from_pretrained(spec.inputs["model"])
+    tokenizer = AutoTokenizer.from_pretrained(spec.inputs["model"], trust_remote_code=trust)
     name = spec.inputs["tokens"].name
     check_rows(data, name, model.get_input_embeddings().num_embeddings)
     check_packing(model.config, data.longest() if data.packed else 0)
@@ -121,6 +122,7 @@ def load_model(folder: Path, settings: dict[str, Any]) -> Any:
             folder,
             dtype=getattr(torch, settings["dtype"]),
             attn_implementation=settings["attn_implementation"],
+            trust_remote_code=settings.get("trust_remote_code", False),
         )
     except ValueError as error:
         raise ScriptError(

@@ -72,6 +72,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         inputs["prepare"].path(tokens_file(section.data)),
         section.chunks * CHUNK_SIZES[0],
         context,
+        trust_remote_code=recipe.model.trust_remote_code,
     )
     size, chunks = cut(tokens, section.chunks)
     if chunks < CHUNKS_NEEDED:
@@ -92,11 +93,13 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     context.measure("chunk_tokens", size)
 
 
-def write_text(model: Path, tokens: Path, most: int, context: Context) -> int:
+def write_text(
+    model: Path, tokens: Path, most: int, context: Context, *, trust_remote_code: bool
+) -> int:
     """Write about `most` tokens of the rows as text into the scratch folder; returns how many."""
     measured = context.run_script(
         "calibration_text",
-        {"most": most, "file": TEXT},
+        {"most": most, "file": TEXT, "trust_remote_code": trust_remote_code},
         folder=context.scratch,
         inputs={"model": model, "tokens": tokens},
     )

@@ -106,6 +106,7 @@ def recipe(*quantize: str, data: str = "train", chunks: int = 8, **limits: float
     limits = {"max_perplexity_increase": 9.0, "max_kl_divergence": 0.05} | limits
     matrix = SimpleNamespace(data=data, chunks=chunks)
     return SimpleNamespace(
+        model=SimpleNamespace(trust_remote_code=False),
         name="tiny",
         merge=SimpleNamespace(dtype="bfloat16"),
         gguf=SimpleNamespace(quantize=quantize, imatrix=matrix, **limits),
@@ -326,11 +327,11 @@ def test_the_rows_become_the_text_that_the_template_made(
     context = context_for(imatrix)
     rows = chain["prepare"].path("validation.tokens.safetensors")
     model = chain["merge"].folder / "model"
-    tokens = imatrix.write_text(model, rows, 10**6, context)
+    tokens = imatrix.write_text(model, rows, 10**6, context, trust_remote_code=False)
     text = (context.scratch / imatrix.TEXT).read_text()
     assert text == chain["prepare"].path("validation.txt").read_text()
     assert tokens == len(load_file(rows)["input_ids"])
-    few = imatrix.write_text(model, rows, tokens // 3, context)
+    few = imatrix.write_text(model, rows, tokens // 3, context, trust_remote_code=False)
     assert tokens // 4 < few < tokens // 2
     assert (context.scratch / imatrix.TEXT).read_text().splitlines()[-2:] != text.splitlines()[:2]
 
