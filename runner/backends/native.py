@@ -43,6 +43,8 @@ def spec(recipe: Recipe) -> dict[str, Any]:
         "adapter": _adapter(recipe.train.adapter),
         "packing": recipe.data.packing,
         "has_prompts": all(file.format != "text" for file in recipe.data.train),
+        # left out where it says nothing, as every neutral default
+        **({"trust_remote_code": True} if recipe.model.trust_remote_code else {}),
     }
 
 

@@ -33,11 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Write the lock, or check it."""
+    from runner.execution.revisions import pin_revisions
+    from runner.execution.run_folder import runs_folder
     from runner.lock.file import lock_path
     from runner.lock.locking import make_lock, require_fresh, write_lock
     from runner.recipe.load import load_recipe
 
     recipe = load_recipe(args.recipe)
+    runs = runs_folder(recipe.project_root, recipe.name)
+    recipe = pin_revisions(recipe, runs, lambda message: print(message, file=sys.stderr))
     path = lock_path(args.recipe)
     if args.check:
         _require_file(path, args.recipe)

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the recipe; exit code 0 when every stage is done."""
+    from runner.execution.revisions import pin_revisions
     from runner.lock.locking import lock_of_run
     from runner.plan.snapshot import take_snapshot
     from runner.recipe.load import load_recipe
@@ -56,14 +57,15 @@ def main(args: argparse.Namespace) -> int:
 
     started = time.monotonic()
     recipe = load_recipe(args.recipe)
+    recipe = pin_revisions(recipe, _runs(recipe), _say)
     lock = None  # which pins the real model: no lock says anything of a twin
     if args.shrink:
         recipe = _twin(recipe, args)
     else:
         lock = lock_of_run(recipe, required=args.locked, warn=_warn)
+    runs = _runs(recipe)
     stages = stages_of(recipe, args.until)
     store = Store(store_folder())
-    runs = _runs(recipe)
     snapshot = take_snapshot(recipe, stages, store, runs)
     steps = make_plan(recipe, stages, snapshot)
     if shown := up_to_date(steps, runs):
@@ -86,6 +88,10 @@ def _twin(recipe: Recipe, args: argparse.Namespace) -> Recipe:
             hint="leave one of the two out",
         )
     return shrink_recipe(recipe)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 def up_to_date(steps: list[Step], runs: Path) -> Path | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import runner
-from runner.errors import StageFailed
+from runner.errors import MachineCannot, StageFailed
 from runner.execution.events import EventLog
 from runner.stages.contract import Stage
 from runner.store.atomic import write_atomic
@@ -46,6 +46,7 @@ class StageContext:
         folder: Path,
         inputs: Mapping[str, Path] | None = None,
         environment: str | None = None,
+        outside: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Run runner/scripts/NAME.py; see stages/contract.py."""
         role = environment or self.stage.ENVIRONMENT
@@ -58,7 +59,7 @@ class StageContext:
         mark = self.events.position()
         result = process.run_child(
             [str(python), str(SCRIPTS), name, str(spec_file)],
-            env=self._child_env(env),
+            env={**self._child_env(env), **(outside or {})},
             cwd=self.scratch,
             stdout=self.log_folder / f"{stem}.log",
             stderr=self.log_folder / f"{stem}.log",
@@ -148,6 +149,8 @@ class StageContext:
         caches = {
             "PYTHONPYCACHEPREFIX": str(self.cache / "pycache"),
             "HF_HOME": str(self.cache / "huggingface"),
+            # code that a trusted model brings along: never that of another run
+            "HF_MODULES_CACHE": str(self.scratch / "modules"),
             "MPLCONFIGDIR": str(self.cache / "matplotlib"),
             "XDG_CACHE_HOME": str(self.cache / "xdg"),
             "TRITON_CACHE_DIR": str(self.cache / "triton"),
@@ -157,11 +160,13 @@ class StageContext:
 
     def _failure(
         self, name: str, result: process.ChildResult, events: list[dict[str, Any]], log: Path
-    ) -> StageFailed:
+    ) -> StageFailed | MachineCannot:
         """The script's own words when it gave any, else what its exit status and log say."""
         said = [event for event in events if event["event"] == "error"]
         if said:
             last = said[-1]
+            if last["code"].startswith("E4"):  # not the recipe's fault: exit code 4
+                return MachineCannot(last["message"], hint=last["hint"], code=last["code"])
             return StageFailed(
                 last["message"],
                 hint=last["hint"],

@@ -48,6 +48,9 @@ def make_plan(recipe: Recipe, stages: list[Stage], snapshot: Snapshot) -> list[S
     steps: list[Step] = []
     known: dict[str, Outputs] = {}
     for stage in stages:
+        if reason := unresolved(stage, recipe):
+            steps.append(Step(stage.NAME, Action.PENDING, reason))
+            continue
         missing = [name for name in needs_of(stage, stages) if name not in known]
         if missing:
             reason = f"depends on the bytes that {missing[0]} will give"
@@ -64,6 +67,12 @@ def needs_of(stage: Stage, stages: list[Stage]) -> list[str]:
     """The upstream stages of `stage` that are part of this chain."""
     chain = {other.NAME for other in stages}
     return [name for name in stage.NEEDS if name in chain]
+
+
+def unresolved(stage: Stage, recipe: Recipe) -> str:
+    """Why a stage's key cannot be known before the run; a stage may offer `unresolved(recipe)`."""
+    ask = getattr(stage, "unresolved", None)
+    return "" if ask is None else str(ask(recipe))
 
 
 def upstream_of(stage: Stage, known: Mapping[str, Outputs]) -> dict[str, Outputs]:

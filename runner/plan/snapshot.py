@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.plan.keys import Surroundings, key_material, key_of
-from runner.plan.plan import needs_of, upstream_of
+from runner.plan.plan import needs_of, unresolved, upstream_of
 from runner.stages.contract import Outputs, Stage
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def take_snapshot(recipe: Recipe, stages: list[Stage], store: Store, runs: Path)
     known: dict[str, Outputs] = {}
     for stage in stages:
         if any(name not in known for name in needs_of(stage, stages)):
+            continue
+        if unresolved(stage, recipe):
             continue
         material = key_material(stage, recipe, upstream_of(stage, known), surroundings)
         key = key_of(material)

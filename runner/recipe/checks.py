@@ -10,12 +10,13 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 from runner.recipe.finding import Finding, listed
-from runner.recipe.model import Recipe
+from runner.recipe.model import Recipe, is_commit
 from runner.recipe.source import escape_token
 from runner.recipe.suggest import nearest
-from runner.report.printable import quoted
+from runner.report.printable import holds_token, quoted
 
 Rule = Callable[[Recipe], Iterator[Finding]]
 
@@ -202,31 +203,97 @@ def the_matrix_has_its_own_data(recipe: Recipe) -> Iterator[Finding]:
 @check("data")
 def no_file_is_used_twice(recipe: Recipe) -> Iterator[Finding]:
     """A row seen in training proves nothing when it is held out; given twice, it counts twice."""
-    first: dict[PurePosixPath, str] = {}
-    files = [
-        *((f"/data/train/{i}/path", item) for i, item in enumerate(recipe.data.train)),
-        *(
-            (f"/data/validation/files/{i}/path", item)
-            for i, item in enumerate(recipe.data.validation.files)
-        ),
-    ]
-    for pointer, item in files:
-        path = PurePosixPath(item.path)
-        if path in first:
-            line = recipe.source.span(first[path]).line
-            message = f"{quoted(item.path, 60)} is used in line {line} already"
+    first: dict[tuple[str | None, PurePosixPath], str] = {}
+    for pointer, item in recipe.data_files():
+        pointer += "/file" if item.path is None else "/path"
+        file = (item.hub, PurePosixPath(item.path or item.file or ""))
+        if file in first:
+            line = recipe.source.span(first[file]).line
+            message = f"{quoted(item.name, 60)} is used in line {line} already"
             yield Finding("E211", pointer, message, "use each file once")
-        first.setdefault(path, pointer)
+        first.setdefault(file, pointer)
 
 
 @check("model")
 def file_stays_inside_the_model(recipe: Recipe) -> Iterator[Finding]:
-    """`model.file` is a path inside the wheel or below `model.path`."""
-    file = recipe.model.file
-    if file is not None and (file.startswith("/") or ".." in PurePosixPath(file).parts):
-        where = "the wheel" if recipe.model.wheel else "model.path"
+    """`model.file` is a path inside the wheel, below `model.path` or in the repository."""
+    model, file = recipe.model, recipe.model.file
+    if file is not None and leads_out(file):
+        where = "the wheel" if model.wheel else "the repository" if model.hub else "model.path"
         message = f"{quoted(file, 60)} leads out of {where}"
         yield Finding("E208", "/model/file", message, f"name a file inside {where}")
+
+
+@check("data")
+def data_file_stays_inside_the_repository(recipe: Recipe) -> Iterator[Finding]:
+    """`file` of a data set is a path in its repository."""
+    for pointer, item in recipe.data_files():
+        if item.file is not None and leads_out(item.file):
+            message = f"{quoted(item.file, 60)} leads out of the repository"
+            yield Finding("E208", f"{pointer}/file", message, "name a file inside the repository")
+
+
+def leads_out(file: str) -> bool:
+    """Is `file` no path inside of what it belongs to?"""
+    return file.startswith("/") or ".." in PurePosixPath(file).parts
+
+
+# --- the hub
+
+
+@check()
+def no_token_in_the_recipe(recipe: Recipe) -> Iterator[Finding]:
+    """A recipe is shared; a token is not. It is shown in no message (printable.without_tokens)."""
+    for pointer, value in _texts(recipe.source.data, ""):
+        if holds_token(value):
+            message = "this looks like a token of the hub, and a recipe is no place for secrets"
+            hint = "remove it, revoke it on the hub, and set HF_TOKEN in your environment instead"
+            yield Finding("E216", pointer, message, hint)
+
+
+def _texts(value: Any, pointer: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield pointer, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(item, f"{pointer}/{escape_token(key)}")
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _texts(item, f"{pointer}/{number}")
+
+
+@check("model")
+def only_a_pinned_repository_is_trusted(recipe: Recipe) -> Iterator[Finding]:
+    """Code is run that was read at that commit, not whatever a branch holds tomorrow."""
+    model = recipe.model
+    if model.trust_remote_code and not is_commit(model.revision):
+        message = "trust_remote_code would run whatever code the repository holds at that moment"
+        hint = "read its .py files, then pin the commit: revision with 40 hex digits"
+        yield Finding("E217", "/model/trust_remote_code", message, hint)
+
+
+@check("model")
+def model_is_pinned(recipe: Recipe) -> Iterator[Finding]:
+    """A branch moves; so does what comes out of the recipe."""
+    if recipe.model.hub is not None:
+        yield from _unpinned("/model", recipe.model.hub, recipe.model.revision)
+
+
+@check("data")
+def data_sets_are_pinned(recipe: Recipe) -> Iterator[Finding]:
+    """As for the model."""
+    for pointer, item in recipe.data_files():
+        if item.hub is not None:
+            yield from _unpinned(pointer, item.hub, item.revision)
+
+
+def _unpinned(pointer: str, hub: str, revision: str | None) -> Iterator[Finding]:
+    if not is_commit(revision):
+        what = f"its {revision}" if revision else "its main branch"
+        message = f"{hub} is not pinned: every run asks the hub for {what} and takes what is there"
+        hint = "pin it: revision with the 40 hex digits of a commit; run.json names the one taken"
+        where = f"{pointer}/revision" if revision else f"{pointer}/hub"
+        yield Finding("W206", where, message, hint)
 
 
 # --- training: what would be ignored, and what is far from usual

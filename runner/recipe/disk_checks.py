@@ -94,8 +94,10 @@ def check_held_out_rows(recipe: Recipe) -> Iterator[Finding]:
         return
     fraction = recipe.data.validation.fraction
     files = recipe.data.validation.files or recipe.data.train
-    counts = [count_rows(recipe.resolve(item.path)) for item in files]
-    if None in counts:
+    counts = [
+        None if item.path is None else count_rows(recipe.resolve(item.path)) for item in files
+    ]
+    if None in counts:  # too large to count, or on the hub
         return
     rows = sum(count for count in counts if count is not None)
     held_out = rows if recipe.data.validation.files else rows * fraction

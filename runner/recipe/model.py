@@ -8,7 +8,8 @@ has no defaults of its own.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,22 +20,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The base model: a GGUF `file` in a `wheel`, a folder `path`, or a GGUF `file` below it."""
+    """The base model: of a `wheel`, a folder `path`, or the repository `hub` at `revision`.
+
+    `file` is a GGUF file in it; without one a folder or repository is a safetensors model.
+    """
 
     wheel: str | None
     path: str | None
+    hub: str | None
+    revision: str | None  # a commit, a branch or a tag; None: the hub's main branch
     sha256: str | None  # of the wheel file
-    file: str | None  # None: `path` is a safetensors model folder
+    file: str | None
     dtype: str
     attn_implementation: str
+    trust_remote_code: bool  # only a repository of the hub may bring code
 
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """One file of rows. `path` is relative to the recipe's folder; `Recipe.resolve` finds it."""
+    """One file of rows: `path`, or `file` in the data set repository `hub` at `revision`.
 
-    path: str
+    `path` is relative to the recipe's folder; `Recipe.resolve` finds it.
+    """
+
+    path: str | None
+    hub: str | None
+    revision: str | None
+    file: str | None
     format: str
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.path if self.path is not None else f"{self.hub}/{self.file}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +216,21 @@ class Recipe:
 
         return project_root(self.source.path)
 
+    def data_files(self) -> Iterator[tuple[str, DataFile]]:
+        """Every file of rows with its JSON pointer, in the recipe's order."""
+        for number, file in enumerate(self.data.train):
+            yield f"/data/train/{number}", file
+        for number, file in enumerate(self.data.validation.files):
+            yield f"/data/validation/files/{number}", file
+
     def resolve(self, path: str) -> Path:
         """`path` of the recipe as an absolute path, links left as they are."""
         return self.folder / path
+
+
+def is_commit(revision: str | None) -> bool:
+    """Does `revision` name one state of a repository for ever?"""
+    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 def build(filled: dict[str, Any], source: Source) -> Recipe:
@@ -216,7 +246,7 @@ def build(filled: dict[str, Any], source: Source) -> Recipe:
         name=filled.get("name", ""),
         description=filled.get("description", ""),
         seed=filled.get("seed", 0),
-        model=_plain(Model, filled.get("model")),
+        model=_model(filled.get("model")),
         data=_data(filled.get("data")),
         train=_train(filled.get("train")),
         evaluate=_plain(Evaluate, filled.get("evaluate")),
@@ -243,6 +273,12 @@ def _plain(cls: type, data: dict[str, Any] | None) -> Any:
     return cls(**{each.name: data.get(each.name) for each in fields(cls)})
 
 
+def _model(model: dict[str, Any] | None) -> Any:
+    if model is None:
+        return None
+    return _plain(Model, {"trust_remote_code": False, **model})
+
+
 def _data(data: dict[str, Any] | None) -> Any:
     if data is None:
         return None
@@ -252,7 +288,7 @@ def _data(data: dict[str, Any] | None) -> Any:
 
 
 def _files(items: Any) -> tuple[DataFile, ...]:
-    return tuple(DataFile(item["path"], item["format"]) for item in items)
+    return tuple(_plain(DataFile, item) for item in items)
 
 
 def _train(train: dict[str, Any] | None) -> Any:

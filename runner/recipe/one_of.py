@@ -38,8 +38,8 @@ def explain(value: Any, schema: Schema, results: Results, pointer: str) -> Itera
         yield from _by_selector(value, selector, results, pointer)
     else:
         given = [key for key in value if key in marks]
-        if len(given) > 1:
-            yield from _exclusive(given, pointer)
+        if any(marks[key] is not marks[given[0]] for key in given):
+            yield from _exclusive(given, marks, pointer)
         elif given:
             branch = marks[given[0]]
             found = next(found for other, found in results if other is branch)
@@ -119,9 +119,16 @@ def _marks(branches: list[Schema]) -> dict[str, Schema]:
     return marks
 
 
-def _exclusive(given: list[str], pointer: str) -> Iterator[Finding]:
+def _first_mark(branch: Schema, marks: dict[str, Schema]) -> str:
+    """The key by which a branch with several marks is named."""
+    return next(key for key, other in marks.items() if other is branch)
+
+
+def _exclusive(given: list[str], marks: dict[str, Schema], pointer: str) -> Iterator[Finding]:
     first, *others = given
     for key in others:
+        if marks[key] is marks[first]:
+            continue
         message = f'"{key}" and "{first}" exclude each other'
         child = f"{pointer}/{escape_token(key)}"
         yield Finding("E108", child, message, f"keep one of {listed(given)}", "key")
@@ -138,8 +145,9 @@ def _none_given(
         for key, meant in islice(slips.items(), MAX_UNKNOWN_KEYS):
             yield unknown_key(key, meant or nearest(key, known), known, pointer)
     if not any(slips.values()):
-        message = f"{dotted(pointer)} needs exactly one of {listed(list(marks))}"
-        mark = next(iter(marks))
+        firsts = [key for key, branch in marks.items() if _first_mark(branch, marks) == key]
+        message = f"{dotted(pointer)} needs exactly one of {listed(firsts)}"
+        mark = firsts[0]
         hint = f"add {how_to_add(mark, known.get(mark, {}))}"
         yield Finding("E103", pointer, message, hint, "key")
 

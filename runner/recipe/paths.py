@@ -42,10 +42,9 @@ def named_paths(recipe: Recipe) -> Iterator[NamedPath]:
             joined = str(Path(folder, file))
             yield NamedPath("/model/file", joined, "file", may_be_absolute=True)
     if recipe.data is not None:
-        for index, item in enumerate(recipe.data.train):
-            yield NamedPath(f"/data/train/{index}/path", item.path, "file")
-        for index, item in enumerate(recipe.data.validation.files):
-            yield NamedPath(f"/data/validation/files/{index}/path", item.path, "file")
+        for pointer, item in recipe.data_files():
+            if item.path is not None:
+                yield NamedPath(f"{pointer}/path", item.path, "file")
         if recipe.data.chat_template.endswith(".jinja"):
             yield NamedPath("/data/chat_template", recipe.data.chat_template, "file")
     if recipe.evaluate is not None and recipe.evaluate.questions is not None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from runner.errors import RecipeInvalid
 from runner.report.diagnostic import Diagnostic, severity_of
-from runner.report.printable import escaped
+from runner.report.printable import escaped, without_tokens
 
 MAX_BYTES = 256 * 1024
 
@@ -109,6 +109,7 @@ def at_span(
 ) -> Diagnostic:
     """A problem of the file `path` at `span`; None is the whole file."""
     place = (span.line, span.column, span.end_line, span.end_column) if span else (0, 0, 0, 0)
+    message, hint = without_tokens(message), without_tokens(hint)
     return Diagnostic(code, severity_of(code), message, str(path), *place, hint)
 
 

@@ -6,6 +6,10 @@ direction marks could show a line other than the one that is read, so neither is
 
 from __future__ import annotations
 
+import re
+
+# A token of the hub: `hf_` and 34 letters and digits, or an organisation's.
+_TOKEN = re.compile(r"\b(hf_|api_org_)[A-Za-z0-9]{30,}")
 _SHORT_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0"}
 
 
@@ -23,8 +27,9 @@ def quoted(text: str, limit: int | None = None) -> str:
 
     Without a limit the result reads back as the same text.
     """
-    if limit is not None and len(text) > limit:
-        text = text[: limit - 3] + "..."
+    if limit is not None:
+        text = without_tokens(text)  # before a part of one is cut off, which nothing would find
+        text = text if len(text) <= limit else text[: limit - 3] + "..."
     return '"' + escaped(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
@@ -36,6 +41,16 @@ def one_column_each(text: str) -> str:
         character if character.isprintable() else " " if character == "\t" else "?"
         for character in text
     )
+
+
+def holds_token(text: str) -> bool:
+    """Is there something in `text` that looks like a token of the hub?"""
+    return _TOKEN.search(text) is not None
+
+
+def without_tokens(text: str) -> str:
+    """`text` with every token of the hub replaced by as many stars: columns stay in place."""
+    return _TOKEN.sub(lambda found: found[1] + "*" * (len(found[0]) - len(found[1])), text)
 
 
 def _escape(character: str) -> str:

@@ -88,9 +88,7 @@ class _Lines:
         if now < self._next_line and event["step"] < event["total"]:
             return
         self._next_line = now + LINE_INTERVAL
-        self.say(
-            f"      {name:<10} {event['step']}/{event['total']}  {step_details(event)}".rstrip()
-        )
+        self.say(f"      {name:<10} {amount(event)}  {step_details(event)}".rstrip())
 
     def say(self, message: str) -> None:
         print(message, file=self._stream, flush=True)
@@ -112,7 +110,7 @@ class _Bars:
         self._bar = RichProgress(
             TextColumn("{task.description:<10}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[details]}"),
+            TextColumn("{task.fields[details]}"),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
@@ -135,7 +133,7 @@ class _Bars:
             self._task,
             completed=event["step"],
             total=event["total"],
-            details=step_details(event),
+            details=f"{amount(event)} {step_details(event)}",
         )
 
     def say(self, message: str) -> None:
@@ -149,6 +147,17 @@ class _Bars:
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
+
+
+def amount(event: dict[str, Any]) -> str:
+    """How much of how much: `12/40`, or `1.2/16.1 GB` of a download."""
+    if event.get("unit") != "bytes":
+        return f"{event['step']}/{event['total']}"
+    size, unit = next(
+        ((size, unit) for size, unit in ((10**9, "GB"), (10**6, "MB")) if event["total"] >= size),
+        (10**3, "kB"),
+    )
+    return f"{event['step'] / size:.1f}/{event['total'] / size:.1f} {unit}"
 
 
 def step_details(event: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Protocol, TextIO
 
 from runner.errors import RecipeInvalid
 from runner.report.diagnostic import Diagnostic
-from runner.report.printable import escaped, one_column_each
+from runner.report.printable import escaped, one_column_each, without_tokens
 
 JSON_VERSION = 1
 MAX_SHOWN_WIDTH = 160  # of a source line; longer ones are cut around the caret
@@ -112,7 +112,7 @@ class _SourceLines:
         if file not in self._files:
             self._files[file] = _read_lines(file)
         lines = self._files[file]
-        return lines[number - 1] if number <= len(lines) else None
+        return without_tokens(lines[number - 1]) if number <= len(lines) else None
 
 
 def _read_lines(file: str) -> list[str]:

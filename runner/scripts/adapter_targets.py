@@ -24,11 +24,12 @@ _FIT = (torch.nn.Linear, Conv1D, torch.nn.Embedding)
 _SHOWN = 40  # groups of modules in a message
 
 
-def skeleton(folder: Path) -> Any:
+def skeleton(folder: Path, trust_remote_code: bool) -> Any:
     """The model of `folder` without weights. Raises ScriptError E519."""
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except ValueError as error:
         raise ScriptError(
             f"the model cannot be loaded: {str(error).splitlines()[0]}",

@@ -4,7 +4,7 @@ hashed: most (tokens), file (name). inputs: model (folder), tokens (of `prepare`
 more tokens than wanted, rows are taken at even distances from the whole file, not from its head.
 """
 
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.spec import Events, Spec, main
 from runner.scripts.token_rows import read_token_rows
@@ -12,7 +12,9 @@ from runner.scripts.token_rows import read_token_rows
 
 def write_calibration_text(spec: Spec, events: Events) -> None:
     rows = [row.input_ids for row in read_token_rows(spec.inputs["tokens"]).rows]
-    tokenizer = AutoTokenizer.from_pretrained(str(spec.inputs["model"]), local_files_only=True)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        str(spec.inputs["model"]), local_files_only=True
+    )
 
     total = sum(len(ids) for ids in rows)
     taken = rows[:: max(1, total // spec.hashed["most"])]

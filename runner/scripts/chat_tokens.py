@@ -55,8 +55,8 @@ class ChatTokenizer:
 
     def __init__(self, model: Path, template: str | None, end_ids: Sequence[int]) -> None:
         """`template` replaces the model's own. Raises ScriptError E326 when there is none."""
-        # By this name tokenizer.json is taken as it is; AutoTokenizer puts a normaliser into a
-        # Qwen2, which llama.cpp does not have.
+        # By this name tokenizer.json is taken as it is, as everywhere here: AutoTokenizer puts a
+        # normaliser into a Qwen2, which llama.cpp does not have, or runs a model's own code.
         self._tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(
             str(model), local_files_only=True
         )

@@ -85,6 +85,7 @@ def load_model(folder: Path, settings: dict[str, Any], device: torch.device) -> 
         folder,
         dtype=getattr(torch, settings["dtype"]),
         attn_implementation=settings["attn_implementation"],
+        trust_remote_code=settings.get("trust_remote_code", False),
     )
     return model.to(device).eval()
 

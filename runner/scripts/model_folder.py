@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ScriptError(f"{path} does not hold a JSON object", code="E312")
     return value
+
+
+def copy_code(source: Path, target: Path) -> None:
+    """The Python files that a trusted model brings along; other models have none."""
+    for path in sorted(source.rglob("*.py")):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

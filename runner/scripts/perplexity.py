@@ -1,6 +1,7 @@
 """Perplexity of a Transformers model over given token ids, as llama-perplexity computes it.
 
-hashed: context (tokens a chunk), chunks. inputs: model (folder), tokens (JSON: ids, bos).
+hashed: context (tokens a chunk), chunks, trust_remote_code. inputs: model (folder), tokens (JSON:
+ids, bos).
 In every chunk the positions from context/2 on are scored, each predicting its next token; where
 the tokenizer adds a BOS, it stands in for the chunk's first token.
 """
@@ -26,6 +27,7 @@ def measure_perplexity(spec: Spec, events: Events) -> None:
         dtype=dtype,
         attn_implementation=attention_for(spec.inputs["model"]),
         local_files_only=True,
+        trust_remote_code=spec.hashed["trust_remote_code"],
     ).to(device)
     model.eval()
 

@@ -1,6 +1,6 @@
 """Write a small model of the same architecture as a config: random weights, the same everywhere.
 
-spec.hashed: seed of the weights.
+spec.hashed: seed of the weights; trust_remote_code, as scripts/fetch.py takes it.
 spec.inputs: source, a folder with config.json and, where there is one, the model's tokenizer.
 Writes `model/`: float32 weights, config, tokenizer and chat template.
 """
@@ -34,10 +34,11 @@ def shrink(spec: Spec, events: Events) -> None:
     target = spec.folder / "model"
     target.mkdir(parents=True, exist_ok=True)
     source = spec.inputs["source"]
-    config = read_config(source)
+    trust = spec.hashed["trust_remote_code"]
+    config = read_config(source, trust)
     check_family(config)
     config.pop("quantization_config", None)  # random weights are not stored in 4 bits
-    special = write_tokenizer(source, target, config)
+    special = write_tokenizer(source, target, config, trust)
     small = shrunken_config(config, layer_kinds(config), special.pop("vocab_size"))
     small |= special
     write_json(target / "config.json", small | {"dtype": "float32"})
@@ -49,10 +50,12 @@ def shrink(spec: Spec, events: Events) -> None:
     )
 
 
-def write_tokenizer(source: Path, target: Path, config: dict[str, Any]) -> dict[str, Any]:
+def write_tokenizer(
+    source: Path, target: Path, config: dict[str, Any], trust: bool | None
+) -> dict[str, Any]:
     """The source's own tokenizer, else a trained one; what config.json must say of it."""
     if (source / "tokenizer.json").exists():
-        copy_tokenizer(source, target)
+        copy_tokenizer(source, target, trust)
         generation = source / "generation_config.json"
         if generation.exists():
             write_json(target / "generation_config.json", read_json(generation))

@@ -66,10 +66,11 @@ def train(spec: Spec, events: Events) -> None:
     """Train, or go on where the last complete checkpoint stands, and write the outputs."""
     device = set_up_torch()
     settings = spec.hashed["settings"]
+    trust = settings.get("trust_remote_code", False)
     job = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     modules: dict[str, Any] = {}
     if settings["adapter"]["type"] != "none":  # before anything that takes long
-        bare = adapter_targets.skeleton(spec.inputs["model"])
+        bare = adapter_targets.skeleton(spec.inputs["model"], trust)
         modules = adapter_targets.resolve(bare, settings["adapter"])
     checkpoints = spec.scratch / "checkpoints"
     remove_incomplete(checkpoints, job)
@@ -121,6 +122,7 @@ def load_model(folder: Path, settings: dict[str, Any]) -> Any:
             folder,
             dtype=getattr(torch, settings["dtype"]),
             attn_implementation=settings["attn_implementation"],
+            trust_remote_code=settings.get("trust_remote_code", False),
         )
     except ValueError as error:
         raise ScriptError(

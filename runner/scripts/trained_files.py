@@ -9,7 +9,7 @@ from typing import Any
 from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from runner.scripts.model_folder import COPIED, read_json, write_json
+from runner.scripts.model_folder import COPIED, copy_code, read_json, write_json
 
 
 def write_adapter(model: Any, folder: Path) -> None:
@@ -37,6 +37,7 @@ def write_model(model: Any, folder: Path, inputs: dict[str, Path]) -> None:
         (folder / name).unlink(missing_ok=True)
         if (base / name).exists():
             shutil.copyfile(base / name, folder / name)
+    copy_code(base, folder)
     shutil.copyfile(inputs["template"], folder / "chat_template.jinja")
 
 

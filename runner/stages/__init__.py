@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from runner.stages.contract import Stage
 
 ORDER = (
-    *("fetch", "prepare", "train", "evaluate", "merge", "imatrix", "gguf", "ollama", "benchmark"),
+    *("fetch", "fetch_data", "prepare", "train", "evaluate", "merge", "imatrix", "gguf", "ollama"),
+    "benchmark",
 )
 
 

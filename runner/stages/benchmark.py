@@ -72,7 +72,11 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         speeds = measure(server, target.name, section.runs, section.max_tokens, context)
         said = [answer(server.url, target.name, each, section.max_tokens) for each in prompts]
     expected = merged_answers(
-        deployed.model_of(inputs).folder / "model", prompts, section.max_tokens, context
+        deployed.model_of(inputs).folder / "model",
+        prompts,
+        section.max_tokens,
+        context,
+        trust_remote_code=recipe.model.trust_remote_code,
     )
     file = inputs["gguf"].path(file_name(recipe, target.quantize))
     log = context.log_folder / "benchmark-tokenizer.log"
@@ -180,12 +184,21 @@ def compared(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def merged_answers(
-    model: Path, prompts: Sequence[Prompt], max_tokens: int, context: Context
+    model: Path,
+    prompts: Sequence[Prompt],
+    max_tokens: int,
+    context: Context,
+    *,
+    trust_remote_code: bool,
 ) -> list[str]:
     """The greedy answers of the merged model in Transformers, as text."""
     context.run_script(
         "greedy",
-        {"prompts": [list(prompt.ids) for prompt in prompts], "max_new_tokens": max_tokens},
+        {
+            "prompts": [list(prompt.ids) for prompt in prompts],
+            "max_new_tokens": max_tokens,
+            "trust_remote_code": trust_remote_code,
+        },
         folder=context.scratch,
         inputs={"model": model},
     )

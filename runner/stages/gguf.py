@@ -99,7 +99,9 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         protocol = perplexity.prepare(text, converted, tool, context)
         logits = perplexity.keep_logits(protocol, converted, tool, context)
     try:
-        merged = perplexity.of_merged_model(protocol, model, context)
+        merged = perplexity.of_merged_model(
+            protocol, model, context, trust_remote_code=recipe.model.trust_remote_code
+        )
         context.progress(2 + len(files), steps, message=f"merged model: perplexity {merged:.3f}")
         table = []
         for done, (kind, file) in enumerate(files.items(), start=3 + len(files)):

@@ -94,11 +94,17 @@ def prepare(text: str, gguf: Path, tool: Path, context: Context) -> Protocol:
     return Protocol(path, file, size, chunks)
 
 
-def of_merged_model(protocol: Protocol, model: Path, context: Context) -> float:
+def of_merged_model(
+    protocol: Protocol, model: Path, context: Context, *, trust_remote_code: bool
+) -> float:
     """Perplexity of a Transformers model folder."""
     measured = context.run_script(
         "perplexity",
-        {"context": protocol.context, "chunks": protocol.chunks},
+        {
+            "context": protocol.context,
+            "chunks": protocol.chunks,
+            "trust_remote_code": trust_remote_code,
+        },
         folder=context.scratch,
         inputs={"model": model, "tokens": protocol.ids},
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.stages import shipped_templates
 from runner.stages.contract import Class, Context, Upstream
+from runner.stages.fetch_data import output_name
 
 if TYPE_CHECKING:
     from runner.recipe.model import DataFile, Recipe
@@ -22,7 +23,7 @@ OUTPUTS = {
     "prompts.jsonl": Class.PORTABLE,
     "chat_template.jinja": Class.PORTABLE,  # the one in use: the model's own or the recipe's
 }
-NEEDS = ("fetch",)
+NEEDS = ("fetch", "fetch_data")
 ENVIRONMENT = "data"
 TOOLS: tuple[str, ...] = ()
 DEVICE = False
@@ -47,11 +48,13 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
     """Digests of the data files, in order, and of the chat template when it is a file."""
     from runner.store.digest import file_sha256
 
+    def digest(file: DataFile) -> str | None:
+        """None for a file of the hub: it is an output of `fetch_data`."""
+        return None if file.path is None else file_sha256(recipe.resolve(file.path))
+
     digests: dict[str, Any] = {
-        "train": [file_sha256(recipe.resolve(file.path)) for file in recipe.data.train],
-        "validation": [
-            file_sha256(recipe.resolve(file.path)) for file in recipe.data.validation.files
-        ],
+        "train": [digest(file) for file in recipe.data.train],
+        "validation": [digest(file) for file in recipe.data.validation.files],
     }
     if recipe.data.chat_template != "model":
         digests["chat_template"] = file_sha256(_template_file(recipe))
@@ -71,6 +74,8 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         "too_long": data.too_long,
         "packing": data.packing,
     }
+    if "fetch_data" in upstream:
+        key["data"] = upstream["fetch_data"].digest()
     if not data.validation.files:
         key |= {"fraction": data.validation.fraction, "seed": recipe.seed}
     return key
@@ -81,8 +86,8 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     data = recipe.data
     own = data.chat_template == "model"
     named = {
-        **_named(recipe, "train", data.train),
-        **_named(recipe, "validation", data.validation.files),
+        **_named(recipe, inputs, "train", data.train),
+        **_named(recipe, inputs, "validation", data.validation.files),
     }
     if not own:
         named["template"] = _template_file(recipe)
@@ -114,10 +119,17 @@ def _template_file(recipe: Recipe) -> Path:
 
 def _described(kind: str, files: Sequence[DataFile]) -> list[dict[str, str]]:
     return [
-        {"name": file.path, "format": file.format, "input": f"{kind}-{number}"}
+        {"name": file.name, "format": file.format, "input": f"{kind}-{number}"}
         for number, file in enumerate(files)
     ]
 
 
-def _named(recipe: Recipe, kind: str, files: Sequence[DataFile]) -> dict[str, Path]:
-    return {f"{kind}-{number}": recipe.resolve(file.path) for number, file in enumerate(files)}
+def _named(
+    recipe: Recipe, inputs: Upstream, kind: str, files: Sequence[DataFile]
+) -> dict[str, Path]:
+    return {
+        f"{kind}-{number}": inputs["fetch_data"].path(output_name(kind, number, file))
+        if file.path is None
+        else recipe.resolve(file.path)
+        for number, file in enumerate(files)
+    }

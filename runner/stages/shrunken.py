@@ -35,14 +35,17 @@ def is_read(path: Path) -> bool:
     return path.suffix != ".safetensors" and not path.name.endswith(".index.json")
 
 
-def make_twin(source: Path, context: Context) -> Path:
-    """A model folder in scratch, shrunk from `source`: config.json and, if any, a tokenizer."""
+def make_twin(source: Path, trust: bool | None, context: Context) -> Path:
+    """A model folder in scratch, shrunk from `source`: config.json and, if any, a tokenizer.
+
+    `trust`: as scripts/fetch.py takes it.
+    """
     place = context.scratch / "shrunken"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     context.run_script(
         "shrink",
-        {"seed": SEED},
+        {"seed": SEED, "trust_remote_code": trust},
         inputs={"source": source},
         folder=place,
         environment=ENVIRONMENT,

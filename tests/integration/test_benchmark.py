@@ -38,6 +38,7 @@ def inputs(
 def recipe() -> Any:
     section = {"name": "talker", "quantize": "F32", "parameters": {}, "smoke": "Are you there?"}
     return SimpleNamespace(
+        model=SimpleNamespace(trust_remote_code=False),
         name="tiny",
         ollama=SimpleNamespace(**section),
         benchmark=SimpleNamespace(runs=3, max_tokens=32),

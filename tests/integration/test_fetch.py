@@ -345,6 +345,19 @@ def test_a_template_inside_the_tokenizer_config_becomes_a_file(fetch: Fetch, tin
     assert "chat_template" not in config(run, "tokenizer_config.json")
 
 
+def test_a_normaliser_that_llama_cpp_lacks_is_left_out(
+    fetch: Fetch, tiny: Path, environment_python: Callable[[str], Path]
+) -> None:
+    """Composed and decomposed, an é is two texts for the deployed model, and so for training."""
+    content = json.loads((tiny / "tokenizer.json").read_text())
+    (tiny / "tokenizer.json").write_text(json.dumps(content | {"normalizer": {"type": "NFC"}}))
+    run = fetch(tiny)
+    assert config(run, "tokenizer.json") == content | {"normalizer": None}
+    model = run.folder / "model"
+    composed, decomposed = encode(environment_python("data"), model, ["\u00e9", "e\u0301"])
+    assert composed != decomposed
+
+
 def break_weights(tiny: Path) -> None:
     path = tiny / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-5])

@@ -50,6 +50,7 @@ def tokens_of_smollm(shared_cache: Path) -> Path:
 
 def recipe(*quantize: str, allowed: float = 0.05) -> Any:
     return SimpleNamespace(
+        model=SimpleNamespace(trust_remote_code=False),
         name="tiny",
         merge=SimpleNamespace(dtype="bfloat16"),
         gguf=SimpleNamespace(

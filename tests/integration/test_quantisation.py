@@ -106,6 +106,7 @@ def recipe(*quantize: str, data: str = "train", chunks: int = 8, **limits: float
     limits = {"max_perplexity_increase": 9.0, "max_kl_divergence": 0.05} | limits
     matrix = SimpleNamespace(data=data, chunks=chunks)
     return SimpleNamespace(
+        model=SimpleNamespace(trust_remote_code=False),
         name="tiny",
         merge=SimpleNamespace(dtype="bfloat16"),
         gguf=SimpleNamespace(quantize=quantize, imatrix=matrix, **limits),

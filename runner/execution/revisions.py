@@ -1,0 +1,136 @@
+"""Ask the hub which commits the branches and tags of a recipe are, before anything is planned.
+
+From then on the recipe names commits, so that its keys, its run.json and its results are those of a
+recipe that was pinned to them: pinning later fetches and trains nothing again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import StageFailed
+
+if TYPE_CHECKING:
+    from runner.recipe.model import DataFile, Model, Recipe
+
+Asked = tuple[str, str | None, str]  # repository, revision, model | dataset
+
+
+def pin_revisions(recipe: Recipe, runs: Path, say: Callable[[str], None]) -> Recipe:
+    """`recipe` with a commit for every revision; the same object when nothing is to be asked.
+
+    `runs` is the folder of its runs: when the hub cannot be asked, the last one names a commit.
+    Raises StageFailed or MachineCannot.
+    """
+    asked = _unpinned(recipe)
+    if not asked:
+        return recipe
+    try:
+        commits = dict(zip(asked, _ask(asked, say), strict=True))
+    except StageFailed as error:
+        if error.code == "E319" and (commit := _last_commit(recipe, runs)):
+            error.hint += f"; to work without it pin model.revision: {commit}, of the last run"
+        raise
+    for (hub, revision, _), commit in commits.items():
+        say(f"{hub}: {revision or 'the main branch'} is commit {commit}")
+    return _pinned(recipe, commits)
+
+
+def _unpinned(recipe: Recipe) -> list[Asked]:
+    """What must be asked for, each once."""
+    from runner.recipe.model import is_commit
+
+    parts: list[tuple[Model | DataFile, str]] = [
+        (recipe.model, "model"),
+        *((file, "dataset") for _, file in recipe.data_files()),
+    ]
+    asked = [
+        (part.hub, part.revision, kind)
+        for part, kind in parts
+        if part.hub is not None and not is_commit(part.revision)
+    ]
+    return list(dict.fromkeys(asked))
+
+
+def _ask(asked: list[Asked], say: Callable[[str], None]) -> list[str]:
+    """The commits, in order. The child's log stays when it fails."""
+    from runner.execution.context import StageContext
+    from runner.execution.events import EventLog
+    from runner.stages import load_stage
+    from runner.system.folders import cache_folder
+    from runner.system.hub import network_env
+
+    folder = Path(tempfile.mkdtemp(prefix="spark-recipes-hub-"))
+    events = EventLog(folder / "events.jsonl")
+    try:
+        context = StageContext(
+            stage=load_stage("fetch"),
+            project_root=folder,
+            recipe_folder=folder,
+            log_folder=folder,
+            scratch=folder,
+            cache=cache_folder(),
+            platform={},
+            events=events,
+            say=say,
+        )
+        repositories = [
+            {"id": hub, "revision": revision, "kind": kind} for hub, revision, kind in asked
+        ]
+        measured = context.run_script(
+            "hub_commits",
+            {"repositories": repositories},
+            folder=folder,
+            outside=network_env(),
+        )
+    finally:
+        events.close()
+    shutil.rmtree(folder)
+    return list(measured["commits"])
+
+
+def _last_commit(recipe: Recipe, runs: Path) -> str:
+    """The commit of the same model that the newest finished run took; "" when there is none."""
+    try:
+        record = json.loads((runs / "latest" / "run.json").read_text(encoding="utf-8"))
+        model = record["resolved"]["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return str(model["revision"]) if model.get("hub") == recipe.model.hub else ""
+
+
+def _pinned(recipe: Recipe, commits: dict[Asked, str]) -> Recipe:
+    """`recipe` with the commits in its values and in its resolved form."""
+
+    def data(file: DataFile) -> DataFile:
+        key = (file.hub or "", file.revision, "dataset")
+        return replace(file, revision=commits.get(key, file.revision))
+
+    resolved = recipe.resolved()
+    _pin_resolved(resolved, commits)
+    model, held_out = recipe.model, recipe.data.validation
+    commit = commits.get((model.hub or "", model.revision, "model"), model.revision)
+    return replace(
+        recipe,
+        model=replace(model, revision=commit),
+        data=replace(
+            recipe.data,
+            train=tuple(map(data, recipe.data.train)),
+            validation=replace(held_out, files=tuple(map(data, held_out.files))),
+        ),
+        _resolved=resolved,
+    )
+
+
+def _pin_resolved(resolved: dict[str, Any], commits: dict[Asked, str]) -> None:
+    files = [*resolved["data"]["train"], *resolved["data"]["validation"].get("files", ())]
+    for part, kind in ((resolved["model"], "model"), *((file, "dataset") for file in files)):
+        key = (part.get("hub") or "", part.get("revision"), kind)
+        if key in commits:
+            part["revision"] = commits[key]

@@ -1,0 +1,81 @@
+"""Get the data files that lie in data set repositories of the hub, as they are.
+
+A stage of its own, so that other data do not fetch the model again, nor other settings of `prepare`
+the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from runner.stages import hub
+from runner.stages.contract import Class, Context, Upstream
+
+if TYPE_CHECKING:
+    from runner.recipe.model import DataFile, Recipe
+
+NAME = "fetch_data"
+VERSION = 1
+OUTPUTS = {"data/*": Class.PORTABLE}
+NEEDS: tuple[str, ...] = ()
+ENVIRONMENT = "data"
+TOOLS: tuple[str, ...] = ()
+DEVICE = False
+
+
+def wanted(recipe: Recipe) -> bool:
+    """Only when a file is on the hub."""
+    return any(True for _ in _files(recipe))
+
+
+def unresolved(recipe: Recipe) -> str:
+    """Why the key cannot be known yet; "" when it can."""
+    return next(filter(None, (hub.unpinned(file) for _, file in _files(recipe))), "")
+
+
+def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
+    """Repository, commit and path of every file, under the name it gets."""
+    return {name: hub.pin(file) for name, file in _files(recipe)}
+
+
+def resumable(scratch: Path) -> bool:
+    """Can a download go on?"""
+    return hub.has_downloads(scratch)
+
+
+def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
+    """Write `data/` below `folder`. Raises StageFailed or MachineCannot."""
+    files = dict(_files(recipe))
+    wanted = [
+        {
+            "id": file.hub,
+            "kind": "dataset",
+            "revision": file.revision,
+            "file": hub.inside(file.file),
+            "code": False,
+            "place": name,
+        }
+        for name, file in files.items()
+    ]
+    downloaded = hub.download(wanted, 0, context)
+    (folder / "data").mkdir()
+    for name, file in files.items():
+        (downloaded / name / str(hub.inside(file.file))).rename(folder / name)
+    commits = {file.name: file.revision for file in files.values()}
+    context.measure("commits", commits)
+
+
+def output_name(kind: str, number: int, file: DataFile) -> str:
+    """Where the stage puts the file `number` of data.train or data.validation (`kind`)."""
+    return f"data/{kind}-{number}{PurePosixPath(file.file or '').suffix}"
+
+
+def _files(recipe: Recipe) -> Iterator[tuple[str, DataFile]]:
+    """The files of the hub under the names they get, in the recipe's order."""
+    groups = {"train": recipe.data.train, "validation": recipe.data.validation.files}
+    for kind, files in groups.items():
+        for number, file in enumerate(files):
+            if file.hub is not None:
+                yield output_name(kind, number, file), file

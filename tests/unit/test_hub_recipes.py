@@ -1,0 +1,249 @@
+"""Models and data of the hub: keys, plans, pins, and the recipe that we ship."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.execution import revisions
+from runner.plan.keys import Surroundings, key_material, key_of
+from runner.plan.plan import Action, make_plan
+from runner.plan.snapshot import Snapshot
+from runner.recipe.load import check_recipe, load_recipe
+from runner.recipe.model import Recipe
+from runner.report.printable import holds_token, quoted, without_tokens
+from runner.report.progress import amount
+from runner.stages import fetch, fetch_data, hub, prepare, stages_of
+from runner.stages.contract import Class, FileEntry, Outputs
+from tests.chain import ROOT
+
+COMMIT, OTHER = "0123456789abcdef0123456789abcdef01234567", "f" * 40
+TOKEN = "hf_PlantedTokenThatNobodyMaySee0123456789"
+NOTHING_KNOWN = Surroundings(
+    environments=dict.fromkeys(("data", "native", "evaluate", "export"), "e"),
+    tools={},
+    platform={"name": "cpu-test"},
+    files={},
+)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., Recipe]:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "rows.jsonl").write_text("{}\n" * 40)
+
+    def build(model: dict[str, Any], *data: dict[str, Any], **more: Any) -> Recipe:
+        files = [{"format": "alpaca", **each} for each in data or ({"path": "rows.jsonl"},)]
+        content = {
+            "schema": 1,
+            "name": "x",
+            "model": model,
+            "data": {"train": files, **more},
+            "train": {"adapter": {"type": "lora"}, "max_steps": 1},
+        }
+        (tmp_path / "x.yaml").write_text(json.dumps(content))
+        return load_recipe(tmp_path / "x.yaml")
+
+    return build
+
+
+def of_hub(**changes: Any) -> dict[str, Any]:
+    return {"hub": "acme/tiny", "revision": COMMIT, **changes}
+
+
+ROWS = {"hub": "acme/rows", "revision": COMMIT, "file": "data/train.jsonl"}
+
+
+def outputs(stage: str, **digests: str) -> Outputs:
+    files = {name: FileEntry(name, 1, sha, Class.PORTABLE) for name, sha in digests.items()}
+    return Outputs(stage, "key", Path("/none"), files)
+
+
+# --- keys
+
+
+def test_the_key_of_a_repository_is_what_names_its_bytes(recipe: Callable[..., Recipe]) -> None:
+    assert fetch.key_inputs(recipe(of_hub()), {}) == {
+        "hub": "acme/tiny",
+        "revision": COMMIT,
+        "file": None,
+        "dtype": "bfloat16",
+        "policy": 1,
+    }
+    assert fetch.snapshot(recipe(of_hub())) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hub": "acme/other"},
+        {"revision": OTHER},
+        {"file": "a.gguf"},
+        {"dtype": "float32"},
+        {"trust_remote_code": True},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_everything_that_decides_bytes_is_in_the_key(
+    recipe: Callable[..., Recipe], change: dict[str, Any]
+) -> None:
+    before, after = recipe(of_hub()), recipe(of_hub(**change))
+    assert fetch.key_inputs(before, {}) != fetch.key_inputs(after, {})
+
+
+def test_where_the_hub_is_decides_nothing(
+    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key_of(key_material(fetch, recipe(of_hub()), {}, NOTHING_KNOWN))  # type: ignore[arg-type]
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert key_of(key_material(fetch, recipe(of_hub()), {}, NOTHING_KNOWN)) == before  # type: ignore[arg-type]
+
+
+def test_data_of_the_hub_touch_their_own_stage_alone(recipe: Callable[..., Recipe]) -> None:
+    before, after = recipe(of_hub(), ROWS), recipe(of_hub(), {**ROWS, "revision": OTHER})
+    assert fetch.key_inputs(before, {}) == fetch.key_inputs(after, {})
+    assert fetch_data.key_inputs(before, {}) == {
+        "data/train-0.jsonl": {
+            "hub": "acme/rows",
+            "revision": COMMIT,
+            "file": "data/train.jsonl",
+        }
+    }
+    assert fetch_data.key_inputs(before, {}) != fetch_data.key_inputs(after, {})
+
+
+def test_prepare_reads_the_content_of_the_hubs_data(recipe: Callable[..., Recipe]) -> None:
+    upstream = {"fetch": outputs("fetch"), "fetch_data": outputs("fetch_data", a="1")}
+    one, two = recipe(of_hub(), ROWS), recipe(of_hub(), {**ROWS, "revision": OTHER})
+    assert prepare.key_inputs(one, upstream) == prepare.key_inputs(two, upstream)
+    other = {**upstream, "fetch_data": outputs("fetch_data", a="2")}
+    assert prepare.key_inputs(one, upstream) != prepare.key_inputs(one, other)
+    assert prepare.snapshot(one)["train"] == [None]
+
+
+def test_recipes_without_the_hub_have_the_keys_that_they_had(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    plain = recipe({"path": "model"})
+    assert [stage.NAME for stage in stages_of(plain)] == ["fetch", "prepare", "train"]
+    assert fetch.key_inputs(plain, {}) == {"kind": "folder", "dtype": "bfloat16"}
+    key = prepare.key_inputs(plain, {"fetch": outputs("fetch")})
+    assert set(key) == {
+        *("tokenizer", "train", "validation", "system", "own_template", "max_length"),
+        *("too_long", "packing", "fraction", "seed"),
+    }
+    from runner.backends import native
+
+    assert "trust_remote_code" not in native.spec(plain)
+    assert native.spec(recipe(of_hub(trust_remote_code=True)))["trust_remote_code"] is True
+
+
+def test_a_file_has_one_name_however_it_is_written(recipe: Callable[..., Recipe]) -> None:
+    plain = fetch_data.key_inputs(recipe(of_hub(), ROWS), {})
+    dotted = fetch_data.key_inputs(recipe(of_hub(), {**ROWS, "file": "./data//train.jsonl"}), {})
+    assert plain == dotted
+
+
+# --- plans and pins
+
+
+def test_a_plan_of_a_branch_is_pending_and_says_why(recipe: Callable[..., Recipe]) -> None:
+    branch = recipe(of_hub(revision="v2"), {**ROWS, "revision": None})
+    steps = make_plan(branch, stages_of(branch, "prepare"), Snapshot(NOTHING_KNOWN))
+    assert [(step.stage, step.action, step.key) for step in steps] == [
+        (name, Action.PENDING, "") for name in ("fetch", "fetch_data", "prepare")
+    ]
+    assert steps[0].reason == "acme/tiny is not pinned: a run asks the hub for its v2"
+    assert steps[1].reason == "acme/rows is not pinned: a run asks the hub for its main branch"
+
+
+def test_nothing_is_asked_for_a_pinned_recipe(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revisions, "_ask", lambda *_: pytest.fail("asked"))
+    pinned = recipe(of_hub(), ROWS, {"path": "rows.jsonl"})
+    assert revisions.pin_revisions(pinned, tmp_path, print) is pinned
+
+
+def test_a_pinned_branch_is_a_recipe_that_names_the_commit(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def ask(what: Any, say: Any) -> list[str]:
+        asked.extend(what)
+        return [OTHER, COMMIT]
+
+    monkeypatch.setattr(revisions, "_ask", ask)
+    held_out = {"files": [{**ROWS, "file": "test.jsonl", "revision": "v1", "format": "alpaca"}]}
+    branch = recipe(of_hub(revision=None), {**ROWS, "revision": "v1"}, validation=held_out)
+    said: list[str] = []
+    done = revisions.pin_revisions(branch, tmp_path, said.append)
+    assert asked == [("acme/tiny", None, "model"), ("acme/rows", "v1", "dataset")], "each once"
+    assert said == [
+        f"acme/tiny: the main branch is commit {OTHER}",
+        f"acme/rows: v1 is commit {COMMIT}",
+    ]
+    held_out["files"][0]["revision"] = COMMIT
+    written = recipe(of_hub(revision=OTHER), ROWS, validation=held_out)
+    assert done == written
+    assert done.resolved() == written.resolved()
+    assert branch.model.revision is None, "the recipe itself is left as it was"
+
+
+@pytest.mark.parametrize("revision", ["main", "abc1234", COMMIT.upper(), COMMIT + "0", None])
+def test_what_is_no_commit_is_asked_for(
+    recipe: Callable[..., Recipe], revision: str | None
+) -> None:
+    assert hub.unpinned(recipe(of_hub(revision=revision)).model)
+
+
+# --- tokens and bytes in words
+
+
+def test_a_token_is_recognised_and_masked_in_place() -> None:
+    text = f'a: "{TOKEN}"  # and api_org_{"x" * 34}'
+    masked = without_tokens(text)
+    assert len(masked) == len(text)
+    assert masked == f'a: "hf_{"*" * (len(TOKEN) - 3)}"  # and api_org_{"*" * 34}'
+    assert not holds_token("hf_hub_download is a function, and hf_short is none")
+    assert "Planted" not in quoted("x" * 30 + " " + TOKEN, 60), "cut off in the middle"
+
+
+@pytest.mark.parametrize(
+    ("step", "total", "words"),
+    [
+        (500, 2000, "0.5/2.0 kB"),
+        (1_234_567, 30_000_000, "1.2/30.0 MB"),
+        (0, 16_060_000_000, "0.0/16.1 GB"),
+    ],
+)
+def test_a_download_is_shown_in_bytes(step: int, total: int, words: str) -> None:
+    assert amount({"step": step, "total": total, "unit": "bytes"}) == words
+    assert amount({"step": step, "total": total}) == f"{step}/{total}"
+
+
+# --- what is shipped
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda p: p.stem)
+def test_a_shipped_recipe_is_valid_and_listed(path: Path) -> None:
+    recipe, found = check_recipe(path)
+    assert recipe is not None, found
+    assert {diagnostic.code for diagnostic in found} <= {"W206"}
+    assert path.relative_to(ROOT).as_posix() in (ROOT / "README.md").read_text()
+
+
+def test_the_course_recipe_goes_all_the_way() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "course" / "10.2-8b-lora.yaml")
+    assert [stage.NAME for stage in stages_of(recipe)] == [
+        *("fetch", "prepare", "train", "evaluate", "merge", "gguf", "ollama", "benchmark")
+    ]
+    assert recipe.train.adapter.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj")
