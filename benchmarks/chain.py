@@ -2,10 +2,10 @@
 
 usage: .venv/bin/python -m benchmarks.chain
 
-What the runner adds does not grow with the steps, so it is measured on short trainings, side by side
-in turn: the `train` stage as the user waits for it, and the same script started by hand with the spec
-that the run wrote (the bare training script). The difference is then held against the quickstart's
-own training. CPU time is told too: on a shared machine it is less disturbed than the clock.
+What the runner adds does not grow with the steps, so it is measured on short trainings, side by
+side in turn: the `train` stage as the user waits for it, and the same script started by hand with
+the spec that the run wrote (the bare training script). The difference is then held against the
+quickstart's own training. CPU time is told too: a shared machine disturbs it less than the clock.
 """
 
 from __future__ import annotations
