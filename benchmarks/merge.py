@@ -122,10 +122,10 @@ def peft(place: Path, model: Path, adapter: Path) -> Command:
     return Command("PEFT merge_and_unload + save_pretrained", argv)
 
 
-def write_model(folder: Path, layers: int) -> Path:
+def write_model(folder: Path, layers: int, vocabulary: int = VOCABULARY) -> Path:
     """A Llama of `layers` layers in shards of 500 MB."""
     folder.mkdir()
-    specs = [TensorSpec("model.embed_tokens.weight", "BF16", (VOCABULARY, WIDTH))]
+    specs = [TensorSpec("model.embed_tokens.weight", "BF16", (vocabulary, WIDTH))]
     for layer in range(layers):
         stem = f"model.layers.{layer}"
         specs += [TensorSpec(f"{stem}.{part}.weight", "BF16", LINEAR[part]) for part in LINEAR]
@@ -140,7 +140,7 @@ def write_model(folder: Path, layers: int) -> Path:
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": VOCABULARY,
+        "vocab_size": vocabulary,
         "hidden_size": WIDTH,
         "intermediate_size": BETWEEN,
         "num_hidden_layers": layers,
