@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--locked", action="store_true", help="exit 5 unless a fresh lock pins every input"
     )
     parser.add_argument(
+        "--paranoid",
+        action="store_true",
+        help="hash every input and stored result again, whatever its size and time say",
+    )
+    parser.add_argument(
         "--verify-twice",
         action="store_true",
         help="then do everything again in a clean place and compare every byte (exit 7)",
@@ -52,10 +57,13 @@ def main(args: argparse.Namespace) -> int:
     from runner.plan.snapshot import take_snapshot
     from runner.recipe.load import load_recipe
     from runner.stages import stages_of
+    from runner.store.known_digests import forget
     from runner.store.store import Store
     from runner.system.folders import store_folder
 
     started = time.monotonic()
+    if args.paranoid:
+        forget()
     recipe = load_recipe(args.recipe)
     recipe = pin_revisions(recipe, _runs(recipe), _say)
     lock = None  # which pins the real model: no lock says anything of a twin
@@ -65,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
         lock = lock_of_run(recipe, required=args.locked, warn=_warn)
     runs = _runs(recipe)
     stages = stages_of(recipe, args.until)
-    store = Store(store_folder())
+    store = Store(store_folder(), paranoid=args.paranoid)
     snapshot = take_snapshot(recipe, stages, store, runs)
     steps = make_plan(recipe, stages, snapshot)
     if shown := up_to_date(steps, runs):

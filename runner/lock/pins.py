@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import runner
 from runner.recipe.paths import is_readable_file, named_paths
-from runner.store.digest import file_sha256
+from runner.store.known_digests import known_sha256
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
@@ -60,9 +60,9 @@ def file_pins(recipe: Recipe) -> dict[str, str]:
         if path.is_dir():
             for file in sorted(path.iterdir()):
                 if is_read(file):
-                    found[f"{named.text}/{file.name}"] = file_sha256(file)
+                    found[f"{named.text}/{file.name}"] = known_sha256(file)
         elif is_readable_file(path):
-            found[named.text] = file_sha256(path)
+            found[named.text] = known_sha256(path)
     return dict(sorted(found.items()))
 
 

@@ -31,7 +31,7 @@ def wanted(recipe: Recipe) -> bool:
 
 def snapshot(recipe: Recipe) -> dict[str, Any]:
     """Digests of the files of `model.path` that the stage reads; else empty."""
-    from runner.store.digest import file_sha256
+    from runner.store.known_digests import known_sha256
 
     if recipe.model.path is None:
         return {}
@@ -41,13 +41,13 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
     read = [path for path in sorted(folder.iterdir()) if is_read(path)]
     if shrunken.is_shrunken(recipe):
         read = [path for path in read if shrunken.is_read(path)]
-    return {path.name: file_sha256(path) for path in read}
+    return {path.name: known_sha256(path) for path in read}
 
 
 def _digest_or_none(path: Path) -> str | None:
-    from runner.store.digest import file_sha256
+    from runner.store.known_digests import known_sha256
 
-    return file_sha256(path) if path.is_file() else None
+    return known_sha256(path) if path.is_file() else None
 
 
 def is_read(path: Path) -> bool:

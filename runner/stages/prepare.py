@@ -46,18 +46,18 @@ def wanted(recipe: Recipe) -> bool:
 
 def snapshot(recipe: Recipe) -> dict[str, Any]:
     """Digests of the data files, in order, and of the chat template when it is a file."""
-    from runner.store.digest import file_sha256
+    from runner.store.known_digests import known_sha256
 
     def digest(file: DataFile) -> str | None:
         """None for a file of the hub: it is an output of `fetch_data`."""
-        return None if file.path is None else file_sha256(recipe.resolve(file.path))
+        return None if file.path is None else known_sha256(recipe.resolve(file.path))
 
     digests: dict[str, Any] = {
         "train": [digest(file) for file in recipe.data.train],
         "validation": [digest(file) for file in recipe.data.validation.files],
     }
     if recipe.data.chat_template != "model":
-        digests["chat_template"] = file_sha256(_template_file(recipe))
+        digests["chat_template"] = known_sha256(_template_file(recipe))
     return digests
 
 

@@ -116,10 +116,11 @@ def _file(path: str, facts: Mapping[str, Any]) -> tuple[FileEntry, Stamp]:
     return entry, Stamp(facts["size"], facts["mtime_ns"], facts["inode"])
 
 
-def check_files(folder: Path, record: Record) -> bool:
+def check_files(folder: Path, record: Record, *, trust_stamps: bool = True) -> bool:
     """Compare `folder` with its record; raise DamagedError at the first difference. Reads only.
 
-    A file is read only when its time or inode is not the recorded one. Returns whether any was:
+    A file is read only when its time or inode is not the recorded one, or always without
+    `trust_stamps`. Returns whether any was:
     such an entry is intact, but costs reading on every look until it is stamped again.
     """
     present = set(_relative_files(folder)) - {FILE_NAME}
@@ -127,23 +128,27 @@ def check_files(folder: Path, record: Record) -> bool:
         raise DamagedError(f"{missing[0]} is gone")
     if foreign := sorted(present - set(record.files)):
         raise DamagedError(f"{foreign[0]} was not put there by the stage")
-    read = [_check_file(folder / path, *known) for path, known in record.files.items()]
+    read = [
+        _check_file(folder / path, *known, trust=trust_stamps)
+        for path, known in record.files.items()
+    ]
     return any(read)
 
 
-def _check_file(path: Path, entry: FileEntry, stamp: Stamp) -> bool:
+def _check_file(path: Path, entry: FileEntry, stamp: Stamp, *, trust: bool) -> bool:
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
         raise DamagedError(f"{entry.path} is no longer a regular file")
     if found.st_size != entry.size:
         raise DamagedError(f"{entry.path} has {found.st_size} bytes instead of {entry.size}")
-    if Stamp(found.st_size, found.st_mtime_ns, found.st_ino) == stamp:
+    stamped = Stamp(found.st_size, found.st_mtime_ns, found.st_ino) == stamp
+    if stamped and trust:
         return False
     if (digest := file_sha256(path)) != entry.sha256:
         raise DamagedError(
             f"{entry.path} has sha256 {digest[:12]}… instead of {entry.sha256[:12]}…"
         )
-    return True
+    return not stamped
 
 
 def _relative_files(folder: Path, prefix: str = "") -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -255,3 +256,20 @@ def test_verify_twice_runs_and_proves(tiny: Checkout) -> None:
     result = tiny.recipe("run", "tiny.yaml", "--verify-twice")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "every byte equal: fetch, prepare, train, evaluate, merge" in result.stdout
+
+
+def test_a_paranoid_run_notices_what_stamps_hide(tiny: Checkout) -> None:
+    assert tiny.recipe("run", "tiny.yaml").returncode == 0
+    (weights,) = Path(tiny.env["SPARK_RECIPES_STORE"]).glob("merge/*/model/model.safetensors")
+    before = weights.stat()
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.chmod(0o644)
+    with weights.open("r+b") as file:
+        file.write(content)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "up to date" in tiny.recipe("run", "tiny.yaml").stdout
+    again = tiny.recipe("run", "tiny.yaml", "--paranoid")
+    assert again.returncode == 0, again.stderr
+    assert "up to date (" not in again.stdout
+    assert verify(tiny, "runs/tiny").returncode == 0

@@ -263,3 +263,16 @@ def test_a_record_is_plain_json_that_a_person_can_read(store: Store) -> None:
         *("files", "measures", "seconds", "sha256"),
     }
     assert set(data["files"]["model/a.bin"]) == {"size", "sha256", "class", "mtime_ns", "inode"}
+
+
+def test_a_paranoid_store_trusts_no_stamp(store: Store) -> None:
+    """A changed byte under the old size, time and inode: only reading can tell."""
+    outputs = commit(store)
+    path = outputs.path("model/a.bin")
+    before = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(b"b")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert store.lookup("merge", KEY) is not None
+    assert Store(store.root, paranoid=True).inspect("merge", KEY).state is State.DAMAGED
