@@ -18,6 +18,7 @@ from runner.execution.run_folder import RunFolder
 from runner.plan.keys import key_material, key_of
 from runner.plan.plan import upstream_of
 from runner.plan.snapshot import file_digests, has_checkpoint, probe_effect
+from runner.store.atomic import disk_errors
 from runner.store.locks import Holder, Lock
 from runner.store.manifest import build_manifest
 from runner.store.roots import register_root
@@ -77,6 +78,7 @@ class Execution:
             manifest = build_manifest(known, str(self.surroundings.platform["name"]))
             self.manifest_sha256 = hashlib.sha256(manifest).hexdigest()
             self._write_record("done")
+            self._write_lock(known)
             self.run.finish(manifest)
         except BaseException as error:
             self._write_record(_state_of(error), error)
@@ -84,6 +86,14 @@ class Execution:
         finally:
             self.events.close()
         return self.results
+
+    def _write_lock(self, known: Mapping[str, Outputs]) -> None:
+        """recipe.lock.yaml, for whoever wants to do this run again. A twin has nothing to pin."""
+        from runner.lock.of_run import write_run_lock
+
+        if "fetch" in known and self.recipe.shrink is None:
+            with disk_errors("writing the run's lock"):
+                write_run_lock(self.recipe, known["fetch"], self.run.path)
 
     def _execute_stage(self, stage: Stage, known: dict[str, Outputs]) -> StageResult:
         upstream = upstream_of(stage, known)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,16 @@ def is_lock(path: Path) -> bool:
     return path.name.endswith(SUFFIX)
 
 
-def as_text(lock: Mapping[str, Any], name: str) -> str:
-    """The file's text; reading it gives `lock` again. `name` is the recipe's file name."""
-    head = [
-        f"# Written by `recipe lock {name}`. Do not edit: lock the recipe again.",
-        f"# It can itself be run: recipe run {lock_path(Path(name)).name}",
+def head_of(recipe: str) -> list[str]:
+    """The comment above a lock beside the recipe file of that name."""
+    return [
+        f"# Written by `recipe lock {recipe}`. Do not edit: lock the recipe again.",
+        f"# It can itself be run: recipe run {lock_path(Path(recipe)).name}",
     ]
+
+
+def as_text(lock: Mapping[str, Any], head: Sequence[str]) -> str:
+    """The file's text, below the comment lines `head`; reading it gives `lock` again."""
     return "\n".join([*head, *block(dict(lock))]) + "\n"
 
 

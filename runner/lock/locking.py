@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import LockStale
-from runner.lock.file import as_text, is_lock, lock_path, read_lock, recipe_path
+from runner.lock.file import as_text, head_of, is_lock, lock_path, read_lock, recipe_path
 from runner.lock.pins import cheap_pins, model_facts, model_pins, stale_entries
 from runner.store.atomic import write_atomic
 
@@ -31,7 +31,7 @@ def write_lock(recipe: Recipe, lock: Mapping[str, Any]) -> Path:
     """Write `x.lock.yaml` beside the recipe, atomically, and return its path."""
     file = recipe.source.path
     path = lock_path(file)
-    write_atomic(path, as_text(lock, file.name))
+    write_atomic(path, as_text(lock, head_of(file.name)))
     return path
 
 

@@ -84,6 +84,12 @@ def test_an_edited_input_is_caught_before_anything_runs(
     assert sorted((locked.folder / "runs" / "tiny").iterdir()) == runs
 
 
+def test_a_runs_own_lock_is_that_run(locked: Checkout) -> None:
+    result = locked.recipe("run", "runs/tiny/latest/recipe.lock.yaml", "--locked")
+    assert result.returncode == 0, result.stderr
+    assert "up to date" in result.stdout
+
+
 def test_results_of_another_recipe_are_not_written_down(tmp_path: Path, locked: Checkout) -> None:
     text = (locked.folder / "tiny.yaml").read_text()
     (locked.folder / "tiny.yaml").write_text(text.replace("r: 4", "r: 8"))

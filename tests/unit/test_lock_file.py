@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import LockStale, UsageError
-from runner.lock.file import as_text, is_lock, lock_path, read_lock, recipe_path
+from runner.lock.file import as_text, head_of, is_lock, lock_path, read_lock, recipe_path
 from runner.lock.locking import check_lock, lock_of_run, outputs_checker, require_fresh
 from runner.lock.pins import cheap_pins, stale_entries
 from runner.recipe.flow import block
@@ -37,7 +37,7 @@ def test_a_lock_reads_back_as_it_was_and_carries_the_recipe(path: Path, tmp_path
     lock = lock_of(path)
     written = lock_path(path.parent / path.name).name
     file = tmp_path / written
-    file.write_text(as_text(lock, path.name), encoding="utf-8")
+    file.write_text(as_text(lock, head_of(path.name)), encoding="utf-8")
     assert read_lock(file) == lock
     schema = json.loads((ROOT / "schemas" / "lock-1.json").read_text())
     jsonschema.validate(lock, schema)
@@ -48,7 +48,7 @@ def test_the_recipe_in_a_lock_is_the_recipe(path: Path) -> None:
     """Beside the recipe, since its paths start there."""
     lock = lock_of(path)
     beside = path.with_name(f"lock-test-{path.stem}.lock.yaml")
-    beside.write_text(as_text(lock, path.name), encoding="utf-8")
+    beside.write_text(as_text(lock, head_of(path.name)), encoding="utf-8")
     try:
         inside, diagnostics = check_recipe(beside)
     finally:
@@ -99,7 +99,7 @@ def test_nothing_of_a_clock_or_a_host_is_in_a_lock() -> None:
     import os
     import re
 
-    text = as_text(lock_of(VALID[0]), VALID[0].name)
+    text = as_text(lock_of(VALID[0]), head_of(VALID[0].name))
     assert os.uname().nodename not in text
     assert str(ROOT) not in text
     assert not re.search(r"20\d\d-\d\d-\d\d", text)
@@ -141,7 +141,7 @@ def locked(tmp_path: Path) -> Path:
         "data: {train: [{path: rows.jsonl, format: alpaca}], validation: {fraction: 0}}\n"
         "train: {adapter: {type: lora}, max_steps: 1}\n"
     )
-    lock_path(recipe).write_text(as_text(lock_of(recipe), "x.yaml"))
+    lock_path(recipe).write_text(as_text(lock_of(recipe), head_of("x.yaml")))
     return recipe
 
 
@@ -169,7 +169,7 @@ def test_edited_data_makes_it_stale(locked: Path) -> None:
 def test_a_stale_lock_of_another_version_names_it(locked: Path) -> None:
     lock = read_lock(lock_path(locked))
     lock["runner"], lock["stages"]["train"] = "0.0.1", 99
-    lock_path(locked).write_text(as_text(lock, "x.yaml"))
+    lock_path(locked).write_text(as_text(lock, head_of("x.yaml")))
     with pytest.raises(LockStale) as caught:
         require_fresh(load_recipe(locked), lock_path(locked))
     assert "Spark Recipes 0.0.1" in caught.value.hint
@@ -185,7 +185,7 @@ def test_locked_without_a_lock_is_refused(locked: Path) -> None:
 
 def test_a_newer_lock_names_the_version_that_wrote_it(locked: Path) -> None:
     lock = read_lock(lock_path(locked)) | {"lock": 2, "runner": "9.9.9"}
-    lock_path(locked).write_text(as_text(lock, "x.yaml"))
+    lock_path(locked).write_text(as_text(lock, head_of("x.yaml")))
     with pytest.raises(LockStale) as caught:
         read_lock(lock_path(locked))
     assert (caught.value.code, "9.9.9" in caught.value.hint) == ("E803", True)

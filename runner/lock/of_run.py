@@ -1,0 +1,54 @@
+"""The lock in a run's folder: the recipe as it was run, with every input pinned, to be run again.
+
+Its paths start at the run's folder, so that `recipe run runs/NAME/ID/recipe.lock.yaml` finds the
+files that the recipe named.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.lock.file import as_text
+from runner.lock.locking import make_lock
+from runner.recipe.model import build
+from runner.recipe.paths import named_paths
+from runner.recipe.source import Source, pointer_tokens
+from runner.store.atomic import write_atomic
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Recipe
+    from runner.stages.contract import Outputs
+
+FILE = "recipe.lock.yaml"
+HEAD = (
+    "# The recipe of this run, every input pinned. To do it again: recipe run recipe.lock.yaml",
+    "# Its paths start here.",
+)
+
+
+def write_run_lock(recipe: Recipe, fetched: Outputs, folder: Path) -> None:
+    """Write FILE into the run's `folder`. Raises OSError."""
+    path = folder / FILE
+    resolved = moved(recipe, folder)
+    again = build(resolved, Source(path=path, data=resolved))
+    write_atomic(path, as_text(make_lock(again, lambda _: fetched), HEAD))
+
+
+def moved(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """The resolved recipe with its relative paths as seen from `folder`."""
+    resolved = recipe.resolved()
+    for named in named_paths(recipe):
+        if not named.text.startswith("/"):
+            pointer = "/model/path" if named.pointer == "/model/file" else named.pointer
+            *sections, last = pointer_tokens(pointer)
+            place: Any = resolved
+            for token in sections:
+                place = place[int(token) if isinstance(place, list) else token]
+            place[last] = _seen_from(folder, recipe.resolve(place[last]))
+    return resolved
+
+
+def _seen_from(folder: Path, path: Path) -> str:
+    return Path(os.path.relpath(path, folder.resolve())).as_posix()
