@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from transformers import BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
 from runner.scripts.spec import ScriptError
 
@@ -36,15 +37,8 @@ def loading(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def settle(model: Any) -> None:
-    """Leave every 4-bit layer one way to compute. Raises ScriptError E520 when there is none."""
-    layers = quantized_modules(model)
-    if not layers:
-        raise ScriptError(
-            "no layer of the model can be held in 4 bits: it has no torch.nn.Linear",
-            hint="remove model.quantization",
-            code="E520",
-        )
-    for layer in layers:
+    """Leave every 4-bit layer one way to compute."""
+    for layer in quantized_modules(model):
         layer.support_avx512bf16_for_cpu = False
 
 
@@ -63,7 +57,8 @@ def check_saved(skeleton: Any, saved: Iterable[str]) -> None:
     head = skeleton.get_output_embeddings()
     for name in saved:
         for inner, module in skeleton.get_submodule(name).named_modules(prefix=name):
-            if isinstance(module, torch.nn.Linear) and module is not head:
+            held = isinstance(module, Conv1D) or type(module) is torch.nn.Linear
+            if held and module is not head:
                 raise ScriptError(
                     f"modules_to_save: {inner} is held in 4 bits, which cannot be trained",
                     hint="give it an adapter (target_modules), or remove model.quantization",
