@@ -20,6 +20,7 @@ TOGETHER = {
     "tests/e2e/test_docs.py": "quickstart",
     "tests/e2e/test_full_fine_tuning.py": "quickstart",
     "tests/e2e/test_quickstart.py": "quickstart",
+    "tests/integration/test_course_recipes.py": "ollama",
     "tests/integration/test_benchmark.py": "ollama",
     "tests/integration/test_ollama.py": "ollama",
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from runner.recipe.model import quantization_spec
+
 if TYPE_CHECKING:
     from runner.recipe.model import Adapter, Recipe
 
@@ -45,6 +47,7 @@ def spec(recipe: Recipe) -> dict[str, Any]:
         "has_prompts": all(file.format != "text" for file in recipe.data.train),
         # left out where it says nothing, as every neutral default
         **({"trust_remote_code": True} if recipe.model.trust_remote_code else {}),
+        **quantization_spec(recipe.model),
     }
 
 
@@ -58,6 +61,12 @@ def cannot_honour(recipe: Recipe) -> Iterator[tuple[str, str]]:
         )
     if recipe.model.dtype == "float16" and recipe.train.bf16:
         yield "/train/bf16", "bf16 autocast over float16 weights mixes two 16-bit formats"
+    held = recipe.model.quantization
+    if held and held.bnb_4bit_compute_dtype != "bfloat16" and recipe.train.bf16:
+        yield (
+            "/model/quantization/bnb_4bit_compute_dtype",
+            f"bf16 autocast computes in bfloat16, not in {held.bnb_4bit_compute_dtype}",
+        )
 
 
 def _adapter(adapter: Adapter) -> dict[str, Any]:

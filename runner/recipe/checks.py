@@ -385,6 +385,15 @@ def dora_has_no_bias(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("E223", "/train/adapter/lora_bias", message, "remove one of them")
 
 
+@check("model", "train")
+def four_bits_are_not_trained(recipe: Recipe) -> Iterator[Finding]:
+    """A step of training is far smaller than one from a 4-bit value to the next."""
+    if recipe.model.quantization and recipe.train.adapter.type == "none":
+        message = "train.adapter.type none trains every weight, and 4-bit weights cannot be trained"
+        hint = "remove quantization, or train an adapter on it: type: lora"
+        yield Finding("E240", "/model/quantization", message, hint, "key")
+
+
 @check("model")
 def wheel_is_pinned_by_content(recipe: Recipe) -> Iterator[Finding]:
     """A version can be uploaded again with other bytes; a digest cannot."""

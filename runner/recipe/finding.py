@@ -121,7 +121,7 @@ def _text_hint(value: str, types: list[str]) -> str:
 
 def listed(values: list[Any]) -> str:
     """Values in a sentence: `a, b or c`."""
-    words = [str(value) for value in values]
+    words = [value if isinstance(value, str) else flow(value) for value in values]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 

@@ -10,12 +10,22 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.recipe.source import Source, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How the base is held in memory while an adapter is trained on it (BitsAndBytesConfig)."""
+
+    load_in_4bit: bool  # always true: a base that is not quantised has no such section
+    bnb_4bit_quant_type: str
+    bnb_4bit_use_double_quant: bool
+    bnb_4bit_compute_dtype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,7 @@ class Model:
     dtype: str
     attn_implementation: str
     trust_remote_code: bool  # only a repository of the hub may bring code
+    quantization: Quantization | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +244,11 @@ def is_commit(revision: str | None) -> bool:
     return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
+def quantization_spec(model: Model) -> dict[str, Any]:
+    """The part of a script's spec that says how the base is held; nothing for one as it is."""
+    return {} if model.quantization is None else {"quantization": asdict(model.quantization)}
+
+
 def build(filled: dict[str, Any], source: Source) -> Recipe:
     """The recipe of `filled` (the output of `fill_defaults`).
 
@@ -276,7 +292,8 @@ def _plain(cls: type, data: dict[str, Any] | None) -> Any:
 def _model(model: dict[str, Any] | None) -> Any:
     if model is None:
         return None
-    return _plain(Model, {"trust_remote_code": False, **model})
+    quantization = _plain(Quantization, model.get("quantization"))
+    return _plain(Model, {"trust_remote_code": False, **model, "quantization": quantization})
 
 
 def _data(data: dict[str, Any] | None) -> Any:

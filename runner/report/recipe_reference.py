@@ -74,9 +74,13 @@ def _examples(name: str, schema: Schema) -> Iterator[str]:
 
 
 def _inner_objects(name: str, schema: Schema) -> Iterator[tuple[str, Schema]]:
+    shown = set()  # what several branches share
     for part in (schema, *schema.get("oneOf", ())):
         for key, value in part.get("properties", {}).items():
             path = f"{name}.{key}" if name else key
+            if path in shown:
+                continue
+            shown.add(path)
             if value.get("type") == "object":
                 yield path, value
             elif value.get("items", {}).get("type") == "object":

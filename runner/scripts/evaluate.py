@@ -18,6 +18,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from runner.scripts import four_bits
 from runner.scripts.questions import Question, questions_of, samples_of, score
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.token_rows import IGNORED, Row, read_token_rows
@@ -80,13 +81,17 @@ def evaluate(spec: Spec, events: Events) -> None:
 
 
 def load_model(folder: Path, settings: dict[str, Any], device: torch.device) -> Any:
-    """A model as it is trained: same dtype, same attention."""
+    """A model as it is trained: same dtype, same attention, same quantisation."""
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, settings["dtype"]),
         attn_implementation=settings["attn_implementation"],
         trust_remote_code=settings.get("trust_remote_code", False),
+        **four_bits.loading(settings, device),
     )
+    if "quantization" in settings:  # it lies there already, and may not be moved
+        four_bits.settle(model)
+        return model.eval()
     return model.to(device).eval()
 
 

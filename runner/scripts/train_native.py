@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Trainer, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from runner.scripts import adapter_targets
+from runner.scripts import adapter_targets, four_bits
 from runner.scripts.answer_masks import check_answers, generation_prompt
 from runner.scripts.batches import Batches
 from runner.scripts.checkpoints import complete_checkpoints, remove_incomplete
@@ -72,11 +72,13 @@ def train(spec: Spec, events: Events) -> None:
     if settings["adapter"]["type"] != "none":  # before anything that takes long
         bare = adapter_targets.skeleton(spec.inputs["model"], trust)
         modules = adapter_targets.resolve(bare, settings["adapter"])
+        if "quantization" in settings:
+            four_bits.check_saved(bare, modules.get("modules_to_save", ()))
     checkpoints = spec.scratch / "checkpoints"
     remove_incomplete(checkpoints, job)
 
     data = read_token_rows(spec.inputs["tokens"])
-    model = load_model(spec.inputs["model"], settings)
+    model = load_model(spec.inputs["model"], settings, device)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
     name = spec.inputs["tokens"].name
     check_rows(data, name, model.get_input_embeddings().num_embeddings)
@@ -97,6 +99,9 @@ def train(spec: Spec, events: Events) -> None:
         callbacks=[record],
     )
     trainer.record = record
+    # Over a 4-bit base TRL has made them bfloat16, where a step of 2e-4 is often rounded away.
+    # The optimizer does not exist yet.
+    in_float32(trainer.model)
 
     newest = (complete_checkpoints(checkpoints, job) or [None])[-1]
     if newest is not None:
@@ -112,17 +117,24 @@ def train(spec: Spec, events: Events) -> None:
     else:
         write_adapter(trainer.model, spec.folder / "adapter")
     record.write_trace(spec.folder / "trace.jsonl")
-    events.measure(**record.measures(), peak_memory=peak_memory(device))
+    held = {}
+    if "quantization" in settings:
+        held = {"quantized_modules": len(four_bits.quantized_modules(trainer.model))}
+    events.measure(**record.measures(), **held, peak_memory=peak_memory(device))
 
 
-def load_model(folder: Path, settings: dict[str, Any]) -> Any:
-    """The base model with the recipe's dtype and attention. Raises ScriptError E519."""
+def load_model(folder: Path, settings: dict[str, Any], device: torch.device) -> Any:
+    """The base model with the recipe's dtype, attention and quantisation. Raises ScriptError E519.
+
+    A quantised one lies on `device`; another one is moved there by the trainer.
+    """
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, settings["dtype"]),
             attn_implementation=settings["attn_implementation"],
             trust_remote_code=settings.get("trust_remote_code", False),
+            **four_bits.loading(settings, device),
         )
     except ValueError as error:
         raise ScriptError(
@@ -130,6 +142,8 @@ def load_model(folder: Path, settings: dict[str, Any]) -> Any:
             hint="try model.attn_implementation: eager, or another model",
             code="E519",
         ) from error
+    if "quantization" in settings:
+        four_bits.settle(model)
     model.config.use_cache = False
     return model
 
@@ -162,13 +176,18 @@ def add_trainable_weights(model: Any, adapter: dict[str, Any], modules: dict[str
             **modules,
         )
         model = get_peft_model(model, config)
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()
+    in_float32(model)
     for module in model.modules():
         if isinstance(module, ModulesToSaveWrapper):
             compute_in_float32(module, dtype)
     return model
+
+
+def in_float32(model: Any) -> None:
+    """What is trained is float32, whatever lies below it."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
 
 
 def compute_in_float32(module: Any, dtype: torch.dtype) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.recipe.model import quantization_spec
 from runner.stages.contract import Class, Context, Upstream
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
     facts = {}
     if recipe.evaluate.questions is not None:
         facts["questions"] = file_sha256(recipe.resolve(recipe.evaluate.questions))
-    if recipe.model.dtype != "float32" and (path := bfloat16_path()):
+    half = recipe.model.dtype != "float32" or recipe.model.quantization is not None
+    if half and (path := bfloat16_path()):
         facts["bfloat16_path"] = path
     return facts
 
@@ -87,4 +89,5 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "dtype": recipe.model.dtype,
         "attn_implementation": recipe.model.attn_implementation,
         **({"trust_remote_code": True} if recipe.model.trust_remote_code else {}),
+        **quantization_spec(recipe.model),
     }

@@ -33,7 +33,8 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
     """How this processor multiplies in bfloat16, for the recipes that do."""
     from runner.system.determinism import bfloat16_path
 
-    half = recipe.train.bf16 or recipe.model.dtype != "float32"
+    held = recipe.model.quantization is not None  # 4-bit weights are multiplied in 16 bits
+    half = held or recipe.train.bf16 or recipe.model.dtype != "float32"
     path = bfloat16_path() if half else ""
     return {"bfloat16_path": path} if path else {}
 

@@ -163,7 +163,17 @@ def test_what_was_learned_by_heart_shows_in_answers_and_score(
     assert measures["perplexity_tuned"] < measures["perplexity_base"]
 
 
+FOUR_BITS = {
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "bnb_4bit_compute_dtype": "float32",
+}
+
+
+@pytest.mark.parametrize("base", [{}, {"quantization": FOUR_BITS}], ids=["float32", "4 bits"])
 def test_the_base_loss_is_the_loss_that_training_begins_with(
+    base: dict[str, Any],
     evaluation: Callable[..., ScriptRun],
     trained: Callable[[str], Finished],
     warm: WarmInterpreter,
@@ -171,10 +181,11 @@ def test_the_base_loss_is_the_loss_that_training_begins_with(
     model: Path,
     tmp_path: Path,
 ) -> None:
-    held_out = evaluation(samples=0)
+    held_out = evaluation(samples=0, **base)
     measured = finish(held_out, warm).measures()
     tokens = json.loads((tmp_path_of(held_out) / "spec.json").read_text())["where"]["inputs"]
     settings = TRAIN | {"adapter": LORA, "per_device_train_batch_size": 2, "max_steps": 1}
+    settings |= base
     run = ScriptRun(
         environment_python("native"),
         "train_native",
@@ -188,6 +199,7 @@ def test_the_base_loss_is_the_loss_that_training_begins_with(
     )
     first = json.loads(finish(run, warm).files()["trace.jsonl"])
     assert measured["loss_base"] == pytest.approx(first["loss"], rel=1e-6)
+    assert measured["loss_tuned"] < 0.9 * measured["loss_base"]
 
 
 def tmp_path_of(run: ScriptRun) -> Path:

@@ -99,6 +99,31 @@ def test_every_weight_is_the_exact_sum_rounded_once(
         assert np.array_equal(values, floats.from_f64(wide, dtype)), name
 
 
+def test_matrices_in_bfloat16_add_what_they_add_in_float32(merge: Merge, tmp_path: Path) -> None:
+    """Where it is left to itself, TRL trains an adapter over a 4-bit base in bfloat16."""
+    model = write_tiny_model(tmp_path / "model")
+    half = write_adapter(tmp_path / "half", shapes_of(model))
+    wide = write_adapter(tmp_path / "wide", shapes_of(model))
+    rounded = {
+        name: floats.f32_to_bf16(values)
+        for name, values in load_file(half / "adapter_model.safetensors").items()
+    }
+    specs = [TensorSpec(name, "BF16", bits.shape) for name, bits in rounded.items()]
+    with open_shards(half, specs) as writer:
+        for name, bits in rounded.items():
+            writer.write(name, bits)
+    (half / "model.safetensors").replace(half / "adapter_model.safetensors")
+    exact = {name: floats.bf16_to_f32(bits) for name, bits in rounded.items()}
+    save_file(exact, wide / "adapter_model.safetensors")
+
+    runs = [merge(model, adapter) for adapter in (half, wide)]
+    assert [run.returncode for run in runs] == [0, 0], runs[0].log
+    ours, theirs = [(run.folder / "model" / "model.safetensors").read_bytes() for run in runs]
+    assert ours == theirs
+    merged, untouched = stored(runs[0].folder / "model"), stored(in_dtype(model, "bfloat16"))
+    assert any((merged[name][1] != values).any() for name, (_, values) in untouched.items())
+
+
 _PEFT = """
 import sys
 import torch

@@ -304,6 +304,79 @@ def test_a_termination_signal_ends_the_training_at_once(
     assert not any(run.folder.iterdir())
 
 
+# --- a base in 4 bits
+
+FOUR_BITS = {
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "bnb_4bit_compute_dtype": "bfloat16",
+}
+QLORA = {
+    "quantization": FOUR_BITS,
+    "dtype": "bfloat16",
+    "bf16": True,
+    "gradient_checkpointing": True,
+}
+
+
+@pytest.fixture(scope="module")
+def qlora(trainer: Trainer, finish: Finish) -> Finished:
+    return finish(trainer(**QLORA))
+
+
+def test_two_trainings_over_four_bits_give_the_same_bytes(
+    trainer: Trainer, qlora: Finished
+) -> None:
+    again = trainer(**QLORA).finish_cold(LC_ALL="C", TZ="Asia/Tokyo", USER="somebody")
+    assert again.status == 0, again.log
+    assert again.files() == qlora.files()
+    assert qlora.measures()["quantized_modules"] == 2 * 7  # the head and the embeddings are not
+    adapter = load_file_of(qlora.files()[ADAPTER])
+    assert {tensor.dtype for tensor in adapter.values()} == {np.dtype(np.float32)}
+
+
+def test_a_killed_training_over_four_bits_goes_on_to_the_same_bytes(
+    trainer: Trainer, qlora: Finished, finish: Finish, warm: WarmInterpreter
+) -> None:
+    run = trainer(save_steps=1, **QLORA)
+    process = run.start(warm)
+    run.wait_for_step(process, 4)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = finish(run)
+    assert resumed.measures()["steps_trained_now"] <= 3
+    assert resumed.files() == qlora.files()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"bnb_4bit_quant_type": "fp4"}, {"bnb_4bit_use_double_quant": False}, None],
+    ids=["fp4", "single", "16 bits"],
+)
+def test_every_kind_of_four_bits_is_a_base_of_its_own(
+    trainer: Trainer, qlora: Finished, finish: Finish, other: dict[str, Any] | None
+) -> None:
+    settings: dict[str, Any] = QLORA | {"quantization": FOUR_BITS | (other or {})}
+    if other is None:
+        del settings["quantization"]
+    result = finish(trainer(**settings | {"max_steps": 1}))
+    assert trace(result)[0]["loss"] != trace(qlora)[0]["loss"]
+    assert trace(result)[0]["loss"] == pytest.approx(trace(qlora)[0]["loss"], rel=0.02)
+
+
+def test_dora_is_trained_over_four_bits(trainer: Trainer, finish: Finish) -> None:
+    result = finish(trainer(**QLORA | {"max_steps": 2, "adapter": LORA | {"use_dora": True}}))
+    assert any("magnitude" in name for name in load_file_of(result.files()[ADAPTER]))
+
+
+def test_a_four_bit_layer_is_not_trained_as_a_whole(trainer: Trainer, refused: Refused) -> None:
+    adapter = LORA | {"target_modules": ["q_proj"], "modules_to_save": ["up_proj"]}
+    error = refused(trainer(**QLORA | {"adapter": adapter}))
+    assert error["code"] == "E520"
+    assert "model.layers.0.mlp.up_proj is held in 4 bits" in error["message"]
+
+
 # --- errors
 
 

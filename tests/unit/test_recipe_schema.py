@@ -68,7 +68,7 @@ def test_every_field_is_described_and_shown_by_a_valid_example() -> None:
 
 
 def test_a_field_is_required_or_has_a_default_or_is_one_of_the_known_choices() -> None:
-    sections = {"evaluate", "merge", "gguf", "imatrix", "ollama", "benchmark"}
+    sections = {"evaluate", "merge", "gguf", "imatrix", "ollama", "benchmark", "quantization"}
     alternatives = {"max_steps", "num_train_epochs"}
     parameters = set(SCHEMA["properties"]["ollama"]["properties"]["parameters"]["properties"])
     free = {
@@ -97,6 +97,7 @@ def test_the_examples_of_the_whole_are_recipes() -> None:
 CLASSES = {
     "": model.Recipe,
     "model": model.Model,
+    "model.quantization": model.Quantization,
     "data": model.Data,
     "data.train[]": model.DataFile,
     "data.validation": model.Validation,

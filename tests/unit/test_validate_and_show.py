@@ -190,7 +190,7 @@ def test_show_as_json_has_the_origin_of_every_value(
     recipe = load_recipe(recipes / "valid" / "full.yaml")
     assert report["version"] == 1
     assert report["recipe"] == recipe.resolved()
-    assert report["origin"]["/train/adapter/r"] == {"given": True, "line": 32, "column": 8}
+    assert report["origin"]["/train/adapter/r"] == {"given": True, "line": 37, "column": 8}
     _, out, _ = run(capsys, "show", "--resolved", "--format", "json", "valid/minimal.yaml")
     assert json.loads(out)["origin"]["/train/bf16"] == {"given": False}
     _, out, _ = run(capsys, "show", "--format", "json", "valid/minimal.yaml")

@@ -1,0 +1,120 @@
+"""The course's recipes through `--shrink` by the real command line: from a hub to Ollama."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chain import Checkout, copy_checkout
+from tests.hub_server import Files, HubServer
+from tests.shrunken import FOLDER
+
+STAGES = ["fetch", "prepare", "train", "evaluate", "merge", "gguf", "ollama", "benchmark"]
+WEIGHTS = b"whoever asks for them would get these"
+
+
+def of_the_hub(config: str, **more: bytes) -> Files:
+    return {"config.json": (FOLDER / config).read_bytes(), **more}
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    """Both models without a tokenizer; the 70B has no weights either."""
+    with HubServer() as server:
+        files = of_the_hub("llama-3.1-8b.json", **{"model.safetensors": WEIGHTS})
+        server.commit("meta-llama/Llama-3.1-8B-Instruct", files)
+        server.commit("meta-llama/Llama-3.1-70B-Instruct", of_the_hub("llama-3.1-70b.json"))
+        yield server
+
+
+@pytest.fixture(scope="module")
+def checkout(
+    shared_cache: Path,
+    ollama_install: Path,
+    hub: HubServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Checkout:
+    place = tmp_path_factory.mktemp("course")
+    made = copy_checkout(
+        place / "checkout", cache=shared_cache, store=place / "store", home=place / "home"
+    )
+    for name in [name for name in made.env if name.startswith("HF_")]:
+        del made.env[name]
+    made.env["HF_ENDPOINT"] = hub.url
+    return made
+
+
+def run_shrunken(checkout: Checkout, name: str) -> dict[str, dict[str, Any]]:
+    """Stage -> what run.json says of it, after `recipe run --shrink`."""
+    result = checkout.recipe("run", "--shrink", f"recipes/course/{name}.yaml")
+    assert result.returncode == 0, result.stdout + result.stderr
+    latest = checkout.folder / "runs" / f"course-{name}-shrink" / "latest"
+    record = json.loads((latest / "run.json").read_text())
+    stages = {stage["name"]: stage for stage in record["stages"]}
+    assert list(stages) == STAGES
+    assert {stage["action"] for stage in stages.values()} == {"run"}
+    return stages
+
+
+@pytest.fixture(scope="module")
+def qlora(checkout: Checkout) -> dict[str, dict[str, Any]]:
+    return run_shrunken(checkout, "10.3-70b-qlora")
+
+
+@pytest.fixture(scope="module")
+def lora(checkout: Checkout) -> dict[str, dict[str, Any]]:
+    return run_shrunken(checkout, "10.2-8b-lora")
+
+
+def parity(checkout: Checkout, name: str) -> dict[str, Any]:
+    run = checkout.folder / "runs" / f"course-{name}-shrink" / "latest"
+    found: dict[str, Any] = json.loads((run / "ollama" / "parity.json").read_text())
+    return found
+
+
+def check_q4_k_m(stage: dict[str, Any]) -> None:
+    """The K-quants that the type promises, not what widths without them fall back to."""
+    (file,) = [file for file in stage["measures"]["files"] if file["type"] == "Q4_K_M"]
+    assert file["fallback"] is None
+    assert set(file["tensors"]) == {"F32", "Q4_K", "Q6_K"}
+
+
+def test_the_70b_goes_from_its_config_over_four_bits_to_ollama(
+    checkout: Checkout, qlora: dict[str, dict[str, Any]]
+) -> None:
+    fetched = qlora["fetch"]["measures"]
+    assert fetched["downloaded_files"] == 1
+    assert fetched["shrunken"]["hidden_size"] == 256
+    settings = qlora["train"]["material"]["inputs"]["settings"]
+    assert settings["quantization"]["bnb_4bit_quant_type"] == "nf4"
+    assert qlora["train"]["measures"]["quantized_modules"] == 2 * 7
+    check_q4_k_m(qlora["gguf"])
+    assert qlora["ollama"]["measures"]["template_family"] == "llama3"
+    assert len(parity(checkout, "10.3-70b-qlora")["prompts"]) > 20
+
+
+def test_the_8b_goes_from_its_config_to_ollama(
+    checkout: Checkout, lora: dict[str, dict[str, Any]]
+) -> None:
+    settings = lora["train"]["material"]["inputs"]["settings"]
+    assert "quantization" not in settings
+    assert "quantized_modules" not in lora["train"]["measures"]
+    assert [file["type"] for file in lora["gguf"]["measures"]["files"]] == ["Q4_K_M", "Q8_0"]
+    check_q4_k_m(lora["gguf"])
+    assert len(parity(checkout, "10.2-8b-lora")["prompts"]) > 20
+
+
+def test_the_hub_was_asked_for_configs_alone(
+    hub: HubServer, qlora: dict[str, dict[str, Any]], lora: dict[str, dict[str, Any]]
+) -> None:
+    asked = [request.path for request in hub.asked("/resolve/")]
+    assert len(asked) >= 2
+    assert all(path.endswith("/config.json") for path in asked)
+    assert {path.split("/")[2] for path in asked} == {
+        "Llama-3.1-8B-Instruct",
+        "Llama-3.1-70B-Instruct",
+    }
