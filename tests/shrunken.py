@@ -32,5 +32,6 @@ def shrink(
     warm: WarmInterpreter, python: Path, source: Path, place: Path, seed: int = 0
 ) -> Finished:
     """Run the script on a folder; `model/` lies in the result's folder."""
-    run = ScriptRun(python, "shrink", {"seed": seed}, {"source": source}, place)
+    hashed = {"seed": seed, "trust_remote_code": None}
+    run = ScriptRun(python, "shrink", hashed, {"source": source}, place)
     return run.finish(warm)

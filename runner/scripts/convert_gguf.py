@@ -4,8 +4,11 @@ The converter knows a byte-level BPE by the hash of one encoded text, so every t
 trained anew is unknown to it. What it must write is only how the text is split, and that can be
 seen: a pre-tokenizer of PRE_TOKENIZERS that splits all PROBES alike is the one.
 
-Arguments: convert_hf_to_gguf.py, then the converter's own. Ends with the line `E332: ...` on stderr
-when none splits alike.
+For some architectures the converter leaves out the output, since published models of them have the
+embedding in its place. A model that an adapter has given an output of its own is refused.
+
+Arguments: convert_hf_to_gguf.py, then the converter's own. Ends with a line on stderr: `E332: ...`
+when none splits alike, `E547: ...` when the output would be lost.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ from runner.scripts.tokenizer_file import Vocabulary, byte_level
 
 class UnknownSplit(Exception):
     """No pre-tokenizer of llama.cpp splits as this tokenizer does."""
+
+
+class LostOutput(Exception):
+    """The file would compute with the embedding where the model has an output of its own."""
 
 
 def splits_of(tokenizer: Tokenizer) -> list[list[str]]:
@@ -63,6 +70,18 @@ def known_by_behaviour(original: Any) -> Any:
     return get_vocab_base_pre
 
 
+def keeping_the_output(original: Any) -> Any:
+    """`index_tensors` of the converter, which raises LostOutput rather than dropping `lm_head`."""
+
+    def index_tensors(self: Any, *arguments: Any, **how: Any) -> Any:
+        untied = self.hparams.get("tie_word_embeddings") is False
+        if untied and self.filter_tensors(("lm_head.weight", lambda: None)) is None:
+            raise LostOutput(" ".join(self.hparams.get("architectures") or [type(self).__name__]))
+        return original(self, *arguments, **how)
+
+    return index_tensors
+
+
 def main() -> None:
     sys.argv.pop(0)
     converter = Path(sys.argv[0])
@@ -70,10 +89,18 @@ def main() -> None:
     program = importlib.import_module(converter.stem)
     base = importlib.import_module("conversion.base").TextModel
     base.get_vocab_base_pre = known_by_behaviour(base.get_vocab_base_pre)
+    base.index_tensors = keeping_the_output(base.index_tensors)
     try:
         program.main()
     except UnknownSplit:
         print("E332: no tokenizer of llama.cpp splits text as this model's does", file=sys.stderr)
+        raise SystemExit(1) from None
+    except LostOutput as lost:
+        print(
+            "E547: the model has an output of its own, and llama.cpp would use the embedding of "
+            f"{lost} in its place",
+            file=sys.stderr,
+        )
         raise SystemExit(1) from None
 
 

@@ -183,7 +183,9 @@ def _add_pairs(
 ) -> None:
     found = {module: names.find(f"{module}.weight") for module in adapter.pairs}
     conv1d = _is_conv1d(adapter, found, targets, config)
-    tied = embeddings.tied and adapter.ties and embeddings.input in found.values()
+    # DoRA scales the embedding's columns and the output's rows: these are two tensors in any case.
+    shared = adapter.ties and not adapter.config.get("use_dora")
+    tied = embeddings.tied and shared and embeddings.input in found.values()
     for module, pair in adapter.pairs.items():
         name = found[module]
         if tied and name == embeddings.head:

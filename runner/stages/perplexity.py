@@ -12,16 +12,23 @@ import json
 import math
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from runner.errors import StageFailed
 from runner.stages.contract import Context, Outputs
 from runner.stages.prompts import read_prompts
 from runner.system import hardware, llama_server
 
+_Found = TypeVar("_Found")
+
 CONTEXTS = (256, 128, 64, 32)  # tokens; the largest with enough chunks is taken
 CHUNKS_WANTED = 8
+# llama-perplexity was seen, once and on a busy machine, to end with status 0 and without its last
+# chunk; the same command then gave a whole result. So a part is not a verdict until it comes twice.
+TRIES = 2
 MAX_TOKENS = 2048  # more would not change the verdict, only the time
 # Printed after every chunk: its number and what was found up to its end, each with its standard
 # error: perplexity, logarithm of its ratio, KL divergence, change of probabilities, top tokens (%).
@@ -127,10 +134,14 @@ def keep_logits(protocol: Protocol, gguf: Path, tool: Path, context: Context) ->
     file.unlink(missing_ok=True)
     what = ["--model", str(gguf), "--file", str(protocol.text), "--no-escape"]
     more = ["--chunks", str(protocol.chunks), "--save-all-logits", str(file)]
-    _run(protocol, [*what, *more], "logits", tool, context)
-    if not _is_whole(file, protocol):
+
+    def whole(said: str) -> Path | None:
+        return file if _is_whole(file, protocol) else None
+
+    found = _run(protocol, [*what, *more], "logits", whole, tool, context)
+    if found is None:
         raise _no_result("the merged model", context)
-    return file
+    return found
 
 
 def _is_whole(file: Path, protocol: Protocol) -> bool:
@@ -148,8 +159,11 @@ def of_file(protocol: Protocol, file: Path, logits: Path, tool: Path, context: C
     Raises StageFailed (E543) when llama-perplexity does not get to the end.
     """
     what = ["--model", str(file), "--kl-divergence", "--kl-divergence-base", str(logits)]
-    said = _run(protocol, what, f"distance-{file.stem}", tool, context)
-    distance = last_distance(said, protocol.chunks)
+
+    def last(said: str) -> Distance | None:
+        return last_distance(said, protocol.chunks)
+
+    distance = _run(protocol, what, f"distance-{file.stem}", last, tool, context)
     if distance is None:
         raise _no_result(file.name, context)
     return distance
@@ -167,12 +181,28 @@ def last_distance(said: str, chunks: int) -> Distance | None:
     return Distance(perplexity, 0.0 if divergence < 0 else divergence, same / 100)
 
 
-def _run(protocol: Protocol, what: list[str], log: str, tool: Path, context: Context) -> str:
+def _run(
+    protocol: Protocol,
+    what: list[str],
+    log: str,
+    result: Callable[[str], _Found | None],
+    tool: Path,
+    context: Context,
+) -> _Found | None:
+    """What `result` finds after a run; where that is nothing, after another one.
+
+    The measure `repeats_of_LOG` counts the further runs; there is none when the first was whole.
+    """
     how = ["--ctx-size", str(protocol.context), "--batch-size", str(protocol.context)]
     threads = ["--threads", str(hardware.available_cpus()), "--offline"]
-    return context.run_program(
-        [str(tool / "bin" / "llama-perplexity"), *what, *how, *threads], log=log
-    )
+    program = [str(tool / "bin" / "llama-perplexity"), *what, *how, *threads]
+    for repeats in range(TRIES):
+        if repeats:
+            context.measure(f"repeats_of_{log}", repeats)
+        found = result(context.run_program(program, log=log))
+        if found is not None:
+            return found
+    return None
 
 
 def _no_result(what: str, context: Context) -> StageFailed:

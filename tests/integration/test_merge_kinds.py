@@ -86,6 +86,9 @@ CASES: dict[str, dict[str, Any]] = {
     "gemma, adapted as one": case(
         "gemma", ALL | {"target_modules": ["embed_tokens"], "ensure_weight_tying": True}
     ),
+    "gemma, DoRA adapted as one": case(
+        "gemma", DORA | {"target_modules": ["embed_tokens"], "ensure_weight_tying": True}
+    ),
     "llama-tied, DoRA of embedding and head": case(
         "llama-tied", DORA | {"target_modules": ["embed_tokens", "lm_head", "o_proj"]}
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,6 +106,10 @@ class NoLogits:
     def __init__(self, folder: Path, content: bytes | None) -> None:
         self.scratch = self.log_folder = folder
         self._content = content
+        self.measures: dict[str, Any] = {}
+
+    def measure(self, name: str, value: Any) -> None:
+        self.measures[name] = value
 
     def run_program(self, argv: list[str], **how: Any) -> str:
         if self._content is not None:
@@ -119,6 +124,63 @@ def test_logits_that_are_not_whole_are_an_error(tmp_path: Path, content: bytes |
     with pytest.raises(perplexity.StageFailed, match="no result for the merged model") as caught:
         perplexity.keep_logits(protocol, tmp_path / "x.gguf", tmp_path, context)
     assert caught.value.code == "E543"
+    assert context.measures == {"repeats_of_logits": 1}
+
+
+PROGRAM = """\
+#!/bin/sh
+# Ends without its last chunk the first TIMES times.
+echo run >> {place}/runs
+[ $(wc -l < {place}/runs) -gt {times} ] && cat {place}/whole || cat {place}/part
+"""
+
+
+class Programs:
+    """A context that runs programs and keeps measures."""
+
+    def __init__(self, folder: Path) -> None:
+        self.scratch = self.log_folder = folder
+        self.measures: dict[str, Any] = {}
+
+    def measure(self, name: str, value: Any) -> None:
+        self.measures[name] = value
+
+    def run_program(self, argv: list[str], *, log: str) -> str:
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def with_program(place: Path, times: int) -> Path:
+    """The root of a llama.cpp whose llama-perplexity is whole only after `times` runs."""
+    (place / "whole").write_text(rows())
+    (place / "part").write_text(rows(count=2))
+    program = place / "bin" / "llama-perplexity"
+    program.parent.mkdir()
+    program.write_text(PROGRAM.format(place=place, times=times))
+    program.chmod(0o755)
+    return place
+
+
+@pytest.mark.parametrize(("times", "measured"), [(0, {}), (1, {"repeats_of_distance-x": 1})])
+def test_a_run_without_its_last_chunk_is_repeated_once_and_counted(
+    tmp_path: Path, times: int, measured: dict[str, int]
+) -> None:
+    tool, context = with_program(tmp_path, times), Programs(tmp_path)
+    protocol = perplexity.Protocol(tmp_path / "text", tmp_path / "ids", 32, 3)
+    asked: Any = context
+    found = perplexity.of_file(protocol, tmp_path / "x.gguf", tmp_path / "logits", tool, asked)
+    assert found == perplexity.last_distance(rows(), 3)
+    assert context.measures == measured
+    assert (tmp_path / "runs").read_text().count("run") == times + 1
+
+
+def test_a_run_that_is_twice_without_its_last_chunk_is_an_error(tmp_path: Path) -> None:
+    tool, context = with_program(tmp_path, 2), Programs(tmp_path)
+    protocol = perplexity.Protocol(tmp_path / "text", tmp_path / "ids", 32, 3)
+    asked: Any = context
+    with pytest.raises(perplexity.StageFailed, match=r"no result for x\.gguf") as caught:
+        perplexity.of_file(protocol, tmp_path / "x.gguf", tmp_path / "logits", tool, asked)
+    assert caught.value.code == "E543"
+    assert (tmp_path / "runs").read_text().count("run") == perplexity.TRIES
 
 
 # --- which to ship
