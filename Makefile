@@ -13,11 +13,12 @@ empty :=
 CACHE_HOME := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)
 export SPARK_RECIPES_CACHE := $(if $(SPARK_RECIPES_CACHE),$(SPARK_RECIPES_CACHE),$(CACHE_HOME)/spark-recipes)
 export PIP_CACHE_DIR := $(SPARK_RECIPES_CACHE)/pip
+# pip asks `rustc` for its version, and a rustup in front of it would write into the home folder.
+export RUSTUP_HOME := $(SPARK_RECIPES_CACHE)/rustup
 export UV_CACHE_DIR := $(SPARK_RECIPES_CACHE)/uv
 export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# pip asks `rustc` for its version, and a rustup in front of it would write into the home folder.
-PIP := RUSTUP_HOME=$(SPARK_RECIPES_CACHE)/rustup .venv/bin/python -m pip install --quiet --no-input
+PIP := .venv/bin/python -m pip install --quiet --no-input
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-full test-container check format lock setup clean

@@ -220,7 +220,7 @@ def test_other_rows_part_in_prepare_at_a_token(fresh: tuple[Checkout, Path]) -> 
     found = diff(checkout, first, second)
     assert found["parts_in"] == "prepare"
     stage = difference(found, "prepare")
-    assert "rows.jsonl" in stage["inputs"][0]
+    assert stage["inputs"][0].startswith("files.train.0: ")
     assert stage["difference"]["file"].endswith(".tokens.safetensors")
     assert "position" in stage["difference"]["where"]
 
