@@ -40,6 +40,7 @@ def recipe() -> Any:
     return SimpleNamespace(
         model=SimpleNamespace(trust_remote_code=False),
         name="tiny",
+        data=SimpleNamespace(system=None),
         ollama=SimpleNamespace(**section),
         benchmark=SimpleNamespace(runs=3, max_tokens=32),
     )
