@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chain import Checkout
-from tests.e2e.test_bad_luck import tiny  # noqa: F401  (a fixture)
+from tests.e2e.conftest import make_tiny, tiny  # noqa: F401  (fixtures)
 
 
 @pytest.fixture
