@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the recipe; exit code 0 when every stage is done."""
+    from runner.cli.plan import say_warnings
     from runner.execution.revisions import pin_revisions
     from runner.lock.locking import lock_of_run
     from runner.plan.snapshot import take_snapshot
@@ -64,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
     started = time.monotonic()
     if args.paranoid:
         forget()
-    recipe = load_recipe(args.recipe)
+    recipe = load_recipe(args.recipe, warn=say_warnings)
     recipe = pin_revisions(recipe, _runs(recipe), _say)
     lock = None  # which pins the real model: no lock says anything of a twin
     if args.shrink:
@@ -197,6 +198,7 @@ def _execute(
             on_poll=progress.poll,
             say=progress.say,
             check_outputs=outputs_checker(lock),
+            until=args.until,
         )
         if recipe.shrink is not None:
             progress.say(NOTICE)

@@ -70,6 +70,8 @@ def as_lines(run: Run, level: str, checked: list[Checked], again: Rederived | No
         lines.append("next: run the recipe again; what is damaged is made anew")
         return lines
     lines.append(f"files     {hashed} files hashed, all as recorded")
+    if until := run.record.get("until"):
+        lines.append(f"note      the run ended with {until}, as it was told to (--until)")
     if again is not None:
         lines += [f"note      {note}" for note in again.notes]
         if again.difference is None:

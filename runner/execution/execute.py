@@ -55,6 +55,7 @@ class Execution:
     wait: bool = True  # for a lock that another run holds; False: exit 6
     on_poll: Callable[[], None] = lambda: None
     say: Callable[[str], None] = lambda message: None
+    until: str | None = None  # the recipe goes on behind this stage, and the run does not
     check_outputs: Callable[[Outputs], None] = lambda outputs: None  # may raise to end the run
     given: Mapping[str, Outputs] = field(default_factory=dict)  # of stages that are not to run
     ollama_models: Path | None = None  # deploy to a server of our own with this models folder

@@ -32,6 +32,7 @@ def run_record(execution: Execution, state: str, error: BaseException | None) ->
         "runner": runner.__version__,
         "started": execution.run.started.isoformat(),
         "ended": None if state == "running" else datetime.now(UTC).isoformat(),
+        "until": execution.until,
         "manifest_sha256": execution.manifest_sha256,
         "host": _host(),
         "hardware": hardware_facts(),

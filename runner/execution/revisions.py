@@ -19,6 +19,7 @@ from runner.errors import StageFailed
 if TYPE_CHECKING:
     from runner.recipe.model import DataFile, Model, Recipe
 
+KEPT_LOGS = 5  # of questions that failed
 Asked = tuple[str, str | None, str]  # repository, revision, model | dataset
 
 
@@ -66,7 +67,7 @@ def _ask(asked: list[Asked], say: Callable[[str], None]) -> list[str]:
     from runner.system.folders import cache_folder
     from runner.system.hub import network_env
 
-    folder = Path(tempfile.mkdtemp(prefix="spark-recipes-hub-"))
+    folder = _log_folder()
     events = EventLog(folder / "events.jsonl")
     try:
         context = StageContext(
@@ -93,6 +94,17 @@ def _ask(asked: list[Asked], say: Callable[[str], None]) -> list[str]:
         events.close()
     shutil.rmtree(folder)
     return list(measured["commits"])
+
+
+def _log_folder() -> Path:
+    """A new folder in the cache; those of earlier questions that failed make room for it."""
+    from runner.system.folders import cache_folder
+
+    base = cache_folder() / "hub-questions"
+    base.mkdir(parents=True, exist_ok=True)
+    for old in sorted(base.iterdir(), key=lambda path: path.lstat().st_mtime_ns)[:-KEPT_LOGS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(dir=base))
 
 
 def _last_commit(recipe: Recipe, runs: Path) -> str:

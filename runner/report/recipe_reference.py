@@ -10,10 +10,9 @@ from runner.recipe.schema import Schema, load_schema
 
 _INTRODUCTION = """# Recipe reference
 
-This page is written from `schemas/recipe-1.json`: edit the descriptions there, then run
-`python -m runner.report.recipe_reference > docs/recipe.md`. Names are those of Transformers, TRL
-and PEFT wherever these have one. `recipe show --resolved x.yaml` prints a recipe with every default
-and the line that each given value comes from.
+Names are those of Transformers, TRL and PEFT wherever these have one.
+`recipe show --resolved x.yaml` prints a recipe with every default and the line that each given
+value comes from.
 
 ## How a recipe is read
 

@@ -18,6 +18,7 @@ def summary(folder: Path) -> dict[str, Any]:
     return {
         "schema": 1,
         "state": record["state"],
+        "until": record.get("until"),
         "recipe": record["recipe"],
         "run": str(folder),
         "stages": [
@@ -123,9 +124,9 @@ def _measures(result: dict[str, Any], stage: str) -> dict[str, Any]:
 def _stage_table(result: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    table = Table(
-        "stage", "", "seconds", title=f"{result['recipe']}: {result['state']}", title_justify="left"
-    )
+    until = f" until {result['until']}" if result["until"] else ""
+    title = f"{result['recipe']}: {result['state']}{until}"
+    table = Table("stage", "", "seconds", title=title, title_justify="left")
     table.columns[2].justify = "right"
     for stage in result["stages"]:
         seconds = "" if stage["action"] == "reuse" else f"{stage['seconds']:.1f}"

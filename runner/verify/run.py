@@ -90,14 +90,24 @@ def open_run(path: Path) -> Run:
     Raises UsageError (E701) when there is no finished run.
     """
     folder = path / "latest" if (path / "latest").is_dir() else path
+    if not folder.is_dir():
+        raise UsageError(
+            f"{path} is no folder of a run",
+            hint="name the folder of a run, or runs/NAME for its newest; the NAME is the recipe's",
+            code="E701",
+        )
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         return Run(folder.resolve(), record, dict(manifest["stages"]))
     except FileNotFoundError as error:
+        begun = (folder / "run.json").is_file() or any(folder.glob("*/run.json"))
         raise UsageError(
-            f"{path} holds no finished run: there is no {Path(error.filename).name}",
-            hint="name the folder of a run, or runs/NAME for its newest",
+            f"{path} holds no finished run"
+            + ("" if begun else f": there is no {Path(error.filename).name}"),
+            hint="it has begun and not ended: run the recipe again, and it goes on where it was"
+            if begun
+            else "name the folder of a run, or runs/NAME for its newest",
             code="E701",
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:

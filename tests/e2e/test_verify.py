@@ -276,3 +276,19 @@ def test_a_paranoid_run_notices_what_stamps_hide(tiny: Checkout) -> None:
     assert again.returncode == 0, again.stderr
     assert "up to date (" not in again.stdout
     assert verify(tiny, "runs/tiny").returncode == 0
+
+
+def test_a_run_that_ended_early_says_so(tiny: Checkout) -> None:
+    ran = tiny.recipe("run", "tiny.yaml", "--until", "prepare")
+    assert "tiny: done until prepare" in ran.stdout
+    assert "the run ended with prepare" in verify(tiny, "runs/tiny").stdout
+
+
+def test_what_is_no_finished_run_is_told_apart(finished: Checkout, tmp_path: Path) -> None:
+    recipe = verify(finished, "tiny.yaml")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "run.json").write_text("{}")
+    begun = verify(finished, tmp_path / "x")
+    assert (recipe.returncode, begun.returncode) == (2, 2)
+    assert "no folder of a run" in recipe.stderr
+    assert "it has begun and not ended" in begun.stderr
