@@ -294,10 +294,15 @@ def test_a_branch_is_asked_for_by_every_run_and_by_no_plan(
     assert f"pin model.revision: {second}" in done.stderr
 
 
-def test_a_mirror_that_names_no_commit(project: Project, hub: HubServer, tiny: Path) -> None:
+def test_a_mirror_that_names_no_commit(
+    project: Project, hub: HubServer, tiny: Path, tmp_path: Path
+) -> None:
+    """And a question that failed leaves nothing outside of the cache."""
     project.write(model={**pinned(hub, tiny), "revision": "main"})
     hub.names_commits = False
-    done = project.recipe("run", "x.yaml")
+    (tmp_path / "temporary").mkdir()
+    done = project.recipe("run", "x.yaml", TMPDIR=str(tmp_path / "temporary"))
+    assert list((tmp_path / "temporary").iterdir()) == []
     assert done.returncode == 1
     assert "error[E319]" in done.stderr
     assert "names no commit of acme/tiny" in done.stderr
