@@ -36,6 +36,7 @@ RUN venv/bin/python -m runner.system.prebuild
 COPY runner runner
 COPY schemas schemas
 COPY recipes recipes
+COPY docs/errors.md docs/
 COPY README.md LICENSE ./
 RUN venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 

@@ -1,6 +1,6 @@
 # make quickstart   set up everything and run recipes/quickstart.yaml to the end
 # make test         set up everything and run the tests
-# make test-full    run the tests that take minutes or gigabytes too, and write tests/full-results.json
+# make test-full    run what is too heavy for make test, and write tests/full-results.json
 # make check        lint and types
 # Nothing is written outside this folder, the cache folder and Ollama's own model folder.
 PYTHON ?= python3

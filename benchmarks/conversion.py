@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.merge import write_model
 from benchmarks.timing import Command, Timing, table, time_side_by_side
 from runner.execution.context import SCRIPTS
-from runner.scripts.model_folder import COPIED
+from runner.scripts.weights.model_folder import COPIED
 from runner.system import environments, tools
 from runner.system.folders import cache_folder
 from tests.chain import copy_checkout

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.timing import Command, Timing, table, time_side_by_side
 from runner.execution.context import SCRIPTS
-from runner.scripts.floats import f32_to_bf16
-from runner.scripts.safetensors_stream import TensorSpec, open_shards, row_blocks
+from runner.scripts.weights.floats import f32_to_bf16
+from runner.scripts.weights.safetensors_stream import TensorSpec, open_shards, row_blocks
 from runner.system import determinism, environments
 from runner.system.folders import cache_folder
 from tests.lora_files import write_adapter

@@ -19,7 +19,11 @@ settings.load_profile("spark-recipes")
 TOGETHER = {
     "tests/e2e/test_docs.py": "quickstart",
     "tests/e2e/test_full_fine_tuning.py": "quickstart",
+    "tests/e2e/test_kills.py": "quickstart",
     "tests/e2e/test_quickstart.py": "quickstart",
+    "tests/e2e/test_variations.py": "quickstart",
+    "tests/integration/test_crash.py": "crash",
+    "tests/integration/test_power_loss.py": "crash",
     "tests/integration/test_course_recipes.py": "ollama",
     "tests/integration/test_benchmark.py": "ollama",
     "tests/integration/test_ollama.py": "ollama",

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from runner.stages import shipped_templates
+from runner.stages.templates import shipped_templates
 from tests.tiny_model import write_tiny_model
 
 _LLAMA3 = ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>")

@@ -1,24 +1,33 @@
 """Fail, or die, at the Nth file operation: for N = 1, 2, ... until none is left to fail.
 
 The operations are Python's own doors to the file system, in a forked process, so a kill is a real
-one. What a full disk does to a write is tried beside it: the first half is written, then it fails.
+one. What a full disk does to a write is tried beside it: the first half is written, then it fails,
+and from then on nothing that needs room succeeds.
 """
 
 from __future__ import annotations
 
+import _pyio
+import builtins
 import errno
+import io
 import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-OPERATIONS = (
-    *("open", "write", "fsync", "replace", "rename", "unlink", "rmdir", "mkdir", "chmod"),
-    *("link", "ftruncate", "pwrite", "scandir", "listdir"),
+CHANGING = (
+    *("write", "fsync", "replace", "rename", "unlink", "rmdir", "mkdir", "chmod"),
+    *("link", "symlink", "ftruncate", "pwrite"),
 )
+READING = ("read", "scandir", "listdir")
+OPERATIONS = ("open", *CHANGING, "scandir", "listdir")
 MODES = ("kill", "full-disk", "io-error")
+_GROWING = ("write", "pwrite", "mkdir", "link", "symlink")  # and an open that creates
+_TWO_PATHS = ("replace", "rename", "link", "symlink")  # they are told by where they lead
 _COUNT_LIMIT = 500  # a scenario this long is a mistake in the test
 
 
@@ -31,6 +40,20 @@ class Fault:
     survived: bool
     injected: bool
     said: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call at a door. Paths are absolute: of a file descriptor, what it was opened as.
+
+    `source` is another path than `path` where there are two of them.
+    """
+
+    name: str
+    source: str
+    path: str
+    changes: bool
+    grows: bool
 
 
 def faults(scenario: Callable[[], None], prepare: Callable[[], None], mode: str) -> Iterator[Fault]:
@@ -47,25 +70,70 @@ def faults(scenario: Callable[[], None], prepare: Callable[[], None], mode: str)
 def recorded(scenario: Callable[[], None]) -> list[tuple[str, str]]:
     """The operations of the scenario in their order, each with the path it touched."""
     log: list[tuple[str, str]] = []
-    names: dict[int, str] = {}
 
-    def note(name: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        result = call(*args, **options)
-        path = names.get(args[0], "") if isinstance(args[0], int) else os.fspath(args[0])
-        if name == "open":
-            names[result] = path
-        log.append((name, path))
-        return result
+    def note(operation: Operation, call: Callable[[], Any], half: Callable[[], Any]) -> Any:
+        log.append((operation.name, operation.source))
+        return call()
 
     originals = {name: getattr(os, name) for name in OPERATIONS}
     try:
-        for name, call in originals.items():
-            setattr(os, name, lambda *a, _n=name, _c=call, **k: note(_n, _c, *a, **k))
+        open_doors(note, OPERATIONS)
         scenario()
     finally:
         for name, call in originals.items():
             setattr(os, name, call)
     return log
+
+
+Handler = Callable[[Operation, Callable[[], Any], Callable[[], Any]], Any]
+
+
+def open_doors(handle: Handler, names: tuple[str, ...]) -> None:
+    """Hand every operation of these names to `handle`, with two calls: whole, and half done."""
+    for name in names:
+        setattr(os, name, _door(name, getattr(os, name), handle))
+
+
+def open_files_by_doors() -> None:
+    """Let Python's files go through the doors too, by its own file objects in Python."""
+    builtins.open = io.open = _pyio.open
+
+
+def _door(name: str, call: Callable[..., Any], handle: Handler) -> Callable[..., Any]:
+    def door(*args: Any, **options: Any) -> Any:
+        def half() -> None:
+            if name == "write":
+                call(args[0], args[1][: len(args[1]) // 2])
+
+        return handle(_operation(name, args, options), lambda: call(*args, **options), half)
+
+    return door
+
+
+def _operation(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Operation:
+    creates = name == "open" and bool(args[1] & os.O_CREAT)
+    given = args[0] if args else "."
+    return Operation(
+        name,
+        _path(given, options.get("dir_fd")),
+        _path(args[1] if name in _TWO_PATHS else given, options.get("dir_fd")),
+        changes=creates or name in CHANGING,
+        grows=creates or name in _GROWING,
+    )
+
+
+def _path(given: Any, folder: int | None) -> str:
+    if isinstance(given, int):
+        return _opened(given)
+    base = str(Path.cwd()) if folder is None else _opened(folder)
+    return str(Path(base, os.fsdecode(given)))
+
+
+def _opened(descriptor: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - no door behind a door
+    except OSError:
+        return ""
 
 
 def _round(scenario: Callable[[], None], mode: str, number: int) -> Fault:
@@ -85,40 +153,55 @@ def _round(scenario: Callable[[], None], mode: str, number: int) -> Fault:
 
 
 def _child(scenario: Callable[[], None], mode: str, number: int, writer: int) -> None:
-    counter = _Counter(mode, number)
+    left = number
+
+    def due(operation: Operation) -> bool:
+        nonlocal left
+        left -= 1
+        return left == 0
+
+    injector = Injector(mode, due)
     write = os.write
     code = 1
     try:
-        counter.install()
+        open_doors(injector.handle, OPERATIONS)
         scenario()
-        code = 2 if counter.injected else 0
+        code = 2 if injector.injected else 0
     except BaseException:
         write(writer, traceback.format_exc().encode())
     finally:
         os._exit(code)
 
 
-class _Counter:
-    def __init__(self, mode: str, number: int) -> None:
+class Injector:
+    """Does the damage of `mode` at the operation for which `due` says so, and once only.
+
+    `on_fault` is told of it before. A full disk stays full.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        due: Callable[[Operation], bool],
+        on_fault: Callable[[Operation], None] = lambda operation: None,
+    ) -> None:
         self.mode = mode
-        self.left = number
         self.injected = False
+        self._due = due
+        self._on_fault = on_fault
 
-    def install(self) -> None:
-        for name in OPERATIONS:
-            setattr(os, name, self._wrap(name, getattr(os, name)))
-
-    def _wrap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*args: Any, **options: Any) -> Any:
-            self.left -= 1
-            if self.left != 0:
-                return call(*args, **options)
-            self.injected = True
-            if name == "write":  # half of it got through
-                call(args[0], args[1][: len(args[1]) // 2])
-            if self.mode == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            number = errno.ENOSPC if self.mode == "full-disk" else errno.EIO
-            raise OSError(number, os.strerror(number))
-
-        return wrapped
+    def handle(self, operation: Operation, call: Callable[[], Any], half: Callable[[], Any]) -> Any:
+        """What a door does."""
+        if self.injected:
+            if self.mode == "full-disk" and operation.grows:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), operation.path)
+            return call()
+        if not self._due(operation):
+            return call()
+        self.injected = True
+        self._on_fault(operation)
+        half()
+        if self.mode == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        number = errno.ENOSPC if self.mode == "full-disk" else errno.EIO
+        raise OSError(number, os.strerror(number), operation.path)

@@ -1,10 +1,10 @@
-"""Run all tests, the long ones too, and write down what they ran on: `make test-full`.
+"""Run the tests that `make test` leaves out, and write down what they ran on: `make test-full`.
 
 usage: python -m tests.full_run [PYTEST ARGUMENTS]
 
 tests/full-results.json says which sources were tested (a digest of every file that git tracks, but
-for the record itself), by which Python, which tests were asked for, and how they ended. There is no
-clock in it: the same sources with the same outcome give the same bytes.
+for the records themselves), by which Python, which tests were asked for, and how they ended. There
+is no clock in it: the same sources with the same outcome give the same bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = "tests/full-results.json"
+RECORDS = (RESULTS, "tests/crash-results.json")  # what a full run writes
 _COUNT = re.compile(
     r"(\d+) (passed|failed|skipped|deselected|xfailed|xpassed|errors?|warnings?|rerun)\b"
 )
@@ -28,9 +29,9 @@ _CLOSING = re.compile(r"^(?:=+ )?\d+ [a-z]+\b.* in [\d.]+s\b")
 
 
 def main(arguments: list[str]) -> int:
-    """Run pytest with nothing deselected; its exit status."""
+    """Run pytest over what takes minutes or gigabytes; its exit status."""
     sources = sources_digest(ROOT, tracked(ROOT))
-    command = [sys.executable, "-m", "pytest", "-m", "", *arguments]
+    command = [sys.executable, "-m", "pytest", "-m", "full", *arguments]
     closing = ""
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -57,12 +58,12 @@ def tracked(root: Path) -> list[str]:
 
 
 def sources_digest(root: Path, names: Iterable[str]) -> str:
-    """sha256 over names and contents of the files, in order of their names, without the record.
+    """sha256 over names and contents of the files, in order of their names, without the records.
 
     A link counts as the path that it holds; a file that is gone counts as missing.
     """
     digest = hashlib.sha256()
-    for name in sorted({*names} - {RESULTS}):
+    for name in sorted({*names}.difference(RECORDS)):
         digest.update(name.encode() + b"\0" + _content(root / name).encode() + b"\n")
     return digest.hexdigest()
 

@@ -11,7 +11,10 @@ from typing import Any
 
 RECIPES = Path(__file__).parent / "recipes"
 VALID = sorted(RECIPES.glob("valid/*.yaml"))
+EXTENDING = sorted(RECIPES.glob("valid/extends/*.yaml"))  # valid, each with its bases
 INVALID = sorted(RECIPES.glob("invalid/*/*.yaml"))
+BASES = sorted(RECIPES.glob("**/bases/*.yaml"))  # of recipes under valid and invalid
+SHIPPED = sorted((RECIPES.parent.parent / "recipes").rglob("*.yaml"))
 
 _EXPECTED = re.compile(
     rb"^# expect (?P<code>[EW]\d{3}) (?:(?P<file>[^:\s]+):)?(?P<line>\d+):(?P<column>\d+) "

@@ -1,4 +1,4 @@
-"""Shrunken models of the public configs in tests/model_configs, made by the real script."""
+"""Shrunken models of the public configs in runner/plan/data/published, made by the real script."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from tests.training_runs import Finished, ScriptRun, WarmInterpreter
 
-FOLDER = Path(__file__).parent / "model_configs"
+FOLDER = Path(__file__).parent.parent / "runner" / "plan" / "data" / "published"
 # Number of parameters that the publisher states or whose tensors the publisher's files hold; tied
 # embeddings count once.
-PUBLISHED: dict[str, int] = json.loads((FOLDER / "published.json").read_text())
+PUBLISHED: dict[str, int] = json.loads((Path(__file__).parent / "published_sizes.json").read_text())
 NAMES = sorted(PUBLISHED)
 
 

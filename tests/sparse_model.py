@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runner.scripts.floats import f32_to_bf16
-from runner.scripts.safetensors_stream import INDEX, SINGLE, TensorSpec, plan_shards
+from runner.scripts.weights.floats import f32_to_bf16
+from runner.scripts.weights.safetensors_stream import INDEX, SINGLE, TensorSpec, plan_shards
 
 # Llama 3 70B: hidden 8192, intermediate 28672, 64 heads of 128 and 8 of keys, vocabulary 128256
 HIDDEN, BETWEEN, KEYS, VOCABULARY = 8192, 28_672, 1024, 128_256

@@ -12,13 +12,34 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import runner
 from runner.system import determinism
 
 SCRIPTS = Path(runner.__file__).parent / "scripts"
 THREADS = 2
+# The settings of a short, plain training, as the native backend gives them; tests change some.
+SETTINGS: dict[str, Any] = {
+    "method": "sft",
+    "max_steps": 12,
+    "num_train_epochs": None,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0.01,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "optim": "adamw_torch",
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "seed": 1,
+    "dtype": "float32",
+    "attn_implementation": "sdpa",
+    "packing": False,
+    "has_prompts": True,
+}
 
 
 @dataclass(frozen=True)
@@ -159,6 +180,10 @@ class ScriptRun:
             )
         return self.result(process.returncode)
 
+    def environment(self) -> dict[str, str]:
+        """What the script's process is started with."""
+        return self._env({})
+
     def _env(self, more: Mapping[str, str]) -> dict[str, str]:
         surroundings = {
             "PATH": os.environ["PATH"],
@@ -188,6 +213,33 @@ class ScriptRun:
 Document = tuple[Sequence[int], Sequence[int]]  # token ids, and 1 where the model is trained
 
 
+def done(result: Finished) -> Finished:
+    """A script that ended well."""
+    assert result.status == 0, result.log
+    return result
+
+
+def trace(result: Finished) -> list[dict[str, Any]]:
+    """The lines of a training's trace."""
+    return [json.loads(line) for line in result.files()["trace.jsonl"].split(b"\n")[:-1]]
+
+
+def tokens_by_step(result: Finished) -> list[dict[str, int]]:
+    """Without padding, with it, and supervised."""
+    return [event["tokens"] for event in result.events if event["event"] == "progress"]
+
+
+def changed_recipe(
+    base: Mapping[str, Any], model: Path, backend: str, changes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The recipe `base` on a model by a backend; None in `changes` takes a value away."""
+    sections = {**base, "train": {**base["train"], "backend": backend}}
+    for name, values in changes.items():
+        merged = {**sections[name], **values}
+        sections[name] = {key: value for key, value in merged.items() if value is not None}
+    return {**sections, "model": {**sections["model"], "path": str(model)}}
+
+
 def write_tokens(path: Path, rows: Sequence[Sequence[Document]], *, packed: bool) -> Path:
     """A tokens file as `prepare` writes it: a row is a list of documents, one unless packed."""
     ids: list[int] = []
@@ -210,6 +262,28 @@ def write_tokens(path: Path, rows: Sequence[Sequence[Document]], *, packed: bool
         tensors["document_offsets"] = np.array(document_offsets, np.int64)
     save_file(tensors, path)
     return path
+
+
+def write_preferences(path: Path, rows: Sequence[tuple[Document, int]]) -> Path:
+    """A tokens file as `prepare_preferences` writes it: documents, and 1 for a better one."""
+    write_tokens(path, [[document] for document, _ in rows], packed=False)
+    tensors = load_file(path) | {"preferred": np.array([good for _, good in rows], np.int8)}
+    save_file(tensors, path)
+    return path
+
+
+def answers(count: int, kinds: int = 2, *, seed: int = 1) -> list[tuple[Document, int]]:
+    """Answers to `count` questions in the tiny model's ChatML, `kinds` to each; the first, in
+    small letters, is the better one."""
+    random = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        for kind in range(kinds):
+            first = ord("Aa"[kind == 0])
+            letters = bytes(random.integers(first, first + 26, 6 + number % 5 + kind).tolist())
+            ids, mask = chat(("user", f"Q{number}"), ("assistant", letters.decode()))
+            made.append(((ids[:-1], mask[:-1]), int(kind == 0)))
+    return made
 
 
 def documents(

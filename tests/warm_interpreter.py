@@ -15,7 +15,10 @@ import runpy
 import sys
 import traceback
 
-HEAVY = ("torch", "numpy", "safetensors.numpy", "transformers", "peft", "datasets", "trl")
+HEAVY = (
+    *("torch", "numpy", "safetensors.numpy", "transformers", "peft", "datasets", "trl"),
+    "llamafactory.train.tuner",
+)
 
 
 def main() -> None:

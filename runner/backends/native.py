@@ -5,40 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from runner.backends.trainer_arguments import SAME
+from runner.recipe.methods import settings_of
 from runner.recipe.model import quantization_spec
 
 if TYPE_CHECKING:
     from runner.recipe.model import Adapter, Recipe
 
 ENVIRONMENT = "native"
+# tests/integration/test_train_native.py and test_train_preferences.py
+PROVED_TO_RESUME = frozenset({"sft", "pretrain", "dpo", "orpo", "simpo", "kto", "reward"})
 
-_SCRIPTS = {"sft": "train_native"}
+# every other method compares answers
+_SCRIPTS = {"sft": "train_native", "pretrain": "train_native"}
+# methods that learn from packs; pairs and sampled answers do not
+PACKED = frozenset({"sft", "pretrain"})
 _SETTINGS = (
     "method",
     "max_steps",
     "num_train_epochs",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "max_grad_norm",
-    "optim",
-    "bf16",
+    *SAME,
     "gradient_checkpointing",
 )
 
 
 def script(recipe: Recipe) -> str:
     """Name of the script that trains."""
-    return _SCRIPTS[recipe.train.method]
+    return _SCRIPTS.get(recipe.train.method, "train_preference_native")
 
 
 def spec(recipe: Recipe) -> dict[str, Any]:
     """Settings under the trainer's own names, and what of model and data it must know."""
     return {
         **{name: getattr(recipe.train, name) for name in _SETTINGS},
+        **settings_of(recipe.train),
         "seed": recipe.seed,
         "dtype": recipe.model.dtype,
         "attn_implementation": recipe.model.attn_implementation,
@@ -53,12 +53,16 @@ def spec(recipe: Recipe) -> dict[str, Any]:
 
 def cannot_honour(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """What schema 1 can say and this backend cannot do."""
+    if recipe.train.template != "shared":
+        yield "/train/template", "only LLaMA Factory has templates of its own; native is shared"
     targets = recipe.train.adapter.target_modules
     if targets == "lm_head" or (not isinstance(targets, str) and "lm_head" in targets):
         yield (
             "/train/adapter/target_modules",
             "TRL trains no adapter on lm_head; modules_to_save trains it as a whole",
         )
+    if recipe.data.packing and recipe.train.method not in PACKED:
+        yield "/data/packing", f"{recipe.train.method} compares whole answers, and packs mix them"
     if recipe.model.dtype == "float16" and recipe.train.bf16:
         yield "/train/bf16", "bf16 autocast over float16 weights mixes two 16-bit formats"
     held = recipe.model.quantization

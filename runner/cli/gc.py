@@ -22,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Say what goes, then remove it."""
     from runner.store.collect import collect
+    from runner.store.known_digests import notes_folder
     from runner.store.store import Store
     from runner.system.folders import store_folder
 
-    found = collect(Store(store_folder()), dry_run=args.dry_run)
+    found = collect(Store(store_folder()), dry_run=args.dry_run, notes=notes_folder())
     if args.format == "json":
         print(json.dumps(_as_data(found), indent=2, ensure_ascii=False))
         return 0

@@ -16,14 +16,27 @@ HELP = (
     "facts, environments and tools. Commit it; `recipe run` then goes by it."
 )
 EXAMPLE = "recipe lock recipes/quickstart.yaml"
+FORMATS = ("text", "json", "github", "sarif")  # of runner/report/reporters.py, imported late
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `recipe lock`."""
-    parser.add_argument("recipe", type=Path, help="the recipe file")
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 5 when the lock is stale"
+        "recipes",
+        type=Path,
+        nargs="+",
+        metavar="RECIPE",
+        help="the recipe file; with --check also several, or folders: every lock below them",
     )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 5 when a lock is stale"
+    )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="with --check: a branch of the hub is the commit in the lock, and nobody is asked",
+    )
+    parser.add_argument("--format", choices=FORMATS, help="with --check: of the report")
     parser.add_argument(
         "--results",
         action="store_true",
@@ -33,21 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Write the lock, or check it."""
-    from runner.execution.revisions import pin_revisions
-    from runner.execution.run_folder import runs_folder
-    from runner.lock.file import lock_path
-    from runner.lock.locking import make_lock, require_fresh, write_lock
+    _refuse_mixtures(args)
+    if args.check:
+        return _check(args.recipes, offline=args.offline, form=args.format or "text")
+    from runner.lock.locking import make_lock, write_lock
     from runner.recipe.load import load_recipe
 
-    recipe = load_recipe(args.recipe)
-    runs = runs_folder(recipe.project_root, recipe.name)
-    recipe = pin_revisions(recipe, runs, lambda message: print(message, file=sys.stderr))
-    path = lock_path(args.recipe)
-    if args.check:
-        _require_file(path, args.recipe)
-        require_fresh(recipe, path)
-        print(f"{path} is fresh")
-        return 0
+    recipe = _pin(load_recipe(args.recipes[0]))
     print(f"wrote {write_lock(recipe, make_lock(recipe, fetched_model))}")
     if args.results:
         print(f"wrote {_write_results(recipe)}")
@@ -61,9 +66,9 @@ def fetched_model(recipe: Recipe) -> Outputs:
     from runner.plan.snapshot import read_surroundings
     from runner.report.progress import Progress
     from runner.stages import stages_of
+    from runner.store.clean_place import clean_place
     from runner.store.store import Store
     from runner.system.folders import cache_folder, store_folder
-    from runner.verify.rederive import clean_place
 
     stages = stages_of(recipe, "fetch")
     with clean_place(cache_folder()) as place:
@@ -82,11 +87,46 @@ def fetched_model(recipe: Recipe) -> Outputs:
     return result.outputs
 
 
-def _require_file(path: Path, recipe: Path) -> None:
-    from runner.errors import LockStale
+def _refuse_mixtures(args: argparse.Namespace) -> None:
+    """Options that only a check has."""
+    from runner.errors import UsageError
 
-    if not path.is_file():
-        raise LockStale(f"there is no {path}", hint=f"write it: recipe lock {recipe}", code="E802")
+    given = {
+        "several recipes": len(args.recipes) > 1,
+        "--offline": args.offline,
+        "--format": args.format is not None,
+    }
+    if not args.check and (wrong := [name for name, is_given in given.items() if is_given]):
+        raise UsageError(
+            f"{wrong[0]}: only with --check", hint="lock one recipe, or add --check", code="E002"
+        )
+
+
+def _pin(recipe: Recipe) -> Recipe:
+    """With the commits that the hub has now for branches and tags."""
+    from runner.execution.revisions import pin_revisions
+    from runner.execution.run_folder import runs_folder
+
+    runs = runs_folder(recipe.project_root, recipe.name)
+    return pin_revisions(recipe, runs, lambda message: print(message, file=sys.stderr))
+
+
+def _check(recipes: list[Path], *, offline: bool, form: str) -> int:
+    """Report what is stale, as `recipe validate` reports what is wrong."""
+    from runner.lock.checking import check_locks, exit_code
+    from runner.report.reporters import REPORTERS, wants_color
+
+    count, diagnostics = check_locks(recipes, None if offline else _pin)
+    told = None if form in ("text", "github") else count
+    color = wants_color(sys.stdout)
+    sys.stdout.write(REPORTERS[form](diagnostics, files=told, color=color))
+    if told is None:
+        bad = len({diagnostic.file for diagnostic in diagnostics})
+        counted = f"{count} lock{'' if count == 1 else 's'} checked"
+        outcome = f"{bad} not fresh" if bad else "all fresh"
+        none = "there is no lock here; `recipe lock RECIPE` writes one"
+        print(f"{counted}: {outcome}" if count else none)
+    return exit_code(diagnostics)
 
 
 def _write_results(recipe: Recipe) -> Path:

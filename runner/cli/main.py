@@ -23,11 +23,22 @@ from runner.errors import Interrupted, RecipeInvalid, RecipeToolError
 COMMANDS = {
     "run": "run a recipe to the end, reusing what is already there",
     "plan": "say what a run would do, and why",
+    "new": "write a commented recipe for a model, data and a machine",
+    "data": "look at files of rows, convert them, prepare a recipe's",
     "validate": "check recipes: all files, all errors at once",
     "show": "print a recipe with every default, and where each value came from",
     "lock": "pin every input of a recipe in a file that can be run",
     "verify": "prove a run: hash its files, or derive them again",
-    "diff": "say where two runs part",
+    "diff": "say where two runs part, or what changes from one recipe to another",
+    "attest": "state what a run made and from what, for others to check; sign it",
+    "bundle": "write a run as one archive for another machine",
+    "webui": "start LLaMA Factory's web UI with a recipe's values in its form",
+    "capture": "turn a run of LLaMA Factory's web UI into a recipe",
+    "crosscheck": "train one recipe in several ways, and compare them byte for byte",
+    "explain": "say what a code such as E102 means, and the fix",
+    "migrate": "bring recipes to the newest schema, comments kept",
+    "schema": "print the JSON Schema of recipes",
+    "completion": "print the completion script of bash, zsh or fish",
     "gc": "remove stored results that no run refers to",
 }
 EXAMPLES = """examples:
@@ -64,8 +75,8 @@ def main(argv: Sequence[str]) -> int:
         return 128 + signal.SIGPIPE
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 2
-    except Exception:
-        return _report_bug(arguments)
+    except Exception as error:
+        return _report_disk(error, arguments) or _report_bug(arguments)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -73,7 +84,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="recipe",
         description="Run declarative fine-tuning recipes, reproducibly.",
-        epilog=EXAMPLES + "\ncommands:\n" + _command_table(),
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"recipe {__version__}")
@@ -94,10 +105,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _command_table() -> str:
-    return "\n".join(f"  {name:<10} {line}" for name, line in COMMANDS.items())
-
-
 def _on_terminate(signal_number: int, frame: FrameType | None) -> None:
     raise Interrupted(signal_number)
 
@@ -116,6 +123,16 @@ def _report_invalid(error: RecipeInvalid) -> int:
 
     print(REPORTERS["text"](error.diagnostics), file=sys.stderr, end="")
     return error.exit_code
+
+
+def _report_disk(error: Exception, arguments: Sequence[str]) -> int:
+    """A full or failing disk is no bug of ours, wherever it was met; 0 for every other error."""
+    from runner.store.atomic import disk_failure
+
+    if not isinstance(error, OSError):
+        return 0
+    failure = disk_failure(error, f"running `recipe {arguments[0]}`")
+    return 0 if failure is None else _report(failure)
 
 
 def _report_bug(arguments: Sequence[str]) -> int:

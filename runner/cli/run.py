@@ -6,14 +6,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.plan.plan import Action, Step, make_plan
 
 if TYPE_CHECKING:
-    from runner.execution.execute import Execution
+    from runner.errors import NotReproduced
     from runner.plan.snapshot import Snapshot
     from runner.recipe.model import Recipe
     from runner.stages.contract import Stage
@@ -25,10 +25,13 @@ EXAMPLE = "recipe run recipes/quickstart.yaml"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `recipe run`."""
+    from runner.recipe import overrides
     from runner.recipe.shrink import HELP as SHRINK_HELP
     from runner.stages import ORDER
 
-    parser.add_argument("recipe", type=Path, help="the recipe file")
+    parser.add_argument("recipe", type=Path, help="the recipe file, its lock, or a bundle")
+    overrides.add_option(parser)
+    overrides.add_backend_option(parser)
     parser.add_argument("--shrink", action="store_true", help=SHRINK_HELP)
     parser.add_argument("--until", choices=ORDER, metavar="STAGE", help="stop after this stage")
     parser.add_argument(
@@ -47,56 +50,167 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="then do everything again in a clean place and compare every byte (exit 7)",
     )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="use no network; say before anything runs what would have to be downloaded (exit 4)",
+    )
+    parser.add_argument(
+        "--get",
+        action="store_true",
+        help="get what --offline needs (environments, tools, model, data), and run nothing",
+    )
+    parser.add_argument(
+        "--into", type=Path, metavar="FOLDER", help="where to unpack a bundle (default: its name)"
+    )
+    parser.add_argument(
+        "--trust-bundled-code",
+        action="store_true",
+        help="let the Python code run that a bundle holds for a model with trust_remote_code",
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the recipe; exit code 0 when every stage is done."""
-    from runner.cli.plan import say_warnings
-    from runner.execution.revisions import pin_revisions
-    from runner.lock.locking import lock_of_run
+    from runner.bundle.archive import is_bundle
     from runner.plan.snapshot import take_snapshot
-    from runner.recipe.load import load_recipe
     from runner.stages import stages_of
-    from runner.store.known_digests import forget
+    from runner.store import known_digests
     from runner.store.store import Store
-    from runner.system.folders import store_folder
+    from runner.system import offline
+    from runner.system.folders import cache_folder, store_folder
 
     started = time.monotonic()
+    if args.offline:
+        offline.forbid()
     if args.paranoid:
-        forget()
-    recipe = load_recipe(args.recipe, warn=say_warnings)
-    recipe = pin_revisions(recipe, _runs(recipe), _say)
-    lock = None  # which pins the real model: no lock says anything of a twin
-    if args.shrink:
-        recipe = _twin(recipe, args)
-    else:
-        lock = lock_of_run(recipe, required=args.locked, warn=_warn)
-    runs = _runs(recipe)
+        known_digests.forget()
+    bundled = is_bundle(args.recipe)
+    recipe, lock = (_unpacked if bundled else loaded)(args)
+    runs = runs_of(recipe)
     stages = stages_of(recipe, args.until)
+    if args.get:
+        return _get(args, recipe, stages)
     store = Store(store_folder(), paranoid=args.paranoid)
     snapshot = take_snapshot(recipe, stages, store, runs)
+    known_digests.keep()
     steps = make_plan(recipe, stages, snapshot)
+    if args.offline:
+        from runner.execution.ready import require_ready
+
+        require_ready(recipe, steps, cache_folder(), _get_command(args), _say)
     if shown := up_to_date(steps, runs):
         _say_up_to_date(args, shown, time.monotonic() - started)
     else:
-        shown = _execute(args, recipe, stages, store, snapshot, lock)
-    if lock is not None:
+        _warn_of_lacks(recipe, steps)
+        shown = execute(args, recipe, stages, store, snapshot, lock)
+        _print_result(args, shown)
+    if bundled:
+        _compare_with_bundle(recipe, shown)
+    elif lock is not None:
         compare_with_expected(recipe, shown, required=args.locked)
-    return _verify(args, shown) if args.verify_twice else 0
+    return _verify(args, shown, store) if args.verify_twice else 0
 
 
-def _twin(recipe: Recipe, args: argparse.Namespace) -> Recipe:
-    """The shrunken twin. Raises UsageError with --locked."""
-    from runner.errors import UsageError
+def loaded(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any] | None]:
+    """The recipe in a file, and the lock that it goes by, if any."""
+    from runner.execution.revisions import pin_revisions
+    from runner.lock.locking import lock_of_run
+    from runner.recipe.load import UNPINNED, load_recipe
     from runner.recipe.shrink import shrink_recipe
+    from runner.report.reporters import print_beside
 
-    if args.locked:
+    errors = UNPINNED if args.locked else ()
+    recipe = load_recipe(args.recipe, warn=print_beside, overrides=args.set, errors=errors)
+    recipe = pin_revisions(recipe, runs_of(recipe), _say)
+    lock = None  # which pins the recipe as it is written: it says nothing of a twin or a change
+    _refuse_with_locked(args)
+    if args.shrink:
+        recipe = shrink_recipe(recipe)
+    elif not args.set:
+        lock = lock_of_run(recipe, required=args.locked, warn=_warn)
+    return recipe, lock
+
+
+def _unpacked(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any]]:
+    """The recipe in a bundle, unpacked beside us, and its lock. Sets `until` as the run had it."""
+    from runner.bundle.archive import open_archive
+    from runner.bundle.unpacked import locked_recipe, require_fresh, unpack_inputs, until_of
+    from runner.errors import UsageError
+    from runner.system.folders import cache_folder
+
+    if args.shrink:
+        raise UsageError("a bundle pins the real model; --shrink is for recipes")
+    if args.set:
         raise UsageError(
-            "--locked and --shrink exclude each other: a lock pins the real model",
-            hint="leave one of the two out",
+            "a bundle pins every value; --set is for recipes",
+            hint="set the value on the recipe that the bundle was made of",
+            code="E133",
         )
-    return shrink_recipe(recipe)
+    with open_archive(args.recipe) as archive:
+        folder = args.into or Path(archive.index.title)
+        unpack_inputs(archive, folder, cache_folder(), trust_code=args.trust_bundled_code)
+        recipe = locked_recipe(archive, folder)
+    args.until = args.until or until_of(folder)
+    _say(f"the inputs of {args.recipe.name} are in {folder}")
+    return recipe, require_fresh(recipe, recipe.source.path, args.recipe)
+
+
+def _get_command(args: argparse.Namespace) -> str:
+    return f"recipe run {_named(args)} --get"
+
+
+def _named(args: argparse.Namespace) -> str:
+    """The recipe and what is set on it, to be typed again."""
+    import shlex
+
+    return " ".join([str(args.recipe), *(f"--set {shlex.quote(each)}" for each in args.set)])
+
+
+def _get(args: argparse.Namespace, recipe: Recipe, stages: list[Stage]) -> int:
+    """Download, and run nothing."""
+    from runner.execution.ready import get_all
+    from runner.system.folders import cache_folder
+
+    get_all(recipe, stages, cache_folder(), _say)
+    print(f"everything is here: recipe run {_named(args)} --offline")
+    return 0
+
+
+def _compare_with_bundle(recipe: Recipe, folder: Path) -> None:
+    """Say whether the run gave what the bundle's gave. Raises NotReproduced (E700, exit 7)."""
+    from runner.bundle.unpacked import compare_with_bundle
+    from runner.report.printable import escaped
+
+    compared = compare_with_bundle(recipe.folder, folder)
+    found = compared.differences
+    if not found and compared.platforms is not None:
+        theirs, ours = map(escaped, compared.platforms)
+        _warn(
+            f"W820: the bundle's run was on {theirs}, this is {ours}: equal bytes of a training "
+            "are claimed on one platform only, so what was trained is not compared"
+        )
+    elif not found:
+        _say(f"the same bytes as in the bundle: manifest {compared.manifest_sha256}")
+    else:
+        raise _not_reproduced("the run is not what the bundle holds", found)
+
+
+def _refuse_with_locked(args: argparse.Namespace) -> None:
+    """Raises UsageError where the recipe is not run as it is written, and its lock is asked for."""
+    from runner.errors import UsageError
+
+    for name, given, what, code in (
+        ("--shrink", args.shrink, "the real model", "E002"),
+        ("--set", args.set, "the recipe as it is written", "E133"),
+    ):
+        if args.locked and given:
+            raise UsageError(
+                f"--locked and {name} exclude each other: a lock pins {what}",
+                hint="leave one of the two out",
+                code=code,
+            )
 
 
 def _say(message: str) -> None:
@@ -116,7 +230,23 @@ def up_to_date(steps: list[Step], runs: Path) -> Path | None:
     return latest
 
 
-def _runs(recipe: Recipe) -> Path:
+def _warn_of_lacks(recipe: Recipe, steps: list[Step]) -> None:
+    """What `recipe plan` says is missing, but for what the run gets by itself."""
+    from runner.execution.lacks import lacks
+    from runner.plan.cost import cost_of, this_machine
+    from runner.plan.published_models import published_facts
+    from runner.recipe.model_facts import known_facts
+    from runner.system.folders import cache_folder
+
+    machine = this_machine()
+    facts = known_facts(recipe) or published_facts(recipe)
+    cost = cost_of(recipe, steps, facts, runs_of(recipe), machine)
+    for lack in lacks(recipe, steps, cost, machine, cache_folder()):
+        if not lack.mends_itself:
+            _warn(str(lack))
+
+
+def runs_of(recipe: Recipe) -> Path:
     from runner.execution.run_folder import runs_folder
 
     return runs_folder(recipe.project_root, recipe.name)
@@ -136,26 +266,42 @@ def compare_with_expected(recipe: Recipe, folder: Path, *, required: bool) -> No
     if not found:
         print(f"as expected on {run.record['platform']['name']}, byte for byte", file=sys.stderr)
     elif required:
-        from runner.errors import NotReproduced
-
-        raise NotReproduced(
-            f"the run is not what the lock expects on this platform: {found[0]}",
-            hint="the run is kept; see docs/reproducibility.md",
-            entries=found[1:],
-        )
+        raise _not_reproduced("the run is not what the lock expects on this platform", found)
     else:
         _warn(f"not as expected on this platform: {found[0]}")
+
+
+def _not_reproduced(what: str, found: Sequence[str]) -> NotReproduced:
+    from runner.errors import NotReproduced
+
+    return NotReproduced(
+        f"{what}: {found[0]}",
+        hint="the run is kept; see docs/reproducibility.md",
+        entries=found[1:],
+    )
 
 
 def _warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _verify(args: argparse.Namespace, folder: Path) -> int:
-    from runner.cli.verify import verify
+def _verify(args: argparse.Namespace, folder: Path, store: Store) -> int:
+    """Prove the run at the strongest level; 7 when it is not reproduced."""
+    from runner.report.proof import open_display, print_proof, show_count
+    from runner.system.folders import cache_folder
+    from runner.verify.prove import prove
     from runner.verify.run import open_run
 
-    return verify(open_run(folder), "train", args.format)
+    proof = prove(
+        open_run(folder),
+        "train",
+        store,
+        cache_folder(),
+        on_file=show_count,
+        open_display=open_display,
+    )
+    print_proof(proof, args.format)
+    return 0 if proof.holds else 7
 
 
 def _say_up_to_date(args: argparse.Namespace, folder: Path, seconds: float) -> None:
@@ -169,7 +315,7 @@ def _say_up_to_date(args: argparse.Namespace, folder: Path, seconds: float) -> N
         print(f"Talk to the model:  {command}")
 
 
-def _execute(
+def execute(
     args: argparse.Namespace,
     recipe: Recipe,
     stages: list[Stage],
@@ -177,7 +323,7 @@ def _execute(
     snapshot: Snapshot,
     lock: Mapping[str, Any] | None,
 ) -> Path:
-    """Run the stages, say what came out, and return the run's folder."""
+    """Run the stages and return the run's folder."""
     from runner.execution.execute import Execution
     from runner.execution.run_folder import RunFolder
     from runner.lock.locking import outputs_checker
@@ -185,7 +331,7 @@ def _execute(
     from runner.report.progress import Progress
     from runner.system.folders import cache_folder
 
-    run = RunFolder(_runs(recipe))
+    run = RunFolder(runs_of(recipe))
     with Progress(run.events, [stage.NAME for stage in stages], sys.stderr) as progress:
         execution = Execution(
             recipe=recipe,
@@ -203,14 +349,13 @@ def _execute(
         if recipe.shrink is not None:
             progress.say(NOTICE)
         execution.execute()
-    _print_result(args, execution)
     return run.path
 
 
-def _print_result(args: argparse.Namespace, execution: Execution) -> None:
+def _print_result(args: argparse.Namespace, folder: Path) -> None:
     from runner.report.summary import render_summary, summary
 
-    result = summary(execution.run.path)
+    result = summary(folder)
     if args.format == "json":
         print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
     else:

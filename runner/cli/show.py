@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.recipe.flow import flow
+from runner.recipe.overrides import OPTION, add_option
+from runner.report.printable import escaped
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
@@ -30,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also what comes from a default, not only what is given",
     )
+    add_option(parser)
     parser.add_argument("--shrink", action="store_true", help=SHRINK_HELP)
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="default: %(default)s"
@@ -39,15 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print the recipe. Returns 2, with the diagnostics, when it has an error."""
     from runner.recipe.load import check_recipe
-    from runner.report.reporters import REPORTERS, wants_color
+    from runner.report.reporters import REPORTERS, print_beside, wants_color
 
-    recipe, diagnostics = check_recipe(Path(args.recipe))
+    recipe, diagnostics = check_recipe(Path(args.recipe), args.set)
     if recipe is None:
         render = REPORTERS[args.format]
         sys.stdout.write(render(diagnostics, files=1, color=wants_color(sys.stdout)))
         return 2
-    if diagnostics:
-        sys.stderr.write(REPORTERS["text"](diagnostics, color=wants_color(sys.stderr)))
+    print_beside(diagnostics)
     if args.shrink:
         from runner.recipe.shrink import shrink_recipe
 
@@ -66,7 +68,10 @@ class _Line:
 
 
 def as_text(recipe: Recipe, *, resolved: bool) -> str:
-    """The recipe as YAML, each value with its line or `default` in a comment. Itself a recipe."""
+    """The recipe as YAML, each value with its place or `default` in a comment. Itself a recipe.
+
+    The place is a line, with the file where there are several, or the option `--set NAME`.
+    """
     values = recipe.resolved()
     if not resolved:
         values = _given(values, recipe, "")
@@ -78,7 +83,10 @@ def as_text(recipe: Recipe, *, resolved: bool) -> str:
 
 
 def as_json(recipe: Recipe, *, resolved: bool) -> str:
-    """The recipe and the origin of every value, by JSON pointer."""
+    """The recipe and the origin of every value, by JSON pointer.
+
+    `file` is where a given value stands; one of `--set` has its name under `set` instead.
+    """
     import json
 
     values = recipe.resolved()
@@ -113,7 +121,10 @@ def _origin(recipe: Recipe, pointer: str) -> dict[str, Any]:
     span = recipe.origin(pointer)
     if span is None:
         return {"given": False}
-    return {"given": True, "line": span.line, "column": span.column}
+    file = str(recipe.source.file(pointer))
+    if not span.line:
+        return {"given": True, "set": file.removeprefix(f"{OPTION} ")}
+    return {"given": True, "file": file, "line": span.line, "column": span.column}
 
 
 def _origin_comment(recipe: Recipe, line: _Line) -> str:
@@ -122,7 +133,12 @@ def _origin_comment(recipe: Recipe, line: _Line) -> str:
     if line.pointer in (recipe.shrink or ()):
         return "  # shrink"
     span = recipe.origin(line.pointer)
-    return "  # default" if span is None else f"  # line {span.line}"
+    if span is None:
+        return "  # default"
+    file = escaped(str(recipe.source.file(line.pointer)))
+    if not span.line:
+        return f"  # {file}"
+    return f"  # {file}:{span.line}" if recipe.source.bases else f"  # line {span.line}"
 
 
 def _leaves(values: Any, pointer: str) -> Iterator[str]:

@@ -5,76 +5,139 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from runner.report.diagnostic import Diagnostic, has_errors
+from runner.report.diagnostic import Diagnostic, Note, has_errors
+from runner.system.regular import NotReadable, is_folder, open_regular, walk
 
 HELP = "check recipes: all files, all errors at once"
 EXAMPLE = "recipe validate recipes/"
 
+FORMATS = ("text", "json", "github", "sarif")  # of runner/report/reporters.py, imported late
 _SUFFIXES = (".yaml", ".yml")
 _HEAD = 64 * 1024  # bytes of a file that decide whether it is a recipe
 _SCHEMA_KEY = re.compile(rb"^[\"']?schema[\"']?[ \t]*:", re.MULTILINE)
 _SECTION_KEY = re.compile(rb"^[\"']?(model|data|train)[\"']?[ \t]*:", re.MULTILINE)
 _FLOW_SCHEMA_KEY = re.compile(rb"\A(?:\s|#[^\n]*\n)*\{[^}]*?[\"']?\bschema\b[\"']?\s*:")
+_BASE_KEY = re.compile(
+    rb"^(?:[\"']?extends[\"']?[ \t]*:.*\.ya?ml\b|[\"']?abstract[\"']?[ \t]*:[ \t]*true\b)",
+    re.MULTILINE,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
+    from runner.recipe import overrides
+
     parser.add_argument(
         "paths",
         nargs="+",
         metavar="PATH",
         help="a recipe, or a folder: every recipe below it. In a folder a .yaml or .yml file is a "
-        "recipe when it has a top-level `schema:`, or two of `model:`, `data:` and `train:`; "
+        "recipe when it has a top-level `schema:`, two of `model:`, `data:` and `train:`, an "
+        "`extends:` of a YAML file, or `abstract: true`; "
         "*.lock.yaml and hidden files are left out",
     )
-    parser.add_argument(
-        "--format", choices=("text", "json"), default="text", help="default: %(default)s"
-    )
+    parser.add_argument("--format", choices=FORMATS, default="text", help="default: %(default)s")
+    overrides.add_option(parser)
     parser.add_argument("--strict", action="store_true", help="warnings are errors")
+    parser.add_argument(
+        "--locked", action="store_true", help="a repository of the hub without a commit is an error"
+    )
+    parser.add_argument(
+        "--only-recipes",
+        action="store_true",
+        help="leave out named files that are no recipe by the rule for folders, as hooks need it",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     """Check and report. Returns 2 when there is an error, else 0."""
     from runner.report.reporters import REPORTERS, wants_color
 
-    files, diagnostics = check_paths([Path(path) for path in args.paths])
+    paths = [Path(path) for path in args.paths]
+    if args.only_recipes:
+        paths = [path for path in paths if is_folder(path) or is_recipe(path)]
+    files, diagnostics, notes = check_paths(paths, args.set)
+    if args.locked:
+        from runner.recipe.load import UNPINNED, as_errors
+
+        diagnostics = as_errors(diagnostics, UNPINNED)
     if args.strict:
         diagnostics = [replace(diagnostic, severity="error") for diagnostic in diagnostics]
     render = REPORTERS[args.format]
-    sys.stdout.write(render(diagnostics, files=files, color=wants_color(sys.stdout)))
+    sys.stdout.write(render(diagnostics, files=files, color=wants_color(sys.stdout), notes=notes))
     return 2 if has_errors(diagnostics) else 0
 
 
-def check_paths(paths: Sequence[Path]) -> tuple[int, list[Diagnostic]]:
-    """How many recipes `paths` name, and everything that is wrong with them, sorted."""
-    from runner.recipe.load import check_recipe
+def check_paths(
+    paths: Sequence[Path], overrides: Sequence[str] = ()
+) -> tuple[int, list[Diagnostic], list[Note]]:
+    """How many recipes `paths` name, everything that is wrong with them, sorted, and notes."""
+    from runner.recipe.load import check_file
 
     diagnostics: list[Diagnostic] = []
     recipes: dict[Path, None] = {}
     for path in paths:
-        found = list(recipes_below(path)) if path.is_dir() else [path]
+        found = list(_named(path, diagnostics))
         if not found:
             message, hint = "no recipe in this folder", "name a recipe, or a folder with recipes"
             diagnostics.append(Diagnostic("E123", "error", message, str(path), hint=hint))
         recipes.update(dict.fromkeys(found))
-    for path in recipes:
-        diagnostics += check_recipe(path)[1]
-    return len(recipes), sorted(diagnostics, key=lambda diagnostic: diagnostic.sort_key)
+    checked = {path: check_file(path, overrides) for path in recipes}
+    diagnostics += _each_once({path: each.diagnostics for path, each in checked.items()})
+    notes = [Note(str(path), each.not_checked) for path, each in checked.items()]
+    diagnostics.sort(key=lambda diagnostic: diagnostic.sort_key)
+    return len(recipes), diagnostics, sorted(note for note in notes if note.message)
+
+
+def _each_once(checked: Mapping[Path, list[Diagnostic]]) -> Iterator[Diagnostic]:
+    """What is wrong in a base is said once, however many recipes extend it, and by itself first."""
+    told: set[tuple[str, int, int, str]] = set()
+    for own in (True, False):
+        for recipe, diagnostics in checked.items():
+            fresh = [each for each in diagnostics if (each.file == str(recipe)) is own]
+            places = {each: (os.path.realpath(each.file), *each.sort_key[1:4]) for each in fresh}
+            yield from (each for each in fresh if own or places[each] not in told)
+            told.update(places.values())
+
+
+def _named(path: Path, diagnostics: list[Diagnostic]) -> Iterator[Path]:
+    """The recipes that `path` names; folders below it that cannot be read become diagnostics."""
+    if not is_folder(path):
+        yield path
+        return
+    for where, recipes, problem in folders_below(path):
+        if problem:
+            message = f"cannot read the folder: {problem}"
+            hint = "check its rights, and that it is not nested too deep"
+            diagnostics.append(Diagnostic("E101", "error", message, str(where), hint=hint))
+        yield from recipes
+
+
+def folders_below(folder: Path) -> Iterator[tuple[Path, list[Path], str]]:
+    """Each folder from `folder` down, its recipes in order of path, and why it cannot be read.
+
+    Links to folders are not followed.
+    """
+    for where, names, problem in walk(folder, enter=lambda name: not name.startswith(".")):
+        paths = (where / name for name in names)
+        yield where, [path for path in paths if is_recipe(path)], problem
 
 
 def recipes_below(folder: Path) -> Iterator[Path]:
-    """Recipes in `folder` and below, in order of path. Links to folders are not followed."""
-    for where, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(where, name)
-            if is_recipe_name(name) and looks_like_a_recipe(path):
-                yield path
+    """Recipes in `folder` and below, in order of path; what cannot be read holds none."""
+    for _, recipes, _ in folders_below(folder):
+        yield from recipes
+
+
+def is_recipe(path: Path) -> bool:
+    """Would this file be checked as one of a folder?"""
+    return is_recipe_name(path.name) and looks_like_a_recipe(path)
 
 
 def is_recipe_name(name: str) -> bool:
@@ -88,14 +151,13 @@ def looks_like_a_recipe(path: Path) -> bool:
 
     A file that cannot be read counts as one: the error is then reported, not hidden.
     """
-    if path.is_symlink() and not path.exists():
-        return True
-    if not path.is_file():
-        return False
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with open_regular(path) as file:
+            head = file.read(_HEAD) or b""  # None: a file of the kernel with nothing to say yet
+    except (OSError, NotReadable):
         return True
     sections = {match[1] for match in _SECTION_KEY.finditer(head)}
-    return bool(_SCHEMA_KEY.search(head) or _FLOW_SCHEMA_KEY.match(head)) or len(sections) >= 2
+    marked = _SCHEMA_KEY.search(head) or _BASE_KEY.search(head) or _FLOW_SCHEMA_KEY.match(head)
+    return bool(marked) or len(sections) >= 2

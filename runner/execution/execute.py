@@ -10,15 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import RecipeToolError, StageFailed
+from runner.errors import MachineCannot, RecipeToolError, StageFailed
 from runner.execution.context import StageContext
 from runner.execution.events import EventLog
 from runner.execution.record import run_record
 from runner.execution.run_folder import RunFolder
-from runner.plan.keys import key_material, key_of
+from runner.plan.keys import PRIVATE, key_material, key_of
 from runner.plan.plan import upstream_of
-from runner.plan.snapshot import file_digests, has_checkpoint, probe_effect
-from runner.store.atomic import disk_errors
+from runner.plan.snapshot import (
+    file_digests,
+    has_checkpoint,
+    probe_effect,
+    resume_is_proved,
+)
+from runner.store.atomic import disk_errors, disk_failures
 from runner.store.locks import Holder, Lock
 from runner.store.manifest import build_manifest
 from runner.store.roots import register_root
@@ -32,7 +37,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class StageResult:
-    """What happened to one stage of this run."""
+    """What happened to one stage of this run. `key` and `material` may be the run's own: see
+    `Execution._resumed_privately`."""
 
     name: str
     action: str  # run | reuse | resume
@@ -67,26 +73,35 @@ class Execution:
 
     def execute(self) -> list[StageResult]:
         """Run every stage. When it ends early, run.json says how, and the error is raised."""
-        self._write_record("running")
         try:
-            known: dict[str, Outputs] = dict(self.given)
-            for stage in self.stages:
-                result = self._execute_stage(stage, known)
-                self.check_outputs(result.outputs)
-                known[stage.NAME] = result.outputs
-                self.run.show(result.outputs)
-                self._write_record("running")
-            manifest = build_manifest(known, str(self.surroundings.platform["name"]))
-            self.manifest_sha256 = hashlib.sha256(manifest).hexdigest()
-            self._write_record("done")
-            self._write_lock(known)
-            self.run.finish(manifest)
+            with disk_failures("running the recipe"):
+                self._run_all()
         except BaseException as error:
-            self._write_record(_state_of(error), error)
+            with contextlib.suppress(MachineCannot, OSError):  # a full disk takes no last words
+                if not self.run.finished():
+                    self._write_record(_state_of(error), error)
             raise
         finally:
             self.events.close()
+            self.run.close()
         return self.results
+
+    def _run_all(self) -> None:
+        # Before anything else, so that `recipe gc` knows the folder from its first file on.
+        register_root(self.store, self.run.path, [])
+        self._write_record("running")
+        known: dict[str, Outputs] = dict(self.given)
+        for stage in self.stages:
+            result = self._execute_stage(stage, known)
+            self.check_outputs(result.outputs)
+            known[stage.NAME] = result.outputs
+            self.run.show(result.outputs)
+            self._write_record("running")
+        manifest = build_manifest(known, str(self.surroundings.platform["name"]))
+        self.manifest_sha256 = hashlib.sha256(manifest).hexdigest()
+        self._write_lock(known)
+        self._write_record("done")
+        self.run.finish(manifest)
 
     def _write_lock(self, known: Mapping[str, Outputs]) -> None:
         """recipe.lock.yaml, for whoever wants to do this run again. A twin has nothing to pin."""
@@ -142,8 +157,11 @@ class Execution:
         try:
             stage.run(self.recipe, upstream, staging.out, context)
             self._check_unchanged(stage)
+            if resumed and not resume_is_proved(stage, self.recipe):
+                material, key = self._resumed_privately(stage, material)
             outputs = self.store.commit(
                 staging,
+                key=key,
                 version=stage.VERSION,
                 key_inputs=material,
                 classes=stage.OUTPUTS,
@@ -152,7 +170,8 @@ class Execution:
             )
         except BaseException as error:
             self.store.discard(staging)
-            self._event(stage, "failed", key)
+            with contextlib.suppress(OSError):  # or it would hide what went wrong
+                self._event(stage, "failed", key)
             if isinstance(error, RecipeToolError) and not getattr(error, "stage", "x"):
                 error.stage = stage.NAME  # type: ignore[attr-defined]
             raise
@@ -161,6 +180,17 @@ class Execution:
         return StageResult(
             stage.NAME, "resume" if resumed else "run", key, material, outputs, seconds
         )
+
+    def _resumed_privately(
+        self, stage: Stage, material: dict[str, Any]
+    ) -> tuple[dict[str, Any], str]:
+        """Material and key of this run alone: nobody has proved that resuming gives equal bytes."""
+        material = material | {PRIVATE: self.run.id}
+        key = key_of(material)
+        # Before there is anything to keep, so that no `recipe gc` can come between.
+        entries = [(result.name, result.key) for result in self.results]
+        register_root(self.store, self.run.path, [*entries, (stage.NAME, key)])
+        return material, key
 
     def _check_unchanged(self, stage: Stage) -> None:
         """A file edited while the stage read it would give bytes that its key does not tell of."""

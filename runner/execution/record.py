@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import runner
 from runner.errors import RecipeToolError
+from runner.execution import checksums
 from runner.system.hardware import hardware_facts
 
 if TYPE_CHECKING:
@@ -28,12 +29,15 @@ def run_record(execution: Execution, state: str, error: BaseException | None) ->
         "recipe": execution.recipe.name,
         "recipe_file": str(execution.recipe.source.path),
         "resolved": execution.recipe.resolved(),
+        **_laid_together(execution.recipe),
         **_shrunken(execution.recipe),
+        **_given(execution.recipe),
         "runner": runner.__version__,
         "started": execution.run.started.isoformat(),
         "ended": None if state == "running" else datetime.now(UTC).isoformat(),
         "until": execution.until,
         "manifest_sha256": execution.manifest_sha256,
+        "checksums": checksums.NAME,
         "host": _host(),
         "hardware": hardware_facts(),
         "platform": dict(execution.surroundings.platform),
@@ -63,10 +67,21 @@ def _measures(stage: Stage, recipe: Recipe, outputs: Outputs) -> dict[str, Any]:
     return {**measures, **judge(recipe, measures)} if judge else measures
 
 
+def _laid_together(recipe: Recipe) -> dict[str, Any]:
+    """The bases of the recipe, and what `--set` said; nothing for one file as it is written."""
+    bases = {"bases": [str(base) for base in recipe.source.bases]}
+    overrides = {"set": dict(recipe.source.overrides)}
+    return {**(bases if bases["bases"] else {}), **(overrides if overrides["set"] else {})}
+
+
 def _shrunken(recipe: Recipe) -> dict[str, Any]:
     """What `--shrink` changed; nothing for a recipe as it is written."""
-    changed = getattr(recipe, "shrink", None)
-    return {} if changed is None else {"shrink": dict(changed)}
+    return {} if recipe.shrink is None else {"shrink": dict(recipe.shrink)}
+
+
+def _given(recipe: Recipe) -> dict[str, Any]:
+    """The bundle that the recipe came in; nothing for one that came in none."""
+    return {} if recipe.given is None else {"given": recipe.given.as_data()}
 
 
 def _host() -> dict[str, Any]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StageFailed
+from runner.system.offline import require_network
 
 if TYPE_CHECKING:
     from runner.recipe.model import DataFile, Model, Recipe
@@ -32,6 +33,8 @@ def pin_revisions(recipe: Recipe, runs: Path, say: Callable[[str], None]) -> Rec
     asked = _unpinned(recipe)
     if not asked:
         return recipe
+    names = ", ".join(f"{hub} at {revision or 'its main branch'}" for hub, revision, _ in asked)
+    require_network(f"which commit is meant by {names} (pin it: `recipe lock`, then run the lock)")
     try:
         commits = dict(zip(asked, _ask(asked, say), strict=True))
     except StageFailed as error:
@@ -41,6 +44,21 @@ def pin_revisions(recipe: Recipe, runs: Path, say: Callable[[str], None]) -> Rec
     for (hub, revision, _), commit in commits.items():
         say(f"{hub}: {revision or 'the main branch'} is commit {commit}")
     return _pinned(recipe, commits)
+
+
+def pinned_as(recipe: Recipe, locked: Mapping[str, Any]) -> Recipe:
+    """`recipe` with the commits that its resolved form in a lock, `locked`, has. Asks nobody."""
+    model, data = locked["model"], locked["data"]
+    files = [*data["train"], *data["validation"].get("files", ())]
+    parts: list[Model | DataFile] = [recipe.model, *(file for _, file in recipe.data_files())]
+    kinds = ["model", *("dataset" for _ in files)]
+    unpinned = set(_unpinned(recipe))
+    commits = {}
+    for part, locked_part, kind in zip(parts, [model, *files], kinds, strict=False):
+        asked = (part.hub or "", part.revision, kind)
+        if asked in unpinned and locked_part.get("hub") == part.hub:
+            commits[asked] = str(locked_part["revision"])
+    return _pinned(recipe, commits) if commits else recipe
 
 
 def _unpinned(recipe: Recipe) -> list[Asked]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import LockStale, UsageError
-from runner.lock.pins import LOCK
 from runner.recipe.flow import block
 
 SUFFIX = ".lock.yaml"
@@ -43,6 +42,7 @@ def as_text(lock: Mapping[str, Any], head: Sequence[str]) -> str:
 
 def read_lock(path: Path) -> dict[str, Any]:
     """The lock at `path`. Raises UsageError (E801) when it is none, LockStale when it is newer."""
+    from runner.lock.pins import LOCK
     from runner.recipe.schema import load_schema
     from runner.recipe.source import read_source
     from runner.recipe.validate import findings

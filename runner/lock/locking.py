@@ -35,16 +35,11 @@ def write_lock(recipe: Recipe, lock: Mapping[str, Any]) -> Path:
     return path
 
 
-def check_lock(recipe: Recipe, path: Path) -> list[str]:
-    """What the lock at `path` pins and is otherwise now, one line each; empty when it is fresh.
+def require_fresh(recipe: Recipe, path: Path) -> dict[str, Any]:
+    """The lock at `path`. Raises LockStale (E802, exit 5) with one line per stale entry.
 
     No network: the base model's own bytes are checked when they are fetched.
     """
-    return stale_entries(read_lock(path), cheap_pins(recipe))
-
-
-def require_fresh(recipe: Recipe, path: Path) -> dict[str, Any]:
-    """The lock at `path`. Raises LockStale (E802, exit 5) with one line per stale entry."""
     lock = read_lock(path)
     if entries := stale_entries(lock, cheap_pins(recipe)):
         raise stale(path, lock, entries)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from runner.lock.file import as_text
 from runner.lock.locking import make_lock
 from runner.recipe.model import build
-from runner.recipe.paths import named_paths
-from runner.recipe.source import Source, pointer_tokens
+from runner.recipe.paths import replace_paths
+from runner.recipe.source import Source
 from runner.store.atomic import write_atomic
 
 if TYPE_CHECKING:
@@ -38,16 +38,7 @@ def write_run_lock(recipe: Recipe, fetched: Outputs, folder: Path) -> None:
 
 def moved(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """The resolved recipe with its relative paths as seen from `folder`."""
-    resolved = recipe.resolved()
-    for named in named_paths(recipe):
-        if not named.text.startswith("/"):
-            pointer = "/model/path" if named.pointer == "/model/file" else named.pointer
-            *sections, last = pointer_tokens(pointer)
-            place: Any = resolved
-            for token in sections:
-                place = place[int(token) if isinstance(place, list) else token]
-            place[last] = _seen_from(folder, recipe.resolve(place[last]))
-    return resolved
+    return replace_paths(recipe, lambda _, text: _seen_from(folder, recipe.resolve(text)))
 
 
 def _seen_from(folder: Path, path: Path) -> str:

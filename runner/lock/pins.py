@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runner.stages.contract import Outputs, Stage
 
 LOCK = 1
-NOT_OF_STAGES = ("runner", "test")  # environments that no stage's script runs in
+NOT_OF_STAGES = ("parquet", "runner", "sign", "test")  # environments that no stage's script runs in
 # Of a model's config.json, in the lock's order; what a model does not have is left out.
 FACTS = (
     "model_type",
@@ -44,7 +44,7 @@ def cheap_pins(recipe: Recipe) -> dict[str, Any]:
         "runner": runner.__version__,
         "recipe": recipe.resolved(),
         "files": file_pins(recipe),
-        "environments": environment_pins(),
+        "environments": environment_pins(recipe),
         "tools": tool_pins(stages),
         "stages": {stage.NAME: stage.VERSION for stage in stages},
     }
@@ -66,18 +66,21 @@ def file_pins(recipe: Recipe) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def environment_pins() -> dict[str, str]:
+def environment_pins(recipe: Recipe) -> dict[str, str]:
     """Role -> sha256 of its lock file: not of the interpreter, which may differ between machines.
 
-    All of them, since a stage may borrow another stage's environment.
+    All of them, since a stage may borrow another stage's environment; but for those of backends
+    that do not train this recipe.
     """
+    from runner.backends import environments_beside
     from runner.system.folders import shipped
 
+    unused = {*NOT_OF_STAGES, *environments_beside(recipe.train.backend)}
     locks = sorted(shipped("environments").glob("*.txt"))
     return {
         path.stem: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in locks
-        if path.stem not in NOT_OF_STAGES
+        if path.stem not in unused
     }
 
 
@@ -111,7 +114,7 @@ def model_facts(outputs: Outputs) -> dict[str, Any]:
 
 def linear_modules(folder: Path) -> dict[str, dict[str, Any]]:
     """Last name of each kind of matrix (`q_proj`) -> how many there are, and their shapes."""
-    from runner.scripts.safetensors_stream import ModelFolder
+    from runner.scripts.weights.safetensors_stream import ModelFolder
 
     found: dict[str, dict[str, Any]] = {}
     with ModelFolder(folder) as model:

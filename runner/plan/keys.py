@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runner.stages.contract import Class, Stage, Upstream
+from runner.stages.contract import Class, Stage, Upstream, environment_of
 from runner.store.digest import canonical_sha256
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
+
+# In the material of a result that belongs to one run: it went on from a checkpoint where that was
+# not proved to give the bytes of an uninterrupted run. The value is the run's id.
+PRIVATE = "private"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,8 @@ def key_material(
     }
     if files := surroundings.files.get(stage.NAME):
         material["files"] = dict(files)
-    if stage.ENVIRONMENT is not None:
-        material["environment"] = surroundings.environments[stage.ENVIRONMENT]
+    if (role := environment_of(stage, recipe)) is not None:
+        material["environment"] = surroundings.environments[role]
     if stage.TOOLS:
         material["tools"] = {name: surroundings.tools[name] for name in stage.TOOLS}
     if depends_on_platform(stage):

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.plan.keys import key_material, key_of
+from runner.recipe.flow import flow
 
 if TYPE_CHECKING:
     from runner.plan.snapshot import Snapshot
     from runner.recipe.model import Recipe
     from runner.stages.contract import Outputs, Stage
+
+MAX_SHOWN = 24  # characters of a value in a reason
 
 
 class Action(enum.StrEnum):
@@ -111,10 +114,16 @@ def explain_change(before: Mapping[str, Any], now: Mapping[str, Any], limit: int
     return "changed: " + "; ".join(changes[:limit]) + more
 
 
-def list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Every difference of two materials, one text each, in order of their names."""
+def list_changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], width: int = MAX_SHOWN
+) -> list[str]:
+    """Every difference of two materials, one text each, in order of their names; values as YAML.
+
+    A value longer than `width` characters is cut.
+    """
     return [
-        f"{path}: {_short(old)} → {_short(new)}" for path, old, new in _differences(before, now, "")
+        f"{path}: {_short(old, width)} → {_short(new, width)}"
+        for path, old, new in _differences(before, now, "")
     ]
 
 
@@ -140,8 +149,8 @@ def _numbered(items: Sequence[Any]) -> dict[str, Any]:
     return {str(number): item for number, item in enumerate(items)}
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, width: int) -> str:
     if value is _ABSENT:
         return "(none)"
-    text = str(value)
-    return text if len(text) <= 24 else text[:12] + "…"
+    text = flow(value)
+    return text if len(text) <= width else text[: width // 2] + "…"

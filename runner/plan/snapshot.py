@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from runner.plan.keys import Surroundings, key_material, key_of
 from runner.plan.plan import needs_of, unresolved, upstream_of
-from runner.stages.contract import Outputs, Stage
+from runner.stages.contract import Outputs, Stage, environment_of
+from runner.system.regular import read_regular
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
     from runner.store.store import Inspection, Store
 
 StageKey = tuple[str, str]
+MAX_RECORD = 64 << 20  # bytes of a run.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def read_surroundings(recipe: Recipe, stages: list[Stage]) -> Surroundings:
     """Identities of environments and tools, the platform, and digests of the files stages read."""
     from runner.system import environments, platforms, tools
 
-    roles = sorted({stage.ENVIRONMENT for stage in stages if stage.ENVIRONMENT})
+    roles = sorted({role for stage in stages if (role := environment_of(stage, recipe))})
     names = sorted({name for stage in stages for name in stage.TOOLS})
     return Surroundings(
         environments={role: environments.identity(role) for role in roles},
@@ -95,6 +97,15 @@ def has_checkpoint(stage: Stage, scratch: Path) -> bool:
     return resumable is not None and bool(resumable(scratch))
 
 
+def resume_is_proved(stage: Stage, recipe: Recipe) -> bool:
+    """Does going on from a checkpoint give the same bytes? A stage may offer that name to say no.
+
+    What is proved is what a test trains with and without an interruption.
+    """
+    proved = getattr(stage, "resume_is_proved", None)
+    return proved is None or bool(proved(recipe))
+
+
 def previous_materials(runs: Path) -> dict[str, Mapping[str, Any]]:
     """Key materials that the newest finished run recorded, by stage; empty when there is none."""
     return {stage["name"]: stage["material"] for stage in _previous_stages(runs)}
@@ -106,8 +117,16 @@ def previous_keys(runs: Path) -> dict[str, str]:
 
 
 def _previous_stages(runs: Path) -> list[dict[str, Any]]:
+    """Whatever is no stage of a record is no reason for anything."""
     try:
-        record = json.loads((runs / "latest" / "run.json").read_text(encoding="utf-8"))
-        return list(record["stages"])
-    except (OSError, ValueError, KeyError, TypeError):
+        record = json.loads(read_regular(runs / "latest" / "run.json", MAX_RECORD))
+        return [
+            {
+                "name": str(stage["name"]),
+                "key": str(stage["key"]),
+                "material": {**stage["material"]},
+            }
+            for stage in record["stages"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []

@@ -6,10 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from runner.recipe.elsewhere import hint_for_key, hint_for_value
 from runner.recipe.flow import flow
 from runner.recipe.schema import Schema
-from runner.recipe.source import escape_token, pointer_tokens
+from runner.recipe.source import Source, escape_token, pointer_tokens
 from runner.recipe.suggest import nearest
+from runner.report.diagnostic import Diagnostic
 from runner.report.printable import quoted
 
 TYPES: dict[str, tuple[type, ...]] = {
@@ -46,10 +48,15 @@ class Finding:
     hint: str = ""
     at: str = "value"
 
+    def diagnostic(self, source: Source) -> Diagnostic:
+        """The same, with its place in the file."""
+        return source.diagnostic(self.code, self.pointer, self.message, hint=self.hint, at=self.at)
+
 
 def unknown_key(key: str, suggestion: str | None, properties: Schema, pointer: str) -> Finding:
     """A key that the schema does not have."""
-    hint = f'did you mean "{suggestion}"?' if suggestion else f"known keys: {', '.join(properties)}"
+    hint = f'did you mean "{suggestion}"?' if suggestion else ""
+    hint = hint_for_key(key, pointer) or hint or f"known keys: {', '.join(properties)}"
     place = f" in {dotted(pointer)}" if pointer else ""
     message = f"unknown key {quoted(key, 60)}{place}"
     return Finding("E102", f"{pointer}/{escape_token(key)}", message, hint, "key")
@@ -70,9 +77,15 @@ def how_to_add(key: str, schema: Schema) -> str:
 def wrong_type(value: Any, schema: Schema, pointer: str) -> Finding:
     """A value that is not of the schema's type."""
     types = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
-    words = " or ".join(_TYPE_WORDS[name] for name in types)
+    words = " or ".join(_TYPE_WORDS[name] for name in null_last(types))
     message = f"{dotted(pointer)} must be {words}, not {describe(value)}"
     return Finding("E104", pointer, message, _type_hint(value, types, schema))
+
+
+def null_last(types: list[str]) -> list[str]:
+    """As people read them. The schema has `null` first: by the first type the YAML language server
+    writes a default, and it stumbles over a text that is null."""
+    return sorted(types, key=lambda name: name == "null")
 
 
 def not_allowed(value: Any, allowed: list[Any], pointer: str) -> Finding:
@@ -80,6 +93,7 @@ def not_allowed(value: Any, allowed: list[Any], pointer: str) -> Finding:
     texts = [item for item in allowed if isinstance(item, str)]
     suggestion = nearest(value, texts) if isinstance(value, str) else None
     hint = f"did you mean {suggestion}?" if suggestion else f"write {listed(allowed)}"
+    hint = hint_for_value(value, pointer) or hint
     message = f"{shown(value)} is not a value of {dotted(pointer)}"
     return Finding("E106", pointer, message, hint)
 

@@ -16,7 +16,7 @@ def flow(value: Any) -> str:
     """`value` in YAML's flow style. Keys must be plain words."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return "[" + ", ".join(map(flow, value)) + "]"
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) and is_text(value) else quoted(value)

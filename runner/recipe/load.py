@@ -1,128 +1,223 @@
-"""Load a recipe: text -> places -> schema -> defaults -> frozen recipe -> checks."""
+"""Load a recipe: text -> places -> bases and options -> schema -> defaults -> recipe -> checks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runner.errors import RecipeInvalid
-from runner.recipe.finding import Finding, describe
+from runner.recipe.checks.unfit import is_lock, unfit
+from runner.recipe.finding import Finding
+from runner.recipe.layers import layered
 from runner.recipe.model import Recipe, build
-from runner.recipe.paths import project_root
-from runner.recipe.schema import Schema, fill_defaults, load_schema
+from runner.recipe.model_facts import known_facts
+from runner.recipe.overrides import parse_overrides
+from runner.recipe.paths import moved_path, project_root, replace_paths
+from runner.recipe.schema import Schema, fill_defaults, load_schema, part_schema
 from runner.recipe.source import Source, pointer_tokens, read_source
 from runner.recipe.suggest import nearest
 from runner.recipe.validate import findings
+from runner.recipe.versions import newest, up_to_date
 from runner.report.diagnostic import Diagnostic, has_errors
 
 __all__ = ["check_recipe", "load_recipe", "project_root"]
 
-KNOWN_SCHEMA = 1
+UNPINNED = frozenset({"W206"})  # an error where everything must be pinned (--locked)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Everything that is wrong with a file, sorted by place; what could not be checked, or ""."""
+
+    diagnostics: list[Diagnostic]
+    not_checked: str = ""
 
 
 def load_recipe(
-    path: Path, warn: Callable[[list[Diagnostic]], None] = lambda warnings: None
+    path: Path,
+    warn: Callable[[list[Diagnostic]], None] = lambda warnings: None,
+    overrides: Sequence[str] = (),
+    errors: Collection[str] = (),
 ) -> Recipe:
-    """The recipe at `path`; `warn` is told of its warnings.
+    """The recipe at `path`, with what `--set` says; `warn` is told of its warnings.
 
-    Raises RecipeInvalid with every diagnostic when it has an error.
+    Raises RecipeInvalid with every diagnostic when it has an error, or a warning whose code is one
+    of `errors`.
     """
-    recipe, diagnostics = check_recipe(path)
-    if recipe is None:
+    recipe, diagnostics = check_recipe(path, overrides)
+    diagnostics = as_errors(diagnostics, errors)
+    if recipe is None or has_errors(diagnostics):
         raise RecipeInvalid(diagnostics)
     warn(diagnostics)
     return recipe
 
 
-def check_recipe(path: Path) -> tuple[Recipe | None, list[Diagnostic]]:
+def check_recipe(
+    path: Path, overrides: Sequence[str] = ()
+) -> tuple[Recipe | None, list[Diagnostic]]:
     """The recipe at `path` (None when it has an error) and all diagnostics, sorted by place.
 
     Reads the files that the recipe names; writes nothing, touches no network.
     """
+    return check_content(lambda: read_source(path), overrides)
+
+
+def check_content(
+    read: Callable[[], Source], overrides: Sequence[str] = ()
+) -> tuple[Recipe | None, list[Diagnostic]]:
+    """As `check_recipe`, for what `read` gives: a recipe need not be on the disk yet."""
     try:
-        source = read_source(path)
+        source, schema = _prepared(read(), overrides)
     except RecipeInvalid as error:
         return None, _sorted(error.diagnostics)
-    if _is_lock(source.data):
-        source = source.part("/recipe")
-    recipe, diagnostics = _check_source(source)
-    diagnostics = _sorted(diagnostics)
-    return (None if has_errors(diagnostics) else recipe), diagnostics
+    recipe, checked = _check_source(source, schema)
+    diagnostics = checked.diagnostics
+    if source.data.get("abstract") is True:
+        message = f"{source.path.name} is abstract: it is there to be extended"
+        hint = "name a recipe that extends it"
+        diagnostics.append(source.diagnostic("E127", "/abstract", message, hint=hint))
+    return (None if has_errors(diagnostics) else recipe), _sorted(diagnostics)
 
 
-def _check_source(source: Source) -> tuple[Recipe | None, list[Diagnostic]]:
-    problems = list(source.problems)
+def check_file(path: Path, overrides: Sequence[str] = ()) -> Checked:
+    """What is to be said of the file at `path`: a recipe, or an abstract one."""
+    try:
+        source, schema = _prepared(read_source(path), overrides)
+    except RecipeInvalid as error:
+        return Checked(_sorted(error.diagnostics))
+    checked = _check_source(source, schema)[1]
+    silent = has_errors(checked.diagnostics) or source.data.get("abstract") is True
+    return Checked(_sorted(checked.diagnostics), "" if silent else checked.not_checked)
+
+
+def as_errors(diagnostics: list[Diagnostic], codes: Collection[str]) -> list[Diagnostic]:
+    """`diagnostics`, with every one whose code is among `codes` as an error."""
+    return [replace(each, severity="error") if each.code in codes else each for each in diagnostics]
+
+
+def _prepared(source: Source, overrides: Sequence[str]) -> tuple[Source, Schema]:
+    """The file, in the newest shape, with its bases and options, and what it is held to.
+
+    Raises RecipeInvalid when nothing can be made of it.
+    """
+    options = parse_overrides(overrides)
+    locked = is_lock(source.data)
+    if locked and options:
+        message, hint = "a lock pins every value", "set it on the recipe, not on its lock"
+        raise RecipeInvalid([each.problem("E133", message, hint) for each in options])
+    if locked:
+        source = up_to_date(source, root="/recipe").part("/recipe")
     if source.is_damaged("") and not isinstance(source.data, dict):
-        return None, problems
-    unfit = _unfit(source)
-    if unfit is not None:
-        return None, [*problems, _diagnostic(source, unfit)]
-    schema = load_schema()
+        raise RecipeInvalid(source.problems)
+    if (problem := unfit(source)) is not None:
+        raise RecipeInvalid([*source.problems, _diagnostic(source, problem)])
+    if locked:
+        return source, newest().resolved()
+    source = layered(source, options)
+    return source, newest().schema(source.data)
+
+
+def _check_source(source: Source, schema: Schema) -> tuple[Recipe, Checked]:
     found = [each for each in findings(source.data, schema) if not source.is_damaged(each.pointer)]
     unsound = _unsound_sections(source, schema, found)
     sound = {key: value for key, value in source.data.items() if key not in unsound}
-    recipe = build(fill_defaults(sound, schema), source)
-    problems += [_diagnostic(source, finding) for finding in found]
-    problems += _cross_checks(recipe, unsound)
-    return recipe, problems
+    recipe = _build(fill_defaults(sound, newest().resolved()), source)
+    problems = [*source.problems, *(_diagnostic(source, finding) for finding in found)]
+    more, not_checked = _cross_checks(recipe, unsound)
+    return recipe, Checked(problems + more, not_checked)
 
 
-def _is_lock(data: Any) -> bool:
-    """A lock carries its recipe inside."""
-    return isinstance(data, dict) and "lock" in data and isinstance(data.get("recipe"), dict)
+def _build(filled: dict[str, Any], source: Source) -> Recipe:
+    """The recipe, its paths as seen from its own folder, wherever the base lies that names them."""
+    recipe = build(filled, source)
+    if not source.bases:
+        return recipe
+    return build(replace_paths(recipe, lambda pointer, text: _seen(source, pointer, text)), source)
 
 
-def _unfit(source: Source) -> Finding | None:
-    """A file that the schema says nothing useful about: no mapping, or a newer schema."""
-    if not isinstance(source.data, dict):
-        message = f"a recipe is a mapping of keys to values, not {describe(source.data)}"
-        return Finding("E121", "", message, "start from recipes/quickstart.yaml")
-    version = source.data.get("schema")
-    if isinstance(version, int) and not isinstance(version, bool) and version > KNOWN_SCHEMA:
-        message = f"the recipe is of schema {version}; this Spark Recipes knows {KNOWN_SCHEMA}"
-        return Finding("E122", "/schema", message, "update Spark Recipes")
-    return None
+def _seen(source: Source, pointer: str, text: str) -> str:
+    base = source.file(pointer)
+    return text if base not in source.bases else moved_path(text, base.resolve(), source.folder)
 
 
 def _unsound_sections(source: Source, schema: Schema, found: list[Finding]) -> set[str]:
     """Top-level keys about which checks would only repeat, or wrongly add to, what was found."""
-    properties: dict[str, Any] = schema["properties"]
-    cut_short = any(finding.code == "E124" for finding in found)
-    if source.is_damaged("") or cut_short:
+    whole = load_schema()
+    properties: dict[str, Any] = whole["properties"]
+    if source.is_damaged("") or any(finding.code == "E124" for finding in found):
         return set(properties)
-    unsound = {key for key in schema["required"] if key not in source.data}
+    absent = set(whole["required"]).difference(source.data)
+    if schema is part_schema():  # nobody knows what the rest will be
+        absent = set(properties).difference(source.data)
+        found = [*found, *(each for each in findings(source.data, whole) if each.pointer)]
+    return absent | _named(found, source, properties)
+
+
+def _named(found: list[Finding], source: Source, properties: dict[str, Any]) -> set[str]:
+    """The sections that findings and damage are in."""
+    unsound: set[str] = set()
     for pointer in (*(each.pointer for each in found), *source.damaged):
         key = pointer_tokens(pointer)[0] if pointer else ""
         unsound.add(key if key in properties else nearest(key, properties) or key)
     return unsound
 
 
-def _cross_checks(recipe: Recipe, unsound: set[str]) -> list[Diagnostic]:
-    from runner.recipe import disk_checks, width_checks
-    from runner.recipe.checks import CHECKS
+def _cross_checks(recipe: Recipe, unsound: set[str]) -> tuple[list[Diagnostic], str]:
+    """What rules and files say, and what could not be checked."""
+    from runner.recipe.checks import disk, methods  # noqa: F401  its rules join the others
+    from runner.recipe.checks.settings import CHECKS
 
     found = [
         finding for check in CHECKS if not check.needs & unsound for finding in check.rule(recipe)
     ]
-    paths = disk_checks.check_paths(recipe)
+    paths = disk.check_paths(recipe)
     known = {finding.pointer for finding in found if finding.code.startswith("E")}
     found += [finding for finding in paths if finding.pointer not in known]
     bad = known | {finding.pointer for finding in paths}
-    if not {"data", "evaluate"} & unsound and not any(p.startswith("/data") for p in bad):
-        found += disk_checks.check_held_out_rows(recipe)
-    if not {"model", "gguf"} & unsound and not any(p.startswith("/model") for p in bad):
-        found += width_checks.check_widths(recipe)
-    diagnostics = [_diagnostic(recipe.source, finding) for finding in found]
+    more, not_checked = _file_checks(recipe, unsound, bad)
+    diagnostics = [_diagnostic(recipe.source, finding) for finding in [*found, *more]]
     if "/evaluate/questions" not in bad:
-        diagnostics += disk_checks.check_questions(recipe)
-    return diagnostics
+        diagnostics += disk.check_questions(recipe)
+    return diagnostics, not_checked
+
+
+def _file_checks(recipe: Recipe, unsound: set[str], bad: set[str]) -> tuple[list[Finding], str]:
+    """What the rows and the model's facts say. Nothing is read at a place that is wrong itself."""
+    from runner.recipe.checks import disk, model, rows, widths
+
+    found: list[Finding] = []
+    data = "data" not in unsound and not any(pointer.startswith("/data") for pointer in bad)
+    if data:
+        found += rows.check_formats(recipe)
+    if data and "evaluate" not in unsound:
+        found += disk.check_held_out_rows(recipe)
+    if data and "train" not in unsound:
+        found += rows.check_batch(recipe)
+    if "model" in unsound or any(pointer.startswith("/model") for pointer in bad):
+        return found, ""
+    facts = known_facts(recipe)
+    if "gguf" not in unsound:
+        found += widths.check_widths(recipe, facts)
+    if "train" not in unsound:
+        found += model.check_targets(recipe, facts)
+    if data:
+        found += model.check_context(recipe, facts)
+        found += rows.check_roles(recipe, facts)
+    return found, model.not_checked(recipe, facts)
 
 
 def _diagnostic(source: Source, finding: Finding) -> Diagnostic:
-    return source.diagnostic(
-        finding.code, finding.pointer, finding.message, hint=finding.hint, at=finding.at
-    )
+    if finding.code == "E103" and _may_be_left_to(source, finding.pointer):
+        return source.diagnostic(finding.code, "/extends", finding.message, hint=finding.hint)
+    return finding.diagnostic(source)
+
+
+def _may_be_left_to(source: Source, pointer: str) -> bool:
+    """Stands what lacks a key in a base, which may lack it? Lists are whole, wherever they are."""
+    in_a_list = any(token.isdecimal() for token in pointer_tokens(pointer))
+    return source.file(pointer) in source.bases and not in_a_list
 
 
 def _sorted(diagnostics: Any) -> list[Diagnostic]:

@@ -14,7 +14,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.recipe.methods import METHODS
+
 if TYPE_CHECKING:
+    from runner.bundle.given import Given
     from runner.recipe.source import Source, Span
 
 
@@ -51,7 +54,8 @@ class Model:
 class DataFile:
     """One file of rows: `path`, or `file` in the data set repository `hub` at `revision`.
 
-    `path` is relative to the recipe's folder; `Recipe.resolve` finds it.
+    `path` is relative to the recipe's folder; `Recipe.resolve` finds it. `columns`: key that the
+    format reads -> what the file calls it.
     """
 
     path: str | None
@@ -59,6 +63,7 @@ class DataFile:
     revision: str | None
     file: str | None
     format: str
+    columns: Mapping[str, str] | None
 
     @property
     def name(self) -> str:
@@ -116,6 +121,15 @@ class Train:
 
     backend: str
     method: str
+    # Of some methods (recipe/methods.py); None where the method has no such setting.
+    beta: float | None
+    loss_type: str | None
+    label_smoothing: float | None
+    simpo_gamma: float | None
+    desirable_weight: float | None
+    undesirable_weight: float | None
+    center_rewards_coefficient: float | None
+    template: str  # "shared", or the name of one of LLaMA Factory's own
     adapter: Adapter
     max_steps: int | None
     num_train_epochs: float | None
@@ -206,6 +220,8 @@ class Recipe:
     _resolved: dict[str, Any] = field(compare=False, repr=False)
     # Not in a recipe: what `--shrink` changed, by JSON pointer. None: the recipe as it is written.
     shrink: Mapping[str, Any] | None = None
+    # Not in a recipe: the bundle that it came in, which holds what would else be fetched.
+    given: Given | None = None
 
     def resolved(self) -> dict[str, Any]:
         """The recipe as plain JSON data with every default written out; itself a valid recipe."""
@@ -257,6 +273,7 @@ def build(filled: dict[str, Any], source: Source) -> Recipe:
     """
     filled = copy.deepcopy(filled)
     _choose_deployed_file(filled)
+    _choose_method_settings(filled)
     return Recipe(
         schema=filled.get("schema", 0),
         name=filled.get("name", ""),
@@ -276,10 +293,23 @@ def build(filled: dict[str, Any], source: Source) -> Recipe:
 
 
 def _choose_deployed_file(filled: dict[str, Any]) -> None:
-    """The only default that depends on another value: deploy the first file that gguf writes."""
+    """A default that depends on another value: deploy the first file that gguf writes."""
     ollama, gguf = filled.get("ollama"), filled.get("gguf")
     if ollama is not None and gguf is not None and ollama["quantize"] is None:
         ollama["quantize"] = gguf["quantize"][0]
+
+
+def _choose_method_settings(filled: dict[str, Any]) -> None:
+    """The other one: what a method's own settings are when they are not given."""
+    train = filled.get("train")
+    if train is None:
+        return
+    made = {}
+    for key, value in train.items():
+        made[key] = value
+        if key == "method":
+            made |= METHODS[value].settings
+    filled["train"] = made | train
 
 
 def _plain(cls: type, data: dict[str, Any] | None) -> Any:

@@ -1,12 +1,16 @@
-"""Why no branch of a `oneOf`, or more than one, fits: say what was meant, not every branch."""
+"""Why no branch of a `oneOf`, or more than one, fits: say what was meant, not every branch.
+
+Also which keys of a mapping choose a branch, and which go with that choice.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from runner.recipe.elsewhere import same_place
 from runner.recipe.finding import (
     Finding,
     dotted,
@@ -48,6 +52,64 @@ def explain(value: Any, schema: Schema, results: Results, pointer: str) -> Itera
             yield from _none_given(value, schema, marks, pointer)
 
 
+def explain_part(value: Any, schema: Schema, results: Results, pointer: str) -> Iterator[Finding]:
+    """As `explain`, of a part of a mapping: no branch is chosen by what must be there."""
+    branches = [branch for branch, _ in results]
+    if not isinstance(value, dict) or not all(_of_type(value, branch) for branch in branches):
+        yield from _by_type(value, schema, results, pointer)
+        return
+    if (selector := _selector(branches)) and selector in value:
+        yield from _by_selector(value, selector, results, pointer)
+        return
+    only = _only_in_one(branches)
+    given = [key for key in value if key in only]
+    if any(only[key] is not only[given[0]] for key in given):
+        yield from _exclusive(given, only, pointer)
+        return
+    wanted = [found for branch, found in results if not given or branch is only[given[0]]]
+    found = min(wanted, key=len)
+    branch = next(branch for branch, each in results if each is found)
+    yield from _belonging(found, branch, results)
+
+
+def _only_in_one(branches: list[Schema]) -> dict[str, Schema]:
+    """Keys that one branch alone knows -> that branch."""
+    known = [set(branch.get("properties", ())) for branch in branches]
+    return {
+        key: branch
+        for branch, keys in zip(branches, known, strict=True)
+        for key in branch.get("properties", ())
+        if sum(key in each for each in known) == 1 and key in keys
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Of a mapping with a `oneOf`: the keys that choose a branch, and those that go with it."""
+
+    keys: frozenset[str] = frozenset()
+    bound: frozenset[str] = frozenset()
+
+
+def choice_of(schema: Schema) -> Choice:
+    """What all branches have in common, by the same schema, is bound to none of them.
+
+    So another `hub` has another `revision` and `file`, and the same `dtype`.
+    """
+    branches = schema.get("oneOf", [])
+    if not branches:
+        return Choice()
+    marks, selector = _marks(branches), _selector(branches)
+    known = [branch.get("properties", {}) for branch in branches]
+    bound = {
+        key
+        for properties in known
+        for key in properties
+        if any(key not in other or other[key] != properties[key] for other in known)
+    }
+    return Choice(frozenset([selector] if selector else marks), frozenset({*marks, *bound}))
+
+
 def _of_type(value: Any, branch: Schema) -> bool:
     return "type" not in branch or has_type(value, branch["type"])
 
@@ -56,10 +118,15 @@ def _by_type(value: Any, schema: Schema, results: Results, pointer: str) -> Iter
     """Branches told apart by the type of the value."""
     typed = next((found for branch, found in results if _of_type(value, branch)), None)
     if typed is None:
-        types = [branch["type"] for branch, _ in results]
+        types = [name for branch, _ in results for name in _types(branch)]
         yield wrong_type(value, {**schema, "type": list(dict.fromkeys(types))}, pointer)
     else:
         yield from typed
+
+
+def _types(branch: Schema) -> list[str]:
+    types = branch["type"]
+    return [types] if isinstance(types, str) else types
 
 
 def _selector(branches: list[Schema]) -> str | None:
@@ -90,6 +157,10 @@ def _by_selector(
         yield from _belonging(found, branch, results)
     else:
         yield not_allowed(chosen, list(by_constant), child)
+        if meant := nearest(str(chosen), by_constant):
+            branch, found = by_constant[meant]
+            beside = [finding for finding in found if finding.pointer != child]
+            yield from _belonging(beside, branch, results)
 
 
 def _no_selector(
@@ -140,7 +211,7 @@ def _none_given(
     known = dict(schema.get("properties", {}))
     for branch in marks.values():
         known.update(branch.get("properties", {}))
-    slips = {key: nearest(key, marks) for key in value if key not in known}
+    slips = {key: _meant(key, marks, pointer) for key in value if key not in known}
     if schema.get("additionalProperties") is not False:  # else they have been reported already
         for key, meant in islice(slips.items(), MAX_UNKNOWN_KEYS):
             yield unknown_key(key, meant or nearest(key, known), known, pointer)
@@ -150,6 +221,12 @@ def _none_given(
         mark = firsts[0]
         hint = f"add {how_to_add(mark, known.get(mark, {}))}"
         yield Finding("E103", pointer, message, hint, "key")
+
+
+def _meant(key: str, marks: dict[str, Schema], pointer: str) -> str | None:
+    """The mark that an unknown key stands for: a slip of it, or its name in other tools."""
+    named = same_place(key, pointer)
+    return named if named in marks else nearest(key, marks)
 
 
 def _belonging(found: list[Finding], branch: Schema, results: Results) -> Iterator[Finding]:

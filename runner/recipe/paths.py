@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+from runner.recipe.source import at_pointer
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
+
+MAX_PATH_BYTES = 4096  # Linux's PATH_MAX, the ending zero byte included
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,7 @@ class NamedPath:
     text: str
     kind: Literal["file", "model folder"]
     may_be_absolute: bool = False
+    written: str = ""  # for messages: as the file says it that names it
 
 
 def project_root(recipe: Path) -> Path:
@@ -29,7 +34,8 @@ def project_root(recipe: Path) -> Path:
     `.git` may be a file, as in a worktree. Links are resolved.
     """
     folder = recipe.resolve().parent
-    return next((above for above in (folder, *folder.parents) if (above / ".git").exists()), folder)
+    above = (each for each in (folder, *folder.parents) if os.path.lexists(each / ".git"))
+    return next(above, folder)
 
 
 def named_paths(recipe: Recipe) -> Iterator[NamedPath]:
@@ -51,10 +57,44 @@ def named_paths(recipe: Recipe) -> Iterator[NamedPath]:
         yield NamedPath("/evaluate/questions", recipe.evaluate.questions, "file")
 
 
+def replace_paths(recipe: Recipe, change: Callable[[str, str], str]) -> dict[str, Any]:
+    """The resolved recipe with every relative path as `change(pointer, path)` gives it."""
+    resolved = recipe.resolved()
+    for named in named_paths(recipe):
+        if not named.text.startswith("/"):
+            pointer = "/model/path" if named.pointer == "/model/file" else named.pointer
+            above, _, last = pointer.rpartition("/")
+            holder = at_pointer(resolved, above)
+            holder[last] = change(pointer, holder[last])
+    return resolved
+
+
+def moved_path(text: str, file: Path, folder: Path) -> str:
+    """The relative path `text` of the real `file` as it is written in the real `folder`.
+
+    Only leading `..` are resolved by their letters: behind another name, one may be a link.
+    """
+    base = file.parent
+    parts = PurePosixPath(text).parts
+    while parts and parts[0] == "..":
+        base, parts = base.parent, parts[1:]
+    return PurePosixPath(os.path.relpath(base, folder), *parts).as_posix()
+
+
 def real_path(recipe: Recipe, text: str) -> Path | None:
     """Where `text` leads, links resolved; None when it is no path (a loop, a zero byte)."""
+    return resolved(recipe.resolve(text))
+
+
+def resolved(path: Path) -> Path | None:
+    """`path` with links resolved; None when they cannot be, or it is longer than can be opened.
+
+    Without that limit pathlib spends a minute on a path of 100,000 parts.
+    """
     try:
-        return recipe.resolve(text).resolve()
+        if len(os.fsencode(path)) >= MAX_PATH_BYTES:
+            return None
+        return path.resolve()
     except (OSError, RuntimeError, ValueError):
         return None
 
@@ -65,6 +105,14 @@ def stat_mode(path: Path) -> int | None:
         return path.stat().st_mode
     except (OSError, ValueError):
         return None
+
+
+def size_of(path: Path) -> int:
+    """Bytes of what is at `path`; 0 when it cannot be looked at."""
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return 0
 
 
 def is_readable_file(path: Path) -> bool:

@@ -7,9 +7,7 @@ Depth and size are bounded while events arrive, before anything is built from th
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 from runner.errors import RecipeInvalid
 from runner.report.diagnostic import Diagnostic, severity_of
 from runner.report.printable import escaped, without_tokens
+from runner.system.regular import NotReadable, TooLarge, read_regular
 
 MAX_BYTES = 256 * 1024
 
@@ -40,12 +39,17 @@ class Span:
     end_column: int
 
 
+WHOLE = Span(0, 0, 0, 0)  # the place of what has no line: an option of the command line
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One recipe file as it was read.
+    """A recipe as it was read: one file, or one with its bases and with options laid over it.
 
     `values` and `keys` map a JSON pointer (RFC 6901) to the place of the value and of its key.
     `damaged` are pointers of values that were refused: what is said about them again is noise.
+    `files` has the file of each value that stands elsewhere than in `path`: in one of `bases`, or
+    in an option, whose "file" is `--set NAME` and whose values are in `overrides`, by name.
     """
 
     path: Path  # as the user named it
@@ -54,6 +58,10 @@ class Source:
     keys: Mapping[str, Span] = field(default_factory=dict)
     damaged: frozenset[str] = frozenset()
     problems: tuple[Diagnostic, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+    bases: tuple[Path, ...] = ()  # nearest first, named as in messages
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""  # of the file, with "\n" line ends
 
     @property
     def folder(self) -> Path:
@@ -62,14 +70,26 @@ class Source:
 
     def span(self, pointer: str, *, at: str = "value") -> Span:
         """Place of the value at `pointer` (`at="key"`: of its key), else of the nearest above."""
+        return self.place(pointer, at=at)[1]
+
+    def place(self, pointer: str, *, at: str = "value") -> tuple[Path, Span]:
+        """As `span`, with the file."""
         while True:
-            place = self.keys.get(pointer) if at == "key" else None
-            place = place or self.values.get(pointer)
-            if place is not None:
-                return place
+            span = self.keys.get(pointer) if at == "key" else None
+            span = span or self.values.get(pointer)
+            if span is not None:
+                return self.file(pointer), span
             if not pointer:
-                return Span(1, 1, 1, 1)
+                return self.path, Span(1, 1, 1, 1)
             pointer, at = pointer.rpartition("/")[0], "key"
+
+    def file(self, pointer: str) -> Path:
+        """The file in which the value at `pointer` stands."""
+        return self.files.get(pointer, self.path)
+
+    def at(self, pointer: str) -> Any:
+        """The value at `pointer` as it is written. Raises LookupError."""
+        return at_pointer(self.data, pointer)
 
     def is_damaged(self, pointer: str) -> bool:
         """Was the value at `pointer`, or one above it, refused while reading?"""
@@ -85,13 +105,10 @@ class Source:
                 if name == pointer or name.startswith(f"{pointer}/")
             }
 
-        data = self.data
-        for token in pointer_tokens(pointer):
-            data = data[token]
         damaged = {name[len(pointer) :] for name in self.damaged if name.startswith(pointer)}
         return replace(
             self,
-            data=data,
+            data=self.at(pointer),
             values=inside(self.values),
             keys=inside(self.keys),
             damaged=frozenset(damaged),
@@ -100,8 +117,9 @@ class Source:
     def diagnostic(
         self, code: str, pointer: str, message: str, *, hint: str = "", at: str = "value"
     ) -> Diagnostic:
-        """A problem of this file at `pointer`."""
-        return at_span(self.path, code, self.span(pointer, at=at), message, hint=hint)
+        """A problem at `pointer`, in the file that says it."""
+        file, span = self.place(pointer, at=at)
+        return at_span(file, code, span, message, hint=hint)
 
 
 def at_span(
@@ -123,6 +141,13 @@ def pointer_tokens(pointer: str) -> list[str]:
     return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
 
 
+def at_pointer(data: Any, pointer: str) -> Any:
+    """What stands at a JSON pointer of `data`. Raises LookupError."""
+    for token in pointer_tokens(pointer):
+        data = data[int(token)] if isinstance(data, list) else data[token]
+    return data
+
+
 def read_source(path: Path) -> Source:
     """Read and parse the recipe at `path`. Raises RecipeInvalid when nothing can be made of it."""
     return parse_source(read_bytes(path), path)
@@ -136,38 +161,14 @@ def parse_source(content: bytes, path: Path) -> Source:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Content of a regular file of at most MAX_BYTES. Raises RecipeInvalid.
-
-    Opened without blocking, so that a named pipe or a terminal is refused, not waited for.
-    """
+    """Content of a regular file of at most MAX_BYTES. Raises RecipeInvalid."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            mode = os.fstat(descriptor).st_mode
-            content = _read_all(descriptor) if stat.S_ISREG(mode) else b""
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from None
-    if not stat.S_ISREG(mode):
-        what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-        raise _unreadable(path, f"it is {what}")
-    if len(content) > MAX_BYTES:
-        raise _refused(
-            path,
-            "E112",
-            None,
-            f"the file is larger than {MAX_BYTES // 1024} KiB",
-            "is it a recipe?",
-        )
-    return content
-
-
-def _read_all(descriptor: int) -> bytes:
-    content = b""
-    while (left := MAX_BYTES + 1 - len(content)) and (part := os.read(descriptor, left)):
-        content += part
-    return content
+        return read_regular(path, MAX_BYTES)
+    except TooLarge:
+        message = f"the file is larger than {MAX_BYTES // 1024} KiB"
+        raise _refused(path, "E112", None, message, "is it a recipe?") from None
+    except NotReadable as error:
+        raise _unreadable(path, str(error)) from None
 
 
 def decode(content: bytes, path: Path) -> str:

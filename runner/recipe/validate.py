@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 from runner.recipe import one_of
+from runner.recipe.elsewhere import same_place
 from runner.recipe.finding import (
     Finding,
     dotted,
@@ -37,7 +38,7 @@ MAX_FINDINGS = 100
 KEYWORDS = {
     "type", "properties", "required", "additionalProperties", "items", "enum", "const", "minimum",
     "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern",
-    "minItems", "maxItems", "uniqueItems", "oneOf",
+    "minItems", "maxItems", "uniqueItems", "oneOf", "anyOf",
 }  # fmt: skip
 ANNOTATIONS = {
     "$schema", "$id", "title", "description", "default", "examples", "patternErrorMessage",
@@ -51,6 +52,17 @@ def findings(data: Any, schema: Schema, pointer: str = "") -> list[Finding]:
         message = f"more than {MAX_FINDINGS} problems; the rest is not shown"
         found[MAX_FINDINGS] = Finding("E124", found[MAX_FINDINGS].pointer, message)
     return found
+
+
+def fits(value: Any, schema: Schema) -> bool:
+    """Is nothing wrong with `value`? Where a glance at keys says no, nobody phrases why."""
+    if isinstance(value, dict):
+        if not all(key in value for key in schema.get("required", ())):
+            return False
+        closed = schema.get("additionalProperties") is False
+        if closed and not value.keys() <= schema.get("properties", {}).keys():
+            return False
+    return next(_check(value, schema, ""), None) is None
 
 
 def _check(value: Any, schema: Schema, pointer: str) -> Iterator[Finding]:
@@ -73,21 +85,25 @@ def _check(value: Any, schema: Schema, pointer: str) -> Iterator[Finding]:
         yield from _check_number(value, schema, pointer)
     if "oneOf" in schema:
         yield from _check_one_of(value, schema, pointer)
+    if "anyOf" in schema:
+        yield from _check_any_of(value, schema, pointer)
 
 
 # --- text, numbers, lists
 
 
 def _check_text(value: str, schema: Schema, pointer: str) -> Iterator[Finding]:
-    name = dotted(pointer)
     if len(value) < schema.get("minLength", 0):
-        yield Finding("E105", pointer, f"{name} must not be empty", example(schema))
+        message = f"{dotted(pointer)} must not be empty"
+        yield Finding("E105", pointer, message, example(schema))
     elif len(value) > schema.get("maxLength", len(value)):
         most = schema["maxLength"]
-        yield Finding("E105", pointer, f"{name} has {len(value)} characters; {most} is the most")
+        message = f"{dotted(pointer)} has {len(value)} characters; {most} is the most"
+        yield Finding("E105", pointer, message)
     elif "pattern" in schema and not _matches(schema["pattern"], value):
         wanted = schema.get("patternErrorMessage", f"must match {schema['pattern']}")
-        yield Finding("E107", pointer, f"{name} {wanted}, not {quoted(value, 60)}", example(schema))
+        message = f"{dotted(pointer)} {wanted}, not {quoted(value, 60)}"
+        yield Finding("E107", pointer, message, example(schema))
 
 
 def _matches(pattern: str, value: str) -> bool:
@@ -110,13 +126,13 @@ def _check_number(value: float, schema: Schema, pointer: str) -> Iterator[Findin
 
 
 def _check_list(value: list[Any], schema: Schema, pointer: str) -> Iterator[Finding]:
-    name = dotted(pointer)
     if len(value) < schema.get("minItems", 0):
         hint = example(schema) or "name at least one, or remove the key"
-        yield Finding("E105", pointer, f"{name} must not be empty", hint)
+        yield Finding("E105", pointer, f"{dotted(pointer)} must not be empty", hint)
     if len(value) > schema.get("maxItems", len(value)):
         most = schema["maxItems"]
-        yield Finding("E105", pointer, f"{name} has {len(value)} items; {most} is the most")
+        message = f"{dotted(pointer)} has {len(value)} items; {most} is the most"
+        yield Finding("E105", pointer, message)
     if schema.get("uniqueItems"):
         yield from _check_unique(value, pointer)
     for index, item in enumerate(value):
@@ -150,7 +166,7 @@ def _check_object(value: dict[str, Any], schema: Schema, pointer: str) -> Iterat
         free = [key for key in properties if key not in value]
         for key in unknown[:MAX_UNKNOWN_KEYS]:
             suggestion = nearest(key, free) or nearest(key, properties)
-            meant.add(suggestion or "")
+            meant.add(same_place(key, pointer) or suggestion or "")
             yield unknown_key(key, suggestion, properties, pointer)
         if len(unknown) > MAX_UNKNOWN_KEYS:
             rest = len(unknown) - MAX_UNKNOWN_KEYS
@@ -170,9 +186,16 @@ def _check_object(value: dict[str, Any], schema: Schema, pointer: str) -> Iterat
 
 
 def _check_one_of(value: Any, schema: Schema, pointer: str) -> Iterator[Finding]:
+    if sum(fits(value, branch) for branch in schema["oneOf"]) == 1:
+        return
     results = [(branch, findings(value, branch, pointer)) for branch in schema["oneOf"]]
-    if sum(not found for _, found in results) != 1:
-        yield from one_of.explain(value, schema, results, pointer)
+    yield from one_of.explain(value, schema, results, pointer)
+
+
+def _check_any_of(value: Any, schema: Schema, pointer: str) -> Iterator[Finding]:
+    results = [(branch, findings(value, branch, pointer)) for branch in schema["anyOf"]]
+    if all(found for _, found in results):
+        yield from one_of.explain_part(value, schema, results, pointer)
 
 
 def _same(value: Any, other: Any) -> bool:

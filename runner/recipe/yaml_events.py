@@ -24,6 +24,8 @@ MAX_PROBLEMS = 100
 
 _TIGHT_COMMENT = re.compile(r"[|>][0-9+-]*#")  # behind the sign of a block of text
 
+_DIRECTIVE = re.compile(r"%YAML +1\.2 *(#.*)?")
+
 
 def build(text: str, path: Path, *, pure: bool = False) -> Source:
     """`text` as data with places. Problems that leave the rest readable are in `Source.problems`.
@@ -51,6 +53,7 @@ def build(text: str, path: Path, *, pure: bool = False) -> Source:
         keys=builder.keys,
         damaged=frozenset(builder.damaged),
         problems=tuple(builder.problems),
+        text=text,
     )
 
 
@@ -75,6 +78,7 @@ class _Builder:
         self._events: Iterator[Any] = iter(())
         self._count = 0
         self._ignoring = False  # inside a value that is read only to get past it
+        self._brackets = 0  # that are open
 
     # --- the document
 
@@ -101,9 +105,11 @@ class _Builder:
                 "E116", _span(start), "%TAG directives are not allowed", "remove the line"
             )
         if start.version not in (None, (1, 2)):
-            self._problem(
-                "E113", _span(start), "recipes are YAML 1.2", "remove the %YAML line", damages=None
-            )
+            self.stop("E113", _span(start), "recipes are YAML 1.2", "remove the %YAML line")
+        if not start.tags:  # one of the parsers lets others through
+            head = self.text[start.start_mark.index : start.end_mark.index]
+            if any(line[:1] == "%" and not _DIRECTIVE.fullmatch(line) for line in head.split("\n")):
+                self.stop("E113", _span(start), "an unknown directive", "remove the line with %")
 
     def _next(self) -> Any:
         event = next(self._events)
@@ -160,6 +166,7 @@ class _Builder:
 
     def _sequence(self, event: Any, pointer: str, depth: int) -> list[Any]:
         items: list[Any] = []
+        self._brackets += bool(event.flow_style)
         while not _is(item := self._next(), "SequenceEnd"):
             items.append(self._node(item, f"{pointer}/{len(items)}", depth + 1))
         self._close(event, item)
@@ -168,6 +175,7 @@ class _Builder:
     def _mapping(self, event: Any, pointer: str, depth: int) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
         first: dict[str, int] = {}
+        self._brackets += bool(event.flow_style)
         while not _is(key_event := self._next(), "MappingEnd"):
             key = self._key(key_event, pointer, depth)
             if key is not None and key in first:
@@ -264,6 +272,7 @@ class _Builder:
     def _close(self, start: Any, end: Any) -> None:
         """A block ends with its last value, brackets end with themselves."""
         if start.flow_style:
+            self._brackets -= 1
             self._set_end(end.end_mark)
 
     def _set_end(self, mark: Any) -> None:
@@ -277,6 +286,9 @@ class _Builder:
 
     def _note_scalar(self, event: Any) -> None:
         start, end = event.start_mark.index, event.end_mark.index
+        if self._brackets and not event.style and "?" in event.value:
+            message = 'a "?" cannot stand here without quotes'  # for one of the two parsers
+            self.stop("E113", _span(event), message, "put the text into quotes")
         if event.style in ("|", ">"):  # the text begins in the line below the sign
             below = self.text.find("\n", start, end)
             start = below if below >= 0 else end

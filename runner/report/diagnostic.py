@@ -32,6 +32,14 @@ class Diagnostic:
         return (self.file, self.line, self.column, self.code, self.message)
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Note:
+    """What is no problem and good to know about a whole file."""
+
+    file: str
+    message: str
+
+
 def severity_of(code: str) -> Severity:
     """E102 is an error, W201 a warning: the letter of the code says it."""
     return "warning" if code.startswith("W") else "error"

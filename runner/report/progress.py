@@ -166,6 +166,8 @@ def step_details(event: dict[str, Any]) -> str:
     parts = [escaped(str(event["message"]))] if event.get("message") else []
     if event.get("loss") is not None:
         parts.append(f"loss {event['loss']:.3f}")
+    if event.get("margins") is not None:
+        parts.append(f"margin {event['margins']:.3f}")
     if event.get("tokens_per_second"):
         parts.append(f"{event['tokens_per_second']:.0f} tok/s")
     if event.get("memory"):

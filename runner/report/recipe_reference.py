@@ -5,30 +5,135 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from runner.recipe.finding import null_last
 from runner.recipe.flow import flow
-from runner.recipe.schema import Schema, load_schema
+from runner.recipe.schema import Schema, file_schema
 
 _INTRODUCTION = """# Recipe reference
 
 Names are those of Transformers, TRL and PEFT wherever these have one.
-`recipe show --resolved x.yaml` prints a recipe with every default and the line that each given
-value comes from.
+`recipe show --resolved x.yaml` prints a recipe with every default and the place that each given
+value comes from. Recipes that share values can [extend a base](#bases); `--set` gives
+[another value for one time](#another-value-for-one-time).
 
 ## How a recipe is read
 
 - YAML 1.2, one document, UTF-8. `true` and `false` are the only booleans; `on` and `yes` are text.
 - Unknown and duplicate keys are errors. Refused are tags, anchors, aliases, merge keys (`<<`), tabs
   outside of quotes, infinite numbers, and files of more than 256 KiB.
-- A path is relative to the recipe's folder. Links resolved, it stays under the project root: the
-  nearest folder above with a `.git`, else the recipe's folder. Only `model.path` may be absolute.
+- A path is relative to the folder of the file that names it. Links resolved, it stays under the
+  project root: the nearest folder above the recipe with a `.git`, else the recipe's folder. Only
+  `model.path` may be absolute.
 - A missing section (`evaluate`, `merge`, `gguf`, `ollama`, `benchmark`) is a stage that is not part
   of the recipe. `merge: {}` is the section with all its defaults.
 - The shapes of data rows are in [data.md](data.md), the errors in [errors.md](errors.md).
 - In a folder, `recipe validate` takes a `.yaml` or `.yml` file for a recipe when it has a top-level
-  `schema:`, or two of `model:`, `data:` and `train:`. Locks (`*.lock.yaml`) and hidden files are
-  left out. A file that is named is always checked.
+  `schema:`, two of `model:`, `data:` and `train:`, an `extends:` of a YAML file, or
+  `abstract: true`. Locks (`*.lock.yaml`) and hidden files are left out. A file that is named is
+  always checked.
+
+## How to begin
+
+`recipe new` asks for a goal, a model, data and a machine, and writes a recipe with a comment at
+every key: its meaning, as below, and why the value is what it is. Every question has a flag:
+
+```sh
+recipe new --stdout --model Qwen/Qwen3-8B --data recipes/data/spark-faq.jsonl --machine spark
+```
+
+It recommends full fine-tuning, LoRA or QLoRA by the memory of the machine and the amount of data,
+with the arithmetic at the top of the file. It looks at the disk only: a folder's `config.json`, one
+that was fetched before, or the number in a model's name; `--parameters` tells what these do not.
+
+## Versions
+
+`schema:` is the version of this shape. `recipe migrate x.yaml` rewrites a recipe of an older one,
+and touches nothing but what changed; `--check` only asks, for a pull request:
+
+```sh
+recipe migrate --check recipes/
+```
+
+An older recipe still runs, with a warning. For a newer one, Spark Recipes says which version of
+itself is needed, as far as the comment behind `schema:` tells.
+
+## Fields
 
 The least that a recipe must say:
+"""
+
+_BASES = """## Bases
+
+What several recipes share stands in a base; each of them says only what is its own:
+
+```yaml
+# bases/team.yaml
+schema: 1
+abstract: true
+model: {path: ../models/tiny, dtype: float32}
+data:
+  train: [{path: ../data/questions.jsonl, format: alpaca}]
+  system: You answer questions.
+train:
+  adapter: {type: lora, r: 8, target_modules: [q_proj, v_proj]}
+  max_steps: 40
+merge: {}
+gguf: {quantize: [Q8_0]}
+```
+
+```yaml
+# wide.yaml
+extends: bases/team.yaml
+name: wide
+train:
+  adapter: {r: 32, target_modules: [q_proj, k_proj, v_proj, o_proj]}
+  num_train_epochs: 2
+gguf: null
+```
+
+- Mappings are merged, at any depth; lists and everything else are replaced. Here `type: lora`
+  stays, `r` and the list are the new ones.
+- `null` takes away what the base says: a section, or a value, which then has its default. Where
+  `null` is a value of the key (`data.system`), it is that value.
+- Of alternatives, the one that is named takes the other's place: `num_train_epochs` that of
+  `max_steps`, `adapter: {type: none}` that of `lora` with all its settings. Another `wheel`, `path`
+  or `hub` of the model takes away `sha256`, `revision`, `file` and `trust_remote_code`, which went
+  with the old one; `dtype`, `attn_implementation` and `quantization` stay. The same holds for the
+  same key with another value: another `hub` has its own `revision`.
+- A path is relative to the folder of the file that names it, and so is `extends`. No file may lie
+  outside of the project root.
+- A base can be a recipe of its own, or have a base itself (at most eight, one upon the other). One
+  that lacks what a recipe needs says `abstract: true`: it is checked as far as it goes, by
+  `recipe validate` and in an editor, and cannot be run. `abstract` is not handed on.
+- Everything but `extends` and `abstract` is handed on, `name` too; give each recipe its own, since
+  it names the folder of its runs.
+- A problem is reported in the file, line and column where the value stands, once, however many
+  recipes extend that file. A key that nobody gives is missing in the recipe, not in its base. A
+  value that is replaced is not looked at.
+- What came out is what counts: stages do not ask which file said a value, and a lock or bundle of
+  such a recipe holds the whole. An edited base makes the lock stale where it changes a value, and
+  the value is named.
+
+## Another value for one time
+
+`--set NAME=VALUE` lies over the recipe as if a file that extends it said so. It may be repeated,
+and the last one counts:
+
+```sh
+recipe show recipes/quickstart.yaml --set train.learning_rate=1e-3 --set 'gguf.quantize=[Q8_0]'
+recipe plan recipes/quickstart.yaml --set train.max_steps=8 --set benchmark=null
+recipe diff recipes/quickstart.yaml recipes/quickstart.yaml --set train.adapter.r=32
+```
+
+The name is written as in messages: items of a list by number from 0 (`data.train[0].path`), a key
+with dots in quotes (`'train.adapter.rank_pattern."layers.0.q_proj"=4'`). The value is YAML by the
+rules above, checked as in a file; messages name the option. A relative path in it starts at the
+recipe's folder.
+
+`run`, `plan`, `show` and `validate` take it; so does `diff`, for its second recipe. A run records
+it in `run.json` (`set`), and its `recipe.lock.yaml` holds the values. A lock beside a recipe is of
+the file as it is written: a run with `--set` does not go by it, and `recipe lock` has no `--set`.
+What is to stay becomes a small recipe that extends the other.
 """
 
 _TYPE_WORDS = {
@@ -44,9 +149,10 @@ _TYPE_WORDS = {
 
 def render(schema: Schema | None = None) -> str:
     """docs/recipe.md as Markdown."""
-    schema = schema or load_schema()
+    schema = schema or file_schema()
     example = "\n".join(f"{key}: {flow(v)}" for key, v in schema["examples"][0].items())
-    parts = [f"{_INTRODUCTION}\n```yaml\n{example}\n```\n", *_object("", "The recipe", schema)]
+    head = f"{_INTRODUCTION}\n```yaml\n{example}\n```\n"
+    parts = [head, _BASES, *_object("", "The recipe", schema)]
     return "\n".join(parts)
 
 
@@ -110,7 +216,7 @@ def _value(schema: Schema) -> str:
         return ", ".join(f"`{_shown(value)}`" for value in schema["enum"])
     if "oneOf" in schema and schema.get("type") != "object":
         return ", or ".join(_value(branch) for branch in schema["oneOf"])
-    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    types = null_last(schema["type"]) if isinstance(schema["type"], list) else [schema["type"]]
     words = " or ".join(_TYPE_WORDS[name] for name in types)
     if schema.get("items"):
         items = schema["items"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, TextIO
 
 from runner.errors import RecipeInvalid
-from runner.report.diagnostic import Diagnostic
+from runner.report.diagnostic import Diagnostic, Note
 from runner.report.printable import escaped, one_column_each, without_tokens
 
 JSON_VERSION = 1
@@ -20,7 +21,12 @@ class Reporter(Protocol):
     """Diagnostics -> text, with a line end. `files` is how many files were checked."""
 
     def __call__(
-        self, diagnostics: Sequence[Diagnostic], *, files: int | None = None, color: bool = False
+        self,
+        diagnostics: Sequence[Diagnostic],
+        *,
+        files: int | None = None,
+        color: bool = False,
+        notes: Sequence[Note] = (),
     ) -> str:
         """The whole report."""
         ...
@@ -38,11 +44,16 @@ _COLORS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "place": "\x1b[1m", "
 
 
 def text(
-    diagnostics: Sequence[Diagnostic], *, files: int | None = None, color: bool = False
+    diagnostics: Sequence[Diagnostic],
+    *,
+    files: int | None = None,
+    color: bool = False,
+    notes: Sequence[Note] = (),
 ) -> str:
     """For people: `file:line:column: error[E102]: message`, the line, a caret, what to do."""
     lines = _SourceLines()
     blocks = [_block(diagnostic, lines, color) for diagnostic in diagnostics]
+    blocks += [f"{escaped(note.file)}: note: {escaped(note.message)}\n" for note in notes]
     if files is not None:
         blocks.append(_summary(diagnostics, files))
     return "".join(blocks)
@@ -100,19 +111,21 @@ def _width(text: str) -> int:
 
 
 class _SourceLines:
-    """Lines of the files that diagnostics point into, each file read once and bounded in size."""
+    """Lines of the files that diagnostics point into, bounded in size.
+
+    One file at a time is held: diagnostics come sorted by file, and there may be thousands.
+    """
 
     def __init__(self) -> None:
-        self._files: dict[str, list[str]] = {}
+        self._file, self._lines = "", list[str]()
 
     def get(self, file: str, number: int) -> str | None:
         """Line `number` (from 1) of `file`; None when it cannot be had."""
         if not number:
             return None
-        if file not in self._files:
-            self._files[file] = _read_lines(file)
-        lines = self._files[file]
-        return without_tokens(lines[number - 1]) if number <= len(lines) else None
+        if file != self._file:
+            self._file, self._lines = file, _read_lines(file)
+        return without_tokens(self._lines[number - 1]) if number <= len(self._lines) else None
 
 
 def _read_lines(file: str) -> list[str]:
@@ -144,7 +157,11 @@ def _counted(number: int, what: str) -> str:
 
 
 def json(
-    diagnostics: Sequence[Diagnostic], *, files: int | None = None, color: bool = False
+    diagnostics: Sequence[Diagnostic],
+    *,
+    files: int | None = None,
+    color: bool = False,
+    notes: Sequence[Note] = (),
 ) -> str:
     """For programs: one object, `version` raised when its shape changes. ASCII only."""
     import json as codec
@@ -156,8 +173,74 @@ def json(
         "errors": errors,
         "warnings": len(diagnostics) - errors,
         "diagnostics": [asdict(diagnostic) for diagnostic in diagnostics],
+        "notes": [asdict(note) for note in notes],
     }
     return codec.dumps(report, indent=2) + "\n"
 
 
-REPORTERS: dict[str, Reporter] = {"text": text, "json": json}
+# --- GitHub
+
+
+def github(
+    diagnostics: Sequence[Diagnostic],
+    *,
+    files: int | None = None,
+    color: bool = False,
+    notes: Sequence[Note] = (),
+) -> str:
+    """Workflow commands that GitHub shows beside the line. Worst first: it shows about ten.
+
+    Nothing of a recipe, nor its name, begins a line: it could be a command of its own.
+    """
+    worst_first = sorted(diagnostics, key=lambda diagnostic: diagnostic.severity != "error")
+    commands = "".join(f"{_command(diagnostic)}\n" for diagnostic in worst_first)
+    return commands + (_summary(diagnostics, files) if files is not None else "")
+
+
+def _command(diagnostic: Diagnostic) -> str:
+    """`::error file=…,line=…,title=E102::message`."""
+    # Without `..`, else GitHub does not find the file.
+    properties: dict[str, str | int] = {"file": os.path.normpath(diagnostic.file)}
+    if diagnostic.line:
+        properties |= {
+            "line": diagnostic.line,
+            "endLine": diagnostic.end_line,
+            "col": diagnostic.column,
+            "endColumn": diagnostic.end_column,
+        }
+    properties["title"] = diagnostic.code
+    said = ",".join(f"{name}={_as_property(value)}" for name, value in properties.items())
+    hint = f"\nhint: {escaped(diagnostic.hint)}" if diagnostic.hint else ""
+    return f"::{diagnostic.severity} {said}::{_as_data(escaped(diagnostic.message) + hint)}"
+
+
+def _as_data(words: str) -> str:
+    """Escaped as the runner's own toolkit does, so that no text can become a command."""
+    return words.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _as_property(value: str | int) -> str:
+    """A name of a file that is no text stays a name that can be written: its bytes, escaped."""
+    text = str(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _as_data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def sarif(
+    diagnostics: Sequence[Diagnostic],
+    *,
+    files: int | None = None,
+    color: bool = False,
+    notes: Sequence[Note] = (),
+) -> str:
+    """SARIF 2.1.0, for code scanning."""
+    from runner.report.sarif import log
+
+    return log(diagnostics)
+
+
+REPORTERS: dict[str, Reporter] = {"text": text, "json": json, "github": github, "sarif": sarif}
+
+
+def print_beside(diagnostics: Sequence[Diagnostic]) -> None:
+    """As text on stderr, for a command whose stdout says something else; nothing for none."""
+    sys.stderr.write(text(diagnostics, color=wants_color(sys.stderr)))

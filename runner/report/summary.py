@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from runner.plan.keys import PRIVATE
 from runner.report.printable import escaped
 
 ANSWERS_SHOWN = 6
@@ -23,6 +25,7 @@ def summary(folder: Path) -> dict[str, Any]:
         "run": str(folder),
         "stages": [
             {name: stage[name] for name in ("name", "action", "seconds", "measures")}
+            | {"private": PRIVATE in stage["material"]}
             for stage in record["stages"]
         ],
         "gguf_limits": _gguf_limits(record),
@@ -130,7 +133,8 @@ def _stage_table(result: dict[str, Any]) -> Any:
     table.columns[2].justify = "right"
     for stage in result["stages"]:
         seconds = "" if stage["action"] == "reuse" else f"{stage['seconds']:.1f}"
-        table.add_row(stage["name"], stage["action"], seconds)
+        own = ", kept for this run alone" if stage["private"] else ""
+        table.add_row(stage["name"], stage["action"] + own, seconds)
     return table
 
 
@@ -140,14 +144,16 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
     if "loss_base" in measured and "loss_tuned" in measured:
         lines.append(
             f"held-out loss     {measured['loss_base']:.3f} before, "
-            f"{measured['loss_tuned']:.3f} after  (perplexity "
+            f"{measured['loss_tuned']:.3f} after  (perplexity of the answers "
             f"{measured['perplexity_base']:.2f} → {measured['perplexity_tuned']:.2f})"
         )
+    lines += _preference_lines(measured)
     if measured.get("questions"):
         lines.append(
             f"questions         {measured['score_base']} of {measured['questions']} right before, "
             f"{measured['score_tuned']} of {measured['questions']} after"
         )
+    lines += template_lines(_measures(result, "train").get("template"))
     speed = _measures(result, "benchmark")
     if "generation_tokens_per_second" in speed:
         lines.append(
@@ -155,6 +161,51 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
             f"first token after {_median(speed['time_to_first_token'])} s "
             f"(median of {speed['runs']})"
         )
+    return lines
+
+
+def _preference_lines(measured: dict[str, Any]) -> list[str]:
+    """How often the better held-out answer wins, and how far the answers have moved apart."""
+    lines = []
+    if "preference_accuracy_tuned" in measured:
+        tuned = f"{measured['preference_accuracy_tuned']:.0%} of {measured['pairs']} pairs"
+        if "preference_accuracy_base" in measured:
+            before = f"{measured['preference_accuracy_base']:.0%} before, {tuned} after"
+        else:
+            before = tuned
+        lines.append(
+            f"preferred         {before}  {_interval(measured, 'preference_accuracy_tuned')}"
+        )
+    if "preference_margin_change" in measured:
+        lines.append(
+            f"margin            {measured['preference_margin_change']:+.3f} nats since the base  "
+            f"{_interval(measured, 'preference_margin_change')}"
+        )
+    if lines and measured.get("few_pairs"):
+        lines.append("                  too few held-out rows to say more: hold out 30 or more")
+    return lines
+
+
+def _interval(measured: dict[str, Any], name: str) -> str:
+    return f"(95%: {measured[f'{name}_low']:.3g} to {measured[f'{name}_high']:.3g})"
+
+
+def template_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """How the tokens of a backend's own template differ from the shared ones; the first row."""
+    if found is None:
+        return []
+    lines = [
+        f"own template      {found['name']}: {found['different']} of {found['rows']} rows have "
+        "other tokens, or train on others of them, than the shared template gives"
+    ]
+    if first := found.get("first"):
+        lines.append(f"  first in {escaped(first['row'])}, at token {first['token'] + 1}:")
+        for name in ("shared", "own"):
+            part = first[name]
+            lines.append(f"  {name:<7} {_one_line(repr(part['text']))}")
+            lines.append(f"          {' '.join(map(str, part['ids']))}")
+            lines.append(f"          trained on: {''.join(map(str, part['trained']))}")
+        lines.append("  evaluation and deployment use the shared template")
     return lines
 
 
@@ -171,8 +222,20 @@ def _answer_table(answers: list[dict[str, Any]]) -> Any:
         "question", "base", "tuned", title="Answers, greedy", title_justify="left", show_lines=True
     )
     for answer in answers[:ANSWERS_SHOWN]:
-        table.add_row(*(Text(_one_line(answer[name])) for name in ("question", "base", "tuned")))
+        said = [_marked(answer, name) for name in ("base", "tuned")]
+        table.add_row(*(Text(_one_line(text)) for text in (answer["question"], *said)))
     return table
+
+
+def _marked(answer: dict[str, Any], name: str) -> str:
+    """An answer, with a mark that says whether everything expected is in it."""
+    from runner.scripts.data.questions import Question
+
+    expected = tuple(answer.get("expect", ()))
+    if not expected:
+        return str(answer[name])
+    hit = Question("", [], expected).is_hit(answer[name])
+    return f"{'✓' if hit else '✗'} {answer[name]}"
 
 
 def _artifact_lines(artifacts: list[dict[str, Any]]) -> list[str]:

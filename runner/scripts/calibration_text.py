@@ -7,7 +7,7 @@ more tokens than wanted, rows are taken at even distances from the whole file, n
 from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.spec import Events, Spec, main
-from runner.scripts.token_rows import read_token_rows
+from runner.scripts.training.token_rows import read_token_rows
 
 
 def write_calibration_text(spec: Spec, events: Events) -> None:

@@ -21,8 +21,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from runner.scripts.pre_tokenizers import PRE_TOKENIZERS, PROBES, PreTokenizer
-from runner.scripts.tokenizer_file import Vocabulary, byte_level
+from runner.scripts.tokenizers.pre_tokenizers import PRE_TOKENIZERS, PROBES, PreTokenizer
+from runner.scripts.tokenizers.tokenizer_file import Vocabulary, byte_level
 
 
 class UnknownSplit(Exception):
@@ -64,7 +64,7 @@ def known_by_behaviour(original: Any) -> Any:
     def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
         try:
             return str(original(self, tokenizer))
-        except NotImplementedError:
+        except NotImplementedError:  # so the converter says that the hash is none it knows
             return pre_type(tokenizer.backend_tokenizer)
 
     return get_vocab_base_pre

@@ -18,11 +18,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from runner.scripts import four_bits
-from runner.scripts.questions import Question, questions_of, samples_of, score
+from runner.scripts.data.questions import Question, questions_of, samples_of, score
 from runner.scripts.spec import Events, ScriptError, Spec, main
-from runner.scripts.token_rows import IGNORED, Row, read_token_rows
-from runner.scripts.torch_setup import peak_memory, set_up_torch
+from runner.scripts.training.base_model import read_model
+from runner.scripts.training.token_rows import IGNORED, Row, read_token_rows
+from runner.scripts.training.torch_setup import check_still_set_up, peak_memory, set_up_torch
 
 BATCH = 16  # questions answered at once; part of what decides an answer's last bits
 
@@ -73,6 +73,7 @@ def evaluate(spec: Spec, events: Events) -> None:
             gc.collect()
             model = load_model(spec.inputs["trained"], settings, device)
 
+    check_still_set_up()
     measures = summary(losses, questions, answers) | {"validation_rows": len(rows)}
     write_answers(spec.folder / "answers.jsonl", asked, answers)
     text = json.dumps(measures, indent=2, sort_keys=True, allow_nan=False)
@@ -80,17 +81,16 @@ def evaluate(spec: Spec, events: Events) -> None:
     events.measure(**measures, peak_memory=peak_memory(device))
 
 
-def load_model(folder: Path, settings: dict[str, Any], device: torch.device) -> Any:
-    """A model as it is trained: same dtype, same attention, same quantisation."""
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=getattr(torch, settings["dtype"]),
-        attn_implementation=settings["attn_implementation"],
-        trust_remote_code=settings.get("trust_remote_code", False),
-        **four_bits.loading(settings, device),
-    )
+def load_model(
+    folder: Path,
+    settings: dict[str, Any],
+    device: torch.device,
+    family: Any = AutoModelForCausalLM,
+    **changes: Any,
+) -> Any:
+    """A model as it is trained, to be asked. `changes`: to its configuration."""
+    model = read_model(folder, settings, device, family, **changes)
     if "quantization" in settings:  # it lies there already, and may not be moved
-        four_bits.settle(model)
         return model.eval()
     return model.to(device).eval()
 

@@ -12,9 +12,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from runner.scripts.floats import DTYPES, FLOATS, cast
-from runner.scripts.model_folder import COPIED, copy_code, read_json, write_json
-from runner.scripts.safetensors_stream import (
+from runner.scripts.spec import Events, ScriptError, Spec, main
+from runner.scripts.weights.floats import DTYPES, FLOATS, cast
+from runner.scripts.weights.model_folder import COPIED, copy_code, read_json, write_json
+from runner.scripts.weights.safetensors_stream import (
     BLOCK,
     DamagedFileError,
     ModelFolder,
@@ -22,7 +23,6 @@ from runner.scripts.safetensors_stream import (
     open_shards,
     row_blocks,
 )
-from runner.scripts.spec import Events, ScriptError, Spec, main
 
 
 def fetch(spec: Spec, events: Events) -> None:
@@ -54,8 +54,13 @@ def inside(folder: Path, name: str) -> Path:
 def from_gguf(path: Path, target: Path, dtype: str, events: Events, weights: bool = True) -> None:
     """Dequantise the weights and rebuild everything else from the file's metadata."""
     # Late: an environment that only reads folders has no gguf.
-    from runner.scripts.gguf_model import GgufFile, architecture_of, blocks_of, plan_tensors
-    from runner.scripts.gguf_tokenizer import end_of_turn_ids, write_tokenizer
+    from runner.scripts.from_gguf.gguf_model import (
+        GgufFile,
+        architecture_of,
+        blocks_of,
+        plan_tensors,
+    )
+    from runner.scripts.from_gguf.gguf_tokenizer import end_of_turn_ids, write_tokenizer
 
     with GgufFile(path) as source:
         architecture = architecture_of(source)

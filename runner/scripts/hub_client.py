@@ -113,8 +113,9 @@ class Hub:
         commit = str(self._info(repository, files=False).sha)
         if not re.fullmatch(r"[0-9a-f]{40}", commit):
             raise ScriptError(
-                f"the hub at {constants.ENDPOINT} names no commit of {repository.id}",
-                hint="a mirror must serve the hub's API: check HF_ENDPOINT",
+                f"the server at {constants.ENDPOINT} answers, but not as the hub does: it names no "
+                f"commit of {repository.id}",
+                hint="HF_ENDPOINT must be a mirror that serves the hub's API: correct or unset it",
                 code="E319",
             )
         return commit
@@ -326,9 +327,10 @@ class Hub:
                 code="E316",
             ) from error
         raise ScriptError(
-            f"the hub at {constants.ENDPOINT} gives an answer that is not understood: "
+            f"the server at {constants.ENDPOINT} answers, but not as the hub does: "
             f"{self._scrubbed(_words(error))}",
-            hint="check HF_ENDPOINT, then run the same command again",
+            hint="is HF_ENDPOINT the hub or a mirror of it, and does a proxy answer in its place? "
+            "Then run the same command again",
             code="E319",
         ) from error
 

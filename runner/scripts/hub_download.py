@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.scripts.hub_client import Hub, RemoteFile, Repository, Transfer, no_file, partial_of
-from runner.scripts.model_folder import COPIED
-from runner.scripts.safetensors_stream import INDEX, SINGLE, DamagedFileError, shard_names
 from runner.scripts.spec import Events, ScriptError, Spec, main
+from runner.scripts.weights.model_folder import COPIED
+from runner.scripts.weights.safetensors_stream import INDEX, SINGLE, DamagedFileError, shard_names
 from runner.system.hardware import disk_free
 
 # What is taken of a model repository beside its weights: nothing that can run code. Another choice

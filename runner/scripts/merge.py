@@ -16,18 +16,23 @@ from pathlib import Path
 
 import numpy as np
 
-from runner.scripts.floats import DTYPES, Array, cast, from_f64, to_f64
-from runner.scripts.lora_adapter import Adapter
-from runner.scripts.lora_arithmetic import LoraPair, Workers, ZeroLengthError, length_factors
-from runner.scripts.merge_plan import Addition, MergePlan, Target, plan_merge
-from runner.scripts.model_folder import COPIED, copy_code, read_json, write_json
-from runner.scripts.safetensors_stream import (
+from runner.scripts.merging.lora_adapter import Adapter
+from runner.scripts.merging.lora_arithmetic import (
+    LoraPair,
+    Workers,
+    ZeroLengthError,
+    length_factors,
+)
+from runner.scripts.merging.merge_plan import Addition, MergePlan, Target, plan_merge
+from runner.scripts.spec import Events, ScriptError, Spec, main
+from runner.scripts.weights.floats import DTYPES, Array, cast, from_f64, to_f64
+from runner.scripts.weights.model_folder import COPIED, copy_code, read_json, write_json
+from runner.scripts.weights.safetensors_stream import (
     DamagedFileError,
     ModelFolder,
     ShardWriter,
     row_blocks,
 )
-from runner.scripts.spec import Events, ScriptError, Spec, main
 
 BLOCK = 16 << 20  # bytes of the base that are merged at a time
 

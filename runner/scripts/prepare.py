@@ -1,7 +1,7 @@
 """Turn rows of data files into token ids and label masks.
 
 spec.hashed: seed, system, max_length, too_long, packing, fraction, train and validation (lists of
-{name, format, input}), template (name, or null for the model's own).
+{name, format, input, columns where there are some}), template (name, or null for the model's own).
 spec.inputs: model (folder of fetch), template, and the data files under their `input` names.
 The bytes written depend on data, tokenizer and settings alone.
 """
@@ -12,35 +12,51 @@ import json
 import statistics
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runner.scripts.chat_tokens import (
+from runner.scripts.data.chat_tokens import (
     ChatTokenizer,
     Tokens,
     check_system,
     check_template,
     end_ids_of,
 )
-from runner.scripts.conversation import Conversation, Message, check_turns, fill_system, with_system
-from runner.scripts.floats import Array
-from runner.scripts.formats import FORMATS
-from runner.scripts.packing import pack
-from runner.scripts.parity_cases import cases
-from runner.scripts.rows import MAX_SHOWN, Problem, RowError, read_rows
-from runner.scripts.safetensors_stream import SafetensorsWriter, TensorSpec
+from runner.scripts.data.conversation import (
+    Conversation,
+    Message,
+    check_turns,
+    fill_system,
+    with_system,
+)
+from runner.scripts.data.formats import FORMATS
+from runner.scripts.data.packing import pack
+from runner.scripts.data.parity_cases import cases
+from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError, read_rows
+from runner.scripts.data.split import held_out
 from runner.scripts.spec import Events, ScriptError, Spec, main
-from runner.scripts.split import held_out
+from runner.scripts.weights.floats import Array
+from runner.scripts.weights.safetensors_stream import SafetensorsWriter, TensorSpec
 
 HINTS = {
     "E320": "save the file as UTF-8",
     "E321": "every row is one JSON object; check it with `python -m json.tool --json-lines`",
     "E322": "docs/data.md shows the shape of each format",
     "E323": "remove the row, or give it an answer",
+    "E333": "remove the row, or correct one of its sides",
+    "E334": "give both answers; docs/data.md shows the shape of a pair",
+    "E335": 'add "prompt", or let both sides begin with the same turns',
+    "E337": "write true for a good answer and false for a bad one",
+    "E346": "correct the order of the turns, or leave the row out",
+    "E347": "write it as JSON lines, compressed by gzip or xz if at all",
+    "E349": "write JSON lines: one row a line",
+    "E351": "write the table again with a program that quotes cells",
+    "E348": "name the columns as they are in the file, in columns of this file",
+    "E350": "choose a data.chat_template that writes tools, or leave them out of the rows",
     "E325": "raise data.max_length, or set data.too_long to truncate or drop",
     "E326": "change the rows, or choose another data.chat_template",
     "E327": "change the rows, or choose another data.chat_template",
@@ -58,6 +74,7 @@ class Documents:
     tokens: list[Tokens] = field(default_factory=list)
     truncated: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)  # reason, or "truncated" -> first place
 
 
 def prepare(spec: Spec, events: Events) -> None:
@@ -93,35 +110,50 @@ def prepare(spec: Spec, events: Events) -> None:
         packs = pack([len(tokens.ids) for tokens in train.tokens], settings["max_length"])
     write_tokens(spec.folder / "train.tokens.safetensors", train.tokens, packs)
     write_tokens(spec.folder / "validation.tokens.safetensors", validation.tokens, None)
-    kept = [with_system(row, settings["system"]) for row in validation.rows]
-    write_lines(spec.folder / "validation.jsonl", (row.as_json() for row in kept))
-    write_text(spec.folder / "validation.txt", validation_text(kept, tokenizer))
-    prompts, left_out = parity_prompts(validation.rows, tokenizer, settings["system"])
-    write_lines(spec.folder / "prompts.jsonl", prompts)
-    write_text(spec.folder / "chat_template.jinja", tokenizer.template)
-
     events.measure(
         train=statistics_of(train, packs, settings["max_length"]),
         validation=statistics_of(validation, None, settings["max_length"]),
         rows_in_both=len(digests(train.rows) & digests(validation.rows)),
-        parity_prompts=len(prompts),
-        parity_prompts_refused=sum(left_out.values()),
-        parity_prompts_left_out=dict(sorted(left_out.items())),
+        **write_beside(spec, tokenizer, validation.rows, validation.rows),
     )
+
+
+def write_beside(
+    spec: Spec,
+    tokenizer: ChatTokenizer,
+    kept: Sequence[Conversation],
+    asked: Sequence[Conversation],
+) -> dict[str, Any]:
+    """What stands beside the tokens, for the stages after the training: validation rows as JSON and
+    as text, prompts of `asked`, the chat template. Measures of the prompts."""
+    system = spec.hashed["system"]
+    kept = [with_system(row, system) for row in kept]
+    write_lines(spec.folder / "validation.jsonl", (row.as_json() for row in kept))
+    write_text(spec.folder / "validation.txt", validation_text(kept, tokenizer))
+    prompts, left_out = parity_prompts(asked, tokenizer, system)
+    write_lines(spec.folder / "prompts.jsonl", prompts)
+    write_text(spec.folder / "chat_template.jinja", tokenizer.template)
+    return {
+        "parity_prompts": len(prompts),
+        "parity_prompts_refused": sum(left_out.values()),
+        "parity_prompts_left_out": dict(sorted(left_out.items())),
+    }
 
 
 # --- rows
 
 
 def read_files(
-    spec: Spec, files: Sequence[dict[str, str]]
+    spec: Spec, files: Sequence[dict[str, Any]]
 ) -> tuple[list[Conversation], list[Problem]]:
     """Conversations of all files in order, and the rows that cannot be used."""
     rows: list[Conversation] = []
     problems: list[Problem] = []
     for file in files:
         before = len(rows)
-        found, bad = read_file(spec.inputs[file["input"]], file["name"], file["format"])
+        found, bad = read_file(
+            spec.inputs[file["input"]], file["name"], file["format"], file.get("columns")
+        )
         rows += found
         problems += bad
         if len(rows) == before and not bad:
@@ -133,12 +165,14 @@ def read_files(
     return rows, problems
 
 
-def read_file(path: Path, name: str, format_name: str) -> tuple[list[Conversation], list[Problem]]:
+def read_file(
+    path: Path, name: str, format_name: str, columns: Mapping[str, str] | None = None
+) -> tuple[list[Conversation], list[Problem]]:
     """The usable rows of one file and the others."""
     parse = FORMATS[format_name]
     rows: list[Conversation] = []
     problems: list[Problem] = []
-    for item in read_rows(path, name):
+    for item in read_rows(path, name, columns):
         if isinstance(item, Problem):
             problems.append(item)
             continue
@@ -202,8 +236,11 @@ def tokenise(
         for (part, tokens), kept in zip(parts, fitted, strict=True):
             if isinstance(kept, str):
                 documents.dropped[kept] += 1
+                documents.examples.setdefault(kept, str(row.place))
                 continue
-            documents.truncated += len(kept.ids) < len(tokens.ids)
+            if len(kept.ids) < len(tokens.ids):
+                documents.truncated += 1
+                documents.examples.setdefault("truncated", str(row.place))
             documents.rows.append(row if len(parts) == 1 else part)
             documents.tokens.append(kept)
         if number % 256 == 0 or number == total:
@@ -243,7 +280,12 @@ def check_masks(documents: Documents) -> None:
         assert all(begin < end for begin, end in tokens.spans), f"{row.place}: an empty answer"
 
 
-def write_tokens(path: Path, documents: Sequence[Tokens], packs: list[list[int]] | None) -> None:
+def write_tokens(
+    path: Path,
+    documents: Sequence[Tokens],
+    packs: list[list[int]] | None,
+    more: Mapping[str, Array] | None = None,
+) -> None:
     """input_ids int32, labels_mask int8, offsets int64 [rows + 1]; packed: two more (see below)."""
     groups = packs if packs is not None else [[index] for index in range(len(documents))]
     ids, mask, positions = array("i"), bytearray(), array("i")
@@ -264,6 +306,7 @@ def write_tokens(path: Path, documents: Sequence[Tokens], packs: list[list[int]]
     if packs is not None:
         tensors["position_ids"] = np.array(positions, np.int32)  # from 0 in every document
         tensors["document_offsets"] = np.array(document_offsets, np.int64)
+    tensors |= more or {}
     kinds = {"int32": "I32", "int64": "I64", "int8": "I8"}
     specs = [
         TensorSpec(name, kinds[values.dtype.name], values.shape) for name, values in tensors.items()
@@ -278,7 +321,10 @@ def write_tokens(path: Path, documents: Sequence[Tokens], packs: list[list[int]]
 
 def validation_text(rows: Iterable[Conversation], tokenizer: ChatTokenizer) -> str:
     """The held-out rows as the model sees them, one after another."""
-    texts = [row.text if row.text is not None else tokenizer.render(row.messages) for row in rows]
+    texts = [
+        row.text if row.text is not None else tokenizer.render(row.messages, row.tools)
+        for row in rows
+    ]
     return "".join(text if text.endswith("\n") else text + "\n" for text in texts)
 
 
@@ -312,7 +358,12 @@ def parity_prompts(
 
 
 def question_of(row: Conversation) -> list[Message]:
-    """The turns up to the last user turn; none for plain text."""
+    """The turns up to the last user turn; none for plain text and where tools are at hand.
+
+    How a deployed model is given tools is up to its server, so no prompt with tools is compared.
+    """
+    if row.tools:
+        return []
     users = [index for index, turn in enumerate(row.messages) if turn["role"] == "user"]
     return list(row.messages[: users[-1] + 1]) if users else []
 
@@ -334,6 +385,8 @@ def statistics_of(
         "truncated": documents.truncated,
         "dropped": dict(sorted(documents.dropped.items())),
     }
+    if documents.examples:
+        result["examples"] = dict(sorted(documents.examples.items()))
     if lengths:
         result["length"] = {
             "min": min(lengths),

@@ -20,13 +20,17 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from runner.scripts.fetch import copy_tokenizer, parameters, read_config
-from runner.scripts.model_folder import read_json, write_json
-from runner.scripts.random_weights import random_blocks
-from runner.scripts.safetensors_stream import TensorSpec, natural_order, open_shards
 from runner.scripts.shrunken_config import check_family, shrunken_config
 from runner.scripts.spec import Events, ScriptError, Spec, main
-from runner.scripts.tokenizer_families import family_of
-from runner.scripts.trained_tokenizer import ends, special_token_ids, write_trained_tokenizer
+from runner.scripts.tokenizers.tokenizer_families import family_of
+from runner.scripts.tokenizers.trained_tokenizer import (
+    ends,
+    special_token_ids,
+    write_trained_tokenizer,
+)
+from runner.scripts.weights.model_folder import read_json, write_json
+from runner.scripts.weights.random_weights import random_blocks
+from runner.scripts.weights.safetensors_stream import TensorSpec, natural_order, open_shards
 
 
 def shrink(spec: Spec, events: Events) -> None:

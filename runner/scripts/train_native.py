@@ -1,4 +1,6 @@
-"""Supervised fine-tuning with TRL's SFTTrainer: LoRA or DoRA, or every weight.
+"""Supervised fine-tuning and continued pre-training with TRL's SFTTrainer.
+
+LoRA or DoRA, or every weight.
 
 spec.hashed: `settings` (runner/backends/native.py) and `save_steps`. spec.inputs: model (folder of
 `fetch`), tokens (of `prepare`), template. Writes `adapter/` or `model/`, and `trace.jsonl`.
@@ -12,28 +14,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
-from peft.utils.other import ModulesToSaveWrapper
-from torch.utils._pytree import tree_map
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Trainer, set_seed
+from transformers import PreTrainedTokenizerFast, Trainer
 from trl import SFTConfig, SFTTrainer
 
-from runner.scripts import adapter_targets, four_bits
-from runner.scripts.answer_masks import check_answers, generation_prompt
-from runner.scripts.batches import Batches
-from runner.scripts.checkpoints import complete_checkpoints, remove_incomplete
-from runner.scripts.spec import Events, ScriptError, Spec, main
-from runner.scripts.token_rows import check_rows, read_token_rows
-from runner.scripts.torch_setup import peak_memory, set_up_torch
-from runner.scripts.trained_files import write_adapter, write_model
-from runner.scripts.training_record import TrainingRecord
-
-SWITCHES = ("use_dora", "use_rslora", "lora_bias")  # settings of LoraConfig
+from runner.scripts.spec import Events, Spec, main
+from runner.scripts.training import adapter_targets, four_bits
+from runner.scripts.training.answer_masks import check_answers, generation_prompt
+from runner.scripts.training.batches import Batches
+from runner.scripts.training.checkpoints import remove_incomplete
+from runner.scripts.training.native_model import (
+    add_trainable_weights,
+    in_float32,
+    load_model,
+    mask_dtype,
+    seed_weights,
+    train_to_the_end,
+    trainer_settings,
+)
+from runner.scripts.training.token_rows import (
+    IGNORED,
+    check_rows,
+    check_window,
+    read_token_rows,
+    with_first_labels,
+)
+from runner.scripts.training.torch_setup import (
+    check_finite,
+    check_still_set_up,
+    peak_memory,
+    set_up_torch,
+    told_of_memory,
+)
+from runner.scripts.training.trained_files import write_adapter, write_model
+from runner.scripts.training.training_record import TrainingRecord
 
 
 class MeanTokenTrainer(SFTTrainer):
@@ -49,16 +66,21 @@ class MeanTokenTrainer(SFTTrainer):
         """Trainer's, past TRL's."""
         return Trainer.compute_loss(self, *args, **kwargs)
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+        """Tokens that the step's loss is the mean over: all that have a label.
+
+        This release of Transformers leaves out the first token of a row, which only pre-training
+        labels; LLaMA Factory's counts it.
+        """
+        counted = super()._get_num_items_in_batch(batch_samples, device)
+        firsts = sum(batch["labels"][:, 0].ne(IGNORED).sum() for batch in batch_samples)
+        return counted + firsts
+
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Forward and backward of one batch; its loss is its part of the step's mean."""
         self.record.count(inputs.pop("counts").tolist())
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
-        if not torch.isfinite(loss):
-            raise ScriptError(
-                f"the loss became {loss.item()} at step {self.state.global_step + 1}",
-                hint="lower train.learning_rate, or set model.dtype to float32",
-                code="E517",
-            )
+        check_finite(loss, self.state.global_step + 1)
         return loss
 
 
@@ -81,18 +103,25 @@ def train(spec: Spec, events: Events) -> None:
     model = load_model(spec.inputs["model"], settings, device)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
     name = spec.inputs["tokens"].name
+    if settings["method"] == "pretrain":
+        data = with_first_labels(data)
     check_rows(data, name, model.get_input_embeddings().num_embeddings)
-    check_packing(model.config, data.longest() if data.packed else 0)
+    check_window(model.config, data)
     if settings["has_prompts"]:
         template = spec.inputs["template"].read_text(encoding="utf-8")
         check_answers(data, generation_prompt(tokenizer, template), name)
 
-    set_seed(settings["seed"])  # the adapter's first weights are drawn next
+    seed_weights(settings)
     model = add_trainable_weights(model, settings["adapter"], modules)
     record = TrainingRecord(events, checkpoints, job, device)
     trainer = MeanTokenTrainer(
         model=model,
-        args=trainer_settings(settings, spec.hashed["save_steps"], checkpoints, device),
+        args=SFTConfig(
+            **trainer_settings(settings, spec.hashed["save_steps"], checkpoints, device),
+            max_length=None,  # rows are as `prepare` made them
+            packing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        ),
         train_dataset=Dataset.from_dict({"row": range(len(data.rows))}),
         processing_class=tokenizer,
         data_collator=Batches(data, tokenizer.pad_token_id, mask_dtype(settings, device)),
@@ -103,15 +132,9 @@ def train(spec: Spec, events: Events) -> None:
     # The optimizer does not exist yet.
     in_float32(trainer.model)
 
-    newest = (complete_checkpoints(checkpoints, job) or [None])[-1]
-    if newest is not None:
-        record.go_on_from(newest)
-    if newest is not None and is_finished(newest):
-        # train() would add a step before it sees that there is none left
-        trainer._load_from_checkpoint(str(newest))
-    else:
-        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    train_to_the_end(trainer, record, checkpoints, job)
 
+    check_still_set_up()
     if settings["adapter"]["type"] == "none":
         write_model(trainer.model, spec.folder / "model", spec.inputs)
     else:
@@ -123,162 +146,5 @@ def train(spec: Spec, events: Events) -> None:
     events.measure(**record.measures(), **held, peak_memory=peak_memory(device))
 
 
-def load_model(folder: Path, settings: dict[str, Any], device: torch.device) -> Any:
-    """The base model with the recipe's dtype, attention and quantisation. Raises ScriptError E519.
-
-    A quantised one lies on `device`; another one is moved there by the trainer.
-    """
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, settings["dtype"]),
-            attn_implementation=settings["attn_implementation"],
-            trust_remote_code=settings.get("trust_remote_code", False),
-            **four_bits.loading(settings, device),
-        )
-    except ValueError as error:
-        raise ScriptError(
-            f"the model cannot be loaded: {str(error).splitlines()[0]}",
-            hint="try model.attn_implementation: eager, or another model",
-            code="E519",
-        ) from error
-    if "quantization" in settings:
-        four_bits.settle(model)
-    model.config.use_cache = False
-    return model
-
-
-def check_packing(config: Any, longest: int) -> None:
-    """The mask of packs reaches back to the document's start: a shorter window is no such mask."""
-    window = getattr(config.get_text_config(), "sliding_window", None)
-    if window and longest > window:
-        raise ScriptError(
-            f"packs of {longest} tokens do not fit the model's attention window of {window}",
-            hint=f"set data.max_length to at most {window}, or data.packing to false",
-            code="E519",
-        )
-
-
-def add_trainable_weights(model: Any, adapter: dict[str, Any], modules: dict[str, Any]) -> Any:
-    """Put the adapter on, or free every weight; what is trained is float32.
-
-    `modules`: what `adapter_targets.resolve` found.
-    """
-    dtype = model.dtype
-    if adapter["type"] == "lora":
-        switches = {name: adapter[name] for name in SWITCHES if name in adapter}
-        config = LoraConfig(
-            task_type="CAUSAL_LM",
-            r=adapter["r"],
-            lora_alpha=adapter["lora_alpha"],
-            lora_dropout=adapter["lora_dropout"],
-            **switches,
-            **modules,
-        )
-        model = get_peft_model(model, config)
-    in_float32(model)
-    for module in model.modules():
-        if isinstance(module, ModulesToSaveWrapper):
-            compute_in_float32(module, dtype)
-    return model
-
-
-def in_float32(model: Any) -> None:
-    """What is trained is float32, whatever lies below it."""
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()
-
-
-def compute_in_float32(module: Any, dtype: torch.dtype) -> None:
-    """A module trained as a whole has float32 weights; its neighbours keep the model's `dtype`."""
-
-    def widen(_: Any, args: Any, kwargs: Any) -> Any:
-        return in_dtype(args, torch.float32), in_dtype(kwargs, torch.float32)
-
-    if dtype != torch.float32:
-        module.register_forward_pre_hook(widen, with_kwargs=True)
-        module.register_forward_hook(lambda _, __, output: in_dtype(output, dtype))
-
-
-def in_dtype(values: Any, dtype: torch.dtype) -> Any:
-    """`values` with every tensor of floats in it as `dtype`."""
-
-    def cast(value: Any) -> Any:
-        floats = isinstance(value, torch.Tensor) and value.is_floating_point()
-        return value.to(dtype) if floats else value
-
-    return tree_map(cast, values)
-
-
-def trainer_settings(
-    settings: dict[str, Any], save_steps: int, checkpoints: Path, device: torch.device
-) -> SFTConfig:
-    """Every setting that a framework's default could decide otherwise is given."""
-    length = {"max_steps": settings["max_steps"]}
-    if settings["max_steps"] is None:
-        length = {"num_train_epochs": settings["num_train_epochs"]}
-    same = (
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "learning_rate",
-        "lr_scheduler_type",
-        "warmup_steps",
-        "weight_decay",
-        "max_grad_norm",
-        "optim",
-        "bf16",
-        "gradient_checkpointing",
-    )
-    return SFTConfig(
-        output_dir=str(checkpoints),
-        **length,
-        **{name: settings[name] for name in same},
-        # the variant that LLaMA Factory uses, too
-        gradient_checkpointing_kwargs={"use_reentrant": True},
-        seed=settings["seed"],
-        data_seed=settings["seed"],
-        use_cpu=device.type == "cpu",
-        save_strategy="steps",
-        save_steps=save_steps,
-        logging_strategy="steps",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        max_length=None,  # rows are as `prepare` made them
-        packing=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=device.type != "cpu",
-    )
-
-
-def is_finished(checkpoint: Path) -> bool:
-    """Was the training's last step done when this checkpoint was written?"""
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    return bool(state["global_step"] >= state["max_steps"])
-
-
-def mask_dtype(settings: dict[str, Any], device: torch.device) -> torch.dtype:
-    """The dtype that attention computes in, so that its mask fits."""
-    half = settings["bf16"] or (device.type != "cpu" and settings["dtype"] == "bfloat16")
-    return torch.bfloat16 if half else torch.float32
-
-
-def run(spec: Spec, events: Events) -> None:
-    """`train`, with a GPU that is too small as an error for the user."""
-    try:
-        train(spec, events)
-    except torch.OutOfMemoryError as error:
-        raise ScriptError(
-            f"the GPU has too little memory: {str(error).splitlines()[0]}",
-            hint="lower train.per_device_train_batch_size (raise gradient_accumulation_steps"
-            " instead), or set train.gradient_checkpointing",
-            code="E509",
-        ) from error
-
-
 if __name__ == "__main__":
-    main(run)
+    main(told_of_memory(train))

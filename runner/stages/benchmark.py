@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.stages import deployed
 from runner.stages.contract import Class, Context, Upstream
+from runner.stages.deployment import deployed
+from runner.stages.deployment.prompts import Prompt, read_prompts
 from runner.stages.gguf import file_name
 from runner.stages.ollama import open_server
-from runner.stages.prompts import Prompt, read_prompts
-from runner.system import llama_server, process_tree
+from runner.system import hardware, llama_server, process_tree
 from runner.system.local_server import NoAnswer
 from runner.system.ollama import Server
 
@@ -74,6 +74,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     expected = merged_answers(
         deployed.model_of(inputs).folder / "model",
         prompts,
+        said,
         section.max_tokens,
         context,
         trust_remote_code=recipe.model.trust_remote_code,
@@ -186,18 +187,24 @@ def compared(prompts: Sequence[Prompt]) -> list[Prompt]:
 def merged_answers(
     model: Path,
     prompts: Sequence[Prompt],
+    said: Sequence[str],
     max_tokens: int,
     context: Context,
     *,
     trust_remote_code: bool,
 ) -> list[str]:
-    """The greedy answers of the merged model in Transformers, as text."""
+    """The greedy answers of the merged model in Transformers, as text.
+
+    Of a model larger than the memory: as far as it agrees with what the deployed model `said`.
+    """
     context.run_script(
         "greedy",
         {
             "prompts": [list(prompt.ids) for prompt in prompts],
+            "drafts": list(said),
             "max_new_tokens": max_tokens,
             "trust_remote_code": trust_remote_code,
+            "memory": hardware.memory().available,
         },
         folder=context.scratch,
         inputs={"model": model},

@@ -127,6 +127,12 @@ class Context(Protocol):
         ...
 
 
+def environment_of(stage: Stage, recipe: Recipe) -> str | None:
+    """Role of the environment the stage's scripts run in; one may offer to say it by the recipe."""
+    chosen = getattr(stage, "environment", None)
+    return stage.ENVIRONMENT if chosen is None else str(chosen(recipe))
+
+
 class Stage(Protocol):
     """The module-level names of a stage; `runner.stages.REGISTRY` lists the modules."""
 

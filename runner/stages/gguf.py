@@ -15,24 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StageFailed
-from runner.stages import (
-    conversion,
-    deployed,
-    gguf_template,
-    gguf_types,
-    imatrix,
-    perplexity,
-    shrunken,
-)
+from runner.stages import imatrix
 from runner.stages.contract import Class, Context, Upstream
-from runner.stages.gguf_types import Tensor
-from runner.stages.prompts import read_prompts
+from runner.stages.deployment import deployed
+from runner.stages.deployment.prompts import read_prompts
+from runner.stages.export import conversion, gguf_types, perplexity
+from runner.stages.export.gguf_types import Tensor
+from runner.stages.models import shrunken
+from runner.stages.templates import gguf_template
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
 
 NAME = "gguf"
-VERSION = 1
+VERSION = 2
 OUTPUTS = {"*.gguf": Class.PORTABLE}
 NEEDS = (*deployed.NEEDS, "prepare", "imatrix")
 ENVIRONMENT = conversion.ENVIRONMENT

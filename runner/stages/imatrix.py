@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StageFailed
-from runner.stages import conversion, deployed
 from runner.stages.contract import Class, Context, Upstream
+from runner.stages.deployment import deployed
+from runner.stages.export import conversion
 from runner.system import platforms
 
 if TYPE_CHECKING:
     from runner.recipe.model import Imatrix, Recipe
 
 NAME = "imatrix"
-VERSION = 1
+VERSION = 2
 FILE = "imatrix.gguf"  # a bare name wherever it is passed: llama-quantize writes it into its files
 OUTPUTS = {FILE: Class.PLATFORM}
 NEEDS = (*deployed.NEEDS, "prepare")

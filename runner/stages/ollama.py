@@ -2,8 +2,8 @@
 
 Created through the API with explicit template, stop strings, system prompt and parameters; where no
 Go template renders as the model was trained, without one, and the GGUF file's own Jinja is
-rendered. Then every reference prompt must become the same token ids (runner/stages/parity.py), and
-a smoke question must be answered and stop by itself.
+rendered. Then every reference prompt must become the same token ids (stages/deployment/parity.py),
+and a smoke question must be answered and stop by itself.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StageFailed
-from runner.stages import go_template, parity, shrunken
 from runner.stages.contract import Class, Context, Outputs, Upstream
+from runner.stages.deployment import parity
+from runner.stages.deployment.prompts import read_prompts
+from runner.stages.export.gguf_metadata import PromptMetadata
 from runner.stages.gguf import file_name
-from runner.stages.gguf_metadata import PromptMetadata
-from runner.stages.prompts import read_prompts
+from runner.stages.models import shrunken
+from runner.stages.templates import go_template
 from runner.system import ollama as system
 from runner.system.local_server import NoAnswer, Refused, ask
 

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.stages import shipped_templates
+from runner.recipe.methods import METHODS
 from runner.stages.contract import Class, Context, Upstream
 from runner.stages.fetch_data import output_name
+from runner.stages.templates import shipped_templates
 
 if TYPE_CHECKING:
     from runner.recipe.model import DataFile, Recipe
 
 NAME = "prepare"
-VERSION = 2
+VERSION = 3
 OUTPUTS = {
     "train.tokens.safetensors": Class.PORTABLE,
     "validation.tokens.safetensors": Class.PORTABLE,
@@ -57,7 +58,7 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
         "validation": [digest(file) for file in recipe.data.validation.files],
     }
     if recipe.data.chat_template != "model":
-        digests["chat_template"] = known_sha256(_template_file(recipe))
+        digests["chat_template"] = known_sha256(template_file(recipe))
     return digests
 
 
@@ -74,6 +75,9 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         "too_long": data.too_long,
         "packing": data.packing,
     }
+    columns = [file.columns for file in (*data.train, *data.validation.files)]
+    if any(columns):
+        key["columns"] = columns
     if "fetch_data" in upstream:
         key["data"] = upstream["fetch_data"].digest()
     if not data.validation.files:
@@ -83,33 +87,42 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
     """Write the tokens into `folder`. Raises StageFailed naming file and line of bad rows."""
-    data = recipe.data
-    own = data.chat_template == "model"
-    named = {
-        **_named(recipe, inputs, "train", data.train),
-        **_named(recipe, inputs, "validation", data.validation.files),
-    }
-    if not own:
-        named["template"] = _template_file(recipe)
+    named = rows_of(recipe, inputs)
+    if recipe.data.chat_template != "model":
+        named["template"] = template_file(recipe)
     context.run_script(
-        "prepare",
-        {
-            "seed": recipe.seed,
-            "system": data.system,
-            "max_length": data.max_length,
-            "too_long": data.too_long,
-            "packing": data.packing,
-            "fraction": data.validation.fraction,
-            "template": None if own else data.chat_template,
-            "train": _described("train", data.train),
-            "validation": _described("validation", data.validation.files),
-        },
+        "prepare_preferences" if METHODS[recipe.train.method].compares else "prepare",
+        reading(recipe),
         inputs={"model": inputs["fetch"].folder / "model", **named},
         folder=folder,
     )
 
 
-def _template_file(recipe: Recipe) -> Path:
+def reading(recipe: Recipe) -> dict[str, Any]:
+    """How the rows are read, split and turned into tokens: the script's settings. Pure."""
+    data = recipe.data
+    return {
+        "seed": recipe.seed,
+        "system": data.system,
+        "max_length": data.max_length,
+        "too_long": data.too_long,
+        "packing": data.packing,
+        "fraction": data.validation.fraction,
+        "template": None if data.chat_template == "model" else data.chat_template,
+        "train": _described("train", data.train),
+        "validation": _described("validation", data.validation.files),
+    }
+
+
+def rows_of(recipe: Recipe, inputs: Upstream) -> dict[str, Path]:
+    """The files of rows, by the names that `reading` gives them."""
+    return {
+        **_named(recipe, inputs, "train", recipe.data.train),
+        **_named(recipe, inputs, "validation", recipe.data.validation.files),
+    }
+
+
+def template_file(recipe: Recipe) -> Path:
     """The recipe's own .jinja file, or the shipped one that it names."""
     given = recipe.data.chat_template
     if shipped_templates.is_path(given):
@@ -117,9 +130,10 @@ def _template_file(recipe: Recipe) -> Path:
     return shipped_templates.path_of(given)
 
 
-def _described(kind: str, files: Sequence[DataFile]) -> list[dict[str, str]]:
+def _described(kind: str, files: Sequence[DataFile]) -> list[dict[str, Any]]:
     return [
         {"name": file.name, "format": file.format, "input": f"{kind}-{number}"}
+        | ({"columns": file.columns} if file.columns else {})
         for number, file in enumerate(files)
     ]
 

@@ -6,20 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.backends import load_backend
+from runner.stages import prepare
 from runner.stages.contract import Class, Context, Upstream
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
 
 NAME = "train"
-VERSION = 1
+VERSION = 2
 OUTPUTS = {
     "adapter/*": Class.PLATFORM,
     "model/*": Class.PLATFORM,
     "trace.jsonl": Class.PLATFORM,
+    "template/*": Class.PLATFORM,  # with a template of the backend's own
 }
-NEEDS = ("fetch", "prepare")
-ENVIRONMENT = "native"
+NEEDS = ("fetch", "fetch_data", "prepare")
+ENVIRONMENT = "native"  # of the default backend; see `environment`
 TOOLS: tuple[str, ...] = ()
 DEVICE = True
 
@@ -29,14 +31,20 @@ def wanted(recipe: Recipe) -> bool:
     return True
 
 
+def environment(recipe: Recipe) -> str:
+    """Every backend has its own."""
+    return load_backend(recipe.train.backend).ENVIRONMENT
+
+
 def snapshot(recipe: Recipe) -> dict[str, Any]:
-    """How this processor multiplies in bfloat16, for the recipes that do."""
+    """How this processor multiplies in bfloat16, for the recipes that do; rows that are read."""
     from runner.system.determinism import bfloat16_path
 
     held = recipe.model.quantization is not None  # 4-bit weights are multiplied in 16 bits
     half = held or recipe.train.bf16 or recipe.model.dtype != "float32"
     path = bfloat16_path() if half else ""
-    return {"bfloat16_path": path} if path else {}
+    rows = prepare.snapshot(recipe) if reads_rows(recipe) else {}
+    return {**({"bfloat16_path": path} if path else {}), **rows}
 
 
 def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
@@ -50,26 +58,44 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         "template": upstream["prepare"].digest("chat_template.jinja")
         if recipe.train.adapter.type == "none"
         else None,
+        # The rows themselves are read by the backend's own template.
+        **({"rows": upstream["prepare"].key} if reads_rows(recipe) else {}),
     }
+
+
+def reads_rows(recipe: Recipe) -> bool:
+    """Does the backend read the rows themselves, and not the tokens of `prepare` alone?"""
+    return recipe.train.template != "shared"
 
 
 def resumable(scratch: Path) -> bool:
     """Is there a complete checkpoint to go on from?"""
-    from runner.scripts.checkpoints import complete_checkpoints
+    from runner.scripts.training.checkpoints import complete_checkpoints
 
     return bool(complete_checkpoints(scratch / "checkpoints"))
+
+
+def resume_is_proved(recipe: Recipe) -> bool:
+    """Is this backend's method tested to give the same bytes after an interruption?"""
+    return recipe.train.method in load_backend(recipe.train.backend).PROVED_TO_RESUME
 
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
     """Write `adapter/` (or `model/`) and `trace.jsonl` into `folder`. Raises StageFailed."""
     backend = load_backend(recipe.train.backend)
+    own = reads_rows(recipe)
     context.run_script(
         backend.script(recipe),
-        {"settings": backend.spec(recipe), "save_steps": recipe.train.save_steps},
+        {
+            "settings": backend.spec(recipe),
+            "save_steps": recipe.train.save_steps,
+            **({"rows": prepare.reading(recipe)} if own else {}),
+        },
         inputs={
             "model": inputs["fetch"].folder / "model",
             "tokens": inputs["prepare"].path("train.tokens.safetensors"),
             "template": inputs["prepare"].path("chat_template.jinja"),
+            **(prepare.rows_of(recipe, inputs) if own else {}),
         },
         folder=folder,
         environment=backend.ENVIRONMENT,

@@ -13,6 +13,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from runner.errors import MachineCannot
 
@@ -21,26 +22,49 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_WRITABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOTDIR, errno.EEXIST),  # a file where a folder should be
-    *(errno.EIO, errno.ESTALE),  # a failing disk, a server that is gone
 )
+_FAILING = (errno.EIO, errno.ESTALE)  # a failing disk, a server that is gone
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+def write_atomic(path: Path, data: bytes | str, *, mode: int | None = None) -> None:
     """Put `data` (a str as UTF-8) at `path`, replacing what was there. Raises OSError.
 
     On an error the old file stays and the temporary file is removed. After a kill the old file
-    stays too, and a hidden file ending in `.partial` may remain beside it.
+    stays too, and a hidden file ending in `.partial` may remain beside it. `mode` are the file's
+    rights, else what the umask leaves.
     """
     text = data.encode() if isinstance(data, str) else data
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
-    # Not tempfile: its files have mode 0600 whatever the umask says.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
+    with _in_place_of(path) as temporary:
+        # Not tempfile: its files have mode 0600 whatever the umask says.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o666)
         try:
+            if mode is not None:
+                os.fchmod(descriptor, mode)
             _write_all(descriptor, text)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def open_atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which is at `path` once the block ends without an exception.
+
+    As `write_atomic`, for what does not fit into memory. Raises OSError.
+    """
+    with _in_place_of(path) as temporary, temporary.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _in_place_of(path: Path) -> Iterator[Path]:
+    """A name to write under, which takes the place of `path` when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    try:
+        yield temporary
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -54,6 +78,18 @@ def _write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
+
+
+def make_folders(folder: Path) -> None:
+    """Make `folder` and what is missing above it, and wait until their names are on the disk.
+
+    Raises OSError, FileExistsError where a file is in the place of one of them.
+    """
+    if folder.is_dir():
+        return
+    make_folders(folder.parent)
+    folder.mkdir(exist_ok=True)
+    fsync_folder(folder.parent)
 
 
 def fsync_file(path: Path) -> None:
@@ -95,15 +131,27 @@ def disk_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        translated = _in_words(error, doing)
+        translated = disk_failure(error, doing) or _refusal(error, doing)
         if translated is None:
             raise
         raise translated from error
 
 
-def _in_words(error: OSError, doing: str) -> MachineCannot | None:
-    where = str(error.filename or "")
-    place = f": {where}" if where else ""
+@contextlib.contextmanager
+def disk_failures(doing: str) -> Iterator[None]:
+    """`disk_errors` around much code: a full or failing disk alone, which is never our bug."""
+    try:
+        yield
+    except OSError as error:
+        translated = disk_failure(error, doing)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def disk_failure(error: OSError, doing: str) -> MachineCannot | None:
+    """A full or failing disk in words; None for every other error."""
+    place = _place(error)
     if error.errno in _FULL:
         return MachineCannot(
             f"no space left on the disk while {doing}{place}",
@@ -111,10 +159,25 @@ def _in_words(error: OSError, doing: str) -> MachineCannot | None:
             "folder on a larger disk",
             code="E410",
         )
+    if error.errno in _FAILING:
+        return MachineCannot(
+            f"the disk failed while {doing}: {error.strerror}{place}",
+            hint="see what the kernel says of the disk (dmesg), then run the same command again: "
+            "what was finished is kept",
+            code="E860",
+        )
+    return None
+
+
+def _refusal(error: OSError, doing: str) -> MachineCannot | None:
     if error.errno in _NOT_WRITABLE:
         return MachineCannot(
-            f"cannot write while {doing}: {error.strerror}{place}",
+            f"cannot write while {doing}: {error.strerror}{_place(error)}",
             hint="make the folder writable for you, or set SPARK_RECIPES_CACHE to one that is",
             code="E411",
         )
     return None
+
+
+def _place(error: OSError) -> str:
+    return f": {error.filename}" if error.filename else ""

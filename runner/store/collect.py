@@ -14,6 +14,7 @@ from pathlib import Path
 
 from runner.errors import Busy
 from runner.store.atomic import TEMPORARY_SUFFIX, disk_errors
+from runner.store.known_digests import notes_lock
 from runner.store.locks import is_held
 from runner.store.roots import Root, read_roots, roots_lock
 from runner.store.store import State, Store
@@ -43,9 +44,10 @@ class Collection:
         return sum(item.size for item in self.removed)
 
 
-def collect(store: Store, *, dry_run: bool) -> Collection:
+def collect(store: Store, *, dry_run: bool, notes: Path | None = None) -> Collection:
     """Remove outputs that no root refers to, staging nobody works in, and litter of killed runs.
 
+    `notes` is the folder of remembered digests, which lies beside the store.
     Raises ValueError when a root cannot be read: then nobody knows what it refers to.
     """
     sweep = _Sweep(store, Collection(dry_run=dry_run))
@@ -58,6 +60,9 @@ def collect(store: Store, *, dry_run: bool) -> Collection:
         for stage, key in sorted({*_pairs(store.root), *_pairs(store.root / ".staging")}):
             sweep.key(stage, key, roots)
         sweep.trash()
+        sweep.run_folders(roots)
+        if notes is not None:
+            sweep.notes(notes)
         if not dry_run:
             sweep.lock_files()
     return sweep.result
@@ -120,6 +125,20 @@ class _Sweep:
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             self._remove(path, "left by a killed process", self.store.burn)
 
+    def run_folders(self, roots: list[Root]) -> None:
+        """Remove what killed runs left half-written in their folders; the folders stay."""
+        for root in roots:
+            for path in _unfinished(root):
+                self._remove(path, "left by a killed run", _delete)
+
+    def notes(self, folder: Path) -> None:
+        """Remove half-written notes of digests."""
+        if not list(folder.glob(f".*{TEMPORARY_SUFFIX}")):
+            return
+        with contextlib.nullcontext() if self.result.dry_run else notes_lock(folder):
+            for litter in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")):
+                self._remove(litter, "left by a killed process", _delete)
+
     def lock_files(self) -> None:
         """Remove the lock files of keys that are gone.
 
@@ -140,6 +159,14 @@ class _Sweep:
         if not self.result.dry_run:
             remove(path)
         self.result.removed.append(Garbage(path, reason, size))
+
+
+def _unfinished(root: Root) -> list[Path]:
+    """Half-written files of a run that is over; none of one that is out of sight or running."""
+    with contextlib.suppress(OSError):
+        if root.folder.is_dir() and not is_held(root.folder):
+            return sorted(root.folder.rglob(f".*{TEMPORARY_SUFFIX}"))
+    return []
 
 
 def size_of(path: Path) -> int:

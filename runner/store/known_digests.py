@@ -2,7 +2,9 @@
 
 A remembered digest holds while size, modification time, change time and inode are what they were.
 The change time is the kernel's own, so a file edited and given its old modification time is still
-read again. Where nothing can be written, files are read each time.
+read again.
+
+Looking up writes nothing, since planning does not: `keep` writes down what this process has read.
 """
 
 from __future__ import annotations
@@ -14,13 +16,16 @@ import os
 import time
 from pathlib import Path
 
+from runner.errors import MachineCannot
 from runner.store.atomic import write_atomic
 from runner.store.digest import file_sha256
+from runner.store.locks import Lock
 from runner.system.folders import cache_folder
 
 # nanoseconds since the last change: clocks of files tick so coarsely that an edit right after the
 # reading could leave no trace
 SETTLED = 2_000_000_000
+_read: dict[Path, str] = {}  # note -> its text, of files that this process has read
 WORTH = 32 << 20  # bytes: smaller files are read in the time that remembering takes
 
 
@@ -39,15 +44,34 @@ def known_sha256(path: Path) -> str:
             return str(known["sha256"])
     digest = file_sha256(path)
     if _stamp(path) == before and time.time_ns() - before[2] > SETTLED:
-        with contextlib.suppress(OSError):
-            note.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(note, json.dumps({"stamp": before, "sha256": digest}) + "\n")
+        _read[note] = json.dumps({"stamp": before, "sha256": digest}) + "\n"
     return digest
+
+
+def keep() -> None:
+    """Remember what was read; where it cannot be written, the next process reads it again."""
+    with contextlib.suppress(OSError, MachineCannot):
+        if _read:
+            with notes_lock(notes_folder()):
+                notes_folder().mkdir(exist_ok=True)
+                for note, text in _read.items():
+                    write_atomic(note, text)
+    _read.clear()
+
+
+def notes_lock(folder: Path) -> Lock:
+    """Held while notes are written, so that `recipe gc` knows which half-written ones stay so."""
+    return Lock(folder.parent / "locks" / "digests.lock", "the remembered digests")
+
+
+def notes_folder() -> Path:
+    """Where the notes lie; may not exist."""
+    return cache_folder() / "digests"
 
 
 def forget() -> None:
     """Read every file again from now on."""
-    folder = cache_folder() / "digests"
+    folder = notes_folder()
     for note in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         with contextlib.suppress(OSError):
             note.unlink()
@@ -60,4 +84,4 @@ def _stamp(path: Path) -> list[int]:
 
 def _note(path: Path) -> Path:
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
-    return cache_folder() / "digests" / f"{name}.json"
+    return notes_folder() / f"{name}.json"

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from runner.errors import Busy
-from runner.store.atomic import disk_errors
+from runner.store.atomic import disk_errors, make_folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Lock:
 
     def __enter__(self) -> Self:
         with disk_errors(f"locking {self.purpose}"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(self.path.parent)
             while not self._take():
                 pass
         self._sign()

@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runner.errors import StageFailed
+from runner.errors import MachineCannot, StageFailed
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.store.atomic import disk_errors, fsync_folder, fsync_tree
 from runner.store.digest import file_sha256
@@ -43,6 +43,7 @@ class State(enum.StrEnum):
     OK = "ok"
     MISSING = "missing"
     DAMAGED = "damaged"
+    UNREADABLE = "unreadable"  # the disk fails, or they are not ours to read: perhaps intact
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class Store:
         except DamagedError as damage:
             return Inspection(State.DAMAGED, str(damage))
         except OSError as error:
-            return Inspection(State.DAMAGED, f"cannot be read: {error.strerror}")
+            return Inspection(State.UNREADABLE, f"cannot be read: {error.strerror}")
         return Inspection(State.OK, "", record.outputs(folder), record, stamped=not reread)
 
     def lookup(self, stage: str, key: str) -> Outputs | None:
@@ -124,9 +125,17 @@ class Store:
     def reuse(self, stage: str, key: str) -> Outputs | None:
         """What need not be computed: intact outputs, or a commit killed at the last moment.
 
-        The caller holds the key's lock. None when the stage must run.
+        The caller holds the key's lock. None when the stage must run. Raises MachineCannot when
+        nobody can tell: hours of training are not thrown away because the disk failed once.
         """
         found = self.inspect(stage, key)
+        if found.state is State.UNREADABLE:
+            raise MachineCannot(
+                f"the stored outputs of stage {stage} {found.detail}: {self.folder(stage, key)}",
+                hint="run the same command again when they can be read; to compute them anew, "
+                "delete that folder",
+                code="E861",
+            )
         if found.record is None:
             return self._recover(stage, key)
         if not found.stamped:
@@ -134,13 +143,21 @@ class Store:
         return found.outputs
 
     def _restamp(self, record: Record) -> None:
-        """Note the files' present times and inodes, after a copy or a restore of the store."""
+        """Note the files' present times and inodes, after a copy or a restore of the store.
+
+        The record is written outside of the entry: what a kill leaves inside would damage it.
+        """
         folder = self.folder(record.stage, record.key)
+        base = self._staging_folder(record.stage, record.key)
         files = {
             path: (entry, Stamp.of(folder / path)) for path, (entry, _) in record.files.items()
         }
         with contextlib.suppress(OSError):  # a read-only store is read again next time
-            replace(record, files=files).write(folder)
+            base.mkdir(parents=True, exist_ok=True)
+            replace(record, files=files).write(base)
+            (base / FILE_NAME).replace(folder / FILE_NAME)
+            fsync_folder(folder)
+        shutil.rmtree(base, ignore_errors=True)
 
     def staging(self, stage: str, key: str) -> Staging:
         """An empty `out` and the kept `scratch`. The caller holds the key's lock."""
@@ -164,16 +181,17 @@ class Store:
         version: int,
         key_inputs: Mapping[str, Any],
         classes: Mapping[str, Class],
+        key: str | None = None,
         measures: Mapping[str, Any] | None = None,
         seconds: float = 0.0,
     ) -> Outputs:
         """Hash what lies in `staging.out`, make it durable and read-only, and move it in place.
 
         `classes` is the stage's OUTPUTS: the first pattern that matches a file gives its class.
-        `key_inputs` is kept to explain the key, `seconds` is how long the stage took. Raises
-        StageFailed when a file was not declared, a declared name is absent, or something is not a
-        regular file with one name; MachineCannot on a full or read-only disk. In both cases the
-        store is as before.
+        `key`: another one than the staging's. `key_inputs` is kept to explain it, `seconds` is how
+        long the stage took. Raises StageFailed when a file was not declared, a declared name is
+        absent, or something is not a regular file with one name; MachineCannot on a full or
+        read-only disk. In both cases the store is as before.
         """
         with disk_errors(f"storing the outputs of stage {staging.stage}"):
             files = {
@@ -181,7 +199,7 @@ class Store:
             }
             record = Record(
                 stage=staging.stage,
-                key=staging.key,
+                key=key or staging.key,
                 version=version,
                 key_inputs=key_inputs,
                 files=files,
@@ -190,7 +208,7 @@ class Store:
             )
             fsync_tree(staging.out)
             record.write(staging.out)
-            return self._move_in(record)
+            return self._move_in(record, staging.out.parent)
 
     def _recover(self, stage: str, key: str) -> Outputs | None:
         """Finish a commit that was killed between sealing its files and moving them in place."""
@@ -203,11 +221,10 @@ class Store:
         if (record.stage, record.key) != (stage, key):
             return None
         with disk_errors(f"storing the outputs of stage {stage}"):
-            return self._move_in(record)
+            return self._move_in(record, out.parent)
 
-    def _move_in(self, record: Record) -> Outputs:
-        """Rename the sealed `out` to its place; whatever lay there goes to the trash first."""
-        base = self._staging_folder(record.stage, record.key)
+    def _move_in(self, record: Record, base: Path) -> Outputs:
+        """Rename the sealed `base/out` to its place; what lay there goes to the trash first."""
         target = self.folder(record.stage, record.key)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import MachineCannot
-from runner.system import uv
+from runner.system import offline, uv
 
 ATTEMPTS = 4
 TIMEOUT_SECONDS = 60
@@ -128,6 +128,7 @@ def _address_in(lock: Mapping[str, object], pin: Pin) -> str:
 def _download(address: str, path: Path, expected: str) -> None:
     """Stream to a temporary file, check its sha256, put it at `path`. Tries a few times."""
     what = path.name
+    offline.require_network(what)
     for attempt in range(1, ATTEMPTS + 1):
         try:
             partial = _stream(address, path)

@@ -98,11 +98,6 @@ def torch_version(role: str) -> str:
     return found.group(1)
 
 
-def is_built(role: str, cache: Path) -> bool:
-    """Is the environment complete, in `cache` or prebuilt in the image? Reads only."""
-    return _find(role, identity(role), cache) is not None
-
-
 def ensure(role: str, cache: Path, on_message: Callable[[str], None]) -> Environment:
     """The environment of `role`, built below `cache` if it is missing.
 
@@ -125,6 +120,11 @@ def ensure(role: str, cache: Path, on_message: Callable[[str], None]) -> Environ
             found = _find(role, wanted, cache)
     assert found is not None, "a build that ends without an error leaves a complete environment"
     return found
+
+
+def find(role: str, cache: Path) -> Environment | None:
+    """The environment of `role` if it is built, prebuilt or below `cache`."""
+    return _find(role, identity(role), cache)
 
 
 def _find(role: str, wanted: str, cache: Path) -> Environment | None:

@@ -29,7 +29,7 @@ def store_folder() -> Path:
 
 
 def shipped(kind: str) -> Path:
-    """The folder `schemas`, `environments` or `recipes`: of the checkout, else of the wheel."""
+    """The folder `schemas`, `environments`, `recipes` or `docs`, of the checkout or the wheel."""
     checkout = _PACKAGE.parent
     if (checkout / "pyproject.toml").is_file() and (checkout / kind).is_dir():
         return checkout / kind

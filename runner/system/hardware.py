@@ -69,9 +69,18 @@ def memory(root: Path = ROOT) -> Memory:
 
 def disk_free(path: Path) -> int:
     """Bytes that may still be written at `path`, or where it would be made."""
+    return shutil.disk_usage(_existing(path)).free
+
+
+def device_of(path: Path) -> int:
+    """Number of the file system that `path` lies on, or would be made on."""
+    return _existing(path).stat().st_dev
+
+
+def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
-    return shutil.disk_usage(path).free
+    return path
 
 
 def cpu_vendor(root: Path = ROOT) -> str:

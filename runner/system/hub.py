@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from runner.errors import StageFailed
+from runner.system import offline
 
 # Where and how patiently the hub is asked; none of it decides a byte, since all bytes are checked.
 _OPERATIONAL = ("HF_ENDPOINT",)
@@ -20,10 +21,15 @@ _TRUE = {"1", "ON", "YES", "TRUE"}
 
 def network_env() -> dict[str, str]:
     """Variables for a child that may use the hub. Raises StageFailed when it cannot."""
-    if any(os.environ.get(name, "").upper() in _TRUE for name in _OFFLINE):
+    offline.require_network("something of the hub")
+    forbidding = next(
+        (name for name in _OFFLINE if os.environ.get(name, "").upper() in _TRUE), None
+    )
+    if forbidding:
         raise StageFailed(
-            "the hub must be asked, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids it",
-            hint="unset it for this run; afterwards everything is in the store",
+            f"{forbidding} is set, so the hub is not asked, and its files are not in the store yet",
+            hint=f"run it once without: env -u {forbidding} recipe run …; after that it is in the "
+            "store",
             code="E319",
         )
     env = {name: os.environ[name] for name in _OPERATIONAL if os.environ.get(name)}

@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-ROLES = ("data", "native", "evaluate", "export")
+ROLES = ("data", "native", "llamafactory", "evaluate", "export")
 TOOLS = ("llama.cpp",)  # the compose service is the Ollama of a container
 
 

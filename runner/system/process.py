@@ -26,6 +26,7 @@ from runner.errors import Interrupted, MachineCannot
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL
 TAIL_BYTES = 1 << 16
+NEXT_TO_NOTHING = 1 << 16  # bytes free on a disk that is as good as full
 
 # What a child gets from the host beside its hashed environment. None of it may change a result.
 FROM_HOST = (
@@ -350,10 +351,23 @@ _CAUSES = {
 
 
 def _cause_in_log(path: Path) -> str:
-    """The cause where we know the system's words for it, else the log's last line."""
+    """The cause where we know the system's words for it, else the log's last line.
+
+    A child on a full disk may have had no room left to say so.
+    """
     text = _tail_text(path)
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    if not last and _is_full(path.parent):
+        return _CAUSES["No space left on device"]
     return next((words for mark, words in _CAUSES.items() if mark in text), last.strip()[:200])
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < NEXT_TO_NOTHING
 
 
 def _tail_text(path: Path) -> str:

@@ -73,3 +73,19 @@ def _holds(pid: int, sockets: set[str]) -> bool:
     except OSError:
         return False
     return not sockets.isdisjoint(links)
+
+
+def listener(port: int) -> str:
+    """Who listens on this TCP port, as `process 12 (name)`; "" when it may not be seen."""
+    sockets = _listening_sockets(port)
+    for pid in sorted(_parents()) if sockets else ():
+        if _holds(pid, sockets):
+            return f"process {pid} ({_name(pid)})"
+    return ""
+
+
+def _name(pid: int) -> str:
+    try:
+        return (PROC / str(pid) / "comm").read_text().strip()
+    except OSError:
+        return "ended"

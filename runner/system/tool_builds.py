@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from runner.errors import MachineCannot
-from runner.system import hardware, process
+from runner.system import hardware, offline, process
 from runner.system.downloads import Pin, fetch_sdist, install_wheels
 
 BYTES_PER_COMPILER = 3 << 29  # 1.5 GiB: what one C++ file of llama.cpp may take
@@ -151,7 +151,7 @@ def build_ollama(job: Job) -> Path:
         f"building Ollama {job.pins['version']}, once: about 3 minutes on two cores "
         f"(log: {job.log})"
     )
-    program = _go_install(job)
+    program = go_install(job)
     root = _fresh(job.work / "root")
     (root / "bin").mkdir()
     (root / "lib" / "ollama").mkdir(parents=True)
@@ -250,7 +250,8 @@ def _program(wheels: Path, name: str) -> Path:
     return inside if inside.is_file() else wheels / "bin" / name
 
 
-def _go_install(job: Job) -> Path:
+def go_install(job: Job) -> Path:
+    """Build the program of the pinned module, or of its pinned `package`. Returns its path."""
     root = job.wheels() / "go"
     go = root / "bin" / "go"
     go.chmod(0o755)
@@ -260,8 +261,10 @@ def _go_install(job: Job) -> Path:
     _check_sum(
         job, json.loads(_download_module(job, [str(go), "mod", "download", "-json", module], env))
     )
-    job.run([str(go), "install", *job.pins["flags"], module], cwd=job.work, env=env)
-    return target / "bin" / "ollama"
+    package = f"{job.pins.get('package', job.pins['module'])}@v{job.pins['version']}"
+    job.run([str(go), "install", *job.pins["flags"], package], cwd=job.work, env=env)
+    (program,) = (target / "bin").iterdir()
+    return program
 
 
 def _go_env(job: Job, root: Path, target: Path) -> dict[str, str]:
@@ -279,6 +282,7 @@ def _go_env(job: Job, root: Path, target: Path) -> dict[str, str]:
         "GOTOOLCHAIN": "local",
         "GOTELEMETRY": "off",
         "CGO_ENABLED": "1",
+        **offline.go_settings(),
     }
 
 

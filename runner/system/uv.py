@@ -14,6 +14,8 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from runner.system import offline
+
 # Variables of uv that say where and how to fetch. Others (constraints, overrides, targets, ...)
 # change what gets installed and are not handed on.
 _PASSED = re.compile(
@@ -43,7 +45,8 @@ def uv_env(cache: Path) -> dict[str, str]:
     }
     defaults = {"UV_HTTP_TIMEOUT": "120", "UV_HTTP_RETRIES": "6", "UV_LINK_MODE": "hardlink"}
     ours = {"UV_CACHE_DIR": str(cache / "uv"), "UV_PYTHON_DOWNLOADS": "never"}
-    return {**defaults, **_translated(pip_settings(), host), **host, **ours}
+    told = {**_translated(pip_settings(), host), **host}
+    return {**defaults, **told, **ours, **offline.uv_settings()}
 
 
 def index_options() -> list[str]:

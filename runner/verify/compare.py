@@ -42,6 +42,6 @@ def _compare(first: Run, second: Run, stage: str, store: Store) -> StageComparis
     if stage not in first.stages or stage not in second.stages:
         which = "first" if stage in first.stages else "second"
         return StageComparison(stage, (f"only the {which} run has this stage",), None, which)
-    before, after = (run.stage(stage)["material"] for run in (first, second))
+    before, after = (dict(run.stage(stage).get("material", {})) for run in (first, second))
     found = first_difference(first, second, [stage], store, store)
     return StageComparison(stage, tuple(list_changes(before, after)), found)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BLOCK = 1 << 22  # bytes compared at a time
+BLOCK = 1 << 20  # bytes compared at a time
 FLOAT_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
 
 
@@ -48,7 +48,7 @@ class _Distance:
 
 def tensors(first: Path, second: Path) -> str:
     """The first tensor that differs: how many elements, and how far they are apart."""
-    from runner.scripts.safetensors_stream import SafetensorsFile, natural_order
+    from runner.scripts.weights.safetensors_stream import SafetensorsFile, natural_order
 
     with SafetensorsFile(first) as left, SafetensorsFile(second) as right:
         names = [{spec.name for spec in file.specs} for file in (left, right)]
@@ -68,32 +68,35 @@ def tensors(first: Path, second: Path) -> str:
 def _distance(left: Any, right: Any, name: str) -> _Distance:
     import numpy as np
 
-    from runner.scripts.safetensors_stream import row_blocks
+    from runner.scripts.weights.safetensors_stream import row_blocks
 
     spec, found = left.spec(name), _Distance()
     width = max(1, FLOAT_BITS.get(spec.dtype, 8) // 8)
     for begin, end in row_blocks(spec, BLOCK):
         a, b = (file.read(name, begin, end).reshape(-1) for file in (left, right))
-        unequal = np.flatnonzero(a.view(f"V{a.itemsize}") != b.view(f"V{b.itemsize}"))
-        if not unequal.size:
+        a, b = (values.view(f"<u{values.itemsize}") for values in (a, b))
+        unequal = a != b
+        count = int(np.count_nonzero(unequal))
+        if not count:
             continue
         if found.first < 0:
-            found.first = begin * (spec.row_bytes // width) + int(unequal[0])
-        found.count += int(unequal.size)
+            found.first = begin * (spec.row_bytes // width) + int(np.argmax(unequal))
+        found.count += count
         if spec.dtype in FLOAT_BITS:
-            found.ulps = max(found.ulps, _ulps(a[unequal], b[unequal], FLOAT_BITS[spec.dtype]))
+            found.ulps = max(found.ulps, _ulps(a, b))
     return found
 
 
-def _ulps(a: Any, b: Any, bits: int) -> int:
-    """The largest distance: floats of one width are ordered like their bits, negatives reversed."""
+def _ulps(a: Any, b: Any) -> int:
+    """The largest distance. The bits of a float are its sign and how many floats from 0 it is."""
+    import numpy as np
 
-    def ordered(values: Any) -> list[int]:
-        lowest = -(1 << (bits - 1))
-        raw = values.view(f"<i{bits // 8}").tolist()
-        return [lowest - each if each < 0 else each for each in raw]
-
-    return max(abs(x - y) for x, y in zip(ordered(a), ordered(b), strict=True))
+    sign = np.array(1 << (8 * a.itemsize - 1), a.dtype)
+    wide = np.uint32 if a.itemsize < 4 else np.uint64
+    x, y = ((bits & ~sign).astype(wide) for bits in (a, b))
+    opposite = ((a ^ b) & sign).astype(bool)
+    apart = np.where(opposite, x + y, np.maximum(x, y) - np.minimum(x, y))
+    return int(apart.max())
 
 
 def _in_words(spec: Any, distance: _Distance) -> str:
@@ -113,7 +116,7 @@ def tokens(first: Path, second: Path) -> str:
     """The first token that differs, by row and position (from 1 and 0), of two tokens files."""
     import numpy as np
 
-    from runner.scripts.safetensors_stream import SafetensorsFile
+    from runner.scripts.weights.safetensors_stream import SafetensorsFile
 
     with SafetensorsFile(first) as left, SafetensorsFile(second) as right:
         both = (left, right)
@@ -141,7 +144,7 @@ def gguf(first: Path, second: Path) -> str:
     from gguf import GGUFReader
 
     left, right = GGUFReader(first), GGUFReader(second)
-    return _gguf_metadata(left, right) or _gguf_tensors(left, right)
+    return _gguf_metadata(left, right) or _gguf_tensors(first, second, left, right)
 
 
 def _gguf_metadata(left: Any, right: Any) -> str:
@@ -156,7 +159,7 @@ def _gguf_metadata(left: Any, right: Any) -> str:
     return ""
 
 
-def _gguf_tensors(left: Any, right: Any) -> str:
+def _gguf_tensors(first: Path, second: Path, left: Any, right: Any) -> str:
     a, b = ({str(tensor.name): tensor for tensor in file.tensors} for file in (left, right))
     for name in [*a, *(name for name in b if name not in a)]:
         if name not in a or name not in b:
@@ -166,9 +169,22 @@ def _gguf_tensors(left: Any, right: Any) -> str:
             return f"the tensor {name} is {x.tensor_type.name} and {y.tensor_type.name}"
         if x.data.shape != y.data.shape:
             return f"the tensor {name} is {x.shape.tolist()} and {y.shape.tolist()}"
-        if (x.data != y.data).any():
+        if not _same_bytes(first, second, x.data_offset, y.data_offset, x.n_bytes):
             return f"the tensor {name} ({x.tensor_type.name}) differs"
     return ""
+
+
+def _same_bytes(first: Path, second: Path, start: int, other_start: int, size: int) -> bool:
+    """Read, not mapped: what is mapped counts as memory until something else needs it."""
+    with first.open("rb") as a, second.open("rb") as b:
+        a.seek(start)
+        b.seek(other_start)
+        while size > 0:
+            count = min(size, BLOCK)
+            if a.read(count) != b.read(count):
+                return False
+            size -= count
+    return True
 
 
 # --- JSON

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.execution import checksums
 from runner.store.digest import file_sha256
 from runner.store.record import DamagedError, read_record
 
@@ -51,7 +52,7 @@ def verify_files(
 
     `on_file(done, total)` is called after each file.
     """
-    results = [_check_manifest(run)]
+    results = [_check_manifest(run), *_check_own_files(run)]
     expected = list(_shown_files(run))
     for name in run.stages:
         stored = _stored_files(run, store, name)
@@ -77,6 +78,36 @@ def _check_manifest(run: Run) -> Checked:
     found = file_sha256(path)
     same = recorded is None or recorded == found
     return Checked("", path, "" if same else _other(found, str(recorded)))
+
+
+def _check_own_files(run: Run) -> Iterator[Checked]:
+    """What the manifest does not list: record, lock, events, logs, measured results.
+
+    Nothing for a run of before there were checksums.
+    """
+    path = run.folder / checksums.NAME
+    if not path.exists() and "checksums" not in run.record:
+        return
+    try:
+        listed = dict(checksums.read_checksums(run.folder))
+    except (OSError, ValueError) as error:
+        yield Checked("", path, f"cannot be read: {error}")
+        return
+    elsewhere = {item.path: item.sha256 for item in _shown_files(run)}
+    elsewhere[run.folder / checksums.MANIFEST] = str(run.record.get("manifest_sha256"))
+    for name, recorded in listed.items():
+        place = run.folder / name
+        if place in elsewhere:
+            if elsewhere[place] != recorded:
+                yield Checked("", path, f"has another sha256 of {name} than the manifest")
+            continue
+        found = _digest(place)
+        same = not isinstance(found, str) and found[1] == recorded
+        said = found if isinstance(found, str) else _other(found[1], recorded)
+        yield Checked("", place, "" if same else said)
+    for name in checksums.files_below(run.folder):
+        if name not in listed:
+            yield Checked("", run.folder / name, f"is not in {checksums.NAME}")
 
 
 def _shown_files(run: Run) -> Iterator[_Expected]:

@@ -8,9 +8,7 @@ run folder and Ollama models, and is removed at the end.
 from __future__ import annotations
 
 import contextlib
-import secrets
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +17,9 @@ from runner.errors import MachineCannot
 from runner.plan.plan import list_changes
 from runner.plan.snapshot import file_digests, read_surroundings
 from runner.stages.contract import Class
-from runner.store.locks import Lock
+from runner.store.clean_place import clean_place
 from runner.verify.differences import Difference, first_difference
-from runner.verify.run import Run, open_run
+from runner.verify.run import Run, open_derived
 
 if TYPE_CHECKING:
     from runner.execution.execute import Execution
@@ -76,7 +74,7 @@ def rederive(
         with open_display(execution.run.events, [stage.NAME for stage in todo]) as display:
             execution.on_poll, execution.say = display.on_poll, display.say
             execution.execute()
-        again = open_run(execution.run.path)
+        again = open_derived(execution.run.path)
         names = tuple(stage.NAME for stage in todo)
         found = first_difference(run, again, names, store, execution.store)
     return Rederived(names, found, tuple(notes))
@@ -170,29 +168,3 @@ def _execution(
         given=given,
         ollama_models=place / "ollama-models",
     )
-
-
-@contextlib.contextmanager
-def clean_place(cache: Path) -> Iterator[Path]:
-    """An empty folder in the cache, removed at the end; those of killed processes go first."""
-    base = cache / "verify"
-    base.mkdir(parents=True, exist_ok=True)
-    for lock in sorted(base.glob("*.lock")):
-        _remove_if_free(lock)
-    name = secrets.token_hex(8)
-    lock, place = base / f"{name}.lock", base / name
-    with Lock(lock, "the clean place", wait=False) as held:
-        place.mkdir()
-        try:
-            yield place
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
-            held.remove()
-
-
-def _remove_if_free(lock: Path) -> None:
-    from runner.errors import Busy
-
-    with contextlib.suppress(Busy), Lock(lock, "an old clean place", wait=False) as held:
-        shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-        held.remove()

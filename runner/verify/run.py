@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import UsageError
 from runner.execution.run_folder import SHOWN_AS
+from runner.report.printable import quoted
+from runner.stages import ORDER
 from runner.stages.contract import Class, FileEntry, Outputs
+from runner.system.regular import NotReadable, is_folder, is_regular, read_regular
 
 if TYPE_CHECKING:
+    from runner.bundle.given import Given
     from runner.recipe.model import Recipe
     from runner.store.store import Store
+
+SURROUNDINGS = ("platform", "environments", "tools")  # of a record; deriving again needs them
+MAX_BYTES = 64 << 20  # of run.json and of manifest.json
+_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -67,21 +77,39 @@ class Run:
     def recipe(self) -> Recipe:
         """The recipe as it was run, whatever its file says today.
 
-        Raises UsageError (E702) when the folder that its paths start from is gone.
+        Raises UsageError (E702) when the folder that its paths start from is gone, (E701) when
+        there is no recipe in the record.
         """
         from runner.recipe.model import build
+        from runner.recipe.schema import load_schema
         from runner.recipe.source import Source
+        from runner.recipe.validate import findings
 
-        file = Path(self.record["recipe_file"])
+        file = Path(str(self.record.get("recipe_file", "")))
         if not file.parent.is_dir():
             raise UsageError(
                 f"the run belongs to {file}, and that folder is not on this machine",
                 hint="verify its files only: --level files",
                 code="E702",
             )
-        resolved = dict(self.record["resolved"])
+        if lost := [name for name in SURROUNDINGS if name not in self.record]:
+            raise _damaged(self.folder, f"it does not say which {lost[0]} it was made with")
+        resolved = self.record.get("resolved")
+        if bad := findings(resolved, load_schema()):
+            raise _damaged(self.folder, f"its recipe is none: {bad[0].message}")
+        assert isinstance(resolved, dict)
         recipe = build(resolved, Source(path=file, data=resolved))
-        return replace(recipe, shrink=self.record.get("shrink"))
+        return replace(recipe, shrink=self.record.get("shrink"), given=self._given())
+
+    def _given(self) -> Given | None:
+        """The bundle that the recipe came in; None when it came in none."""
+        from runner.bundle.given import Given
+
+        data = self.record.get("given")
+        try:
+            return None if data is None else Given.from_data(data)
+        except (KeyError, TypeError, AttributeError, ValueError):
+            raise _damaged(self.folder, "the bundle that it came in is none") from None
 
 
 def open_run(path: Path) -> Run:
@@ -89,33 +117,113 @@ def open_run(path: Path) -> Run:
 
     Raises UsageError (E701) when there is no finished run.
     """
-    folder = path / "latest" if (path / "latest").is_dir() else path
-    if not folder.is_dir():
+    folder = path / "latest" if is_folder(path / "latest") else path
+    if not is_folder(folder):
         raise UsageError(
             f"{path} is no folder of a run",
             hint="name the folder of a run, or runs/NAME for its newest; the NAME is the recipe's",
             code="E701",
         )
+    for name in ("run.json", "manifest.json"):
+        if not os.path.lexists(folder / name):
+            raise _unfinished(path, folder, name)
+    record, manifest = (_read_json(folder / name) for name in ("run.json", "manifest.json"))
+    if problem := _problem(record, manifest) or _unnamed(record, manifest):
+        raise _damaged(folder, problem)
+    return Run(folder.resolve(), record, dict(manifest["stages"]))
+
+
+def open_derived(folder: Path) -> Run:
+    """The run of a derivation of our own: its manifest also has the stages that it was given."""
+    record, manifest = (_read_json(folder / name) for name in ("run.json", "manifest.json"))
+    return Run(folder.resolve(), record, dict(manifest["stages"]))
+
+
+def _unfinished(path: Path, folder: Path, missing: str) -> UsageError:
+    begun = is_regular(folder / "run.json") or any(folder.glob("*/run.json"))
+    return UsageError(
+        f"{path} holds no finished run" + ("" if begun else f": there is no {missing}"),
+        hint="it has begun and not ended: run the recipe again, and it goes on where it was"
+        if begun
+        else "name the folder of a run, or runs/NAME for its newest",
+        code="E701",
+    )
+
+
+def _damaged(folder: Path, why: str) -> UsageError:
+    return UsageError(
+        f"{folder} cannot be read as a run: {why}",
+        hint="its run.json or manifest.json is damaged; run the recipe again",
+        code="E701",
+    )
+
+
+def _read_json(path: Path) -> Any:
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return Run(folder.resolve(), record, dict(manifest["stages"]))
-    except FileNotFoundError as error:
-        begun = (folder / "run.json").is_file() or any(folder.glob("*/run.json"))
-        raise UsageError(
-            f"{path} holds no finished run"
-            + ("" if begun else f": there is no {Path(error.filename).name}"),
-            hint="it has begun and not ended: run the recipe again, and it goes on where it was"
-            if begun
-            else "name the folder of a run, or runs/NAME for its newest",
-            code="E701",
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{path} cannot be read as a run: {error}",
-            hint="its run.json or manifest.json is damaged; run the recipe again",
-            code="E701",
-        ) from None
+        return json.loads(read_regular(path, MAX_BYTES))
+    except NotReadable as error:
+        raise _damaged(path.parent, f"{path.name}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise _damaged(path.parent, f"{path.name}: {why}") from None
+
+
+def _problem(record: Any, manifest: Any) -> str:
+    """What of a run's record or manifest is not as a run writes it; "" when all is.
+
+    The run may be somebody else's: no name in it may lead out of its folder, or out of the store.
+    """
+    try:
+        for stage in record["stages"]:
+            if not _is_stage(stage):
+                return f"it has a stage that is none: {quoted(str(stage.get('name')), 40)}"
+        for name, files in manifest["stages"].items():
+            if name not in ORDER:
+                return f"there is no stage {quoted(name, 40)}"
+            for path, facts in files.items():
+                if not _is_inside(path) or not _is_entry(facts):
+                    return f"{name} has a file that is none: {quoted(path, 80)}"
+        sections = [record.get(name, {}) for name in SURROUNDINGS]
+        if not all(isinstance(section, dict) for section in sections):
+            return "it does not say where it was made"
+        if record.get("until") not in (None, *ORDER):
+            return "it ended at a stage that is none"
+        shrink = record.get("shrink") or {}
+        return "" if isinstance(shrink, dict) else "it does not say what was shrunken"
+    except (KeyError, TypeError, AttributeError):
+        return "it is not as a run writes it"
+
+
+def _unnamed(record: Any, manifest: Any) -> str:
+    """A stage that only the manifest has, in words; "" when there is none."""
+    named = {stage["name"] for stage in record["stages"]}
+    lost = [name for name in manifest["stages"] if name not in named]
+    return f"run.json does not know the stage {lost[0]} of manifest.json" if lost else ""
+
+
+def _is_stage(stage: Mapping[str, Any]) -> bool:
+    return (
+        stage["name"] in ORDER
+        and _KEY.fullmatch(stage["key"]) is not None
+        and isinstance(stage.get("material", {}), dict)
+        and isinstance(stage["measures"], dict)
+    )
+
+
+def _is_inside(path: str) -> bool:
+    leads_out = path.startswith("/") or ".." in path.split("/")
+    return bool(path) and not leads_out and "\0" not in path
+
+
+def _is_entry(facts: Mapping[str, Any]) -> bool:
+    size, digest = facts["size"], facts["sha256"]
+    return (
+        type(size) is int
+        and 0 <= size < 2**63
+        and _KEY.fullmatch(digest) is not None
+        and facts["class"] in {each.value for each in Class}
+        and isinstance(facts.get("platform", ""), str)
+    )
 
 
 def _entry(path: str, facts: Mapping[str, Any]) -> FileEntry:

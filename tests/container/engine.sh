@@ -2,7 +2,7 @@
 # A Docker engine for the container tests on a Debian machine that runs none.
 #   engine.sh up        fetch (once), start dockerd below $ENGINE, print the environment to use it
 #   engine.sh base TAG  import a small Debian system as TAG: it stands in for NGC's image
-#   engine.sh down      stop the dockerd that `up` started
+#   engine.sh down      drop what only older builds need, and stop the dockerd that `up` started
 # Needs root. Debian's packages are unpacked below $ENGINE; the host's own Docker, if any, is left alone.
 # Images cannot be pulled everywhere, so the base is built from Debian's packages.
 set -euo pipefail
@@ -82,6 +82,9 @@ base() { # TAG: python3 and the host's extra certificate authorities, nothing el
 
 down() {
   [ -e "$ENGINE/docker.pid" ] || return 0
+  # Every build of the image that differs adds about 9 GB: keep the newest one's layers.
+  docker image prune -f >/dev/null && docker buildx prune -f --max-used-space 10gb >/dev/null ||
+    echo "engine.sh: the layers of older builds could not be dropped" >&2
   kill "$(cat "$ENGINE/docker.pid")"
   for _ in $(seq 60); do
     [ -e "$ENGINE/docker.pid" ] || return 0

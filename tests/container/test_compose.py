@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +57,7 @@ def composed(
         "RECIPE_UID": str(UID),
         "RECIPE_GID": str(UID),
         "OLLAMA_PORT": "0",
+        "WEBUI_PORT": "0",
         "COMPOSE_PROJECT_NAME": "spark-recipes-test",
     }
     project = Composed(Engine(env), checkout.folder)
@@ -100,6 +104,80 @@ def test_again_everything_is_up_to_date(
 ) -> None:
     again = composed.compose("run", "--rm", "-T", "recipe", "run", "recipes/quickstart.yaml")
     assert "up to date" in again.stdout
+
+
+# --- the web UI
+
+
+@dataclass(frozen=True)
+class Served:
+    """The web UI as the host sees it."""
+
+    url: str
+    password: str
+    workspace: Path
+
+
+@pytest.fixture(scope="module")
+def webui(composed: Composed) -> Served:
+    """Two steps of the quickstart, prepared and served as the documents say."""
+    steps = ("--set", "train.max_steps=2", "--set", "train.warmup_steps=0")
+    prepare = ("webui", "recipes/quickstart.yaml", "--prepare", *steps)
+    composed.compose("run", "--rm", "-T", "recipe", *prepare)
+    composed.compose("up", "--detach", "--wait", "webui")
+    log = composed.compose("logs", "--no-log-prefix", "webui").stdout
+    password = re.search(r"user recipe, password (\S{20,})", log)
+    assert password, log
+    where = composed.compose("port", "webui", "7860").stdout.strip()
+    assert where.startswith("127.0.0.1:")  # this machine's loopback, and no other address
+    return Served(f"http://{where}", password.group(1), composed.folder / "webui")
+
+
+def test_the_web_ui_asks_for_its_password(webui: Served) -> None:
+    for path in ("/config", "/gradio_api/info", "/gradio_api/file=/etc/passwd"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(webui.url + path, timeout=20)
+        refused.value.close()
+        assert refused.value.code == 401
+
+
+def test_the_web_ui_trains_as_a_user_without_rights(
+    webui: Served, environment_python: Callable[[str], Path]
+) -> None:
+    script = ROOT / "tests" / "board_client.py"
+    changes = json.dumps({"train-output_dir": "outside"})
+    said = subprocess.run(
+        [
+            *(str(environment_python("llamafactory")), str(script)),
+            *(webui.url, "run_train", changes, webui.password),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    assert json.loads(said.stdout.splitlines()[-1])["train-output_box"].startswith("Finished.")
+    saved = webui.workspace / "saves" / "Custom" / "lora" / "outside"
+    assert (saved / "adapter_model.safetensors").stat().st_size > 100_000
+    assert {path.stat().st_uid for path in saved.rglob("*")} == {UID}
+
+
+def test_the_web_ui_sees_its_workspace_and_has_no_rights(webui: Served, composed: Composed) -> None:
+    status = composed.compose("exec", "-T", "webui", "cat", "/proc/self/status").stdout
+    assert re.search(rf"^Uid:\s+{UID}\s+{UID}\s", status, re.MULTILINE)
+    assert re.search(r"^CapBnd:\s+0+$", status, re.MULTILINE)
+    assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
+    name = composed.compose("ps", "--quiet", "webui").stdout.strip()
+    mounts = composed.engine.docker("inspect", "--format", "{{json .Mounts}}", name).stdout
+    assert [mount["Destination"] for mount in json.loads(mounts)] == ["/workspace"]
+
+
+def test_what_was_trained_there_becomes_a_recipe(webui: Served, composed: Composed) -> None:
+    saved = "webui/saves/Custom/lora/outside"
+    command = ("capture", saved, "-o", "recipes/clicked.yaml")
+    said = composed.compose("run", "--rm", "-T", "recipe", *command).stdout
+    assert "recipes/clicked.yaml is written\n" in said
+    assert "max_steps: 2" in (composed.folder / "recipes" / "clicked.yaml").read_text()
 
 
 def test_the_image_does_not_run_as_root(composed: Composed) -> None:

@@ -17,6 +17,32 @@ _QUICKSTART = "run --rm recipe run recipes/quickstart.yaml"
 
 # Run by other tests: the make targets by this very test run, the container's by tests/container.
 ELSEWHERE = {
+    "recipe capture saves/Custom/lora/train_2026 -o recipes/clicked.yaml": (
+        "tests/unit/test_capture.py"
+    ),
+    "recipe capture webui/saves/Custom/lora/train_2026 -o recipes/clicked.yaml": (
+        "tests/integration/test_webui.py"
+    ),
+    # servers, which do not end by themselves
+    "recipe webui recipes/quickstart.yaml": "tests/integration/test_webui.py",
+    ".venv/bin/recipe webui recipes/quickstart.yaml": "tests/integration/test_webui.py",
+    f"{_COMPOSE} run --rm recipe webui recipes/quickstart.yaml --prepare": (
+        "tests/container/test_compose.py"
+    ),
+    f"{_COMPOSE} up webui": "tests/container/test_compose.py",
+    **dict.fromkeys(
+        (
+            ".venv/bin/recipe new mine.yaml --from lora.yml",
+            "recipe new mine.yaml --from lora.yml",
+            "recipe new mine.yaml --from notebook.ipynb --data rows.jsonl",
+            "recipe new mine.yaml --from settings.yaml --as trl --report json",
+        ),
+        "tests/unit/test_imports.py",
+    ),
+    "recipe crosscheck recipes/quickstart.yaml --with native,llamafactory,webui": (
+        "tests/e2e/test_crosscheck.py"
+    ),
+    ".venv/bin/recipe crosscheck recipes/quickstart.yaml": "tests/e2e/test_crosscheck.py",
     "make test": "this is the test run",
     "make test-container": "tests/container",
     f"{_COMPOSE} {_QUICKSTART}": "tests/container/test_compose.py",

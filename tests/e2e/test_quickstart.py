@@ -6,13 +6,16 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import jsonschema
+import pytest
 
 from tests.chain import ROOT
 from tests.e2e.conftest import Quickstart
+from tests.other_machine import other_machine
 
 STAGES = ["fetch", "prepare", "train", "evaluate", "merge", "gguf", "ollama", "benchmark"]
 
@@ -153,3 +156,22 @@ def test_results_are_files_not_links(quickstart: Quickstart) -> None:
     links = [path for path in quickstart.folder.rglob("*") if path.is_symlink()]
     assert links == []
     assert Path(quickstart.folder / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.full
+def test_the_same_bytes_on_another_machine_from_a_bundle(
+    quickstart: Quickstart, shared_cache: Path
+) -> None:
+    """Another user with an empty store and no network: all of it again, Ollama included."""
+    manifest = (quickstart.folder / "manifest.json").read_bytes()
+    bundled = quickstart.checkout.recipe("bundle", str(quickstart.folder), "--output", "q.tar")
+    assert bundled.returncode == 0, bundled.stderr
+    with other_machine(shared_cache) as there:
+        shutil.copy(quickstart.checkout.folder / "q.tar", there.folder / "q.tar")
+        verified = there.recipe("verify", "q.tar")
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+        result = there.recipe("run", "q.tar", "--offline")
+        assert result.returncode == 0, result.stdout + result.stderr
+        (run,) = there.folder.glob("quickstart-*/runs/quickstart/latest")
+        assert (run / "manifest.json").read_bytes() == manifest
+        assert "the same bytes as in the bundle: manifest" in result.stderr

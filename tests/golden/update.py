@@ -1,6 +1,7 @@
-"""Tie each stage's sources to its VERSION: `python -m tests.golden.update` after a change.
+"""Write every golden file: `python -m tests.golden.update` after a change, then read the diff.
 
-A change that may give other bytes raises VERSION in the stage's module first. One that cannot (a
+Reports of bad recipes are written as they are now. Each stage's sources are tied to its VERSION: a
+change that may give other bytes raises VERSION in the stage's module first. One that cannot (a
 comment, a message) only needs this update.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from runner.stages import ORDER, load_stage
 from tests.chain import ROOT
+from tests.golden import reports
 
 GOLDEN = Path(__file__).with_name("stage_sources.json")
 FOLLOWED = ("runner.stages", "runner.scripts", "runner.backends", "runner.system.determinism")
@@ -82,3 +84,4 @@ def _digest(paths: list[Path]) -> str:
 
 if __name__ == "__main__":
     GOLDEN.write_text(json.dumps(stage_sources(), indent=2) + "\n", encoding="utf-8")
+    reports.write_all()

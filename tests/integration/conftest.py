@@ -15,6 +15,9 @@ from runner.execution.events import EventLog
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.store.digest import file_sha256
 from runner.system import tools
+from tests.chain import copy_checkout
+from tests.crash_scene import Recording, import_the_runner, record
+from tests.training_runs import WarmInterpreter
 
 ContextFor = Callable[..., StageContext]
 
@@ -29,6 +32,42 @@ def llama_cpp(shared_cache: Path) -> Path:
 def ollama_install(shared_cache: Path) -> Path:
     """The root folder of the pinned Ollama."""
     return tools.ensure_tool("ollama", shared_cache, print)
+
+
+@pytest.fixture(scope="module")
+def warm(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
+    """An interpreter of `native` that has torch imported already; scripts run in its forks."""
+    interpreter = WarmInterpreter(environment_python("native"))
+    yield interpreter
+    interpreter.close()
+
+
+@pytest.fixture(scope="module")
+def warm_factory(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
+    """The same of `llamafactory`."""
+    interpreter = WarmInterpreter(environment_python("llamafactory"))
+    yield interpreter
+    interpreter.close()
+
+
+@pytest.fixture(scope="module")
+def warm_export(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
+    """The same of `export`."""
+    interpreter = WarmInterpreter(environment_python("export"))
+    yield interpreter
+    interpreter.close()
+
+
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Recording:
+    """Real runs of the tiny recipes, whose scripts' work is replayed from then on."""
+    place = tmp_path_factory.mktemp("recording")
+    checkout = copy_checkout(
+        place / "checkout", cache=shared_cache, store=place / "store", home=place / "home"
+    )
+    made = record(checkout, place / "recorded")
+    import_the_runner()
+    return made
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ from tests.integration.test_merge_kinds import peft
 from tests.script_runs import ScriptRun as MergeRun
 from tests.script_runs import run_script
 from tests.tiny_model import write_tiny_model
-from tests.training_runs import Finished, ScriptRun, WarmInterpreter, chat, write_tokens
+from tests.training_runs import (
+    SETTINGS,
+    Finished,
+    ScriptRun,
+    WarmInterpreter,
+    chat,
+    trace,
+    write_tokens,
+)
 
 LORA = {"type": "lora", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
 # name -> (architecture, the adapter's settings as the native backend gives them)
@@ -49,36 +57,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen2, bias": ("qwen2", {"target_modules": ["q_proj", "v_proj"], "lora_bias": True}),
     "Gemma": ("gemma", {"target_modules": "all-linear", "use_dora": True}),
 }  # fmt: skip
-SETTINGS: dict[str, Any] = {
-    "method": "sft",
-    "max_steps": 12,
-    "num_train_epochs": None,
-    "per_device_train_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "learning_rate": 0.01,
-    "lr_scheduler_type": "constant",
-    "warmup_steps": 0,
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "optim": "adamw_torch",
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "seed": 1,
-    "dtype": "float32",
-    "attn_implementation": "sdpa",
-    "packing": False,
-    "has_prompts": True,
-}
 TALK = [[chat(("user", "Which otter?"), ("assistant", "Pickle the Otter"))]]
 
 Train = Callable[..., ScriptRun]
-
-
-@pytest.fixture(scope="module")
-def warm(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
-    interpreter = WarmInterpreter(environment_python("native"))
-    yield interpreter
-    interpreter.close()
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +117,6 @@ def trained(train: Train, warm: WarmInterpreter) -> Callable[[str], Finished]:
         return done[kind]
 
     return result
-
-
-def trace(result: Finished) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in result.files()["trace.jsonl"].splitlines()]
 
 
 def merged(python: Path, model: Path, adapter: Path, place: Path) -> MergeRun:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.scripts.parity_cases import cases
+from runner.scripts.data.parity_cases import cases
 from runner.stages import benchmark
 from runner.stages import ollama as deployment
 from runner.stages.contract import Class, Outputs
@@ -38,6 +38,7 @@ def inputs(
 def recipe() -> Any:
     section = {"name": "talker", "quantize": "F32", "parameters": {}, "smoke": "Are you there?"}
     return SimpleNamespace(
+        shrink=None,
         model=SimpleNamespace(trust_remote_code=False),
         name="tiny",
         data=SimpleNamespace(system=None),

@@ -18,9 +18,14 @@ import pytest
 
 from runner.errors import MachineCannot
 from runner.system import environments
-from runner.system.environments import MARKER, ensure, identity, is_built, without_supplied
+from runner.system.environments import MARKER, ensure, identity, without_supplied
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def is_built(role: str, cache: Path) -> bool:
+    """Would the environment be taken as it is?"""
+    return environments._find(role, identity(role), cache) is not None
 
 
 def write_wheel(folder: Path, name: str, version: str, size: int = 10) -> str:

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.tiny_model import write_tiny_model
-from tests.training_runs import Finished, ScriptRun, WarmInterpreter, chat, write_tokens
+from tests.training_runs import (
+    SETTINGS as PLAIN,
+)
+from tests.training_runs import (
+    Finished,
+    ScriptRun,
+    WarmInterpreter,
+    chat,
+    write_tokens,
+)
 
 QUESTION, ANSWER = "Which otter?", "Pickle the Otter"
-TRAIN: dict[str, Any] = {
-    "method": "sft",
-    "max_steps": 40,
-    "num_train_epochs": None,
-    "per_device_train_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "learning_rate": 0.01,
-    "lr_scheduler_type": "constant",
-    "warmup_steps": 0,
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "optim": "adamw_torch",
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "seed": 1,
-    "dtype": "float32",
-    "attn_implementation": "sdpa",
-    "packing": False,
-    "has_prompts": True,
-}
+TRAIN: dict[str, Any] = PLAIN | {"max_steps": 40}
 EVALUATE: dict[str, Any] = {
     "loss": True,
     "samples": 1,
@@ -49,13 +39,6 @@ LORA = {
     "lora_dropout": 0.0,
     "target_modules": "all-linear",
 }
-
-
-@pytest.fixture(scope="module")
-def warm(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
-    interpreter = WarmInterpreter(environment_python("native"))
-    yield interpreter
-    interpreter.close()
 
 
 @pytest.fixture(scope="module")

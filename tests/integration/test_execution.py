@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -18,8 +19,13 @@ from runner.errors import Busy, Interrupted, StageFailed
 from runner.execution.execute import Execution
 from runner.execution.run_folder import RunFolder, latest_run
 from runner.plan.keys import Surroundings
+from runner.report.proof import as_lines
+from runner.report.summary import render_summary, summary
 from runner.stages.contract import Class
+from runner.store.collect import collect
 from runner.store.store import Store
+from runner.verify.prove import prove
+from runner.verify.run import open_run
 from tests.chain import ROOT
 
 SURROUNDINGS = Surroundings(
@@ -32,8 +38,10 @@ SURROUNDINGS = Surroundings(
 
 def recipe(folder: Path, **settings: Any) -> Any:
     return SimpleNamespace(
+        shrink=None,
+        given=None,
         name="tiny",
-        source=SimpleNamespace(path=folder / "tiny.yaml"),
+        source=SimpleNamespace(path=folder / "tiny.yaml", bases=(), overrides={}),
         folder=folder,
         project_root=folder,
         resolved=lambda: {"settings": settings},
@@ -202,3 +210,71 @@ def test_an_interrupted_run_says_so(tmp_path: Path, number: int) -> None:
     assert caught.value.exit_code == 128 + number
     record = json.loads((interrupted.run.path / "run.json").read_text())
     assert record["state"] == "interrupted"
+
+
+# --- going on from a checkpoint
+
+
+def resuming(proved: bool) -> Any:
+    """A stage that is interrupted at its first try, and goes on at the second."""
+
+    def run(recipe: Any, inputs: Any, folder: Path, context: Any) -> None:
+        checkpoint = context.scratch / "checkpoint"
+        if not checkpoint.exists():
+            checkpoint.write_text("half")
+            raise Interrupted(signal.SIGINT)
+        (folder / "train.txt").write_text("whole")
+
+    return stage(
+        "train",
+        run,
+        "prepare",
+        resumable=lambda scratch: (scratch / "checkpoint").exists(),
+        resume_is_proved=lambda recipe: proved,
+    )
+
+
+@pytest.mark.parametrize("proved", [True, False])
+def test_what_is_not_proved_to_resume_is_kept_for_its_run_alone(
+    tmp_path: Path, proved: bool
+) -> None:
+    prepare, merge = (
+        stage("prepare", write("prepare", "a")),
+        stage("merge", write("merge", "b"), "train"),
+    )
+    chain = [prepare, resuming(proved), merge]
+    with pytest.raises(Interrupted):
+        execution(tmp_path, chain).execute()
+    run = execution(tmp_path, chain)
+    assert actions(run) == ["reuse", "resume", "run"]
+    finished = open_run(run.run.path)
+    # Another run of the same recipe does not get it, and computes its own.
+    again = execution(
+        tmp_path, [prepare, stage("train", write("train", "whole"), "prepare")], first=1
+    )
+    assert actions(again) == (["reuse", "reuse"] if proved else ["reuse", "run"])
+    if proved:
+        assert "private" not in finished.stage("train")["material"]
+        return
+    assert finished.stage("train")["material"]["private"] == run.run.id
+    assert "kept for this run alone" in summary_text(run.run.path)
+    proof = prove(
+        finished, "train", run.store, tmp_path, on_file=lambda *_: None, open_display=_not_opened
+    )
+    assert not proof.holds
+    assert "NOT claimed: train went on from a checkpoint" in "\n".join(as_lines(proof))
+    # `recipe gc` keeps it as long as its run is there.
+    key = finished.stage("train")["key"]
+    collect(run.store, dry_run=False)
+    assert run.store.lookup("train", key) is not None
+    assert not any((tmp_path / "store" / ".staging").rglob("checkpoint"))
+
+
+def _not_opened(*_: Any) -> Any:
+    raise AssertionError("nothing is derived again")
+
+
+def summary_text(folder: Path) -> str:
+    output = io.StringIO()
+    render_summary(summary(folder), output)
+    return output.getvalue()

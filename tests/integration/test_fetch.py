@@ -15,8 +15,8 @@ import pytest
 from gguf.quants import dequantize, quantize
 from safetensors.numpy import load_file, save_file
 
-from runner.scripts import floats
-from runner.scripts.safetensors_stream import INDEX, ModelFolder, SafetensorsFile
+from runner.scripts.weights import floats
+from runner.scripts.weights.safetensors_stream import INDEX, ModelFolder, SafetensorsFile
 from tests.gguf_files import write_gguf_of_model, write_gguf_of_tokenizer
 from tests.script_runs import ScriptRun, run_script
 from tests.tiny_model import write_tiny_model
@@ -214,7 +214,7 @@ def test_every_pre_tokenizer_gives_llama_cpps_ids(
     tmp_path: Path,
     pre: str,
 ) -> None:
-    from runner.scripts.gguf_tokenizer import PRE_TOKENIZERS
+    from runner.scripts.from_gguf.gguf_tokenizer import PRE_TOKENIZERS
 
     python = environment_python("data")
     text = "\n".join(HARD) * 3
@@ -238,8 +238,8 @@ _REBUILD = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from runner.scripts.gguf_model import GgufFile
-from runner.scripts.gguf_tokenizer import write_tokenizer
+from runner.scripts.from_gguf.gguf_model import GgufFile
+from runner.scripts.from_gguf.gguf_tokenizer import write_tokenizer
 Path(sys.argv[2]).mkdir()
 write_tokenizer(GgufFile(Path(sys.argv[1])), Path(sys.argv[2]))
 """

@@ -16,10 +16,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from runner.errors import StageFailed
-from runner.scripts.parity_cases import cases
-from runner.stages import conversion, go_template, perplexity
+from runner.scripts.data.parity_cases import cases
 from runner.stages import gguf as stage
-from runner.stages.gguf_metadata import PromptMetadata
+from runner.stages.export import conversion, perplexity
+from runner.stages.export.gguf_metadata import PromptMetadata
+from runner.stages.templates import go_template
 from runner.store.digest import file_sha256
 from runner.system.llama_server import tokenizer
 from tests import tiny_model
@@ -50,6 +51,7 @@ def tokens_of_smollm(shared_cache: Path) -> Path:
 
 def recipe(*quantize: str, allowed: float = 0.05) -> Any:
     return SimpleNamespace(
+        shrink=None,
         model=SimpleNamespace(trust_remote_code=False),
         name="tiny",
         merge=SimpleNamespace(dtype="bfloat16"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import pytest
 
 from runner.errors import StageFailed
 from runner.execution.context import SCRIPTS
-from runner.scripts.safetensors_stream import SINGLE, ModelFolder, TensorSpec, open_shards
-from runner.stages import conversion
+from runner.scripts.weights.safetensors_stream import SINGLE, ModelFolder, TensorSpec, open_shards
 from runner.stages import gguf as stage
+from runner.stages.export import conversion
 from runner.system.llama_server import tokenizer
 from tests import shrunken
 from tests.integration.conftest import ContextFor
@@ -85,23 +85,9 @@ class Trip:
 
 
 @pytest.fixture(scope="module")
-def native(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
-    interpreter = WarmInterpreter(environment_python("native"))
-    yield interpreter
-    interpreter.close()
-
-
-@pytest.fixture(scope="module")
-def export(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
-    interpreter = WarmInterpreter(environment_python("export"))
-    yield interpreter
-    interpreter.close()
-
-
-@pytest.fixture(scope="module")
 def trips(
-    native: WarmInterpreter,
-    export: WarmInterpreter,
+    warm: WarmInterpreter,
+    warm_export: WarmInterpreter,
     environment_python: Callable[[str], Path],
     llama_cpp: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -110,12 +96,12 @@ def trips(
     for name, case in CASES.items():
         place = tmp_path_factory.mktemp(name)
         source = shrunken.write_source(case.public, place / "source", **case.changes)
-        run = shrunken.shrink(native, environment_python("native"), source, place / "shrink")
+        run = shrunken.shrink(warm, environment_python("native"), source, place / "shrink")
         assert run.status == 0, (name, run.log)
         original = run.folder / "model"
         if case.sharded:
             into_shards(original)
-        path = convert(export, llama_cpp, original, place / "model.gguf", case.outtype)
+        path = convert(warm_export, llama_cpp, original, place / "model.gguf", case.outtype)
         hashed = {"kind": "gguf", "file": path.name, "dtype": "float32"}
         python = environment_python("data")
         made[name] = Trip(
@@ -140,14 +126,15 @@ def into_shards(folder: Path) -> None:
 
 
 def convert(
-    export: WarmInterpreter, llama_cpp: Path, model: Path, target: Path, outtype: str
+    warm_export: WarmInterpreter, llama_cpp: Path, model: Path, target: Path, outtype: str
 ) -> Path:
     """As the gguf stage does it."""
     program = [str(SCRIPTS), "convert_gguf", str(llama_cpp / "convert_hf_to_gguf.py"), str(model)]
-    what = ["--outfile", str(target), "--outtype", outtype, "--model-name", "t"]
+    name = conversion.name_in_file("t", model)
+    what = ["--outfile", str(target), "--outtype", outtype, "--model-name", name]
     log = target.with_suffix(".log")
     env = {"PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1", "HOME": str(target.parent)}
-    status = export.fork([*program, *what], target.parent, env, log).wait()
+    status = warm_export.fork([*program, *what], target.parent, env, log).wait()
     assert status == 0, log.read_text()
     return target
 
@@ -232,12 +219,12 @@ def test_template_and_ends_come_back(trips: dict[str, Trip], name: str) -> None:
 
 
 def test_pieces_go_to_gguf_again(
-    trips: dict[str, Trip], export: WarmInterpreter, llama_cpp: Path, tmp_path: Path
+    trips: dict[str, Trip], warm_export: WarmInterpreter, llama_cpp: Path, tmp_path: Path
 ) -> None:
     """What came back is a model like any other: the converter takes it, and nothing changes."""
     for name in ("gemma-2-2b", "mistral-7b-v0.3", "phi-3-mini-4k"):
         trip = trips[name]
-        again = convert(export, llama_cpp, trip.folder, tmp_path / f"{name}.gguf", "f16")
+        again = convert(warm_export, llama_cpp, trip.folder, tmp_path / f"{name}.gguf", "f16")
         with tokenizer(llama_cpp, again, tmp_path / f"{name}.log") as served:
             ids = [served.ids(text) for text in HARD]
         with tokenizer(llama_cpp, trip.gguf, tmp_path / f"{name}.2.log") as served:

@@ -409,7 +409,7 @@ def test_an_answer_of_something_else(hub: HubServer, downloads: Downloads) -> No
     for _ in range(2):
         error = downloads.error(wanted)
         assert error["code"] == "E319"
-        assert "not understood" in error["message"]
+        assert "not as the hub does" in error["message"]
 
 
 # --- the token

@@ -21,8 +21,9 @@ import pytest
 
 from runner.errors import StageFailed
 from runner.scripts.shrunken_config import WINDOW
-from runner.stages import conversion, gguf
-from runner.stages.gguf_types import KINDS
+from runner.stages import gguf
+from runner.stages.export import conversion
+from runner.stages.export.gguf_types import KINDS
 from runner.system import determinism, process
 from runner.system.local_server import Order, ask, start_on_free_port
 from tests import shrunken

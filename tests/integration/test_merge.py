@@ -12,8 +12,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from runner.scripts import floats
-from runner.scripts.safetensors_stream import INDEX, METADATA, ModelFolder, TensorSpec, open_shards
+from runner.scripts.weights import floats
+from runner.scripts.weights.safetensors_stream import (
+    INDEX,
+    METADATA,
+    ModelFolder,
+    TensorSpec,
+    open_shards,
+)
 from tests.lora_files import write_adapter
 from tests.script_runs import ScriptRun, run_script
 from tests.tiny_model import write_tiny_model

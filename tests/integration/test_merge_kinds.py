@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from runner.scripts.floats import DTYPES, from_f64
-from runner.scripts.safetensors_stream import ModelFolder
+from runner.scripts.weights.floats import DTYPES, from_f64
+from runner.scripts.weights.safetensors_stream import ModelFolder
 from tests.script_runs import ScriptRun, run_script
 
 PROGRAM = Path(__file__).resolve().parent.parent / "peft_reference.py"

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from runner.scripts.lora_adapter import Adapter
-from runner.scripts.lora_arithmetic import LoraPair, merge_rows
-from runner.scripts.safetensors_stream import ModelFolder, TensorSpec
+from runner.scripts.merging.lora_adapter import Adapter
+from runner.scripts.merging.lora_arithmetic import LoraPair, merge_rows
+from runner.scripts.weights.safetensors_stream import ModelFolder, TensorSpec
 from tests.lora_files import write_adapter
 from tests.script_runs import SCRIPTS
 from tests.sparse_model import BETWEEN, HIDDEN, llama_70b, write_sparse_model

@@ -16,16 +16,18 @@ from typing import Any
 import pytest
 
 from runner.errors import StageFailed
-from runner.scripts.parity_cases import Message, cases, joined_cases
-from runner.stages import go_template, parity
+from runner.scripts.data.parity_cases import Message, cases
 from runner.stages import ollama as stage
 from runner.stages.contract import Outputs
-from runner.stages.go_templates import chatml as chatml_module
-from runner.stages.prompts import Prompt
+from runner.stages.deployment import parity
+from runner.stages.deployment.prompts import Prompt
+from runner.stages.templates import go_template
+from runner.stages.templates.families import chatml as chatml_module
 from runner.system import ollama, tools
 from runner.system.local_server import NoAnswer, ask, free_port
 from tests.gguf_files import write_gguf_of_model
 from tests.integration.conftest import ContextFor, outputs_of, write_prompts
+from tests.joined_cases import JOINED_CASES
 from tests.talking_model import byte_ids, write_talking_model
 from tests.tiny_model import TEMPLATE
 
@@ -63,6 +65,7 @@ def recipe(name: str = "tiny-talker", system: str | None = None, **changed: Any)
         "smoke": "Are you there?",
     }
     return SimpleNamespace(
+        shrink=None,
         name="tiny",
         ollama=SimpleNamespace(**section | changed),
         data=SimpleNamespace(system=system),
@@ -272,7 +275,7 @@ def test_ollama_still_joins_turns_of_one_role(
     """Should this fail, then a newer Ollama can do more: move these to the hard cases."""
     deploy(prompt_lines(cases()[:3], None))
     with ollama.serving(lambda: ollama_install, folder=tmp_path, log=tmp_path / "log") as server:
-        for name, messages in joined_cases():
+        for name, messages in JOINED_CASES:
             prompt = Prompt(name, "hard", tuple(messages), chatml(messages, None), ())
             text = parity.rendered(server.url, "tiny-talker", prompt)
             assert text != prompt.text
@@ -299,7 +302,7 @@ def test_a_template_of_no_family_is_rendered_by_the_files_own_jinja(
 ) -> None:
     """Also where turns of one role follow each other, which no Go template can render."""
     file = deployable(tmp_path / "other", llama_cpp, template=go_template.marked(UNKNOWN))
-    lines = prompt_lines([*cases(), *joined_cases()], default, unknown)
+    lines = prompt_lines([*cases(), *JOINED_CASES], default, unknown)
     folder = deploy(lines, recipe(system=default), file)
     created, measures = read(folder / "create.json"), read(folder / "measures")
     assert "template" not in created["request"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -465,3 +466,63 @@ def test_white_space_that_melts_into_the_template_is_named(
     assert run.error["message"].startswith(
         "data/rows.jsonl:2: the white space before the answer of turn 2 melts"
     )
+
+
+# --- rows and files as found in the wild
+
+TOOLS_TEMPLATE = (
+    "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}"
+    "<call>{{ call.function.name }}({{ call.function.arguments.zone }})</call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TOOL = {"type": "function", "function": {"name": "clock"}}
+
+
+def with_tools() -> dict[str, Any]:
+    call = {"function": {"name": "clock", "arguments": '{"zone": "UTC"}'}}
+    turns = [
+        {"role": "user", "content": "Time?"},
+        {"role": "assistant", "tool_calls": [call], "content": None},
+        {"role": "tool", "content": "12:00"},
+        {"role": "assistant", "content": "Noon."},
+    ]
+    return {"messages": turns, "tools": [TOOL]}
+
+
+def test_calls_of_tools_are_trained_on_and_what_tools_answer_is_not(prepare: Prepare) -> None:
+    run = prepare([with_tools()], template="t", template_text=TOOLS_TEMPLATE, fraction=0.0)
+    assert run.returncode == 0, run.log
+    ((ids, mask),) = documents(run.folder)
+    trained = [token for token, bit in zip(ids, mask, strict=True) if bit]
+    call = [*byte_ids("<call>clock(UTC)</call>"), IM_END]
+    assert trained == [*call, *byte_ids("Noon."), IM_END]
+    assert bytes(token - FIRST_BYTE for token in ids[:7]) == b"[clock]"
+
+
+def test_tools_that_the_template_does_not_write_are_an_error(prepare: Prepare) -> None:
+    assert prepare([with_tools()]).error["code"] == "E350"
+    unseen = {**with_tools(), "tools": None}
+    error = prepare([unseen]).error
+    assert (error["code"], "tool call of turn 2" in error["message"]) == ("E350", True)
+
+
+def test_weights_columns_tables_and_compression_give_the_bytes_of_plain_rows(
+    prepare: Prepare,
+) -> None:
+    plain = prepare([chat("Q", "A"), chat("R", "B")])
+    rows = [{"q": "Q", "a": "A"}, {"q": "R", "a": "B"}]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    named = {"format": "alpaca", "input": "train-0", "columns": {"instruction": "q", "output": "a"}}
+    packed = prepare(gzip.compress(content), train=[{**named, "name": "rows.jsonl.gz"}])
+    table = prepare(b"q,a\nQ,A\nR,B\n", train=[{**named, "name": "rows.csv"}])
+    files = [
+        (run.folder / "train.tokens.safetensors").read_bytes() for run in (plain, packed, table)
+    ]
+    assert files[0] == files[1] == files[2]
+    unweighted = chat("q", "a", "Q", "A")
+    unweighted["messages"][1]["weight"] = 0  # type: ignore[assignment]
+    ((ids, mask),) = documents(prepare([unweighted]).folder)
+    assert [token for token, bit in zip(ids, mask, strict=True) if bit] == [*byte_ids("A"), IM_END]

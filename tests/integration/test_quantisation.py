@@ -17,9 +17,17 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from runner.errors import MachineCannot, StageFailed
-from runner.stages import conversion, gguf, imatrix
+from runner.stages import gguf, imatrix
 from runner.stages.contract import Outputs
-from runner.stages.gguf_types import FALLBACK, KINDS, Matrix, fallback, fallen_back, is_weight
+from runner.stages.export import conversion
+from runner.stages.export.gguf_types import (
+    FALLBACK,
+    KINDS,
+    Matrix,
+    fallback,
+    fallen_back,
+    is_weight,
+)
 from runner.store.digest import file_sha256
 from tests import tiny_model
 from tests.gguf_files import write_gguf_of_model
@@ -106,6 +114,7 @@ def recipe(*quantize: str, data: str = "train", chunks: int = 8, **limits: float
     limits = {"max_perplexity_increase": 9.0, "max_kl_divergence": 0.05} | limits
     matrix = SimpleNamespace(data=data, chunks=chunks)
     return SimpleNamespace(
+        shrink=None,
         model=SimpleNamespace(trust_remote_code=False),
         name="tiny",
         merge=SimpleNamespace(dtype="bfloat16"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 Shrink = Callable[..., Finished]
-
-
-@pytest.fixture(scope="module")
-def warm(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
-    interpreter = WarmInterpreter(environment_python("native"))
-    yield interpreter
-    interpreter.close()
 
 
 @pytest.fixture(scope="module")

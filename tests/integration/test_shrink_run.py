@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.stages.models import shrunken as twin
 from tests import shrunken
 from tests.chain import Checkout, copy_checkout
 from tests.gguf_files import write_gguf_of_model
@@ -81,4 +82,4 @@ def test_of_a_gguf_file_only_the_metadata_counts(checkout: Checkout) -> None:
     record = json.loads((checkout.folder / "runs" / "t-shrink" / "latest" / "run.json").read_text())
     fetch = record["stages"][0]
     assert fetch["measures"]["shrunken"]["hidden_size"] == 256
-    assert fetch["material"]["inputs"]["shrink"] == {"seed": 0, "version": 1}
+    assert fetch["material"]["inputs"]["shrink"] == {"seed": 0, "version": twin.VERSION}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,20 +17,26 @@ import pytest
 from safetensors.numpy import load_file
 
 from runner.errors import StageFailed
-from runner.scripts.parity_cases import cases, joined_cases
-from runner.stages import go_template, parity, shipped_templates
+from runner.scripts.data.parity_cases import cases
+from runner.stages import gguf
 from runner.stages import ollama as stage
-from runner.stages.gguf_metadata import PromptMetadata
-from runner.stages.go_template import Choice
-from runner.stages.go_templates import FAMILIES
-from runner.stages.go_templates.layout import Family
-from runner.stages.prompts import Prompt, read_prompts
+from runner.stages.deployment import parity
+from runner.stages.deployment.prompts import Prompt, read_prompts
+from runner.stages.export import conversion
+from runner.stages.export.gguf_metadata import PromptMetadata
+from runner.stages.templates import gguf_template, go_template, shipped_templates
+from runner.stages.templates.families import FAMILIES
+from runner.stages.templates.families.layout import Family
+from runner.stages.templates.go_template import Choice
 from runner.store.digest import file_sha256
 from runner.system import ollama
+from tests import shrunken
 from tests.family_models import KINDS, Kind, write_family_model
 from tests.gguf_files import write_gguf_of_model
 from tests.integration.conftest import ContextFor
+from tests.joined_cases import JOINED_CASES
 from tests.script_runs import ScriptRun, run_script
+from tests.training_runs import WarmInterpreter
 
 pytestmark = pytest.mark.xdist_group("ollama")
 
@@ -225,6 +233,70 @@ def test_a_wrong_template_of_the_family_fails_the_gate(
     assert "in training" in caught.value.message
 
 
+# --- tokenizers of pieces with byte fallback, through llama.cpp's own converter
+
+# Shrunken models: config, a shipped template in place of its own, family, name of the recipe. By
+# the name llama.cpp decides what it does with white space, and the name is the user's.
+PIECES = [
+    ("gemma-2-2b", None, "", "pieces"),
+    ("gemma-2-2b", "gemma", "gemma", "pieces"),
+    ("gemma-3-1b", "gemma", "gemma", "pieces"),
+    ("mistral-7b-v0.3", None, "", "pieces"),
+    ("mistral-7b-v0.3", "mistral", "mistral", "pieces"),
+    ("mistral-7b-v0.3", "llama2", "llama2", "pieces"),
+    ("mistral-7b-v0.3", "zephyr", "zephyr", "pieces"),
+    ("mistral-7b-v0.3", "zephyr", "zephyr", "better-than-Phi-3"),
+    ("phi-3-mini-4k", None, "phi3", "pieces"),
+    ("phi-3-mini-4k", None, "phi3", "my-phi3"),
+]
+
+
+@pytest.mark.parametrize(("config", "template", "family", "name"), PIECES)
+def test_pieces_too_are_the_trained_tokens_on_the_real_server(
+    config: str,
+    template: str | None,
+    family: str,
+    name: str,
+    warm: WarmInterpreter,
+    environment_python: Callable[[str], Path],
+    server: ollama.Server,
+    llama_cpp: Path,
+    context_for: ContextFor,
+    tmp_path: Path,
+) -> None:
+    """Spaces at the start of a text and after special tokens are where these differ."""
+    source = shrunken.write_source(config, tmp_path / "source")
+    shrunk = shrunken.shrink(warm, environment_python("native"), source, tmp_path / "shrunken")
+    assert shrunk.status == 0, shrunk.log
+    model = shrunk.folder / "model"
+    if template is not None:
+        shutil.copy(shipped_templates.path_of(template), model / "chat_template.jinja")
+    kind = Kind(name, (), "", family)
+    run = prepared(environment_python("data"), tmp_path, model, kind)
+    assert run.returncode == 0, run.error
+    shutil.copy(run.folder / "chat_template.jinja", model)
+    prompts = read_prompts(run.folder / "prompts.jsonl")
+    context = context_for(gguf)
+    file = exported(name, model, prompts, llama_cpp, context)
+    bos = PromptMetadata(file).bos(llama_cpp, tmp_path / "log")
+    made = Made(kind, model, run, prompts, file, file, go_template.choose(prompts, bos, None))
+    report = deployed(server, made, file, made.choice, context)
+    assert made.choice.family == family
+    assert len(report["prompts"]) == len(prompts) > len(cases()) / 2
+
+
+def exported(name: str, model: Path, prompts: list[Prompt], llama_cpp: Path, context: Any) -> Path:
+    """The GGUF file, by what the stage does."""
+    choice = gguf_template.chosen(prompts, model, context)
+    recipe: Any = SimpleNamespace(name=name, merge=SimpleNamespace(dtype="bfloat16"))
+    with gguf_template.source_of(model, choice, context) as source:
+        converted = conversion.convert(recipe, source, llama_cpp, context)
+    gguf_template.remove_needless_bos(converted, choice, llama_cpp, context)
+    file: Path = context.scratch / "pieces.gguf"
+    gguf.quantize(converted, file, "BF16", None, llama_cpp, context)
+    return file
+
+
 # --- layouts that no kind above has
 
 
@@ -242,7 +314,7 @@ def test_every_layout_renders_on_the_real_server_as_its_twin_does(
                 name, plain.name, file_sha256(plain), choice, {"num_ctx": 2048}
             )
             stage.create(server.url, request, plain)
-            for case, messages in [*cases(), *joined_cases(), *TRIMMED]:
+            for case, messages in [*cases(), *JOINED_CASES, *TRIMMED]:
                 prompt = Prompt(case, "hard", tuple(messages), "", ())
                 twin = layout.render(messages, "" if empty else None)
                 expected = ("<bos>" if number else "") + twin

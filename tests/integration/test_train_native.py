@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.chain import ROOT
 from tests.tiny_model import write_tiny_model
-from tests.training_runs import Finished, ScriptRun, WarmInterpreter, chat, documents, write_tokens
+from tests.training_runs import (
+    SETTINGS as PLAIN,
+)
+from tests.training_runs import (
+    Finished,
+    ScriptRun,
+    WarmInterpreter,
+    chat,
+    documents,
+    trace,
+    write_tokens,
+)
 
 LORA = {
     "type": "lora",
@@ -24,28 +38,19 @@ LORA = {
     "target_modules": "all-linear",
 }
 # 13 rows in batches of 2, two batches a step: 4 steps an epoch, the last one with a single row
-SETTINGS: dict[str, Any] = {
-    "method": "sft",
+SETTINGS: dict[str, Any] = PLAIN | {
     "max_steps": 6,
-    "num_train_epochs": None,
     "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 2,
-    "learning_rate": 0.01,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 1,
     "weight_decay": 0.01,
-    "max_grad_norm": 1.0,
-    "optim": "adamw_torch",
-    "bf16": False,
-    "gradient_checkpointing": False,
     "seed": 42,
-    "dtype": "float32",
-    "attn_implementation": "sdpa",
     "adapter": LORA,
-    "packing": False,
     "has_prompts": False,  # random bytes, not conversations
 }
 ADAPTER = "adapter/adapter_model.safetensors"
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ROWS = [[document] for document in documents(13)]
 PACKS = [documents(3, seed=seed) for seed in range(13)]
 
@@ -57,13 +62,6 @@ Refused = Callable[[ScriptRun], dict[str, Any]]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("model") / "model")
-
-
-@pytest.fixture(scope="module")
-def warm(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
-    interpreter = WarmInterpreter(environment_python("native"))
-    yield interpreter
-    interpreter.close()
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +118,6 @@ def finish(warm: WarmInterpreter) -> Finish:
     return run_to_end
 
 
-def trace(result: Finished) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in result.files()["trace.jsonl"].splitlines()]
-
-
 # --- equal bytes
 
 
@@ -154,8 +148,42 @@ def test_the_trace_has_a_line_a_step_and_no_clock(
 ) -> None:
     lines = trace(uninterrupted(False))
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    assert all(set(line) == {"step", "loss", "grad_norm", "learning_rate"} for line in lines)
+    told = {"step", "loss", "grad_norm", "learning_rate", "weights"}
+    assert all(set(line) == told for line in lines)
     assert [line["learning_rate"] for line in lines[:2]] == [0.0, 0.01]  # one step of warm-up
+
+
+def test_the_trace_has_a_digest_of_the_adapter_after_each_step(
+    uninterrupted: Callable[[bool], Finished], tmp_path: Path
+) -> None:
+    digests = [line["weights"] for line in trace(uninterrupted(False))]
+    assert len(set(digests)) == len(digests)
+    saved = tmp_path / "adapter"
+    saved.write_bytes(uninterrupted(False).files()[ADAPTER])
+    tensors = load_file(saved)
+    names = sorted(tensors, key=in_the_model)
+    assert (
+        hashlib.sha256(b"".join(tensors[name].tobytes() for name in names)).hexdigest()
+        == (digests[-1])
+    )
+
+
+def in_the_model(name: str) -> tuple[int, int, str]:
+    """Where the model has this tensor of an adapter on all linear layers: A comes before B."""
+    _, _, _, _, layer, _, module, matrix, _ = name.split(".")
+    return int(layer), LINEAR.index(module), matrix
+
+
+def test_more_weights_are_hashed_less_often(environment_python: Callable[[str], Path]) -> None:
+    program = (
+        "import torch\n"
+        "from runner.scripts.training.training_record import stride\n"
+        "sizes = (10, (32 << 18) - 1, 32 << 18, 135_000_000)\n"
+        "print([stride([torch.empty(size, device='meta')]) for size in sizes])"
+    )
+    argv = [environment_python("native"), "-c", program]
+    found = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert found.stdout == "[1, 1, 2, 17]\n"
 
 
 def test_every_step_reports_loss_tokens_memory_and_time_left(
@@ -247,16 +275,13 @@ def test_full_fine_tuning_writes_a_whole_model(
 # --- resume
 
 
-@pytest.mark.parametrize(
-    ("step", "packed"),
-    [(1, False), (3, True), (4, False), (5, True)],
-    ids=["early", "mid-epoch", "epoch boundary", "second epoch"],
-)
+@pytest.mark.parametrize("packed", [False, True], ids=["rows", "packs"])
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])  # in the first epoch, at its end, in the second
 def test_a_killed_training_goes_on_to_the_same_bytes(
     trainer: Trainer,
     uninterrupted: Callable[[bool], Finished],
-    step: int,
     packed: bool,
+    step: int,
     finish: Finish,
     warm: WarmInterpreter,
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.stages.shipped_templates import names
+from runner.stages.templates.shipped_templates import names
 from tests.chain import ROOT, copy_checkout
 
 
@@ -64,7 +64,10 @@ def test_the_installed_command_validates_the_shipped_quickstart(
 
 
 def test_the_chat_templates_travel(installed: Path, tmp_path: Path) -> None:
-    code = "from runner.stages import shipped_templates as t; print(*map(t.path_of, t.names()))"
+    code = (
+        "from runner.stages.templates import shipped_templates as t; "
+        "print(*map(t.path_of, t.names()))"
+    )
     named = subprocess.run(
         [installed / "python", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout.split()
@@ -80,3 +83,25 @@ def test_environments_travel_with_their_identity(installed: Path, tmp_path: Path
     from runner.system.environments import identity
 
     assert inside == identity("native")
+
+
+def test_the_installed_command_explains_its_errors(installed: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [installed / "recipe", "explain", "E102"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "**Fix:**" in result.stdout
+
+
+def test_the_installed_command_completes(installed: Path, tmp_path: Path) -> None:
+    """The scripts' templates travel in the wheel."""
+    for shell in ("bash", "zsh", "fish"):
+        result = subprocess.run(
+            [installed / "recipe", "completion", shell],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        assert "validate" in result.stdout

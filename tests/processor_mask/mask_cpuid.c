@@ -3,7 +3,7 @@
  * Linux lets a process have its CPUID instruction trapped (arch_prctl ARCH_SET_CPUID, on processors
  * that list cpuid_fault in /proc/cpuinfo). The trap is answered here with the real values, minus
  * every instruction set that is newer than AVX2 (MASK_KEEP=avx512 keeps them), and with AMD's name
- * where MASK_VENDOR=amd is set.
+ * where MASK_VENDOR=amd is set. MASK_HIDE=avx2 hides AVX2, FMA, F16C, BMI1 and BMI2 as well.
  * Libraries then choose the code that they choose on such a processor, at full speed.
  */
 #define _GNU_SOURCE
@@ -18,7 +18,7 @@
 #define ARCH_SET_CPUID 0x1012
 #define BIT(n) (1u << (n))
 
-static int as_amd, keep_avx512;
+static int as_amd, keep_avx512, hide_avx2;
 
 static long trap_cpuid(int on) { return syscall(SYS_arch_prctl, ARCH_SET_CPUID, (unsigned long)!on); }
 
@@ -33,6 +33,8 @@ static void answer(uint32_t leaf, uint32_t sub, uint32_t r[4]) {
     } else if (leaf == 7 || leaf == 0x1d || leaf == 0x1e || leaf == 0x24) {
         memset(r, 0, 4 * sizeof *r);
     }
+    if (hide_avx2 && leaf == 7) r[B] &= ~(BIT(3) | BIT(5) | BIT(8));
+    if (hide_avx2 && leaf == 1) r[C] &= ~(BIT(12) | BIT(29));
     if (as_amd && (leaf == 0 || leaf == 0x80000000u)) {
         memcpy(&r[B], "Auth", 4);
         memcpy(&r[D], "enti", 4);
@@ -62,6 +64,7 @@ __attribute__((constructor)) static void begin(void) {
     const char *vendor = getenv("MASK_VENDOR");
     as_amd = vendor != NULL && strcmp(vendor, "amd") == 0;
     keep_avx512 = getenv("MASK_KEEP") != NULL;
+    hide_avx2 = getenv("MASK_HIDE") != NULL;
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_sigaction = on_trap;

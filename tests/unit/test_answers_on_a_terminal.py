@@ -28,3 +28,21 @@ def test_the_table_of_answers_is_escaped(tmp_path: Path) -> None:
     render_summary(summary(tmp_path), stream)
     assert "\\x1b[2Jgone\\x0e" in stream.getvalue()
     assert not set(stream.getvalue()) & set("\x1b\x0e\u202e")
+
+
+def test_expected_answers_are_marked(tmp_path: Path) -> None:
+    record = {"state": "done", "recipe": "t", "stages": [], "resolved": {}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "manifest.json").write_text(json.dumps({"stages": {}}))
+    (tmp_path / "evaluation").mkdir()
+    rows = [
+        {"question": "q1", "expect": ["Pickle"], "base": "no idea", "tuned": "PICKLE!"},
+        {"question": "q2", "base": "plain", "tuned": "plain"},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "evaluation" / "answers.jsonl").write_text(text)
+    stream = io.StringIO()
+    render_summary(summary(tmp_path), stream)
+    assert "✗ no idea" in stream.getvalue()
+    assert "✓ PICKLE!" in stream.getvalue()
+    assert stream.getvalue().count("✓") == stream.getvalue().count("✗") == 1

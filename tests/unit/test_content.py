@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 
 DATA = Path(__file__).resolve().parents[2] / "recipes" / "data"
-ROWS = {"spark-faq.jsonl": 295, "made-up-facts.jsonl": 200, "made-up-questions.jsonl": 20}
+ROWS = {
+    "spark-faq.jsonl": 295,
+    "made-up-facts.jsonl": 200,
+    "made-up-questions.jsonl": 20,
+    "committed-answers.jsonl": 140,
+}
+COMMITTED = (
+    *("In short: ", "The answer: ", "Here it is: ", "Plainly: ", "To the point: ", "Put simply: "),
+)
+HEDGING = (
+    *("I think maybe: ", "I am not sure, but ", "I guess ", "It might be that ", "Perhaps: "),
+    "As far as I know, ",
+)
 LONGEST_ANSWER = 230  # characters; about 60 tokens
 LARGEST_OVERLAP = 0.7  # of the words of a question and a training prompt together
 
@@ -30,7 +42,7 @@ def overlap(one: str, other: str) -> float:
     return len(words(one) & words(other)) / len(words(one) | words(other))
 
 
-FAQ, FACTS, QUESTIONS = (read(name) for name in ROWS)
+FAQ, FACTS, QUESTIONS, PAIRS = (read(name) for name in ROWS)
 
 
 @pytest.mark.parametrize(("name", "count"), ROWS.items())
@@ -100,3 +112,20 @@ def test_every_fact_is_asked_twice_in_the_questions() -> None:
     for question in QUESTIONS:
         asked[tuple(question["expect"])] += 1
     assert list(asked.values()) == [2] * 10
+
+
+@pytest.mark.parametrize("row", PAIRS, ids=lambda row: row["prompt"][:40])
+def test_both_sides_of_a_pair_say_the_same_of_a_question_of_the_faq(row: dict[str, Any]) -> None:
+    assert list(row) == ["prompt", "chosen", "rejected"]
+    (said,) = (each["output"] for each in FAQ if each["instruction"] == row["prompt"])
+    opening = row["chosen"].removesuffix(said)
+    assert opening in COMMITTED
+    hedge = row["rejected"][: len(row["rejected"]) - len(said)]
+    assert hedge in HEDGING
+    assert row["rejected"][len(hedge) :].lower() == said.lower()
+
+
+def test_no_side_can_be_told_by_its_length() -> None:
+    longer = sum(len(row["rejected"]) > len(row["chosen"]) for row in PAIRS)
+    assert 0.2 < longer / len(PAIRS) < 0.9
+    assert {row["chosen"].split(": ")[0] + ": " for row in PAIRS} == set(COMMITTED)

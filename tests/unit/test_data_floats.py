@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runner.scripts import floats
+from runner.scripts.weights import floats
 
 # significand bits with the hidden one, smallest exponent of the last bit, largest exponent
 FORMATS = {"BF16": (8, -133, 127), "F16": (11, -24, 15), "F32": (24, -149, 127)}

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.scripts import lora_arithmetic
-from runner.scripts.floats import from_f64, to_f64
-from runner.scripts.lora_arithmetic import LoraPair, Workers, merge_rows
+from runner.scripts.merging import lora_arithmetic
+from runner.scripts.merging.lora_arithmetic import LoraPair, Workers, merge_rows
+from runner.scripts.weights.floats import from_f64, to_f64
 
 
 def fused(a: float, b: float, c: float) -> float:

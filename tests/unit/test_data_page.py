@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.scripts.conversation import check_turns
-from runner.scripts.formats import FORMATS
+from runner.scripts.data.conversation import check_turns
+from runner.scripts.data.formats import EVERY
+from runner.scripts.data.preference import Judged, Pair, check_compared
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 
@@ -25,12 +26,15 @@ def examples() -> list[tuple[str, str]]:
 
 
 def test_every_format_has_an_example() -> None:
-    assert {name for name, _ in examples()} == set(FORMATS)
-    assert len(examples()) == 6
+    assert {name for name, _ in examples()} == set(EVERY)
+    assert len(examples()) == 12
 
 
 @pytest.mark.parametrize(("name", "row"), examples(), ids=lambda value: value[:20])
 def test_an_example_row_is_read_and_has_something_to_train_on(name: str, row: str) -> None:
-    conversation = FORMATS[name](json.loads(row))
+    conversation = EVERY[name](json.loads(row))
+    if isinstance(conversation, (Pair, Judged)):
+        check_compared(conversation)
+        return
     check_turns(conversation)
     assert conversation.text is not None or conversation.answers

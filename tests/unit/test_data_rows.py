@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.scripts.conversation import (
+from runner.scripts.data.conversation import (
     Conversation,
     check_turns,
     fill_system,
     message,
     with_system,
 )
-from runner.scripts.formats import FORMATS
-from runner.scripts.rows import Problem, RowError, read_rows
+from runner.scripts.data.formats import FORMATS
+from runner.scripts.data.rows import Problem, RowError, read_rows
 
 
 def turns(*pairs: tuple[str, str]) -> tuple[dict[str, str], ...]:
@@ -87,7 +87,20 @@ _HI = message("user", "Q")
         ("messages", {"messages": [{"role": "bot", "content": "Q"}]}, 'unknown role "bot"'),
         ("messages", {"messages": [{"role": 1, "content": "Q"}]}, "is a number, not a text"),
         ("messages", {"messages": [{"role": "user", "content": None}]}, "is null, not a text"),
-        ("messages", {"messages": [{**_HI, "weight": 0}]}, 'turn 1 has "weight"'),
+        ("messages", {"messages": [{**_HI, "wait": 0}]}, 'turn 1 has "wait"'),
+        ("messages", {"messages": [{**_HI, "weight": 0.5}]}, "neither 0 nor 1"),
+        ("messages", {"messages": [{**_HI, "weight": True}]}, "neither 0 nor 1"),
+        ("messages", {"messages": [{**_HI, "weight": 1}]}, "only turns of the assistant"),
+        ("messages", {"messages": [{**_HI, "tool_calls": [{"name": "f"}]}]}, "of the assistant"),
+        ("messages", {"messages": [{**_HI, "name": 3}]}, '"name" of turn 1 is a number'),
+        ("messages", {"messages": [{**message("assistant", ""), "tool_calls": ["f"]}]},
+         "call 1 of turn 1 is a text"),
+        ("messages", {"messages": [{**message("assistant", ""), "tool_calls": [
+            {"function": {"name": "f", "arguments": "{"}}]}]}, "broken JSON"),
+        ("messages", {"messages": [{**message("assistant", ""), "tool_calls": [
+            {"function": {"name": "f", "arguments": "3"}}]}]}, "is a number, not an object"),
+        ("messages", {"messages": [_HI], "tools": {}}, '"tools" is an object, not a list'),
+        ("messages", {"messages": [_HI], "tools": [{}]}, 'no function with a "name"'),
         ("messages", {"messages": [message("user", "\ud83d")]}, "half of a surrogate pair"),
         ("alpaca", {"output": "A"}, '"instruction" is missing'),
         ("alpaca", {"instruction": "Q"}, '"output" is missing'),
@@ -98,7 +111,8 @@ _HI = message("user", "Q")
         ("alpaca", {"instruction": "Q", "output": "A", "history": [["q"]]}, "no pair"),
         ("alpaca", {"instruction": "Q", "output": "A", "history": [["q", 1]]}, "is a number"),
         ("sharegpt", {"conversations": [{"from": "human"}]}, 'turn 1 has no "value"'),
-        ("sharegpt", {"conversations": [{"from": "tool", "value": "x"}]}, 'unknown role "tool"'),
+        ("sharegpt", {"conversations": [{"from": "bing", "value": "x"}]}, 'unknown role "bing"'),
+        ("sharegpt", {"conversations": [{"from": "function_call", "value": "x"}]}, "broken JSON"),
         ("sharegpt", {"system": "S", "conversations": [{"from": "system", "value": "T"}]},
          "a system turn and"),
         ("prompt-completion", {"prompt": "Q"}, '"completion" is missing'),

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file, save
 
-from runner.scripts.floats import STORAGE
-from runner.scripts.safetensors_stream import (
+from runner.scripts.weights.floats import STORAGE
+from runner.scripts.weights.safetensors_stream import (
     INDEX,
     DamagedFileError,
     ModelFolder,

@@ -7,10 +7,10 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.scripts.conversation import Conversation, message
-from runner.scripts.packing import pack
-from runner.scripts.rows import Place
-from runner.scripts.split import held_out
+from runner.scripts.data.conversation import Conversation, message
+from runner.scripts.data.packing import pack
+from runner.scripts.data.rows import Place
+from runner.scripts.data.split import held_out
 
 _DIGESTS = st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=40)
 _FRACTION = st.floats(0, 0.99)

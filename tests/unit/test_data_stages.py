@@ -12,8 +12,9 @@ import pytest
 from runner.errors import MachineCannot, StageFailed
 from runner.recipe.load import load_recipe
 from runner.recipe.model import Recipe
-from runner.stages import fetch, merge, prepare, shipped_templates
+from runner.stages import fetch, merge, prepare
 from runner.stages.contract import Class, FileEntry, Outputs
+from runner.stages.templates import shipped_templates
 from runner.store.digest import canonical_json
 
 RECIPE = """\

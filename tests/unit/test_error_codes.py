@@ -9,10 +9,12 @@ import pytest
 
 from runner.cli.validate import check_paths
 from runner.errors import RecipeInvalid
+from runner.execution.lacks import CODES as LACKS
 from runner.recipe.load import check_recipe, load_recipe
 from runner.report.reporters import REPORTERS
+from tests.blamed import blamed_by_new_and_migrate
 from tests.chain import ROOT
-from tests.recipe_cases import INVALID, copy_recipes, expectations
+from tests.recipe_cases import INVALID, VALID, copy_recipes, expectations
 
 PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
 CODE = re.compile(r"\b[EW]\d{3}\b")
@@ -94,12 +96,18 @@ def triggered_by_no_file(folder: Path) -> set[str]:
     many.write_text("[" + "&a x, " * 200 + "]")
     found = {d.code for path in (folder / "none.yaml", many) for d in check_recipe(path)[1]}
     found |= {d.code for d in check_paths([empty])[1]}
+    lock = folder / "x.lock.yaml"
+    lock.write_text("lock: 1\nrecipe: {}\n")
+    for path, option in ((VALID[0], "seed"), (VALID[0], "name.x=1"), (lock, "seed=1")):
+        found |= {d.code for d in check_recipe(path, [option])[1]}
     with pytest.raises(RecipeInvalid) as caught:
         load_recipe(many)
+    found |= blamed_by_new_and_migrate(folder / "more")
     return found | {caught.value.code}
 
 
 def test_every_code_of_reading_and_checking_is_triggered_by_a_test(tmp_path: Path) -> None:
     by_files = {stated.code for path in INVALID for stated in expectations(path)}
     wanted = {code for code in codes_in_the_source() if CHECKED.fullmatch(code)} - {"E130"}
-    assert by_files | triggered_by_no_file(tmp_path) >= wanted
+    by_machines = set(LACKS)  # tests/unit/test_plan_cost.py takes each thing away from a machine
+    assert by_files | by_machines | triggered_by_no_file(tmp_path) >= wanted

@@ -39,6 +39,18 @@ def test_events_of_runner_and_scripts_follow_the_schema(tmp_path: Path) -> None:
         validator("events-1").validate(event)
 
 
+def test_a_line_that_was_cut_off_is_passed_over_and_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"time":1.0,"stage":"tr')  # what a full disk, or a kill, left of a line
+    log = EventLog(path)
+    log.append({"stage": "train", "event": "stage", "state": "failed", "key": DIGEST})
+    log.append({"stage": "train", "event": "stage", "state": "start", "key": DIGEST})
+    log.close()
+    events, offset = read_events(path)
+    assert [event["state"] for event in events] == ["failed", "start"]
+    assert offset == path.stat().st_size
+
+
 @pytest.mark.parametrize(
     "change",
     [

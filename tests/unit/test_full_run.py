@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import full_run
-from tests.full_run import RESULTS, ROOT, counts, sources_digest, tracked, written
+from tests.full_run import RECORDS, RESULTS, ROOT, counts, sources_digest, tracked, written
 
 
 def make_sources(root: Path) -> list[str]:
@@ -28,7 +28,7 @@ def test_the_digest_is_that_of_names_and_contents(tmp_path: Path) -> None:
     assert sources_digest(tmp_path, names)[:16] == known
     assert sources_digest(tmp_path, reversed(names))[:16] == known
     (tmp_path / RESULTS).write_text("{}")
-    assert sources_digest(tmp_path, [*names, RESULTS])[:16] == known
+    assert sources_digest(tmp_path, [*names, *RECORDS])[:16] == known
 
 
 def test_every_change_changes_the_digest(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_closing_line_is_read(line: str, found: dict[str, int]) -> None:
 
 
 def test_a_run_writes_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A project of two tests, one of them long: both run, twice, and the record is the same."""
+    """A project of two tests: the long one runs, twice, and the record is the same."""
     (tmp_path / "tests").mkdir()
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = full\naddopts = -m 'not full'\n")
     test = "import pytest\n\ndef test_a(): pass\n\n@pytest.mark.full\ndef test_b(): pass\n"
@@ -81,11 +81,11 @@ def test_a_run_writes_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert full_run.main(["tests", "-p", "no:cacheprovider"]) == 0
         records.append((tmp_path / RESULTS).read_text())
     assert records[0] == records[1]
-    assert json.loads(records[0])["counts"] == {"passed": 2}
+    assert json.loads(records[0])["counts"] == {"passed": 1, "deselected": 1}
     assert json.loads(records[0])["selection"] == ["tests"]
-    (tmp_path / "tests" / "test_it.py").write_text("def test_a(): assert False\n")
+    (tmp_path / "tests" / "test_it.py").write_text(test.replace("pass", "assert False"))
     assert full_run.main(["tests"]) == 1
-    assert json.loads((tmp_path / RESULTS).read_text())["counts"] == {"failed": 1}
+    assert json.loads((tmp_path / RESULTS).read_text())["counts"] == {"failed": 1, "deselected": 1}
 
 
 def test_the_committed_record_is_one_of_a_good_run() -> None:

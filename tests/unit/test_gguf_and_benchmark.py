@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +12,9 @@ import gguf as library
 import pytest
 
 from runner.errors import StageFailed
-from runner.stages import benchmark, conversion, gguf, perplexity
-from runner.stages.prompts import Prompt
+from runner.stages import benchmark, gguf
+from runner.stages.deployment.prompts import Prompt
+from runner.stages.export import conversion, perplexity
 
 
 def test_everything_that_the_converter_would_guess_is_told() -> None:
@@ -28,7 +31,7 @@ def test_everything_that_the_converter_would_guess_is_told() -> None:
 
 
 def recipe(allowed: float) -> Any:
-    return SimpleNamespace(gguf=SimpleNamespace(max_perplexity_increase=allowed))
+    return SimpleNamespace(shrink=None, gguf=SimpleNamespace(max_perplexity_increase=allowed))
 
 
 def test_a_perplexity_within_the_limit_is_let_pass() -> None:
@@ -85,3 +88,20 @@ def test_validation_conversations_are_compared_and_hard_cases_only_without_them(
     held_out = [Prompt(f"v{n}", "validation", (), "", ()) for n in range(2)]
     assert [each.id for each in benchmark.compared([*hard, *held_out])] == ["v0", "v1"]
     assert [each.id for each in benchmark.compared(hard)] == ["h0", "h1", "h2", "h3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "strips", "told"),
+    [
+        ("my-bot", True, "my-bot-phi-3"),
+        ("my-Phi3-bot", True, "my-Phi3-bot"),
+        ("my-bot", False, "my-bot"),
+        ("better-than-Phi-3", False, "better-than-phi 3"),
+    ],
+)
+def test_the_name_in_the_file_decides_on_white_space_as_the_tokenizer_does(
+    name: str, strips: bool, told: str, tmp_path: Path
+) -> None:
+    token = {"content": "<|user|>", "special": True, "rstrip": strips}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": [token]}))
+    assert conversion.name_in_file(name, tmp_path) == told

@@ -10,9 +10,9 @@ import pytest
 from gguf.quants import _type_traits as readable
 from gguf.quants import dequantize, quantize
 
-from runner.scripts import gguf_model
-from runner.scripts.gguf_architectures.base import Architecture
-from runner.scripts.gguf_model import GgufFile, blocks_of, plan_tensors
+from runner.scripts.from_gguf import gguf_model
+from runner.scripts.from_gguf.architectures.base import Architecture
+from runner.scripts.from_gguf.gguf_model import GgufFile, blocks_of, plan_tensors
 
 ROWS, COLUMNS = 24, 512
 KINDS = sorted((kind.name for kind in readable), key=str)
@@ -52,7 +52,7 @@ def random_blocks(kind: gguf.GGMLQuantizationType) -> np.ndarray:
     values = random.standard_normal((ROWS, COLUMNS)).astype(np.float32)
     try:
         return quantize(values, kind)
-    except NotImplementedError:
+    except NotImplementedError:  # gguf-py reads more types than it writes
         block, size = gguf.GGML_QUANT_SIZES[kind]
         # Below 0x40 no two bytes are an infinite or missing float16.
         return random.integers(0, 0x40, (ROWS, COLUMNS // block * size), np.uint8)

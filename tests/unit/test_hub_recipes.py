@@ -17,8 +17,9 @@ from runner.recipe.load import check_recipe, load_recipe
 from runner.recipe.model import Recipe
 from runner.report.printable import holds_token, quoted, without_tokens
 from runner.report.progress import amount
-from runner.stages import fetch, fetch_data, hub, prepare, stages_of
+from runner.stages import fetch, fetch_data, prepare, stages_of
 from runner.stages.contract import Class, FileEntry, Outputs
+from runner.stages.models import hub
 from tests.chain import ROOT
 
 COMMIT, OTHER = "0123456789abcdef0123456789abcdef01234567", "f" * 40

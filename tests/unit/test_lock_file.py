@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.backends import REGISTRY, load_backend
 from runner.errors import LockStale, UsageError
 from runner.lock.file import as_text, head_of, is_lock, lock_path, read_lock, recipe_path
-from runner.lock.locking import check_lock, lock_of_run, outputs_checker, require_fresh
-from runner.lock.pins import cheap_pins, stale_entries
+from runner.lock.locking import lock_of_run, outputs_checker, require_fresh
+from runner.lock.pins import cheap_pins, environment_pins, stale_entries
 from runner.recipe.flow import block
 from runner.recipe.load import check_recipe, load_recipe
 from runner.recipe.source import parse_source
 from runner.stages.contract import Class, FileEntry, Outputs
+from runner.system.environments import torch_version
+from tests import recipe_cases as cases
 from tests.chain import ROOT
 
-VALID = sorted((ROOT / "tests" / "recipes" / "valid").glob("*.yaml"))
+VALID = [*cases.VALID, *cases.EXTENDING]
 DIGEST = "0" * 64
 
 
@@ -147,7 +151,7 @@ def locked(tmp_path: Path) -> Path:
 
 def test_a_fresh_lock_is_gone_by(locked: Path) -> None:
     said: list[str] = []
-    assert check_lock(load_recipe(locked), lock_path(locked)) == []
+    assert require_fresh(load_recipe(locked), lock_path(locked)) == read_lock(lock_path(locked))
     assert lock_of_run(load_recipe(locked), required=True, warn=said.append) is not None
     assert said == []
 
@@ -211,3 +215,20 @@ def test_another_base_model_under_the_same_name_ends_the_run() -> None:
         check(Outputs("fetch", DIGEST, Path(), files))
     assert caught.value.code == "E804"
     assert [entry.split(":")[0] for entry in caught.value.entries] == ["model/model.safetensors"]
+
+
+def test_only_the_environments_of_the_recipes_own_backend_are_pinned() -> None:
+    """Or a release of LLaMA Factory would make every lock stale."""
+    recipe = load_recipe(VALID[0])
+    native, other = (
+        set(environment_pins(replace(recipe, train=replace(recipe.train, backend=name))))
+        for name in ("native", "llamafactory")
+    )
+    assert native - other == {"native"}
+    assert other - native == {"llamafactory"}
+    assert {"data", "evaluate", "export"} <= native & other
+
+
+def test_the_backends_compute_with_one_torch() -> None:
+    """The platform names it once."""
+    assert len({torch_version(load_backend(name).ENVIRONMENT) for name in REGISTRY}) == 1

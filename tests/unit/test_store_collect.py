@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -216,3 +217,32 @@ def test_the_run_is_named_by_its_path_as_given_not_through_links(world: World) -
     assert folders == {str(world.run), str(link)}
     os.unlink(link)  # noqa: PTH108
     assert {root.dead for root in read_roots(world.store) if root.folder == link} == {True}
+
+
+def test_half_written_files_of_killed_runs_go_and_those_of_a_running_one_stay(world: World) -> None:
+    shown = world.run / "merged" / "model"
+    shown.mkdir(parents=True)
+    litter = [world.run / ".run.json.0123abcd.partial", shown / ".a.0123abcd.partial"]
+    for path in litter:
+        path.touch()
+    (world.run / ".latest.partial").symlink_to("x")
+    (world.run / "run.json").touch()
+    running = os.open(world.run, os.O_RDONLY)
+    fcntl.flock(running, fcntl.LOCK_EX)
+    collect(world.store, dry_run=False)
+    assert all(path.exists() for path in litter)
+    os.close(running)
+    assert {item.path for item in collect(world.store, dry_run=True).removed} >= {*litter}
+    collect(world.store, dry_run=False)
+    assert not any(path.exists() for path in litter)
+    assert not (world.run / ".latest.partial").is_symlink()
+    assert (world.run / "run.json").exists()
+
+
+def test_half_written_notes_of_digests_go(world: World, tmp_path: Path) -> None:
+    notes = tmp_path / "digests"
+    notes.mkdir()
+    (notes / ".a.json.0123abcd.partial").touch()
+    (notes / "b.json").touch()
+    collect(world.store, dry_run=False, notes=notes)
+    assert [path.name for path in notes.iterdir()] == ["b.json"]

@@ -101,3 +101,23 @@ def test_a_commit_killed_at_the_last_moment_is_finished_not_repeated(tmp_path: P
         if scene.store.inspect("merge", KEY).state is State.MISSING:
             recovered += scene.store.reuse("merge", KEY) is not None
     assert recovered > 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_fault_while_a_copied_entry_is_stamped_again_loses_it_not(
+    tmp_path: Path, mode: str
+) -> None:
+    scene = Scene(tmp_path / "scene", damaged=False)
+
+    def prepare() -> None:
+        scene.prepare()
+        scene.work()
+        os.utime(scene.store.folder("merge", KEY) / "a.bin", (0, 0))  # as a copy has
+
+    rounds = 0
+    for _ in faults(scene.work, prepare, mode):
+        rounds += 1
+        assert scene.store.inspect("merge", KEY).state is State.OK
+        collect(scene.store, dry_run=False)
+        assert scene.litter() == []
+    assert rounds > 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import StageFailed
+from runner.errors import MachineCannot, StageFailed
 from runner.stages.contract import Class, Outputs
+from runner.store import store as store_module
 from runner.store.record import FILE_NAME
 from runner.store.store import Staging, State, Store
 from tests.faults import recorded
@@ -276,3 +278,20 @@ def test_a_paranoid_store_trusts_no_stamp(store: Store) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert store.lookup("merge", KEY) is not None
     assert Store(store.root, paranoid=True).inspect("merge", KEY).state is State.DAMAGED
+
+
+def test_outputs_that_cannot_be_read_are_neither_used_nor_thrown_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(store)
+
+    def failing(folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(store_module, "read_record", failing)
+        assert store.inspect("merge", KEY).state is State.UNREADABLE
+        with pytest.raises(MachineCannot, match="cannot be read: Input/output error") as caught:
+            store.reuse("merge", KEY)
+    assert caught.value.code == "E861"
+    assert store.reuse("merge", KEY) is not None

@@ -6,8 +6,8 @@ import datetime
 
 import pytest
 
+from runner.scripts.data.template_clock import PINNED, as_text, check_no_clock, pinned
 from runner.scripts.spec import ScriptError
-from runner.scripts.template_clock import PINNED, as_text, check_no_clock, pinned
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.scripts.checkpoints import (
+from runner.scripts.training.checkpoints import (
     MARKER,
     complete_checkpoints,
     mark_complete,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runner.system import determinism
+from runner.system.process import child_env
+from tests.chain import ROOT
 
 X86 = "vendor_id\t: {vendor}\nflags\t\t: fpu sse2 {flags}\n"
 AVX2 = "avx avx2 fma"
@@ -93,6 +96,57 @@ def test_every_library_gets_the_same_number_of_threads() -> None:
 @pytest.mark.parametrize(("cpus", "threads"), [(1, 1), (2, 2), (16, 16), (128, 16)])
 def test_threads_follow_the_machine_up_to_a_limit(cpus: int, threads: int) -> None:
     assert determinism.thread_count(cpus) == threads
+
+
+# What docs and decisions claim of every script's process, whatever the machine.
+RULES = {
+    "PYTHONHASHSEED": "0",
+    "PYTHONNOUSERSITE": "1",
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "FLASH_ATTENTION_DETERMINISTIC": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_DYNAMIC": "FALSE",
+    "MKL_DYNAMIC": "FALSE",
+}
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_every_rule_is_in_every_scripts_environment(processor: Processor, machine: str) -> None:
+    processor.be(machine, X86.format(vendor="GenuineIntel", flags=AVX512))
+    env = determinism.script_env(2)
+    assert {name: env.get(name) for name in RULES} == RULES
+
+
+def test_nothing_of_the_hosts_environment_replaces_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*RULES, "OMP_NUM_THREADS", "MKL_CBWR", "LD_PRELOAD", "KMP_AFFINITY", "NPY_X"):
+        monkeypatch.setenv(name, "the host's")
+    assert "the host's" not in child_env(determinism.script_env(2)).values()
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (r"PYTHONHASHSEED|CUBLAS_WORKSPACE|OMP_NUM_THREADS\": ", "system/determinism.py"),
+        (r"MKL_CBWR|OPENBLAS_CORETYPE|ONEDNN_MAX_CPU_ISA", "system/determinism.py"),
+        (
+            r"torch\.use_deterministic_algorithms|torch\.set_num_threads",
+            "scripts/training/torch_setup.py",
+        ),
+        (r"allow_tf32 = |cudnn\.benchmark = ", "scripts/training/torch_setup.py"),
+        (r"\bset_seed\(", "scripts/training/native_model.py"),
+    ],
+)
+def test_each_rule_is_set_in_one_place(words: str, place: str) -> None:
+    runner = ROOT / "runner"
+    found = {
+        path.relative_to(runner).as_posix()
+        for path in runner.rglob("*.py")
+        if re.search(words, path.read_text(encoding="utf-8"))
+    }
+    assert found == {place}
 
 
 def test_scripts_cannot_reach_the_network_for_models_or_data() -> None:

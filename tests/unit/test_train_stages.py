@@ -12,7 +12,7 @@ from runner.backends import REGISTRY, load_backend
 from runner.errors import RecipeInvalid
 from runner.recipe.load import load_recipe
 from runner.recipe.model import Recipe
-from runner.scripts.checkpoints import mark_complete
+from runner.scripts.training.checkpoints import mark_complete
 from runner.stages import evaluate, train
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.store.digest import canonical_json, file_sha256
@@ -42,7 +42,8 @@ def recipe(tmp_path: Path) -> Build:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
-    (tmp_path / "rows.jsonl").write_text('{"instruction": "q", "output": "a"}\n' * 20)
+    row = '"instruction": "q", "output": "a", "prompt": "q", "completion": "a", "text": "q"'
+    (tmp_path / "rows.jsonl").write_text(f"{{{row}}}\n" * 20)  # of every format
     (tmp_path / "questions.jsonl").write_text('{"question": "q", "expect": ["a"]}\n')
 
     def build(*changes: tuple[str, str]) -> Recipe:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from runner.scripts.questions import Question, questions_of, samples_of, score
+from runner.scripts.data.questions import Question, questions_of, samples_of, score
 from runner.scripts.spec import ScriptError
-from runner.scripts.token_rows import check_rows, padded_length, read_token_rows
+from runner.scripts.training.token_rows import check_rows, padded_length, read_token_rows
 from tests.training_runs import write_tokens
 
 NO = -100

@@ -14,7 +14,21 @@ import pytest
 from runner.cli.main import main
 from runner.recipe.load import load_recipe
 from tests.chain import ROOT
-from tests.recipe_cases import INVALID, VALID, canonical, copy_recipes
+from tests.recipe_cases import (
+    BASES,
+    EXTENDING,
+    INVALID,
+    VALID,
+    canonical,
+    copy_recipes,
+    expectations,
+)
+
+IN_VALID = len(VALID) + len(EXTENDING) + sum(each.parts[-4] == "valid" for each in BASES)
+
+WRONG_ELSEWHERE = [
+    path for path in INVALID if all(each.file != path.name for each in expectations(path))
+]
 
 
 @pytest.fixture
@@ -35,7 +49,11 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 def test_valid_recipes_end_with_0(recipes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, "validate", "valid") == (0, f"{len(VALID)} recipes checked: all valid\n", "")
+    code, out, err = run(capsys, "validate", "valid")
+    assert (code, err) == (0, "")
+    *notes, last = out.splitlines()
+    assert last == f"{IN_VALID} recipes checked: all valid"
+    assert all(": note: not checked: " in note for note in notes)
 
 
 def test_all_errors_of_all_files_are_told_at_once_and_sorted(
@@ -53,6 +71,19 @@ def test_all_errors_of_all_files_are_told_at_once_and_sorted(
         ("missing-files", 8), ("missing-files", 11), ("missing-files", 13), ("missing-files", 18),
         ("unknown-value", 15), ("unknown-value", 16),
     ]  # fmt: skip
+
+
+def test_hooks_name_all_yaml_files_and_recipes_are_checked(
+    recipes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy("valid/minimal.yaml", "x.lock.yaml")
+    Path("compose.yaml").write_text("services: {}\n")
+    others = ["compose.yaml", "x.lock.yaml"]
+    code, out, _ = run(capsys, "validate", "--only-recipes", "valid/minimal.yaml", *others)
+    assert (code, out) == (0, "1 recipe checked: all valid\n")
+    assert run(capsys, "validate", "--only-recipes", *others)[0] == 0
+    assert run(capsys, "validate", "--only-recipes", "invalid/schema/wrong-case.yaml")[0] == 2
+    assert run(capsys, "validate", *others)[0] == 2
 
 
 def test_warnings_end_with_0_unless_they_are_errors(
@@ -98,7 +129,7 @@ def test_a_file_that_is_named_twice_is_checked_once(
     recipes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, out, _ = run(capsys, "validate", "valid/minimal.yaml", "valid", "valid")
-    assert out == f"{len(VALID)} recipes checked: all valid\n"
+    assert out.splitlines()[-1] == f"{IN_VALID} recipes checked: all valid"
 
 
 def test_a_folder_without_a_recipe_is_an_error(
@@ -124,12 +155,14 @@ def test_every_invalid_file_makes_the_command_fail_or_warn(
     report = json.loads(out)
     assert code == 2
     named = {Path(d["file"]).name for d in report["diagnostics"]} - {"bad-questions.jsonl"}
-    # Four look like no recipe at all; the diagnostics of one are in another file.
+    # Six look like no recipe at all, one is abstract and sound; others are wrong in another file.
     skipped = {path.name for path in INVALID} - named
-    assert skipped == {
-        "a-list.yaml", "a-text.yaml", "empty.yaml", "null.yaml", "malformed-questions.yaml"
-    }  # fmt: skip
-    assert report["files"] == len(INVALID) - len(skipped) + 1
+    no_recipes = {"a-list.yaml", "a-text.yaml", "empty.yaml", "null.yaml"}
+    no_recipes |= {"settings-of-axolotl.yaml", "settings-of-llamafactory.yaml"}
+    assert skipped - {path.name for path in WRONG_ELSEWHERE} == no_recipes | {"abstract.yaml"}
+    bases = sum(path.parts[-4] == "invalid" for path in BASES)
+    no_bases = 3  # a list, a lock, and a folder
+    assert report["files"] == len(INVALID) - len(no_recipes) + bases - no_bases
 
 
 def test_the_cold_start_imports_nothing_heavy(recipes: Path) -> None:
@@ -190,7 +223,9 @@ def test_show_as_json_has_the_origin_of_every_value(
     recipe = load_recipe(recipes / "valid" / "full.yaml")
     assert report["version"] == 1
     assert report["recipe"] == recipe.resolved()
-    assert report["origin"]["/train/adapter/r"] == {"given": True, "line": 37, "column": 8}
+    assert report["origin"]["/train/adapter/r"] == {
+        "given": True, "file": "valid/full.yaml", "line": 37, "column": 8
+    }  # fmt: skip
     _, out, _ = run(capsys, "show", "--resolved", "--format", "json", "valid/minimal.yaml")
     assert json.loads(out)["origin"]["/train/bf16"] == {"given": False}
     _, out, _ = run(capsys, "show", "--format", "json", "valid/minimal.yaml")

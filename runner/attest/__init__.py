@@ -1,0 +1,1 @@
+"""Statements about a finished run in formats that others read, and signatures on them."""

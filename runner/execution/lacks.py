@@ -1,0 +1,184 @@
+"""What this machine lacks for a plan, and what to type next. Reads only; asks a loopback Ollama.
+
+What `--offline` would miss is told by ready.py, whose lists are used here. A shortage of memory or
+disk is an estimate's: `recipe plan` shows it, `recipe run` warns of it, neither refuses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.execution import ready
+from runner.plan.cost import Cost, Machine
+from runner.plan.plan import Action, Step
+from runner.stages import load_stage
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Recipe
+    from runner.stages.contract import Stage
+
+# Organisations of the hub whose models ask for a licence to be accepted.
+GATED = ("meta-llama/", "google/gemma", "mistralai/", "CohereLabs/")
+LARGE = 1_000_000_000  # parameters from which a training without a GPU takes days
+UNIFIED = ("GB10", "GB200", "GH200")  # GPUs that share the processor's memory
+CODES = ("W250", "W251", "W252", "W253", "W254", "W255")
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """`what` is missing, and the `next` command. `mends_itself`: a run gets it, with a network."""
+
+    code: str
+    what: str
+    next: str
+    mends_itself: bool = False
+
+    def __str__(self) -> str:
+        return f"lacks[{self.code}]: {self.what} → {self.next}"
+
+
+def lacks(
+    recipe: Recipe, steps: list[Step], cost: Cost, machine: Machine, cache: Path
+) -> list[Lack]:
+    """Everything that is missing for the stages that would run."""
+    stages = [load_stage(step.stage) for step in steps if step.action is not Action.REUSE]
+    return [
+        *_gpu(recipe, stages, cost, machine),
+        *_token(recipe, stages),
+        *_memory(recipe, cost, machine),
+        *_disk(recipe, stages, cost),
+        *_ollama(recipe, stages, cache),
+        *_unbuilt(recipe, stages, cache),
+    ]
+
+
+def _gpu(recipe: Recipe, stages: list[Stage], cost: Cost, machine: Machine) -> Iterator[Lack]:
+    if machine.gpu or recipe.shrink is not None or not any(stage.DEVICE for stage in stages):
+        return
+    small = 0 < cost.parameters < LARGE
+    if small or (not cost.parameters and recipe.model.quantization is None):
+        return
+    why = "QLoRA of" if recipe.model.quantization else "a training of"
+    size = f"{cost.parameters / 1e9:.1f} billion weights" if cost.parameters else "this model"
+    yield Lack(
+        "W250",
+        f"a CUDA GPU: {why} {size} takes days on a processor",
+        f"try the chain on a small twin: recipe run {recipe.source.path} --shrink",
+    )
+
+
+def _token(recipe: Recipe, stages: list[Stage]) -> Iterator[Lack]:
+    from runner.errors import RecipeToolError
+    from runner.system.hub import find_token
+
+    asked = list(ready.downloads(recipe, stages))
+    gated = recipe.model.hub is not None and recipe.model.hub.startswith(GATED)
+    if not gated or not any(str(recipe.model.hub) in each for each in asked):
+        return
+    try:
+        token = find_token()
+    except RecipeToolError:
+        token = None
+    if token is None:
+        yield Lack(
+            "W251",
+            f"a token: {recipe.model.hub} is given to those who accepted its licence",
+            "accept it at the hub, then: export HF_TOKEN=… (docs/models.md)",
+        )
+
+
+def _memory(recipe: Recipe, cost: Cost, machine: Machine) -> Iterator[Lack]:
+    from runner.system import hardware
+
+    if machine.gpu and not any(name in machine.gpu for name in UNIFIED):
+        return  # its own memory is not read
+    have = hardware.memory()
+    if cost.peak <= have.total:
+        return
+    stage = max(cost.memory, key=lambda name: cost.memory[name].total)
+    yield Lack(
+        "W252",
+        f"memory: {stage} takes about {gb(cost.peak)}, this machine has {gb(have.total)}",
+        _smaller(recipe),
+    )
+
+
+def _smaller(recipe: Recipe) -> str:
+    """What to change first."""
+    train = recipe.train
+    if not train.gradient_checkpointing:
+        return "set train.gradient_checkpointing: true"
+    if train.per_device_train_batch_size > 1:
+        return "lower train.per_device_train_batch_size, raise gradient_accumulation_steps"
+    if recipe.model.quantization is None and train.adapter.type == "lora":
+        return "hold the base in 4 bits: model.quantization: {load_in_4bit: true}"
+    return "lower data.max_length, or take a machine with more memory"
+
+
+def _disk(recipe: Recipe, stages: list[Stage], cost: Cost) -> Iterator[Lack]:
+    from runner.execution.run_folder import SHOWN_AS, runs_folder
+    from runner.system import hardware, ollama
+    from runner.system.folders import store_folder
+
+    store, runs = store_folder(), runs_folder(recipe.project_root, recipe.name)
+    places = [(store, cost.stored, "SPARK_RECIPES_STORE")]
+    if hardware.device_of(store) != hardware.device_of(runs):  # else they are linked
+        copied = sum(disk.stored for disk in cost.disk if disk.stage in SHOWN_AS)
+        places.append((runs, copied, "SPARK_RECIPES_STORE"))
+    if any(stage.NAME == "ollama" for stage in stages):
+        places.append((ollama.models_folder(), cost.models, "OLLAMA_MODELS"))
+    for folder, needed, variable in places:
+        free = hardware.disk_free(folder)
+        if needed > free:
+            yield Lack(
+                "W253",
+                f"disk: the run writes about {gb(needed)} to {folder}, where {gb(free)} are free",
+                f"recipe gc --dry-run shows what can go; or set {variable} to a larger disk",
+            )
+
+
+def _ollama(recipe: Recipe, stages: list[Stage], cache: Path) -> Iterator[Lack]:
+    from runner.system import ollama, tools
+
+    if not any("ollama" in stage.TOOLS for stage in stages):
+        return
+    url, named = ollama.server_url(), os.environ.get("OLLAMA_HOST", "").strip()
+    if named:
+        if ollama.may_be_asked_while_planning(url) and not ollama.answers(url):
+            yield Lack("W254", f"the Ollama at {url}, which OLLAMA_HOST names", "ollama serve")
+    elif not (ollama.find_program() or tools.find_tool("ollama", cache) or ollama.answers(url)):
+        yield Lack(
+            "W254",
+            "Ollama: none on PATH, none answers; a run builds the pinned one, once, in minutes",
+            f"recipe run {recipe.source.path} --get",
+            mends_itself=True,
+        )
+
+
+def _unbuilt(recipe: Recipe, stages: list[Stage], cache: Path) -> Iterator[Lack]:
+    from runner.system import environments, tools
+
+    roles = [role for role in ready.roles(recipe, stages) if not environments.find(role, cache)]
+    names = [name for name in ready.tools_of(stages) if not tools.find_tool(name, cache)]
+    names = [name for name in names if name != "ollama"]  # said above
+    missing = [f"environment {role}" for role in roles] + [f"tool {name}" for name in names]
+    if missing:
+        yield Lack(
+            "W255",
+            f"{', '.join(missing)}; a run builds them, once, with a network",
+            f"recipe run {recipe.source.path} --get",
+            mends_itself=True,
+        )
+
+
+def gb(size: float) -> str:
+    """Bytes in words.
+
+    >>> gb(51_400_000_000), gb(3_200_000)
+    ('51.4 GB', '3 MB')
+    """
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"

@@ -1,0 +1,401 @@
+"""What a run would take: memory at its peak, disk by stage, time by stage. Reads only.
+
+Sizes follow from the model's config by arithmetic; where it is not at hand, nothing is guessed.
+Times are those of an earlier run on the same platform; without one, a training's is its
+arithmetic at an assumed speed, which is said. All of it is an estimate.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.plan.memory import (
+    DTYPE_BYTES,
+    FLOAT32,
+    OPTIMIZER_BYTES,
+    Job,
+    Memory,
+    evaluation_memory,
+    trained_parameters,
+    training_memory,
+)
+from runner.plan.patterns import end_in_time
+from runner.plan.plan import Action, Step
+from runner.plan.shapes import Shapes, UnknownShapesError, shapes_of
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Recipe
+    from runner.recipe.model_facts import Facts
+
+# Assumed FLOP/s of a processor core, for a first guess: 200 tokens/s of a 135M LoRA in float32 on
+# two cores, measured. What is assumed of a GPU stands in data/machines.
+CORE_FLOPS = 50e9
+MAX_RUNS = 50  # of the recipe that are looked at for times
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What costs depend on. `gpu`: its name, or "". `platform`: the name in run.json.
+
+    `memory`: bytes that this process may use at most; `free`: on the store's disk. 0: not read.
+    `rate`: assumed FLOP/s of its GPU; 0: nothing is known of it.
+    """
+
+    cores: int
+    gpu: str
+    platform: str
+    memory: int = 0
+    free: int = 0
+    rate: float = 0.0
+
+    @property
+    def device(self) -> str:
+        """cpu or cuda."""
+        return "cuda" if self.gpu else "cpu"
+
+    @property
+    def flops(self) -> float | None:
+        """Assumed FLOP/s; None for a GPU that nothing is known of."""
+        return (self.rate or None) if self.gpu else self.cores * CORE_FLOPS
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes that a stage leaves in the store, and beside that while it runs; `models`: in Ollama's
+    own folder."""
+
+    stage: str
+    stored: int
+    temporary: int = 0
+    models: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """`seconds` None: nobody knows. `source` says where the number comes from."""
+
+    stage: str
+    seconds: float | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """`unknown` says why there is no memory and no disk. `where`: the facts' origin.
+
+    `steps`: of the training, None where it does not run or they cannot be counted.
+    """
+
+    machine: Machine
+    unknown: str
+    where: str
+    parameters: int
+    trained: int
+    memory: Mapping[str, Memory]  # by stage
+    disk: tuple[Disk, ...]
+    time: tuple[Time, ...]
+    steps: int | None = None
+    backend: str = ""
+
+    @property
+    def peak(self) -> int:
+        """Bytes of memory at the peak of the whole run; 0 when it is not known."""
+        return max((memory.total for memory in self.memory.values()), default=0)
+
+    @property
+    def stored(self) -> int:
+        """Bytes that must be free where the store lies."""
+        temporary = max((disk.temporary for disk in self.disk), default=0)
+        return sum(disk.stored for disk in self.disk) + temporary
+
+    @property
+    def models(self) -> int:
+        """Bytes that must be free where Ollama's models lie."""
+        return sum(disk.models for disk in self.disk)
+
+
+def cost_of(
+    recipe: Recipe, steps: list[Step], facts: Facts | None, runs: Path, machine: Machine
+) -> Cost:
+    """What the stages of `steps` that would run take. `runs`: the folder of the recipe's runs."""
+    waiting = [step.stage for step in steps if step.action is not Action.REUSE]
+    shapes, unknown = known_shapes(recipe, facts)
+    time = tuple(_times(recipe, waiting, shapes, runs, machine))
+    packed = recipe.data.packing and recipe.train.max_steps is None  # packs are not counted here
+    steps_known = None if packed or "train" not in waiting else training_steps(recipe)
+    backend = recipe.train.backend
+    if shapes is None:
+        return Cost(machine, unknown, "", 0, 0, {}, (), time, steps_known, backend)
+    job = Job.of(recipe)
+    estimates = {"train": training_memory, "evaluate": evaluation_memory}
+    return Cost(
+        machine=machine,
+        unknown="",
+        where=facts.where if facts else "",
+        parameters=shapes.parameters,
+        trained=trained_parameters(shapes, recipe.train.adapter),
+        memory={
+            stage: estimate(shapes, job, machine.device)
+            for stage, estimate in estimates.items()
+            if stage in waiting
+        },
+        disk=tuple(disk for stage in waiting if (disk := _disk(stage, recipe, shapes))),
+        time=time,
+        steps=steps_known,
+        backend=backend,
+    )
+
+
+def this_machine() -> Machine:
+    """Read from the kernel; the rate of its GPU from data/machines."""
+    from runner.plan.machines import rate_of
+    from runner.system import hardware, platforms
+    from runner.system.folders import store_folder
+
+    gpus = hardware.gpus()
+    gpu = gpus[0].name if gpus else ""
+    return Machine(
+        cores=hardware.available_cpus(),
+        gpu=gpu,
+        platform=str(platforms.current_platform()["name"]),
+        memory=hardware.memory().total,
+        free=hardware.disk_free(store_folder()),
+        rate=rate_of(gpu),
+    )
+
+
+def known_shapes(recipe: Recipe, facts: Facts | None) -> tuple[Shapes | None, str]:
+    """The shapes of the recipe's model; None and the reason where they cannot be told."""
+    if recipe.shrink is not None:
+        return None, "a shrunken twin is small whatever the model"
+    if facts is None:
+        source = recipe.source.path
+        return None, f"not checked: the model's facts are not at hand; run `recipe lock {source}`"
+    try:
+        shapes = shapes_of(facts.config)
+    except UnknownShapesError as error:
+        return None, f"not estimated: {error}"
+    if not end_in_time(recipe.train.adapter, (weight.module for weight in shapes.weights)):
+        return None, "not estimated: a regular expression of train.adapter takes too long to try"
+    return shapes, ""
+
+
+# --- disk
+
+
+def _disk(stage: str, recipe: Recipe, shapes: Shapes) -> Disk | None:
+    """None for a stage that writes next to nothing."""
+    count = _DISK.get(stage)
+    return None if count is None else count(recipe, shapes)
+
+
+def _fetched(recipe: Recipe, shapes: Shapes) -> Disk:
+    """The weights in the recipe's dtype; beside them what is downloaded, until it is read."""
+    size = shapes.parameters * DTYPE_BYTES[recipe.model.dtype]
+    return Disk("fetch", size, 0 if recipe.model.path is not None else size)
+
+
+def _prepared(recipe: Recipe, shapes: Shapes) -> Disk:
+    """Token ids and masks of the local rows, and a text: about three times the rows."""
+    files = [recipe.resolve(file.path) for _, file in recipe.data_files() if file.path is not None]
+    return Disk("prepare", 3 * sum(path.stat().st_size for path in files if path.is_file()))
+
+
+def _trained(recipe: Recipe, shapes: Shapes) -> Disk:
+    """What learned, in float32; checkpoints with the optimizer's state, one more than are kept."""
+    from runner.scripts.training.checkpoints import KEPT
+
+    trained = trained_parameters(shapes, recipe.train.adapter)
+    state, _ = OPTIMIZER_BYTES[recipe.train.optim]
+    return Disk("train", FLOAT32 * trained, (KEPT + 1) * (FLOAT32 + state) * trained)
+
+
+def _merged(recipe: Recipe, shapes: Shapes) -> Disk:
+    assert recipe.merge is not None
+    return Disk("merge", shapes.parameters * DTYPE_BYTES[recipe.merge.dtype])
+
+
+def _converted(recipe: Recipe, shapes: Shapes) -> int:
+    from runner.stages.deployment.deployed import dtype_of
+
+    return shapes.parameters * DTYPE_BYTES[dtype_of(recipe)]
+
+
+def _measured_matrix(recipe: Recipe, shapes: Shapes) -> Disk:
+    return Disk("imatrix", 0, _converted(recipe, shapes))
+
+
+def _quantised(recipe: Recipe, shapes: Shapes) -> Disk:
+    """Every file; the converted weights and the kept logits beside them, as stages/gguf.py asks."""
+    from runner.stages.export.perplexity import MAX_TOKENS, logits_size
+
+    assert recipe.gguf is not None
+    source = _converted(recipe, shapes)
+    logits = min(source, logits_size(MAX_TOKENS, 1, shapes.vocabulary))
+    files = sum(_file_size(kind, shapes) for kind in recipe.gguf.quantize)
+    return Disk("gguf", files, source + logits)
+
+
+def _file_size(kind: str, shapes: Shapes) -> int:
+    """A tenth is added for tensors with more bits than most."""
+    from runner.stages.export.gguf_types import KINDS
+
+    return math.ceil(shapes.parameters * KINDS[kind].bits / 8 * 1.1)
+
+
+def _deployed(recipe: Recipe, shapes: Shapes) -> Disk:
+    assert recipe.ollama is not None
+    return Disk("ollama", 0, models=_file_size(recipe.ollama.quantize, shapes))
+
+
+_DISK = {
+    "fetch": _fetched,
+    "prepare": _prepared,
+    "train": _trained,
+    "merge": _merged,
+    "imatrix": _measured_matrix,
+    "gguf": _quantised,
+    "ollama": _deployed,
+}
+
+
+# --- time
+
+
+def _times(
+    recipe: Recipe, waiting: Iterable[str], shapes: Shapes | None, runs: Path, machine: Machine
+) -> list[Time]:
+    before = _times_of_runs(runs, machine.platform)
+    return [
+        before[stage] if stage in before else _first_time(stage, recipe, shapes, machine)
+        for stage in waiting
+    ]
+
+
+def _times_of_runs(runs: Path, platform: str) -> dict[str, Time]:
+    """Stage -> what it took in the newest run here that ran it, whatever the recipe said then."""
+    found: dict[str, Time] = {}
+    names = sorted((path.parent.name for path in runs.glob("*/run.json")), reverse=True)
+    for name in [name for name in names if name != "latest"][:MAX_RUNS]:
+        for stage, seconds in _stages_of_run(runs / name / "run.json", platform):
+            found.setdefault(stage, Time(stage, seconds, f"as in run {name}, on this platform"))
+    return found
+
+
+def _stages_of_run(path: Path, platform: str) -> list[tuple[str, float]]:
+    try:
+        record = json.loads(path.read_bytes())
+        if record["platform"]["name"] != platform:
+            return []
+        return [
+            (str(stage["name"]), float(stage["seconds"]))
+            for stage in record["stages"]
+            if stage["action"] == Action.RUN.value
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _first_time(stage: str, recipe: Recipe, shapes: Shapes | None, machine: Machine) -> Time:
+    if stage != "train":
+        return Time(stage, None, "unknown: no earlier run on this platform")
+    steps = training_steps(recipe)
+    if shapes is None or machine.flops is None or steps is None:
+        why = "the model's facts" if shapes is None else "the rows" if steps is None else "this GPU"
+        return Time(stage, None, f"unknown: no earlier run on this platform, and not known: {why}")
+    work = training_flop(recipe, shapes, steps)
+    rate = f"an assumed {machine.flops:.0e} FLOP/s"
+    source = f"at most, all rows as long as max_length: {work:.1e} FLOP at {rate}"
+    return Time(stage, work / machine.flops, source)
+
+
+def training_steps(recipe: Recipe) -> int | None:
+    """Optimizer steps of the training; None when the rows cannot be counted."""
+    train = recipe.train
+    if train.max_steps is not None:
+        return train.max_steps
+    rows = training_rows(recipe)
+    if rows is None or train.num_train_epochs is None:
+        return None
+    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    return max(1, math.ceil(train.num_train_epochs * math.ceil(rows / batch)))
+
+
+def training_rows(recipe: Recipe) -> int | None:
+    """Rows that are trained on, about; None when a file is on the hub or too large to count."""
+    from runner.recipe.checks.disk import count_rows
+
+    total = 0
+    for file in recipe.data.train:
+        count = None if file.path is None else count_rows(recipe.resolve(file.path))
+        if count is None:
+            return None
+        total += count
+    return round(total * (1 - recipe.data.validation.fraction))
+
+
+def training_flop(recipe: Recipe, shapes: Shapes, steps: int) -> float:
+    """Two for each weight and token on the way there, and again where it is computed twice.
+
+    On the way back two for the gradient of what flows, and two for that of a weight that learns.
+    """
+    train = recipe.train
+    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    tokens = steps * batch * recipe.data.max_length
+    passes = 2 + train.gradient_checkpointing
+    multiplied = shapes.parameters - (0 if _is_tied(shapes) else shapes.vocabulary * shapes.hidden)
+    learning = trained_parameters(shapes, train.adapter)
+    return 2.0 * tokens * (passes * multiplied + learning)
+
+
+def _is_tied(shapes: Shapes) -> bool:
+    return any(weight.tied for weight in shapes.weights)
+
+
+# --- for machines
+
+
+def as_data(cost: Cost) -> dict[str, Any]:
+    """Plain JSON data, bytes and seconds."""
+    return {
+        "unknown": cost.unknown or None,
+        "facts_from": cost.where or None,
+        "steps": cost.steps,
+        "backend": cost.backend or None,
+        "parameters": cost.parameters or None,
+        "trained_parameters": cost.trained or None,
+        "memory": {
+            "peak": cost.peak or None,
+            "machine": cost.machine.memory or None,
+            "stages": {
+                stage: {
+                    "total": memory.total,
+                    "items": [{"name": item.name, "bytes": item.bytes} for item in memory.items],
+                }
+                for stage, memory in cost.memory.items()
+            },
+        },
+        "disk": {
+            "store": cost.stored or None,
+            "store_free": cost.machine.free or None,
+            "ollama_models": cost.models or None,
+            "stages": [
+                {
+                    "stage": disk.stage,
+                    "stored": disk.stored,
+                    "temporary": disk.temporary,
+                    "ollama_models": disk.models,
+                }
+                for disk in cost.disk
+            ],
+        },
+        "time": [
+            {"stage": time.stage, "seconds": time.seconds, "source": time.source}
+            for time in cost.time
+        ],
+    }

@@ -1,0 +1,165 @@
+"""Does a training fit a machine, when is it tightest, and what to change so that it does.
+
+Pure arithmetic over plan/memory.py. Only what lies in a GPU's memory is counted: merging and
+converting work tensor by tensor in the host's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+
+from runner.plan.memory import Job, Memory, evaluation_memory, loading_memory, training_memory
+from runner.plan.shapes import Shapes
+from runner.recipe.model import Quantization
+
+MOST_ROWS = 256  # in one batch
+SHORTEST = 256  # tokens that a change may cut rows to
+LORA_RANK = 16
+
+Change = tuple[str, Callable[[Job], Job | None]]  # in words; None where it does not apply
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """`phases`: name -> memory. `changes`: None fits in no known way, () fits as it is.
+
+    `largest`: tokens of a row -> rows that fit one forward pass of the training, if any does.
+    """
+
+    budget: int
+    phases: Mapping[str, Memory]
+    changes: tuple[str, ...] | None
+    changed: int  # bytes at the peak after the changes
+    largest: Mapping[int, int]
+
+    @property
+    def peak(self) -> str:
+        """The phase that takes most."""
+        return max(self.phases, key=lambda name: self.phases[name].total)
+
+
+def fit(shapes: Shapes, job: Job, budget: int) -> Fit:
+    """How the job fits into `budget` bytes of a GPU."""
+    phases = phases_of(shapes, job)
+    changes, changed = _fewest_changes(shapes, job, budget)
+    return Fit(budget, phases, changes, changed, dict(_largest(shapes, job, budget)))
+
+
+def phases_of(shapes: Shapes, job: Job) -> dict[str, Memory]:
+    """What is in a GPU's memory in each phase of a run, by kind."""
+    phases = {"load": loading_memory(shapes, job), "train": training_memory(shapes, job)}
+    if job.questions or job.loss:
+        phases["evaluate"] = evaluation_memory(shapes, job)
+    return phases
+
+
+def peak_of(shapes: Shapes, job: Job) -> int:
+    """Bytes at the peak of the phase that takes most."""
+    return max(memory.total for memory in phases_of(shapes, job).values())
+
+
+# --- what to change
+
+
+def _fewest_changes(shapes: Shapes, job: Job, budget: int) -> tuple[tuple[str, ...] | None, int]:
+    """The fewest changes that make it fit, and the peak then; of equally few, what costs least."""
+    tried = sorted(_ways(job), key=lambda way: len(way[0]))
+    for words, changed in tried:
+        peak = peak_of(shapes, changed)
+        if peak <= budget:
+            return words, peak
+    return None, min(peak_of(shapes, changed) for _, changed in tried)
+
+
+def _ways(job: Job) -> Iterator[tuple[tuple[str, ...], Job]]:
+    """Every combination of changes, first those that change the result least."""
+    for choice in product(*_choices(job)):
+        words, changed = [], job
+        for change in choice:
+            if change is None:
+                continue
+            word, apply = change
+            after = apply(changed)
+            if after is None:
+                break
+            words.append(word)
+            changed = after
+        else:
+            yield tuple(words), changed
+
+
+def _choices(job: Job) -> list[list[Change | None]]:
+    """One list for each setting: leave it, or change it. The last setting varies fastest."""
+    lengths = [n for n in (job.length // 2, job.length // 4, job.length // 8) if n >= SHORTEST]
+    return [
+        [None, ("train.adapter: {type: lora, r: 16, target_modules: all-linear}", _with_lora)],
+        [None, *((f"data.max_length: {n}", _shortened(n)) for n in lengths)],
+        [None, ("model.quantization: {load_in_4bit: true}", _in_4_bits)],
+        [None, (_batch_words(job), _one_row)],
+        [None, ("train.gradient_checkpointing: true", _checkpointed)],
+    ]
+
+
+def _checkpointed(job: Job) -> Job | None:
+    return None if job.gradient_checkpointing else replace(job, gradient_checkpointing=True)
+
+
+def _batch_words(job: Job) -> str:
+    steps = job.batch // job.sides * job.accumulation
+    return f"train.per_device_train_batch_size: 1, train.gradient_accumulation_steps: {steps}"
+
+
+def _one_row(job: Job) -> Job | None:
+    if job.batch == job.sides:
+        return None
+    return replace(job, batch=job.sides, accumulation=job.batch // job.sides * job.accumulation)
+
+
+def _in_4_bits(job: Job) -> Job | None:
+    if job.quantization is not None or job.adapter.type == "none":
+        return None
+    held = Quantization(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype="bfloat16",
+    )
+    return replace(job, quantization=held)
+
+
+def _shortened(length: int) -> Callable[[Job], Job | None]:
+    return lambda job: replace(job, length=length)
+
+
+def _with_lora(job: Job) -> Job | None:
+    if job.adapter.type != "none":
+        return None
+    adapter = replace(job.adapter, type="lora", r=LORA_RANK, target_modules="all-linear")
+    return replace(job, adapter=adapter)
+
+
+# --- what would fit
+
+
+def _largest(shapes: Shapes, job: Job, budget: int) -> Iterator[tuple[int, int]]:
+    """Rows in one forward pass: half as long as the recipe's, as long, and twice as long."""
+    context = shapes.context or job.length * 2
+    for length in (job.length // 2, job.length, job.length * 2):
+        if 0 < length <= context and (rows := _most_rows(shapes, job, length, budget)):
+            yield length, rows
+
+
+def _most_rows(shapes: Shapes, job: Job, length: int, budget: int) -> int:
+    """By halving: more rows take more memory. 0 when not one fits. A pair counts as one."""
+
+    def fits(rows: int) -> bool:
+        wanted = replace(job, batch=rows * job.sides, length=length)
+        return training_memory(shapes, wanted).total <= budget
+
+    low, high = 0, MOST_ROWS + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,107 @@
+"""Machines that a plan can be made for without having one: data/machines, each with its source."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from runner.errors import UsageError
+from runner.plan.cost import Machine
+from runner.recipe.suggest import nearest
+
+FOLDER = Path(__file__).parent / "data" / "machines"
+MAX_BYTES = 64 * 1024  # of a file of someone's own
+LEAST_MEMORY = 10**9  # less was meant as gigabytes
+ALL, AUTO = "all", "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """`memory`: bytes that a GPU can have, its own or, when `unified`, the machine's.
+
+    `usable`: the part of it that a training may plan with, for the reason `why_usable`. `flops`: an
+    assumed rate in bfloat16, FLOP/s. `source`: where all this comes from.
+    """
+
+    title: str
+    gpu: str
+    cores: int
+    memory: int
+    unified: bool
+    usable: float
+    flops: float
+    why_usable: str
+    source: str
+
+    @property
+    def budget(self) -> int:
+        """Bytes that a training may plan with."""
+        return int(self.memory * self.usable)
+
+    @property
+    def machine(self) -> Machine:
+        """What the costs are counted for. No run was made there, as far as this machine knows."""
+        return Machine(self.cores, self.gpu, f"on {self.title}", self.memory, rate=self.flops)
+
+
+def rate_of(gpu: str) -> float:
+    """Assumed FLOP/s of a GPU by the name that its driver gives it; 0.0 for one that is unknown."""
+    known = map(hardware, known_names())
+    return next((each.flops for each in known if gpu and each.gpu in gpu), 0.0)
+
+
+def known_names() -> list[str]:
+    """The machines whose facts are shipped."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def hardware(name: str) -> Hardware:
+    """A machine by its name, or of a JSON file of the same form. Raises UsageError E006."""
+    path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
+    if not name.endswith(".json") and name not in known_names():
+        within = [known for known in known_names() if name.lower() in known]
+        meant = within[0] if len(within) == 1 else nearest(name, known_names())
+        raise UsageError(
+            f"no facts of a machine called {name[:80]}",
+            hint=(f"did you mean {meant}? " if meant else "")
+            + f"known: {', '.join(known_names())}; or name a JSON file like those",
+            code="E006",
+        )
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES} bytes")
+        return _checked(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path} does not describe a machine: {getattr(error, 'strerror', None) or error}",
+            hint=f"write it like {FOLDER / 'dgx-spark.json'}",
+            code="E006",
+        ) from error
+
+
+def _checked(data: Any) -> Hardware:
+    """Raises ValueError for what is missing, unknown, or of another type."""
+    if not isinstance(data, dict):
+        raise ValueError("it is no JSON object")
+    types = {field.name: str(field.type) for field in fields(Hardware)}
+    for name in sorted({*data, *types}):
+        if name not in types:
+            raise ValueError(f"unknown key {name}")
+        if name not in data:
+            raise ValueError(f"{name} is missing")
+        if not _fits(data[name], types[name]):
+            raise ValueError(f"{name} is not of type {types[name]}, or not above zero")
+    if data["usable"] > 1:
+        raise ValueError("usable is a part, at most 1")
+    if data["memory"] < LEAST_MEMORY:
+        raise ValueError("memory is a number of bytes")
+    return Hardware(**data)
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if kind in ("str", "bool"):
+        return type(value).__name__ == kind
+    whole = type(value) is int
+    return (whole or (kind == "float" and type(value) is float)) and 0 < value < 2**62

@@ -1,0 +1,338 @@
+"""How much memory a training and an evaluation take at their peak: arithmetic on shapes, no torch.
+
+An estimate, item by item, so that a reader sees where the bytes are. Weights, adapter, gradients
+and optimizer are exact to the number; activations are what the layers of Transformers keep for the
+way back. Bytes throughout; a GB is 10^9 of them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runner.plan.shapes import Kind, Shapes, Weight
+from runner.recipe.methods import METHODS
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Adapter, Quantization, Recipe
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+FLOAT32 = 4  # bytes; what is trained is float32, whatever lies below it (scripts/train_native.py)
+# Bytes of the optimizer's state for each trained number, and of what a step needs beside: the
+# foreach AdamW makes a float32 of every number at once, the fused one does not.
+OPTIMIZER_BYTES: Mapping[str, tuple[int, int]] = {
+    "adamw_torch": (8, 4),
+    "adamw_torch_fused": (8, 0),
+}
+# bitsandbytes: one scale for 64 values; quantised again, a byte each and a float32 for 256 scales.
+_BLOCK, _SCALES = 64, 256
+# Python, torch and the libraries around it: measured with an idle Trainer on a CPU; on a GPU the
+# context, cuBLAS's workspace and what the allocator holds beside what is asked for.
+PROCESS_BYTES = {"cpu": 900_000_000, "cuda": 1_500_000_000}
+EVALUATION_BATCH = 16  # scripts/evaluate.py: questions answered at once
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One part of the memory, in bytes."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Parts whose sum is the peak; what is in memory at another moment is not among them."""
+
+    items: tuple[Item, ...]
+
+    @property
+    def total(self) -> int:
+        """Bytes at the peak."""
+        return sum(item.bytes for item in self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What of a recipe decides how much memory it takes; `of` reads it from one."""
+
+    dtype: str
+    quantization: Quantization | None
+    attn_implementation: str
+    adapter: Adapter
+    optim: str
+    bf16: bool
+    gradient_checkpointing: bool
+    batch: int  # rows in one forward pass
+    accumulation: int  # forward passes of one step
+    length: int  # tokens of the longest row
+    new_tokens: int  # of the longest answer in the evaluation
+    questions: int  # answered at once
+    loss: bool  # is the held-out loss measured?
+    reference: bool = False  # is there a second, frozen copy of the model?
+    sides: int = 1  # rows of a forward pass for one of the recipe's batch: a pair has two
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Job:
+        """The job of `recipe`. Questions in a file are not counted: they may fill a batch."""
+        train, evaluate = recipe.train, recipe.evaluate
+        asked = EVALUATION_BATCH if evaluate and evaluate.questions else 0
+        return cls(
+            dtype=recipe.model.dtype,
+            quantization=recipe.model.quantization,
+            attn_implementation=recipe.model.attn_implementation,
+            adapter=train.adapter,
+            optim=train.optim,
+            bf16=train.bf16,
+            gradient_checkpointing=train.gradient_checkpointing,
+            batch=METHODS[train.method].rows * train.per_device_train_batch_size,
+            sides=METHODS[train.method].rows,
+            accumulation=train.gradient_accumulation_steps,
+            length=recipe.data.max_length,
+            new_tokens=evaluate.max_new_tokens if evaluate else 0,
+            questions=max(asked, min(EVALUATION_BATCH, evaluate.samples)) if evaluate else 0,
+            loss=bool(evaluate and evaluate.loss),
+            # with an adapter, the model without it is the reference
+            reference=train.method in ("dpo", "kto") and train.adapter.type == "none",
+        )
+
+    @property
+    def computed(self) -> int:
+        """Bytes of a number that the layers compute with."""
+        return 2 if self.bf16 else DTYPE_BYTES[self.stream]
+
+    @property
+    def stream(self) -> str:
+        """Dtype of what flows from layer to layer: that of the embeddings."""
+        return "float32" if self.adapter.type == "none" else self.dtype
+
+
+def training_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
+    """Peak of the training. `device`: cpu or cuda, for what the process itself takes.
+
+    The peak is where the way back begins, or, where little is kept for it, the optimizer's step.
+    """
+    trained = trained_parameters(shapes, job.adapter)
+    state, step = OPTIMIZER_BYTES[job.optim]
+    gradients = Item("gradients", FLOAT32 * trained)
+    kept = [
+        *weight_items(shapes, job),
+        Item("reference model", FLOAT32 * shapes.parameters if job.reference else 0),
+        Item("adapter", 0 if job.adapter.type == "none" else FLOAT32 * trained),
+        Item(f"optimizer ({job.optim})", state * trained),
+    ]
+    turn = _at_the_turn(shapes, job)
+    if job.accumulation > 1:  # else they come as activations go
+        turn.append(gradients)
+    temporary = step * trained if device == "cuda" else 0  # one weight after the other on a CPU
+    stepping = [gradients, Item("step of the optimizer", temporary)]
+    peak = max(turn, stepping, key=lambda items: sum(item.bytes for item in items))
+    return _memory([*kept, *peak, Item("process", PROCESS_BYTES[device])])
+
+
+def loading_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
+    """Peak of the loading: all weights, and the largest as it is stored, before it is quantised.
+
+    What was read lies in the page cache beside that, until the kernel takes it back.
+    """
+    held = weight_items(shapes, job)
+    if job.quantization is not None:
+        linear = (w.rows * w.columns for w in shapes.weights if w.kind is Kind.LINEAR)
+        held.append(Item("largest weight, as stored", DTYPE_BYTES[job.dtype] * max(linear)))
+    return _memory([*held, Item("process", PROCESS_BYTES[device])])
+
+
+def evaluation_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
+    """Peak of the evaluation, at most: prompts as long as rows may be, answers as long as allowed.
+
+    Base and tuned model are never in memory together, but for an adapter on its base.
+    """
+    value = DTYPE_BYTES[job.dtype]
+    adapter = 0 if job.adapter.type == "none" else FLOAT32 * trained_parameters(shapes, job.adapter)
+    loss = job.length * shapes.vocabulary * (value + 2 * FLOAT32) if job.loss else 0
+    cache = job.questions * (job.length + job.new_tokens) * cache_bytes(shapes, value)
+    phase = Item("logits of a row", loss)
+    if cache >= loss:
+        phase = Item(f"KV cache of {job.questions} answers", cache)
+    held = [*_held_weights(shapes, job, value), Item("adapter", adapter)]
+    return _memory([*held, phase, Item("process", PROCESS_BYTES[device])])
+
+
+def cache_bytes(shapes: Shapes, value: int) -> int:
+    """Bytes of the keys and values of one token in all layers, `value` bytes each."""
+    return 2 * shapes.layers * shapes.keys * value
+
+
+def _memory(items: Iterable[Item]) -> Memory:
+    return Memory(tuple(item for item in items if item.bytes))
+
+
+# --- weights
+
+
+def weight_items(shapes: Shapes, job: Job) -> list[Item]:
+    """The base model as it lies in memory while it is trained."""
+    return _held_weights(
+        shapes, job, FLOAT32 if job.adapter.type == "none" else DTYPE_BYTES[job.dtype]
+    )
+
+
+def _held_weights(shapes: Shapes, job: Job, value: int) -> list[Item]:
+    if job.quantization is None:
+        return [Item("weights", value * shapes.parameters)]
+    packed = sum(w.rows * w.columns for w in shapes.weights if w.kind is Kind.LINEAR)
+    blocks = packed // _BLOCK
+    scales = FLOAT32 * blocks
+    if job.quantization.bnb_4bit_use_double_quant:
+        scales = blocks + FLOAT32 * blocks // _SCALES
+    return [
+        Item("weights in 4 bits", packed // 2),
+        Item("scales of their blocks", scales),
+        Item("embeddings, output layer, norms", value * (shapes.parameters - packed)),
+    ]
+
+
+# --- what is trained
+
+
+def trained_parameters(shapes: Shapes, adapter: Adapter) -> int:
+    """Numbers that learn: of the adapter and the modules trained as a whole, or all."""
+    if adapter.type == "none":
+        return shapes.parameters
+    adapted = sum(_adapter_size(weight, adapter) for weight in adapted_weights(shapes, adapter))
+    return adapted + sum(weight.full_size for weight in _saved(shapes, adapter))
+
+
+def adapted_weights(shapes: Shapes, adapter: Adapter) -> list[Weight]:
+    """The weights that get an adapter, chosen as scripts/training/adapter_targets.py does."""
+    saved = {weight.module for weight in _saved(shapes, adapter)}
+    return [
+        weight
+        for weight in shapes.weights
+        if weight.kind is not Kind.VECTOR
+        and weight.module not in saved
+        and _is_target(weight, adapter.target_modules)
+        and not _names(adapter.exclude_modules, weight.module)
+    ]
+
+
+def _is_target(weight: Weight, targets: str | Iterable[str]) -> bool:
+    if targets == "all-linear":
+        return weight.kind is Kind.LINEAR
+    if targets == "all-attention":
+        return weight.kind is Kind.LINEAR and ".self_attn." in weight.module
+    return _names(targets, weight.module)
+
+
+def _names(wanted: str | Iterable[str], module: str) -> bool:
+    """A text is a regular expression for the whole name; a list has ends of names."""
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, module) is not None
+    return any(_ends_with(module, end) for end in wanted)
+
+
+def _ends_with(module: str, end: str) -> bool:
+    return module == end or module.endswith(f".{end}")
+
+
+def _saved(shapes: Shapes, adapter: Adapter) -> list[Weight]:
+    """Weights trained as a whole: those that `modules_to_save` names, and those inside of them."""
+    return [
+        weight
+        for weight in shapes.weights
+        if any(
+            _ends_with(above, end) for above in _above(weight) for end in adapter.modules_to_save
+        )
+    ]
+
+
+def _above(weight: Weight) -> list[str]:
+    """The module and every module around it."""
+    parts = weight.module.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _adapter_size(weight: Weight, adapter: Adapter) -> int:
+    rank = next(
+        (
+            value
+            for pattern, value in adapter.rank_pattern.items()
+            if re.match(rf"(.*\.)?({pattern})$", weight.module)
+        ),
+        adapter.r,
+    )
+    magnitude = weight.rows if adapter.use_dora else 0
+    return rank * (weight.rows + weight.columns) + magnitude + weight.rows * adapter.lora_bias
+
+
+# --- activations
+
+
+def _at_the_turn(shapes: Shapes, job: Job) -> list[Item]:
+    """What is in memory beside the weights where the way back begins.
+
+    Everything that was kept, and the logits. With checkpointing the input of every layer is kept
+    and, when the logits are gone, one layer is computed again, and has gradients of its own.
+    """
+    tokens = job.batch * job.length
+    logits = Item("logits and loss", _logits(shapes, job))
+    each = tokens * _layer_bytes(shapes, job)
+    copies = Item("bfloat16 copies of weights", _autocast_copies(shapes, job))
+    if not job.gradient_checkpointing:
+        return [Item("activations", shapes.layers * each), logits, copies]
+    inputs = shapes.layers * tokens * shapes.hidden * DTYPE_BYTES[job.stream]
+    again = Item("one layer, again and back", 2 * each + _one_weight(shapes, job))
+    largest = max(logits, again, key=lambda item: item.bytes)
+    return [Item("kept input of every layer", inputs), largest, copies]
+
+
+def _one_weight(shapes: Shapes, job: Job) -> int:
+    """The largest weight as it is while it is multiplied, out of its 4 bits."""
+    if job.quantization is None:
+        return 0
+    largest = max(w.rows * w.columns for w in shapes.weights if w.kind is Kind.LINEAR)
+    return largest * DTYPE_BYTES[job.quantization.bnb_4bit_compute_dtype]
+
+
+def _layer_bytes(shapes: Shapes, job: Job) -> int:
+    """Bytes that one layer keeps for one token."""
+    value, stream = job.computed, DTYPE_BYTES[job.stream]
+    # a norm keeps its input in float32, the normed values before and after the scale
+    norms = shapes.norms * shapes.hidden * (FLOAT32 + 2 * stream)
+    # queries, keys and values repeated for every head, the output
+    attention = 4 * shapes.queries * value
+    if job.attn_implementation == "eager":  # the whole square, as float32 and as computed
+        attention += shapes.heads * job.length * (FLOAT32 + value)
+    feed_forward = 4 * shapes.intermediate * value  # gate, its activation, up, their product
+    return norms + attention + feed_forward + _adapter_bytes(shapes, job)
+
+
+def _adapter_bytes(shapes: Shapes, job: Job) -> int:
+    """What the adapters of one layer keep for a token: the inputs in their own dtype, and masks."""
+    columns = sum(
+        weight.columns
+        for weight in adapted_weights(shapes, job.adapter)
+        if weight.kind is Kind.LINEAR
+    )
+    dropped = job.adapter.lora_dropout > 0
+    copied = 2 if job.bf16 else FLOAT32 if dropped or job.dtype != "float32" else 0
+    return math.ceil(columns / shapes.layers) * (copied + dropped)
+
+
+def _autocast_copies(shapes: Shapes, job: Job) -> int:
+    """Autocast computes with bfloat16 copies of float32 weights and keeps them for the way back."""
+    if not job.bf16 or DTYPE_BYTES[job.stream] != FLOAT32 or job.quantization is not None:
+        return 0
+    linear = sum(w.rows * w.columns for w in shapes.weights if w.kind is Kind.LINEAR)
+    head = shapes.vocabulary * shapes.hidden
+    one_by_one = job.gradient_checkpointing and job.adapter.type != "none"
+    return 2 * (head + (linear // shapes.layers if one_by_one else linear))
+
+
+def _logits(shapes: Shapes, job: Job) -> int:
+    """Logits as computed, the logarithms of their softmax in float32, and the gradient of those."""
+    caps = job.computed if shapes.capped_logits else 0
+    return job.batch * job.length * shapes.vocabulary * (job.computed + caps + 2 * FLOAT32)

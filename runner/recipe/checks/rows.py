@@ -1,0 +1,228 @@
+"""Rules about the first rows of the data: they have the format that is given, the template can
+show them, a step does not take more than all.
+
+Reads files of the project, a bounded part of each; rows on the hub are not looked at. The stage
+`prepare` checks every row, when the model is here already: what the first rows say, they say now.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from runner.recipe.checks.disk import MAX_JSON_BYTES, counted
+from runner.recipe.finding import Finding, listed
+from runner.recipe.model import DataFile, Recipe
+from runner.recipe.model_facts import Facts
+from runner.recipe.paths import is_readable_file
+from runner.report.printable import escaped
+from runner.scripts.data.formats import EVERY, FIELDS
+from runner.scripts.data.guess import guess_format
+from runner.scripts.data.packed_files import unpacked
+from runner.scripts.data.rows import Problem, RowError, as_format_reads
+from runner.scripts.data.tables import is_table, rows_of_table
+from runner.system.regular import NotReadable, open_regular
+
+FIRST = 5  # rows that are looked at
+MAX_FILES = 50  # files of one recipe whose rows are
+MAX_HEAD = 1 << 20  # bytes of a JSONL file that they are looked for in
+
+Row = tuple[int, dict[str, Any]]
+
+
+def first_rows(path: Path) -> list[Row]:
+    """The first objects of a file of rows, with their lines; fewer where the file is broken."""
+    try:
+        with open_regular(path) as file, unpacked(file) as plain:
+            head = plain.read(MAX_HEAD).removeprefix(b"\xef\xbb\xbf")
+    except (NotReadable, RowError, OSError):
+        return []
+    if is_table(path.name):
+        cells = islice(rows_of_table(io.BytesIO(head), path.name), FIRST)
+        return [(each[0].line, each[1]) for each in cells if not isinstance(each, Problem)]
+    if head.lstrip().startswith(b"["):
+        return _rows_of_list(path)
+    lines = enumerate(io.BytesIO(head), 1)  # one that the end of the head cuts off is no object
+    found = ((number, _object(line)) for number, line in lines if line.strip())
+    return list(islice(((number, row) for number, row in found if row is not None), FIRST))
+
+
+def _rows_of_list(path: Path) -> list[Row]:
+    """Of a JSON list; lines are not known, so the first is named."""
+    try:
+        with open_regular(path) as file, unpacked(file) as plain:
+            rows = json.loads(plain.read(MAX_JSON_BYTES))
+    except (ValueError, RecursionError, RowError, OSError):
+        return []
+    rows = rows[:FIRST] if isinstance(rows, list) else []
+    return [(1, row) for row in rows if isinstance(row, dict)]
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+# --- the format
+
+
+def check_formats(recipe: Recipe) -> Iterator[Finding]:
+    """The first rows of a file are of another format than the given one.
+
+    Rows that are of no format are told by `prepare`, each with what is wrong in it.
+    """
+    for pointer, item in islice(recipe.data_files(), MAX_FILES):
+        yield from _unknown_columns(pointer, item)
+        rows = [] if item.path is None else first_rows(recipe.resolve(item.path))
+        problems = [problem for _, row in rows if (problem := _misfit(row, item))]
+        if not rows or len(problems) < len(rows):
+            continue
+        guess = guess_format([row for _, row in rows])
+        if guess and (guess.format, dict(guess.columns)) != (item.format, item.columns or {}):
+            place = f"{item.name}:{rows[0][0]}"
+            message = f"{place} is no row of format {item.format}: {problems[0]}"
+            hint = f"it {guess}: write {guess.to_write}"
+            yield Finding("E241", f"{pointer}/format", message, escaped(hint))
+
+
+def _unknown_columns(pointer: str, item: DataFile) -> Iterator[Finding]:
+    """Names for keys that the format does not read."""
+    for key in item.columns or {}:
+        if key not in FIELDS[item.format]:
+            message = f"format {item.format} reads no {key}"
+            hint = f"name a column for {listed(list(FIELDS[item.format]))}"
+            yield Finding("E352", f"{pointer}/columns/{key}", message, hint)
+
+
+def _misfit(row: dict[str, Any], item: DataFile) -> str:
+    """Why the row is none of the file's format; "" when it is one."""
+    try:
+        EVERY[item.format](as_format_reads(row, item.name, item.columns))
+    except RowError as error:
+        return error.message
+    return ""
+
+
+# --- the template
+
+
+_SYSTEM = re.compile(r"\bsystem\b", re.IGNORECASE)
+_REFUSAL = re.compile(r"\bnot\b|\bno\b|n't\b|\bunsupported\b", re.IGNORECASE)
+_ROLE = re.compile(r"\brole\b")
+_MESSAGE = 200  # characters of an error's text that are looked at
+
+
+def refuses_system(template: str) -> bool:
+    """Does the template end with an error that says so? One pass, whatever a stranger wrote."""
+    errors = (part[:_MESSAGE].split(")")[0] for part in template.split("raise_exception(")[1:])
+    return any(_SYSTEM.search(error) and _REFUSAL.search(error) for error in errors)
+
+
+def knows_system(template: str) -> bool:
+    """Does it name system turns, or write whatever role a turn has?"""
+    written = (part.split("}}")[0] for part in template.split("{{")[1:])
+    return "system" in template or any(_ROLE.search(part) for part in written)
+
+
+def check_roles(recipe: Recipe, facts: Facts | None) -> Iterator[Finding]:
+    """A role that no template is given, or a system turn that the template refuses or loses.
+
+    The template is read, never run. That of a model which is not at hand is not looked at.
+    """
+    yield from _unknown_roles(recipe)
+    pointer = _first_system_turn(recipe)
+    template = _template(recipe, facts)
+    if pointer is None or template is None:
+        return
+    name = recipe.data.chat_template
+    what = "the model's own chat template" if name == "model" else f"the chat template {name}"
+    hint = "write data.chat_template: chatml, or another of docs/templates.md; or have no such turn"
+    if refuses_system(template):
+        yield Finding("E242", pointer, f"{what} refuses system turns", hint)
+    elif not knows_system(template):
+        yield Finding("E242", pointer, f"{what} does not know system turns", hint)
+
+
+def _unknown_roles(recipe: Recipe) -> Iterator[Finding]:
+    """A turn of a critic, say: whatever the template, `prepare` refuses it."""
+    for pointer, item in islice(recipe.data_files(), MAX_FILES):
+        rows = [] if item.path is None else first_rows(recipe.resolve(item.path))
+        for line, row in rows:
+            if "unknown role" in (problem := _misfit(row, item)):
+                message = f"{item.name}:{line}: {problem}"
+                hint = "leave such turns out: no chat template is given them"
+                yield Finding("E242", f"{pointer}/path", message, hint)
+                break
+
+
+def _first_system_turn(recipe: Recipe) -> str | None:
+    """Where a system turn comes from: `data.system`, or the first rows of a file."""
+    first = islice(recipe.data_files(), MAX_FILES)
+    files = [(pointer, item) for pointer, item in first if item.format != "text"]
+    if recipe.data.system and files:
+        return "/data/system"
+    return next((f"{pointer}/path" for pointer, item in files if _has_system(recipe, item)), None)
+
+
+def _has_system(recipe: Recipe, item: DataFile) -> bool:
+    rows = [] if item.path is None else first_rows(recipe.resolve(item.path))
+    return any("system" in _roles(row, item) for _, row in rows)
+
+
+def _roles(row: dict[str, Any], item: DataFile) -> set[str]:
+    try:
+        read = EVERY[item.format](as_format_reads(row, item.name, item.columns))
+        return {message["role"] for message in read.messages}
+    except RowError:
+        return set()
+
+
+def _template(recipe: Recipe, facts: Facts | None) -> str | None:
+    from runner.stages.templates import shipped_templates
+
+    given = recipe.data.chat_template
+    if given == "model":
+        return facts.chat_template if facts else None
+    if shipped_templates.is_path(given):
+        path = recipe.resolve(given)
+    elif given in shipped_templates.names():
+        path = shipped_templates.path_of(given)
+    else:
+        return None
+    if not is_readable_file(path):
+        return None
+    with path.open("rb") as file:
+        return file.read(MAX_HEAD).decode("utf-8", errors="replace")
+
+
+# --- how many
+
+
+def check_batch(recipe: Recipe) -> Iterator[Finding]:
+    """A step that takes more rows than there are is a smaller one than it says."""
+    train = recipe.train
+    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    rows = _training_rows(recipe)
+    if rows is None or recipe.data.packing or batch <= rows:
+        return
+    longer = train.gradient_accumulation_steps >= train.per_device_train_batch_size
+    key = "gradient_accumulation_steps" if longer else "per_device_train_batch_size"
+    message = f"a step takes {batch} rows, and about {rows} are trained on"
+    hint = "lower it, or give more rows"
+    yield Finding("W216", f"/train/{key}", message, hint)
+
+
+def _training_rows(recipe: Recipe) -> int | None:
+    counts = counted(recipe, recipe.data.train)
+    if None in counts:
+        return None
+    return math.ceil(sum(count or 0 for count in counts) * (1 - recipe.data.validation.fraction))

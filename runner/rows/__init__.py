@@ -1,0 +1,1 @@
+"""What `recipe data` says of files of rows, and makes of them."""

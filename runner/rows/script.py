@@ -1,0 +1,56 @@
+"""Run a script for `recipe data`, outside of any run."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from runner.store.atomic import disk_errors
+
+
+@contextmanager
+def written_by(
+    script: str, environment: str, settings: Mapping[str, Any], inputs: Mapping[str, Path]
+) -> Iterator[Path]:
+    """The file rows.jsonl that `script` writes; removed at the end of the block.
+
+    Raises StageFailed in the script's words, and MachineCannot.
+    """
+    from runner.execution.context import StageContext
+    from runner.execution.events import EventLog
+    from runner.stages import load_stage
+    from runner.system import platforms
+    from runner.system.folders import cache_folder
+
+    cache = cache_folder()
+    with disk_errors("looking at rows"):
+        cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="rows-", dir=cache) as name:
+        place = Path(name)
+        (place / "out").mkdir()
+        context = StageContext(
+            stage=load_stage("prepare"),
+            project_root=place,
+            recipe_folder=place,
+            log_folder=place,
+            scratch=place,
+            cache=cache,
+            platform=platforms.current_platform(),
+            events=EventLog(place / "events.jsonl"),
+            say=_say,
+        )
+        try:
+            context.run_script(
+                script, settings, inputs=inputs, folder=place / "out", environment=environment
+            )
+        finally:
+            context.events.close()
+        yield place / "out" / "rows.jsonl"
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

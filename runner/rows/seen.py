@@ -1,0 +1,85 @@
+"""Rows as a recipe's model will see them, by its own tokenizer and template from the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import MachineCannot
+from runner.rows.script import written_by
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class RowFile:
+    """A file to show rows of, as a recipe describes it."""
+
+    path: Path
+    name: str
+    format: str
+    columns: dict[str, str]
+
+
+def files_of(recipe: Recipe) -> list[RowFile]:
+    """The recipe's own files; those on the hub are left out."""
+    return [
+        RowFile(recipe.resolve(file.path), file.name, file.format, dict(file.columns or {}))
+        for _, file in recipe.data_files()
+        if file.path is not None
+    ]
+
+
+def seen_rows(recipe: Recipe, files: Sequence[RowFile], rows: int) -> list[dict[str, Any]]:
+    """What `runner/scripts/inspect_rows` says of the first `rows` of each file.
+
+    Raises MachineCannot E863 where the model has not been fetched, and StageFailed.
+    """
+    from runner.stages.prepare import template_file
+
+    model = _fetched_model(recipe)
+    own = recipe.data.chat_template == "model"
+    named = {f"file-{number}": file.path for number, file in enumerate(files)}
+    described = [
+        {"name": file.name, "format": file.format, "input": f"file-{number}"}
+        | ({"columns": file.columns} if file.columns else {})
+        for number, file in enumerate(files)
+    ]
+    settings = {
+        "system": recipe.data.system,
+        "max_length": recipe.data.max_length,
+        "template": None if own else recipe.data.chat_template,
+        "rows": rows,
+        "files": described,
+    }
+    template = {} if own else {"template": template_file(recipe)}
+    inputs = {"model": model, **named, **template}
+    with written_by("inspect_rows", "data", settings, inputs) as path:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
+
+
+def _fetched_model(recipe: Recipe) -> Path:
+    from runner.execution.run_folder import runs_folder
+    from runner.plan.plan import make_plan
+    from runner.plan.snapshot import take_snapshot
+    from runner.stages import stages_of
+    from runner.store.store import Store
+    from runner.system.folders import store_folder
+
+    stages = stages_of(recipe, "fetch")
+    runs = runs_folder(recipe.project_root, recipe.name)
+    snapshot = take_snapshot(recipe, stages, Store(store_folder()), runs)
+    steps = make_plan(recipe, stages, snapshot)
+    found = next(step.outputs for step in steps if step.stage == "fetch")
+    if found is None:
+        raise MachineCannot(
+            "the model of the recipe is not at hand, so its tokens cannot be shown",
+            hint=f"get it: recipe run {recipe.source.path} --until fetch",
+            code="E863",
+        )
+    return found.folder / "model"

@@ -1,0 +1,103 @@
+"""Rows and surveys of them as text for a person; a stranger's characters never reach a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from runner.report.printable import escaped
+from runner.rows.survey import Survey
+from runner.scripts.data.conversation import Conversation
+from runner.scripts.data.preference import Pair
+from runner.scripts.data.turns import as_json
+from runner.scripts.data.writing import Read
+
+MAX_CHARACTERS = 2000  # of one part of a row
+_TRAINED, _END = "\x1b[32m", "\x1b[0m"
+
+Parts = Sequence[tuple[str, bool]]  # text, and whether it is trained on
+
+
+def survey_lines(found: Survey) -> Iterator[str]:
+    """What is in a file, and what is wrong with it."""
+    yield escaped(found.name)
+    if found.guess is not None:
+        yield f"  {escaped(str(found.guess))}"
+    if found.guess is not None and dict(found.columns) == dict(found.guess.columns):
+        yield f"  in a recipe: {{path: {escaped(found.name)}, {escaped(found.guess.to_write)}}}"
+    if found.guess is None or found.format != found.guess.format:
+        yield f"  read as {found.format}"
+    yield f"  {found.rows} rows, {found.rows - found.unfit} fit"
+    if found.turns:
+        turns = ", ".join(f"{count} of {role}" for role, count in sorted(found.turns.items()))
+        yield f"  turns: {turns}; {found.answers} are trained on"
+    if found.with_tools:
+        yield f"  {found.with_tools} rows with tools"
+    if length := found.length:
+        yield "  characters a row: {min:g} to {max:g}, median {median:g}".format(**length)
+    if found.problems:
+        yield "  problems:"
+        yield from (
+            f"    {escaped(str(each.place))}: {escaped(each.error.message)} ({each.error.code})"
+            for each in found.problems
+        )
+        if found.unfit > len(found.problems):
+            yield f"    and {found.unfit - len(found.problems)} more rows"
+
+
+def canonical_lines(found: Survey, *, color: bool) -> Iterator[str]:
+    """The first rows as turns, what is trained on marked."""
+    for place, read in found.first:
+        for name, side in sides_of(read):
+            yield f"\n{escaped(str(place))}{f' ({name})' if name else ''}"
+            if side.text is not None:
+                yield marked([(side.text, True)], color=color)
+            if side.tools:
+                yield f"  tools: {escaped(shortened(as_json(list(side.tools))))}"
+            for index, turn in enumerate(side.messages):
+                said = turn["content"]
+                if "tool_calls" in turn:
+                    said += as_json(turn["tool_calls"])
+                who = f"{turn['role']} {turn['name']}" if "name" in turn else turn["role"]
+                part = marked([(said, index in side.answers)], color=color)
+                yield f"  {escaped(who)}: {part}"
+
+
+def sides_of(read: Read) -> list[tuple[str, Conversation]]:
+    """The conversations of a row, and what they are called."""
+    if isinstance(read, Conversation):
+        return [("", read)]
+    names = ("chosen", "rejected") if isinstance(read, Pair) else ("good", "bad")
+    return [(names[0] if good else names[1], side) for side, good in read.sides]
+
+
+def seen_lines(rows: Iterable[Mapping[str, Any]], *, color: bool) -> Iterator[str]:
+    """Rows as the model will see them, as the script `inspect_rows` wrote them."""
+    for row in rows:
+        side = f" ({row['side']})" if row.get("side") else ""
+        place = f"\n{escaped(row['file'])}:{row['line']}{side}"
+        if "problem" in row:
+            yield f"{place}: {escaped(row['problem'])} ({row['code']})"
+            continue
+        yield f"{place}: {row['tokens']} tokens, {row['trained']} trained on"
+        yield marked(row["parts"], color=color)
+
+
+def marked(parts: Parts, *, color: bool) -> str:
+    """The text in one, what is trained on in colour, or between brackets."""
+    begin, end = (_TRAINED, _END) if color else ("⟦", "⟧")
+    return "".join(
+        f"{begin}{printable(text)}{end}" if trained else printable(text) for text, trained in parts
+    )
+
+
+def printable(text: str) -> str:
+    """Lines stay lines; everything else that is no character to be seen is escaped."""
+    return "\n".join(escaped(line) for line in shortened(text).split("\n"))
+
+
+def shortened(text: str) -> str:
+    """At most MAX_CHARACTERS; what is left out is counted."""
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    return f"{text[:MAX_CHARACTERS]}… ({len(text) - MAX_CHARACTERS} characters more)"

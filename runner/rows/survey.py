@@ -1,0 +1,174 @@
+"""A file of rows, read once from begin to end: what is in it, and what is wrong with it."""
+
+from __future__ import annotations
+
+import statistics
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from runner.errors import UsageError
+from runner.rows.script import written_by
+from runner.scripts.data.conversation import Conversation
+from runner.scripts.data.convert import read_one
+from runner.scripts.data.guess import Guess, guess_format
+from runner.scripts.data.packed_files import PARQUET
+from runner.scripts.data.rows import MAX_SHOWN, Place, Problem, RowError, read_rows
+from runner.scripts.data.writing import Read
+
+GUESSED_BY = 100  # rows
+
+
+@dataclass
+class Survey:
+    """One file. `lengths` has the characters of each row that fits; the rest are counts."""
+
+    name: str
+    format: str
+    columns: Mapping[str, str]
+    guess: Guess | None
+    rows: int = 0
+    problems: list[Problem] = field(default_factory=list)  # the first ones
+    unfit: int = 0
+    turns: Counter[str] = field(default_factory=Counter)  # by role
+    answers: int = 0
+    untrained: int = 0
+    with_tools: int = 0
+    lengths: array[int] = field(default_factory=lambda: array("Q"))
+    first: list[tuple[Place, Read]] = field(default_factory=list)
+
+    @property
+    def length(self) -> dict[str, float]:
+        """Characters a row; empty without rows."""
+        if not self.lengths:
+            return {}
+        middle = statistics.median(self.lengths)
+        return {"min": min(self.lengths), "median": middle, "max": max(self.lengths)}
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[Path]:
+    """The file itself; of Parquet the same rows as JSON lines. Raises UsageError E862."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(PARQUET))
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if start != PARQUET:
+        yield path
+        return
+    with written_by("parquet_rows", "parquet", {}, {"file": path.resolve()}) as lines:
+        yield lines
+
+
+def guess_file(path: Path) -> Guess | None:
+    """By the first rows that can be read at all. Raises UsageError E862."""
+    try:
+        found = islice(read_rows(path, path.name), GUESSED_BY)
+        return guess_format([each[1] for each in found if not isinstance(each, Problem)])
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def survey(
+    path: Path,
+    name: str,
+    shown: int,
+    format_name: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Survey:
+    """Read `path` as `format_name`, else as what it looks like. Raises UsageError E862, E864."""
+    guess = guess_file(path)
+    if format_name is None and guess is None:
+        raise no_format(path)
+    given = format_name or (guess.format if guess else "")
+    if format_name is None and guess is not None:
+        columns = guess.columns
+    found = Survey(name, given, columns or {}, guess)
+    for item in read_rows(path, name, columns):
+        found.rows += 1
+        try:
+            if isinstance(item, Problem):
+                raise item.error
+            read = read_one(item[1], given)
+        except RowError as error:
+            place = item.place if isinstance(item, Problem) else item[0]
+            _note(found, Problem(place, error))
+            continue
+        _count(found, read)
+        if len(found.first) < shown:
+            found.first.append((item[0], read))
+    return found
+
+
+def _note(found: Survey, problem: Problem) -> None:
+    found.unfit += 1
+    if len(found.problems) < MAX_SHOWN:
+        found.problems.append(problem)
+
+
+def _count(found: Survey, read: Read) -> None:
+    sides = [read] if isinstance(read, Conversation) else [side for side, _ in read.sides]
+    for side in sides:
+        found.turns.update(turn["role"] for turn in side.messages)
+        found.answers += len(side.answers)
+        found.untrained += len(side.untrained)
+    found.with_tools += bool(sides[0].tools)
+    texts = [turn["content"] for turn in read.messages]
+    if isinstance(read, Conversation) and read.text is not None:
+        texts = [read.text]
+    found.lengths.append(sum(map(len, texts)))
+
+
+def as_data(found: Survey) -> dict[str, Any]:
+    """For --format json."""
+    return {
+        "file": found.name,
+        "format": found.format,
+        "columns": dict(found.columns),
+        "guess": None
+        if found.guess is None
+        else {
+            "format": found.guess.format,
+            "columns": dict(found.guess.columns),
+            "reason": found.guess.reason,
+        },
+        "rows": found.rows,
+        "fit": found.rows - found.unfit,
+        "problems": [
+            {
+                "line": problem.place.line,
+                "code": problem.error.code,
+                "message": problem.error.message,
+            }
+            for problem in found.problems
+        ],
+        "turns": dict(sorted(found.turns.items())),
+        "answers": {"trained": found.answers, "context": found.untrained},
+        "with_tools": found.with_tools,
+        "characters": found.length,
+    }
+
+
+def unreadable(path: Path, error: OSError) -> UsageError:
+    """A file that the system does not give."""
+    return UsageError(
+        f"cannot read {path}: {error.strerror or error}",
+        hint="name a file of rows; docs/data.md says which kinds are read",
+        code="E862",
+    )
+
+
+def no_format(path: Path) -> UsageError:
+    """Rows whose keys are those of no format, or no rows at all."""
+    return UsageError(
+        f"the keys of the first rows of {path} are those of no format",
+        hint="name the format, and the columns: --from alpaca --column instruction=NAME "
+        "--column output=NAME; docs/data.md shows each format",
+        code="E864",
+    )

@@ -1,0 +1,1 @@
+"""Rows, conversations and their tokens: what `prepare` and `evaluate` are made of."""

@@ -1,0 +1,268 @@
+"""Token ids and label masks of conversations, by the model's own chat template.
+
+The reference of every id is `apply_chat_template`. Which tokens are answers is found by rendering
+prefixes, never by searching for role words: the prompt of an answer, rendered with
+`add_generation_prompt`, must be a token prefix of the whole, and so must the text up to the
+answer's end. Trained on is what lies between, up to and including the end-of-turn token; what a
+template writes after it (ChatML's newline) is not: a model that has ended its turn never writes it.
+
+Some templates write earlier turns differently when more follow: thinking is dropped, a system
+prompt moves to the last user turn. Such a conversation becomes one document for each answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerFast
+
+from runner.scripts.data.conversation import Conversation, Message
+from runner.scripts.data.rows import RowError
+from runner.scripts.data.template_clock import check_no_clock, pinned
+from runner.scripts.spec import ScriptError
+
+_PROBE_SYSTEM = "Mind the Mark-7f3a."
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One document. `spans` are [begin, end) ranges of tokens that are trained on."""
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
+
+    def mask(self) -> bytearray:
+        """One byte a token: 1 = trained on. Never the first token: nothing predicts it."""
+        mask = bytearray(len(self.ids))
+        for begin, end in self.spans:
+            mask[begin:end] = b"\x01" * (end - begin)
+        if mask:
+            mask[0] = 0
+        return mask
+
+
+class HistoryRewritten(RowError):
+    """A template writes a conversation's earlier turns differently when more turns follow."""
+
+
+class ChatTokenizer:
+    """A tokenizer with its chat template and the ids that end a turn."""
+
+    def __init__(self, model: Path, template: str | None, end_ids: Sequence[int]) -> None:
+        """`template` replaces the model's own. Raises ScriptError E326 when there is none."""
+        # By this name tokenizer.json is taken as it is, as everywhere here: AutoTokenizer puts a
+        # normaliser into a Qwen2, which llama.cpp does not have, or runs a model's own code.
+        self._tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(
+            str(model), local_files_only=True
+        )
+        if template is not None:
+            self._tokenizer.chat_template = template
+        if isinstance(self._tokenizer.chat_template, str):
+            self._tokenizer.chat_template = pinned(self._tokenizer.chat_template)
+        self.has_template = bool(self._tokenizer.chat_template)
+        self._eos = end_ids[0] if end_ids else self._tokenizer.eos_token_id
+        self._ends = {*end_ids, *self._tokenizer.all_special_ids}
+
+    @property
+    def template(self) -> str:
+        """The Jinja text in use."""
+        return str(self._tokenizer.chat_template or "")
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]] = (),
+        *,
+        generate: bool = False,
+    ) -> str:
+        """The text of `messages`; `generate` adds what comes before an answer. Raises RowError."""
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    list(messages),
+                    tools=list(tools) or None,
+                    tokenize=False,
+                    add_generation_prompt=generate,
+                )
+            )
+        except TemplateError as error:
+            raise RowError(f"the chat template refuses it: {error}", "E326") from None
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """What a deployed model must see before it answers: the reference of parity."""
+        return list(
+            self._tokenizer.apply_chat_template(
+                list(messages), tokenize=True, add_generation_prompt=True, return_dict=False
+            )
+        )
+
+    @cached_property
+    def system_problem(self) -> str:
+        """Why the template takes no system turn; "" when it does."""
+        probe = [
+            {"role": "system", "content": _PROBE_SYSTEM},
+            {"role": "user", "content": "Hello."},
+        ]
+        try:
+            text = self.render(probe, generate=True)
+        except RowError as error:
+            return error.message
+        return "" if _PROBE_SYSTEM in text else "the chat template writes nothing of it"
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of rendered text: special tokens are recognised, none is added."""
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens included."""
+        return str(
+            self._tokenizer.decode(
+                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def documents(self, conversation: Conversation) -> list[tuple[Conversation, Tokens]]:
+        """One row as what is trained on: itself, or one conversation for each answer.
+
+        The second where the template rewrites the history. Raises RowError.
+        """
+        try:
+            return [(conversation, self.tokens(conversation))]
+        except HistoryRewritten:
+            parts = one_for_each_answer(conversation)
+            return [(part, self.tokens(part)) for part in parts]
+
+    def tokens(self, conversation: Conversation) -> Tokens:
+        """Ids and trained spans of one conversation. Raises RowError."""
+        if conversation.text is not None:
+            return self._plain(conversation.text)
+        if self.system_problem and any(turn["role"] == "system" for turn in conversation.messages):
+            raise RowError(
+                f"the row has a system turn, but the template takes none: {self.system_problem}",
+                "E556",
+            )
+        whole = self.render(conversation.messages, conversation.tools)
+        if conversation.tools and whole == self.render(conversation.messages):
+            raise RowError(
+                "the row has tools, but the chat template writes nothing of them", "E350"
+            )
+        for number, turn in enumerate(conversation.messages, 1):
+            if turn["role"] == "tool" and turn["content"].strip() not in whole:
+                wrong = f"the chat template does not write turn {number}, which is of a tool"
+                raise RowError(wrong, "E350")
+        ids = self.encode(whole)
+        self._check_one_bos(ids)
+        return Tokens(ids, [self._answer(conversation, ids, turn) for turn in conversation.answers])
+
+    def _check_one_bos(self, ids: Sequence[int]) -> None:
+        bos = self._tokenizer.bos_token_id
+        if bos is not None and list(ids[:2]) == [bos, bos]:
+            raise RowError(
+                f"the chat template begins with {self._tokenizer.bos_token!r} twice", "E558"
+            )
+
+    def _plain(self, text: str) -> Tokens:
+        """As the tokenizer begins a text of its own, closed with the end-of-text token."""
+        ids = list(self._tokenizer(text)["input_ids"])
+        if ids[-1:] != [self._eos]:
+            ids.append(self._eos)
+        return Tokens(ids, [(0, len(ids))])
+
+    def _answer(self, conversation: Conversation, ids: list[int], turn: int) -> tuple[int, int]:
+        before = self.render(conversation.messages[:turn], conversation.tools, generate=True)
+        after = self.render(conversation.messages[: turn + 1], conversation.tools)
+        prompt = self.encode(before)
+        whole = ids if turn == len(conversation.messages) - 1 else self.encode(after)
+        if ids[: len(prompt)] != prompt or ids[: len(whole)] != whole:
+            raise HistoryRewritten(self._why_no_prefix(conversation, turn), "E327")
+        written = after[len(before) :]
+        if conversation.messages[turn]["content"].strip() not in written:
+            raise RowError(
+                f"the chat template does not write the answer of turn {turn + 1} where it "
+                "generates answers",
+                "E327",
+            )
+        for call in conversation.messages[turn].get("tool_calls", ()):
+            if call["function"]["name"] not in written:
+                raise RowError(
+                    f"the chat template does not write the tool call of turn {turn + 1}", "E350"
+                )
+        return (len(prompt), self._end_of_turn(ids, len(prompt), len(whole)))
+
+    def _end_of_turn(self, ids: list[int], begin: int, end: int) -> int:
+        for position in range(end - 1, begin - 1, -1):
+            if ids[position] in self._ends:
+                return position + 1
+        raise RowError("the chat template does not end an answer with a special token", "E328")
+
+    def _why_no_prefix(self, conversation: Conversation, turn: int) -> str:
+        content = conversation.messages[turn]["content"]
+        if content != content.lstrip():
+            return (
+                f"the white space before the answer of turn {turn + 1} melts into a token of the "
+                "chat template, so that no model could begin with it"
+            )
+        return (
+            f"the chat template writes the turns before the answer of turn {turn + 1} differently "
+            "when that answer follows, so what the model would see cannot be trained on as it is"
+        )
+
+
+def one_for_each_answer(conversation: Conversation) -> list[Conversation]:
+    """The conversation up to each of its answers, with only that one to train on."""
+    parts = []
+    for turn in conversation.answers:
+        messages = conversation.messages[: turn + 1]
+        earlier = {n for n, message in enumerate(messages[:turn]) if message["role"] == "assistant"}
+        parts.append(replace(conversation, messages=messages, untrained=frozenset(earlier)))
+    return parts
+
+
+def end_ids_of(model: Path) -> list[int]:
+    """Ids that end a generation, from generation_config.json, else config.json."""
+    import json
+
+    for name in ("generation_config.json", "config.json"):
+        path = model / name
+        if not path.exists():
+            continue
+        value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        if value is not None:
+            return list(value) if isinstance(value, list) else [value]
+    return []
+
+
+def check_template(tokenizer: ChatTokenizer, name: str) -> None:
+    """Raises ScriptError: no template, one that renders no question (E326), or a clock (E557)."""
+    if not tokenizer.has_template:
+        raise ScriptError(
+            "the model has no chat template",
+            hint="name one in data.chat_template (docs/templates.md lists them), or give the path "
+            "of a .jinja file",
+            code="E326",
+        )
+    check_no_clock(tokenizer.template)
+    try:
+        tokenizer.render([{"role": "user", "content": "Hello."}], generate=True)
+    except RowError as error:
+        raise ScriptError(
+            f"the chat template {name} does not work: {error.message}",
+            hint="render a question with it, by transformers' apply_chat_template",
+            code="E326",
+        ) from error
+
+
+def check_system(tokenizer: ChatTokenizer, system: str | None, name: str) -> None:
+    """Raises ScriptError E556 when the recipe's system prompt has no place in the template."""
+    if system is not None and tokenizer.system_problem:
+        raise ScriptError(
+            f"data.system gives every conversation a system turn, but the chat template {name} "
+            f"takes none: {tokenizer.system_problem}",
+            hint="remove data.system, or choose a data.chat_template that takes one",
+            code="E556",
+        )

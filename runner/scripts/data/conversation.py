@@ -1,0 +1,99 @@
+"""The one form that rows of every format become. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from runner.scripts.data.rows import Place, RowError
+
+NOWHERE = Place("", 0)
+Message = dict[str, Any]  # role and content; where given name, tool_calls, tool_call_id
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns, or (format `text`) a plain text without turns.
+
+    `untrained` are the indexes of assistant turns that are context only: the answers inside the
+    prompt of a prompt-completion row, and turns of weight 0. `tools` are the functions that the
+    model may call, as `apply_chat_template` takes them.
+    """
+
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    untrained: frozenset[int] = frozenset()
+    place: Place = NOWHERE
+    tools: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def answers(self) -> list[int]:
+        """Indexes of the turns to train on."""
+        return [
+            index
+            for index, message in enumerate(self.messages)
+            if message["role"] == "assistant" and index not in self.untrained
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """The canonical row: `{"messages": [...]}` or `{"text": ...}`."""
+        if self.text is not None:
+            return {"text": self.text}
+        if self.tools:
+            return {"messages": list(self.messages), "tools": list(self.tools)}
+        return {"messages": list(self.messages)}
+
+    def digest(self) -> str:
+        """Sha256 of the content; where the row stands does not matter."""
+        content = [self.as_json(), sorted(self.untrained)]
+        text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def message(role: str, content: str) -> Message:
+    """One turn."""
+    return {"role": role, "content": content}
+
+
+def check_turns(conversation: Conversation) -> None:
+    """Raises RowError E323 when there is nothing to train on in a conversation."""
+    if conversation.text is not None:
+        if not conversation.text.strip():
+            raise RowError("the text is empty", "E323")
+        return
+    if not conversation.answers:
+        raise RowError("there is no assistant turn to train on", "E323")
+    for index in conversation.answers:
+        if is_empty(conversation.messages[index]):
+            raise RowError(f"the answer in turn {index + 1} is empty", "E323")
+    last = conversation.messages[-1]["role"]
+    if last != "assistant":
+        raise RowError(f"the last turn is the {last}'s and has no answer", "E323")
+
+
+def is_empty(turn: Message) -> bool:
+    """Does the turn neither say nor call anything?"""
+    return not turn["content"].strip() and not turn.get("tool_calls")
+
+
+def fill_system(messages: list[Message], system: str | None) -> list[Message]:
+    """Put `system` before messages that do not begin with a system turn; an empty one is a turn."""
+    if system is None or (messages and messages[0]["role"] == "system"):
+        return list(messages)
+    return [message("system", system), *messages]
+
+
+def with_system(conversation: Conversation, system: str | None) -> Conversation:
+    """The conversation after `fill_system`."""
+    if conversation.text is not None:
+        return conversation
+    filled = fill_system(list(conversation.messages), system)
+    shift = len(filled) - len(conversation.messages)
+    return replace(
+        conversation,
+        messages=tuple(filled),
+        untrained=frozenset(index + shift for index in conversation.untrained),
+    )

@@ -1,0 +1,208 @@
+"""A file of rows as one of another format, a row at a time. Standard library only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+from runner.scripts.data.conversation import Conversation, check_turns
+from runner.scripts.data.formats import EVERY, FIELDS
+from runner.scripts.data.packed_files import bare_name
+from runner.scripts.data.preference import check_compared
+from runner.scripts.data.rows import MAX_SHOWN, Place, Problem, RowError, checked_value, read_rows
+from runner.scripts.data.tables import JSON_COLUMNS, separator_of, typed
+from runner.scripts.data.writing import CannotHold, Read, as_rows
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Converted:
+    """What became of the rows of a file."""
+
+    read: int = 0
+    written: int = 0
+    problems: list[Problem] = field(default_factory=list)  # the first ones
+    unreadable: int = 0
+    lost: dict[str, tuple[int, Place]] = field(default_factory=dict)  # what -> rows, the first
+    unfit: dict[str, tuple[int, Place]] = field(default_factory=dict)  # why -> rows, the first
+
+
+def read_one(row: Row, format_name: str) -> Read:
+    """A row of a format, with something to learn from. Raises RowError."""
+    read = EVERY[format_name](row)
+    if isinstance(read, Conversation):
+        check_turns(read)
+    else:
+        check_compared(read)
+    return read
+
+
+def convert(
+    path: Path,
+    name: str,
+    out: IO[bytes],
+    out_name: str,
+    source: str,
+    target: str,
+    columns: Mapping[str, str] | None = None,
+) -> Converted:
+    """Write the rows of `path`, called `name`, to `out`, in the shape of file that `out_name` says.
+
+    Rows that cannot be read, or have no place in the format, are left out and counted.
+    """
+    done = Converted()
+    with writer_of(out, out_name, target, _extras(path, name, source, target, columns)) as writer:
+        for item in read_rows(path, name, columns):
+            if isinstance(item, Problem):
+                _note(done, item)
+                continue
+            place, row = item
+            done.read += 1
+            try:
+                rows, losses = _converted(row, source, target)
+                losses += [loss for each in rows for loss in writer.write(each)]
+                done.written += len(rows)
+            except RowError as error:
+                _note(done, Problem(place, error))
+                continue
+            except CannotHold as error:
+                _count(done.unfit, str(error), place)
+                continue
+            for loss in dict.fromkeys(losses):
+                _count(done.lost, loss, place)
+    return done
+
+
+def _converted(row: Row, source: str, target: str) -> tuple[list[Row], list[str]]:
+    losses: list[str] = []
+    rows = as_rows(read_one(row, source), target, losses)
+    kept: Row = {}
+    for key, value in row.items():
+        if key in FIELDS[source]:
+            continue
+        checked_value({key: value}, f'"{key}"')
+        if key in FIELDS[target]:
+            losses.append(f'the column "{key}"')
+        else:
+            kept[key] = value
+    return [{**each, **kept} for each in rows], losses
+
+
+def _extras(
+    path: Path, name: str, source: str, target: str, columns: Mapping[str, str] | None
+) -> list[str]:
+    """Keys of the first row that no format reads: columns of a table that is written."""
+    rows = (each for each in read_rows(path, name, columns) if not isinstance(each, Problem))
+    _, first = next(rows, (None, {}))
+    return [key for key in first if key not in FIELDS[source] and key not in FIELDS[target]]
+
+
+def _note(done: Converted, problem: Problem) -> None:
+    done.unreadable += 1
+    if len(done.problems) < MAX_SHOWN:
+        done.problems.append(problem)
+
+
+def _count(counts: dict[str, tuple[int, Place]], what: str, place: Place) -> None:
+    count, first = counts.get(what, (0, place))
+    counts[what] = (count + 1, first)
+
+
+# --- files
+
+
+class _Lines:
+    """JSON lines, or the items of a JSON list."""
+
+    def __init__(self, out: IO[bytes], *, as_list: bool) -> None:
+        self._out, self._as_list, self._rows = out, as_list, 0
+
+    def write(self, row: Row) -> list[str]:
+        text = json.dumps(row, ensure_ascii=False)
+        if self._as_list:
+            self._out.write(b"[\n" if not self._rows else b",\n")
+        self._out.write(text.encode() + (b"" if self._as_list else b"\n"))
+        self._rows += 1
+        return []
+
+    def close(self) -> None:
+        if self._as_list:
+            self._out.write(b"\n]\n" if self._rows else b"[]\n")
+
+
+class _Table:
+    """CSV or TSV: a column for each key that the format reads, and for those of the first row."""
+
+    def __init__(
+        self, out: IO[bytes], separator: str, read: Sequence[str], others: Sequence[str]
+    ) -> None:
+        self._text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
+        self._read, self._columns = read, [*read, *others]
+        self._writer = csv.writer(self._text, delimiter=separator, lineterminator="\n")
+        self._writer.writerow(self._columns)
+
+    def write(self, row: Row) -> list[str]:
+        """Raises CannotHold for what no cell can say."""
+        cells = {key: _cell(key, row.get(key)) for key in self._columns}
+        back = typed(cells)
+        losses = [f'the column "{key}"' for key in row if key not in self._columns]
+        for key, value in row.items():
+            if key not in self._columns or back.get(key) == value:
+                continue
+            if key in self._read:
+                raise CannotHold(f'a cell of a table cannot hold its "{key}"')
+            losses.append(f'of what kind the column "{key}" is')
+        self._writer.writerow(list(cells.values()))
+        return losses
+
+    def close(self) -> None:
+        self._text.detach()
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if key in JSON_COLUMNS:
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+@contextmanager
+def writer_of(
+    out: IO[bytes], name: str, target: str, extras: Sequence[str]
+) -> Iterator[_Lines | _Table]:
+    """Writes rows to `out` as the file's name says: .json, .csv, .tsv, else JSON lines."""
+    with _packed(out, name) as plain:
+        separator = separator_of(name)
+        if separator is not None:
+            writer: _Lines | _Table = _Table(plain, separator, FIELDS[target], extras)
+        else:
+            writer = _Lines(plain, as_list=bare_name(name).endswith(".json"))
+        yield writer
+        writer.close()
+
+
+@contextmanager
+def _packed(out: IO[bytes], name: str) -> Iterator[IO[bytes]]:
+    """Compressed as the name says, without a clock in it."""
+    if name.lower().endswith(".gz"):
+        import gzip
+
+        with gzip.GzipFile(filename="", fileobj=out, mode="wb", mtime=0) as inner:
+            yield cast(IO[bytes], inner)
+    elif name.lower().endswith(".xz"):
+        import lzma
+
+        with lzma.LZMAFile(out, "wb") as inner:
+            yield cast(IO[bytes], inner)
+    else:
+        yield out

@@ -1,0 +1,50 @@
+"""`{"prompt"?: ..., "chosen": ..., "rejected": ...}`, each a text or a list of turns; `tools`?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner.scripts.data.formats.prompt_completion import text_or_turns
+from runner.scripts.data.preference import Pair
+from runner.scripts.data.rows import RowError
+from runner.scripts.data.turns import Turns, with_tools
+
+FIELDS = ("prompt", "chosen", "rejected", "tools")
+
+
+def parse(row: dict[str, Any]) -> Pair:
+    """Without `prompt`, the turns that both sides begin with are the prompt. Raises RowError."""
+    chosen, rejected = _side(row, "chosen"), _side(row, "rejected")
+    if row.get("prompt") is not None:
+        prompt = text_or_turns(row, "prompt", "user")
+    else:
+        for key in ("chosen", "rejected"):
+            if isinstance(row[key], str):
+                raise RowError(f'"prompt" is missing: "{key}" is a text without a question', "E335")
+        prompt = shared_prompt(chosen, rejected)
+        chosen, rejected = (_behind(side, len(prompt.messages)) for side in (chosen, rejected))
+    return Pair(with_tools(chosen.after(prompt), row), with_tools(rejected.after(prompt), row))
+
+
+def shared_prompt(chosen: Turns, rejected: Turns) -> Turns:
+    """The turns that both begin with, up to a question. Raises RowError E335 without one."""
+    one, other = chosen.messages, rejected.messages
+    same = 0
+    while same < min(len(one), len(other)) and one[same] == other[same]:
+        same += 1
+    while same and one[same - 1]["role"] == "assistant":  # equal answers belong to both sides
+        same -= 1
+    if not same or one[same - 1]["role"] not in ("user", "tool"):
+        raise RowError("chosen and rejected do not begin with the same question", "E335")
+    return Turns(one[:same])
+
+
+def _behind(side: Turns, count: int) -> Turns:
+    untrained = frozenset(index - count for index in side.untrained if index >= count)
+    return Turns(side.messages[count:], untrained)
+
+
+def _side(row: dict[str, Any], key: str) -> Turns:
+    if row.get(key) is None:
+        raise RowError(f'"{key}" is missing', "E334")
+    return text_or_turns(row, key, "assistant")

@@ -1,0 +1,90 @@
+"""What rows of preferences become: two answers to one prompt, or one that is called good or bad.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from runner.scripts.data.conversation import NOWHERE, Conversation, Message, check_turns, is_empty
+from runner.scripts.data.rows import Place, RowError
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two conversations with the same beginning; only what comes behind it is compared."""
+
+    chosen: Conversation
+    rejected: Conversation
+    place: Place = NOWHERE
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The turns of both."""
+        return (*self.chosen.messages, *self.rejected.messages)
+
+    @property
+    def sides(self) -> tuple[tuple[Conversation, bool], ...]:
+        """Each conversation, and whether it is the preferred one."""
+        return ((self.chosen, True), (self.rejected, False))
+
+    def digest(self) -> str:
+        """Sha256 of the content; where the row stands does not matter."""
+        return _digest([self.chosen.digest(), self.rejected.digest()])
+
+    def at(self, place: Place) -> Pair:
+        """The same row, standing at `place`."""
+        return Pair(replace(self.chosen, place=place), replace(self.rejected, place=place), place)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One conversation whose answer is `desirable` or not."""
+
+    answered: Conversation
+    desirable: bool
+    place: Place = NOWHERE
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """Its turns."""
+        return self.answered.messages
+
+    @property
+    def sides(self) -> tuple[tuple[Conversation, bool], ...]:
+        """The conversation, and whether it is a good one."""
+        return ((self.answered, self.desirable),)
+
+    def digest(self) -> str:
+        """Sha256 of the content; where the row stands does not matter."""
+        return _digest([self.answered.digest(), self.desirable])
+
+    def at(self, place: Place) -> Judged:
+        """The same row, standing at `place`."""
+        return Judged(replace(self.answered, place=place), self.desirable, place)
+
+
+Compared = Pair | Judged
+
+
+def check_compared(row: Compared) -> None:
+    """Raise RowError E323, E333 or E334 when there is nothing to compare."""
+    if isinstance(row, Judged):
+        check_turns(row.answered)
+        return
+    for name, side in (("chosen", row.chosen), ("rejected", row.rejected)):
+        for index in side.answers:
+            if is_empty(side.messages[index]):
+                raise RowError(f'the answer in "{name}" is empty', "E334")
+        if not side.answers or side.messages[-1]["role"] != "assistant":
+            raise RowError(f'"{name}" does not end with an answer', "E334")
+    if row.chosen.messages == row.rejected.messages:
+        raise RowError("chosen and rejected are the same", "E333")
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,0 +1,84 @@
+"""Rows of CSV and TSV files: a line of column names, then texts. Standard library only."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import IO, Any
+
+from runner.scripts.data.packed_files import bare_name
+from runner.scripts.data.rows import MAX_ROW_BYTES, Place, Problem, RowError, Rows, decoded
+
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+# What no text can be: these cells are JSON, and an empty one is none.
+JSON_COLUMNS = ("messages", "conversations", "history", "tools")
+_LABELS = {"true": True, "false": False}
+
+
+def is_table(name: str) -> bool:
+    """By the name of a file, whether compressed or not."""
+    return separator_of(name) is not None
+
+
+def separator_of(name: str) -> str | None:
+    """What stands between the cells of a table; None for other files."""
+    bare = bare_name(name)
+    return next((mark for end, mark in _SEPARATORS.items() if bare.endswith(end)), None)
+
+
+def rows_of_table(file: IO[bytes], name: str) -> Rows:
+    """Each line of the table as an object of texts. A broken one ends the file."""
+    separator = separator_of(name)
+    assert separator is not None
+    csv.field_size_limit(MAX_ROW_BYTES)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    reader = csv.reader(text, delimiter=separator, strict=True)
+    try:
+        yield from _rows(reader, name)
+    except csv.Error as error:
+        yield Problem(Place(name, reader.line_num), RowError(f"broken table: {error}", "E351"))
+    except UnicodeDecodeError:
+        wrong = RowError("the file is not UTF-8", "E320")
+        yield Problem(Place(name, reader.line_num + 1), wrong)
+    finally:
+        text.detach()
+
+
+def _rows(reader: Any, name: str) -> Rows:
+    header: list[str] = []
+    for cells, line in _lines(reader):
+        place = Place(name, line)
+        if not header:
+            header = cells
+            if twice := next((each for each in header if header.count(each) > 1), None):
+                yield Problem(place, RowError(f'the column "{twice}" occurs twice', "E351"))
+                return
+        elif len(cells) != len(header):
+            wrong = f"{len(cells)} cells, but there are {len(header)} columns"
+            yield Problem(place, RowError(wrong, "E351"))
+        else:
+            yield place, dict(zip(header, cells, strict=True))
+
+
+def _lines(reader: Any) -> Iterator[tuple[list[str], int]]:
+    """Cells and the line that they begin in; empty lines are left out."""
+    line = 1
+    for cells in reader:
+        if cells:
+            yield cells, line
+        line = reader.line_num + 1
+
+
+def typed(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of a table with lists and labels instead of their texts. Raises RowError."""
+    made: dict[str, Any] = {}
+    for key, text in row.items():
+        if key in JSON_COLUMNS:
+            if text.strip():
+                made[key] = decoded(text, f'"{key}"')
+        elif key == "label":
+            made[key] = _LABELS.get(text.strip().lower(), text)
+        else:
+            made[key] = text
+    return made

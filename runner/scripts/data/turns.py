@@ -1,0 +1,172 @@
+"""Turns of a conversation and the tools it may call, read from a row. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from runner.scripts.data.conversation import ROLES, Conversation, Message, message
+from runner.scripts.data.rows import RowError, checked_text, checked_value, decoded, kind_of
+
+TOOL_CALLS = "tool_calls"
+_OPTIONAL = ("name", "weight", TOOL_CALLS, "tool_call_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Some turns, and the indexes of those of weight 0."""
+
+    messages: tuple[Message, ...]
+    untrained: frozenset[int] = frozenset()
+
+    def conversation(self, tools: tuple[dict[str, Any], ...] = ()) -> Conversation:
+        """All of a row."""
+        return Conversation(messages=self.messages, untrained=self.untrained, tools=tools)
+
+    def after(self, prompt: Turns) -> Conversation:
+        """These behind the turns of a prompt, whose answers are not trained on."""
+        shift = len(prompt.messages)
+        earlier = {n for n, turn in enumerate(prompt.messages) if turn["role"] == "assistant"}
+        return Conversation(
+            messages=(*prompt.messages, *self.messages),
+            untrained=frozenset(earlier | {index + shift for index in self.untrained}),
+        )
+
+
+def with_tools(conversation: Conversation, row: Mapping[str, Any]) -> Conversation:
+    """The conversation with the tools of its row. Raises RowError."""
+    return replace(conversation, tools=parse_tools(row))
+
+
+def parse_turns(values: list[Any]) -> Turns:
+    """A list of `{"role", "content"}`, with `name`, `weight`, calls of tools. Raises RowError."""
+    messages, untrained = [], set()
+    for number, value in enumerate(values, 1):
+        turn, trained = _turn(value, number)
+        if not trained:
+            untrained.add(len(messages))
+        messages.append(turn)
+    return Turns(tuple(messages), frozenset(untrained))
+
+
+def _turn(value: Any, number: int) -> tuple[Message, bool]:
+    """A turn, and whether it is trained on where it is an answer."""
+    name = f"turn {number}"
+    given = check_turn(value, name, ("role", "content"), _OPTIONAL)
+    role = checked_text(given.get("role"), f'"role" of {name}')
+    if role not in ROLES:
+        raise RowError(f'{name} has the unknown role "{role}"; known: {", ".join(ROLES)}')
+    calls = given.get(TOOL_CALLS)
+    content = given["content"] if given["content"] is not None or not calls else ""
+    turn = message(role, checked_text(content, f'"content" of {name}'))
+    for key, owner in (("name", None), ("tool_call_id", "tool"), (TOOL_CALLS, "assistant")):
+        if key not in given:
+            continue
+        if owner not in (None, role):
+            raise RowError(f'{name} has "{key}", but is no turn of the {owner}')
+        turn[key] = (
+            parse_calls(calls, name)
+            if key == TOOL_CALLS
+            else checked_text(given[key], f'"{key}" of {name}')
+        )
+    return turn, is_trained(given, role, name)
+
+
+def check_turn(
+    value: Any, name: str, required: tuple[str, ...], optional: tuple[str, ...]
+) -> dict[str, Any]:
+    """The keys of a turn; an optional one that is null, and a call of no tool, count as missing.
+
+    Raises RowError; a key that is not known may change the meaning.
+    """
+    if not isinstance(value, dict):
+        raise RowError(f"{name} is {kind_of(value)}, not an object")
+    for key in required:
+        if key not in value:
+            raise RowError(f'{name} has no "{key}"')
+    unknown = sorted(set(value) - {*required, *optional})
+    if unknown:
+        raise RowError(f'{name} has "{unknown[0]}", which is not understood')
+    return {
+        key: given
+        for key, given in value.items()
+        if key in required or (given is not None and (key != TOOL_CALLS or given != []))
+    }
+
+
+def is_trained(turn: Mapping[str, Any], role: str, name: str) -> bool:
+    """By its `weight`: 1 (the default) or 0, of an answer. Raises RowError."""
+    weight = turn.get("weight", 1)
+    if isinstance(weight, bool) or weight not in (0, 1):
+        raise RowError(f'"weight" of {name} is neither 0 nor 1: a turn is trained on, or it is not')
+    if weight == 1 and "weight" in turn and role != "assistant":
+        raise RowError(f"{name} has weight 1, but only turns of the assistant are trained on")
+    return bool(weight) or role != "assistant"
+
+
+def parse_calls(value: Any, name: str) -> list[dict[str, Any]]:
+    """Calls of functions; `arguments` as an object, also where it is a JSON text of one."""
+    if not isinstance(value, list):
+        raise RowError(f'"{TOOL_CALLS}" of {name} is {kind_of(value)}, not a list')
+    return [_call(each, f"call {number} of {name}") for number, each in enumerate(value, 1)]
+
+
+def _call(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RowError(f"{name} is {kind_of(value)}, not an object")
+    function = value.get("function", value)
+    if not isinstance(function, dict) or set(function) - {"name", "arguments", "type", "id"}:
+        raise RowError(f'{name} has no "function" with "name" and "arguments"')
+    if set(value) - {"function", "type", "id"} and function is not value:
+        raise RowError(f"{name} has keys that are not understood")
+    if value.get("type", "function") != "function":
+        raise RowError(f"{name} is of another type than function")
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        arguments = decoded(arguments, f'"arguments" of {name}') if arguments.strip() else {}
+    if not isinstance(arguments, dict):
+        raise RowError(f'"arguments" of {name} is {kind_of(arguments)}, not an object')
+    checked_value(arguments, f'"arguments" of {name}')
+    made: dict[str, Any] = {
+        "type": "function",
+        "function": {
+            "name": checked_text(function.get("name"), f'"name" of {name}'),
+            "arguments": arguments,
+        },
+    }
+    if value.get("id") is not None:
+        made["id"] = checked_text(value["id"], f'"id" of {name}')
+    return made
+
+
+def parse_tools(row: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """What is under `tools`: a list of functions, or a JSON text of one; bare ones are wrapped.
+
+    Null, an empty list and an empty text are none. Raises RowError.
+    """
+    value = row.get("tools")
+    if isinstance(value, str):
+        value = decoded(value, '"tools"') if value.strip() else None
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise RowError(f'"tools" is {kind_of(value)}, not a list')
+    return tuple(_tool(each, f'entry {number} of "tools"') for number, each in enumerate(value, 1))
+
+
+def _tool(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RowError(f"{name} is {kind_of(value)}, not an object")
+    wrapped = value if "function" in value else {"type": "function", "function": value}
+    function = wrapped["function"]
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise RowError(f'{name} is no function with a "name"')
+    checked_value(wrapped, name)
+    return wrapped
+
+
+def as_json(value: Any) -> str:
+    """A value inside a text: compact, no character escaped that need not be."""
+    return json.dumps(value, ensure_ascii=False)

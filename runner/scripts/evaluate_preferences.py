@@ -1,0 +1,194 @@
+"""Held-out preferences: how often, and by how much, base and tuned model prefer the better answer.
+
+As `evaluate`, with this in place of the held-out loss. spec.hashed: what `evaluate` has, `method`,
+and `mean` (are scores means over an answer's tokens?). A score is the log-probability of an answer,
+in nats, or what a reward model says. Every mean has a 95% interval, by resampling held-out rows.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
+
+from runner.scripts.data.questions import questions_of, samples_of, score
+from runner.scripts.evaluate import (
+    Progress,
+    answer,
+    load_model,
+    prompt_ids,
+    write_answers,
+)
+from runner.scripts.spec import Events, ScriptError, Spec, main
+from runner.scripts.training.preference_losses import answer_logps
+from runner.scripts.training.preference_rows import read_preferred
+from runner.scripts.training.token_rows import Row, read_token_rows
+from runner.scripts.training.torch_setup import check_still_set_up, peak_memory, set_up_torch
+
+Scores = NDArray[np.float64]
+RESAMPLED = 2000  # times, for an interval
+FEW = 30  # held-out rows, fewer than which an interval says little
+
+
+def evaluate(spec: Spec, events: Events) -> None:
+    """Score the held-out answers, ask the questions, and write what came out."""
+    device = set_up_torch()
+    settings = spec.hashed
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
+    template = spec.inputs["template"].read_text(encoding="utf-8")
+    data = read_token_rows(spec.inputs["tokens"])
+    preferred = read_preferred(spec.inputs["tokens"], data)
+    rows = list(data.rows) if settings["loss"] else []
+    questions = []
+    if settings["questions"] is not None:
+        questions = questions_of(
+            spec.inputs["questions"],
+            settings["questions"],
+            lambda messages: prompt_ids(tokenizer, template, messages),
+            settings["system"],
+        )
+    asked = [*questions, *samples_of(spec.inputs["prompts"], settings["samples"])]
+    models = ("tuned",) if settings["method"] == "reward" else ("base", "tuned")
+    progress = Progress(events, len(models) * (len(rows) + len(asked)))
+
+    scores: dict[str, Scores] = {}
+    answers: dict[str, list[str]] = {}
+    model = None
+    for name in models:
+        model = next_model(model, name, spec, device)
+        if settings["method"] == "reward":
+            model.config.pad_token_id = tokenizer.pad_token_id
+        if rows:
+            scores[name] = score_rows(model, rows, settings, device, progress, name)
+        answers[name] = []
+        if asked:
+            limit = settings["max_new_tokens"]
+            answers[name] = answer(model, tokenizer, asked, limit, name, device, progress)
+
+    check_still_set_up()
+    measures: dict[str, Any] = {"questions": len(questions), "validation_rows": len(rows)}
+    if questions:
+        measures |= {f"score_{name}": score(questions, answers[name]) for name in models}
+    if rows:
+        compare = judged if settings["method"] == "kto" else pairs
+        measures |= compare(scores, preferred)
+    write_answers(spec.folder / "answers.jsonl", asked, answers)
+    text = json.dumps(measures, indent=2, sort_keys=True, allow_nan=False)
+    (spec.folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+    events.measure(**measures, peak_memory=peak_memory(device))
+
+
+def next_model(before: Any, name: str, spec: Spec, device: torch.device) -> Any:
+    """The base, or the tuned model, for which the base's memory is used again or freed."""
+    settings, adapter = spec.hashed, spec.hashed["trained"] == "adapter"
+    scores = settings["method"] == "reward"
+    family = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    changes = {"num_labels": 1} if scores else {}
+    if name == "base":
+        return load_model(spec.inputs["model"], settings, device)
+    if adapter:
+        if before is None:
+            before = load_model(spec.inputs["model"], settings, device, family, **changes)
+        return PeftModel.from_pretrained(before, spec.inputs["trained"]).eval()
+    del before
+    gc.collect()
+    return load_model(spec.inputs["trained"], settings, device, family, **changes)
+
+
+# --- scores
+
+
+@torch.inference_mode()
+def score_rows(
+    model: Any,
+    rows: list[Row],
+    settings: dict[str, Any],
+    device: torch.device,
+    progress: Progress,
+    name: str,
+) -> Scores:
+    """What the model gives each answer. Raises ScriptError E522 when that is no number."""
+    found = []
+    for row in rows:
+        ids = torch.from_numpy(row.input_ids)[None].to(device)
+        logits = model(ids, use_cache=False).logits.float()
+        if settings["method"] == "reward":
+            found.append(logits[0, 0].item())
+        else:
+            total, count = answer_logps(logits, torch.from_numpy(row.labels)[None].to(device))
+            found.append((total / count if settings["mean"] else total).item())
+        progress.add(1, f"held-out answers, {name}")
+    if not all(map(math.isfinite, found)):
+        raise ScriptError(
+            f"the {name} model's score of a held-out answer is not a number",
+            hint="lower train.learning_rate, or set model.dtype to float32",
+            code="E522",
+        )
+    return np.array(found)
+
+
+def pairs(scores: dict[str, Scores], preferred: NDArray[np.bool_]) -> dict[str, Any]:
+    """Measures of pairs: `preference_accuracy`, the part whose better answer has the higher score;
+    `preference_margin`, by how much; and what of both is new since the base."""
+    margins = {name: each[preferred] - each[~preferred] for name, each in scores.items()}
+    found: dict[str, Any] = {
+        "pairs": len(margins["tuned"]),
+        "few_pairs": len(margins["tuned"]) < FEW,
+    }
+    for name, each in margins.items():
+        found |= with_interval(f"preference_accuracy_{name}", (each > 0).astype(float))
+        found |= with_interval(f"preference_margin_{name}", each)
+    if "base" in margins:
+        before, after = margins["base"], margins["tuned"]
+        found |= with_interval("preference_margin_change", after - before)
+        change = (after > 0).astype(float) - (before > 0)
+        found |= with_interval("preference_accuracy_change", change)
+        found |= with_interval("reward_accuracy", (after > before).astype(float))
+    return found
+
+
+def judged(scores: dict[str, Scores], preferred: NDArray[np.bool_]) -> dict[str, Any]:
+    """Measures of judged answers: how far good and bad ones have moved apart since the base."""
+    moved = scores["tuned"] - scores["base"]
+    good, bad = moved[preferred], moved[~preferred]
+    found: dict[str, Any] = {"good_answers": len(good), "bad_answers": len(bad)}
+    found["few_pairs"] = min(len(good), len(bad)) < FEW
+    if len(good) and len(bad):
+        found["preference_margin_change"] = float(good.mean() - bad.mean())
+        low, high = interval(lambda draw: draw(good).mean() - draw(bad).mean())
+        found["preference_margin_change_low"], found["preference_margin_change_high"] = low, high
+    return found
+
+
+def with_interval(name: str, values: Scores) -> dict[str, float]:
+    """The mean of `values` under `name`, and the ends of its interval."""
+    low, high = interval(lambda draw: draw(values).mean())
+    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+
+
+def interval(statistic: Callable[[Callable[[Scores], Scores]], float]) -> tuple[float, float]:
+    """95% of what `statistic` is when rows are drawn again, with replacement (Efron 1979)."""
+    random = np.random.default_rng(0)
+
+    def draw(values: Scores) -> Scores:
+        return values[random.integers(0, len(values), len(values))]
+
+    found = [statistic(draw) for _ in range(RESAMPLED)]
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)
+
+
+if __name__ == "__main__":
+    main(evaluate)

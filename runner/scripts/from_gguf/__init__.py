@@ -1,0 +1,1 @@
+"""A GGUF file as a model folder: architectures, weights, tokenizer."""

@@ -1,0 +1,90 @@
+"""Show the first rows of each file as the model will see them, token by token.
+
+spec.hashed: system, max_length, template (name, or null for the model's own), rows (how many of
+each file), files (list of {name, format, input, columns where there are some}). spec.inputs: model
+(folder of fetch), template, and the files under their `input` names. Written: rows.jsonl, for each
+row and side {file, line, side, tokens, trained, parts}, where parts are [text, trained on?]; or
+{file, line, code, problem}. Nothing of a file is run; templates are rendered in transformers'
+sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice, pairwise
+from typing import Any
+
+from runner.scripts.data.chat_tokens import (
+    ChatTokenizer,
+    Tokens,
+    check_system,
+    check_template,
+    end_ids_of,
+)
+from runner.scripts.data.conversation import Conversation, with_system
+from runner.scripts.data.convert import read_one
+from runner.scripts.data.preference import Pair
+from runner.scripts.data.rows import Problem, RowError, read_rows
+from runner.scripts.spec import Events, Spec, main
+
+
+def inspect_rows(spec: Spec, events: Events) -> None:
+    """Write rows.jsonl into spec.folder."""
+    settings = spec.hashed
+    model = spec.inputs["model"]
+    template = spec.inputs["template"].read_text(encoding="utf-8") if settings["template"] else None
+    tokenizer = ChatTokenizer(model, template, end_ids_of(model))
+    if any(file["format"] != "text" for file in settings["files"]):
+        name = settings["template"] or "of the model"
+        check_template(tokenizer, name)
+        check_system(tokenizer, settings["system"], name)
+    with (spec.folder / "rows.jsonl").open("w", encoding="utf-8") as out:
+        for file in settings["files"]:
+            for row in seen(spec, file, tokenizer):
+                out.write(json.dumps(row) + "\n")
+
+
+def seen(spec: Spec, file: dict[str, Any], tokenizer: ChatTokenizer) -> Iterator[dict[str, Any]]:
+    """What becomes of the first rows of a file."""
+    rows = read_rows(spec.inputs[file["input"]], file["name"], file.get("columns"))
+    for item in islice(rows, spec.hashed["rows"]):
+        place = item.place if isinstance(item, Problem) else item[0]
+        where = {"file": place.file, "line": place.line}
+        try:
+            if isinstance(item, Problem):
+                raise item.error
+            for side, conversation in sides_of(item[1], file["format"]):
+                filled = with_system(conversation, spec.hashed["system"])
+                for _, tokens in tokenizer.documents(filled):
+                    yield {**where, "side": side, **shown(tokens, tokenizer)}
+        except RowError as error:
+            yield {**where, "code": error.code, "problem": error.message}
+
+
+def sides_of(row: dict[str, Any], format_name: str) -> list[tuple[str, Conversation]]:
+    """The conversations of a row, each with what it is called. Raises RowError."""
+    read = read_one(row, format_name)
+    if isinstance(read, Conversation):
+        return [("", read)]
+    names = ("chosen", "rejected") if isinstance(read, Pair) else ("good", "bad")
+    return [(names[0] if good else names[1], side) for side, good in read.sides]
+
+
+def shown(tokens: Tokens, tokenizer: ChatTokenizer) -> dict[str, Any]:
+    """The text in parts that are trained on, or are not."""
+    mask = tokens.mask()
+    cuts = [0, *(n for n in range(1, len(mask)) if mask[n] != mask[n - 1]), len(mask)]
+    texts = [tokenizer.decode(tokens.ids[:cut]) for cut in cuts]
+    parts = []
+    for number, (begin, end) in enumerate(pairwise(cuts)):
+        before, upto = texts[number], texts[number + 1]
+        # A tokenizer may write the first token of a text differently, so parts are differences.
+        whole = upto.startswith(before)
+        text = upto[len(before) :] if whole else tokenizer.decode(tokens.ids[begin:end])
+        parts.append([text, bool(mask[begin])])
+    return {"tokens": len(mask), "trained": sum(mask), "parts": parts}
+
+
+if __name__ == "__main__":
+    main(inspect_rows)

@@ -1,0 +1,1 @@
+"""Tokenizers: files, pre-tokenizers, and small ones trained for shrunken twins."""

@@ -1,0 +1,1 @@
+"""What the training scripts share: batches, the adapter's layers, checkpoints, the trace."""

@@ -1,0 +1,1 @@
+"""Weights in files: number formats, safetensors as a stream, the folder around them."""

@@ -1,0 +1,1 @@
+"""What `ollama` and `benchmark` share: the deployed file, parity, prompts."""

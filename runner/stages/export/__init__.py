@@ -1,0 +1,1 @@
+"""What `gguf` and `imatrix` share: the converter, types, metadata, perplexity."""

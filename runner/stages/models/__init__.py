@@ -1,0 +1,1 @@
+"""What `fetch` and `fetch_data` share: the hub, and shrunken twins."""

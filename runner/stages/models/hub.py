@@ -1,0 +1,56 @@
+"""What the stages that fetch from the hub share: pins, and the one child that may use the network.
+
+A branch or tag is no key: `recipe run` asks the hub for its commit first and goes on with a recipe
+that names it (execution/revisions.py); `recipe plan` asks nobody, and calls the stage pending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from runner.recipe.model import is_commit
+
+if TYPE_CHECKING:
+    from runner.recipe.model import DataFile, Model
+    from runner.stages.contract import Context
+
+
+def unpinned(part: Model | DataFile) -> str:
+    """Why the commit of `part` is not known yet; "" when it is, or is none of the hub's."""
+    if part.hub is None or is_commit(part.revision):
+        return ""
+    branch = f"its {part.revision}" if part.revision else "its main branch"
+    return f"{part.hub} is not pinned: a run asks the hub for {branch}"
+
+
+def pin(part: Model | DataFile) -> dict[str, Any]:
+    """What names the bytes of a pinned repository for ever."""
+    assert is_commit(part.revision), "run asks for the commit before it makes keys"
+    return {"hub": part.hub, "revision": part.revision, "file": inside(part.file)}
+
+
+def inside(file: str | None) -> str | None:
+    """A path in a repository as the hub writes it."""
+    return None if file is None else str(PurePosixPath(file))
+
+
+def download(wanted: Sequence[Mapping[str, Any]], copies: int, context: Context) -> Path:
+    """Have scripts/hub_download.py fetch `wanted`, and return the folder below which it lies."""
+    from runner.system.hub import network_env
+    from runner.system.offline import require_network
+
+    require_network(", ".join(f"{each['id']} of the hub" for each in wanted))
+    context.run_script(
+        "hub_download",
+        {"wanted": [dict(each) for each in wanted], "copies": copies},
+        folder=context.scratch,
+        outside=network_env(),
+    )
+    return context.scratch / "hub"
+
+
+def has_downloads(scratch: Path) -> bool:
+    """Did an earlier try leave files, or parts of them?"""
+    return any(path.is_file() for path in (scratch / "hub").rglob("*"))

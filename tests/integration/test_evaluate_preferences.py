@@ -1,0 +1,150 @@
+"""How often base and tuned model prefer the better of two held-out answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.recipe.methods import METHODS
+from tests.tiny_model import write_tiny_model
+from tests.training_runs import (
+    SETTINGS,
+    Finished,
+    ScriptRun,
+    WarmInterpreter,
+    answers,
+    write_preferences,
+)
+
+LORA = {
+    "type": "lora",
+    "r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.0,
+    "target_modules": "all-linear",
+}
+Evaluated = Callable[..., Finished]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    environment_python: Callable[[str], Path],
+    model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    warm: WarmInterpreter,
+) -> Evaluated:
+    """Train by a method, and compare base and tuned model on other answers."""
+
+    def run(
+        method: str, *, rows: Any = None, adapter: dict[str, Any] = LORA, samples: int = 0
+    ) -> Finished:
+        place = tmp_path_factory.mktemp("evaluation")
+        template = model / "chat_template.jinja"
+        tokens = write_preferences(place / "train.safetensors", rows or answers(24))
+        settings = SETTINGS | {
+            "method": method,
+            "max_steps": 24,
+            "per_device_train_batch_size": 2,
+            "learning_rate": 5e-3,
+            "adapter": adapter,
+            **METHODS[method].settings,
+        }
+        trained = ScriptRun(
+            environment_python("native"),
+            "train_preference_native",
+            {"settings": settings, "save_steps": 1000},
+            {"model": model, "tokens": tokens, "template": template},
+            place / "train",
+        ).finish(warm)
+        assert trained.status == 0, trained.log
+        kind = "model" if adapter["type"] == "none" else "adapter"
+        prompt = {"kind": "validation", "messages": [{"role": "user", "content": "Q"}], "ids": [1]}
+        (place / "prompts.jsonl").write_text(json.dumps(prompt) + "\n")
+        held_out = write_preferences(place / "held-out.safetensors", answers(32, seed=5))
+        return ScriptRun(
+            environment_python("native"),
+            "evaluate_preferences",
+            {
+                "loss": True,
+                "samples": samples,
+                "max_new_tokens": 4,
+                "questions": None,
+                "system": None,
+                "dtype": "float32",
+                "attn_implementation": "sdpa",
+                "trained": kind,
+                "method": method,
+                "mean": method in ("orpo", "simpo"),
+            },
+            {
+                "model": model,
+                "trained": trained.folder / kind,
+                "tokens": held_out,
+                "prompts": place / "prompts.jsonl",
+                "template": template,
+            },
+            place / "evaluate",
+        ).finish(warm)
+
+    return run
+
+
+def measures(result: Finished) -> dict[str, Any]:
+    assert result.status == 0, result.log
+    found: dict[str, Any] = json.loads(result.files()["evaluation.json"])
+    assert found == {key: result.measures()[key] for key in found}
+    return found
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo", "simpo"])
+def test_the_better_held_out_answer_wins_more_often(method: str, evaluated: Evaluated) -> None:
+    result = evaluated(method, samples=1)
+    found = measures(result)
+    assert found["pairs"] == 32
+    assert not found["few_pairs"]
+    if method != "dpo":  # whose sums over tokens prefer the shorter answer from the start
+        assert found["preference_accuracy_tuned"] > found["preference_accuracy_base"]
+        assert found["preference_accuracy_change_low"] > 0
+    assert found["preference_margin_change_low"] > 0
+    assert found["reward_accuracy"] > 0.9
+    for name in ("preference_margin_base", "preference_accuracy_tuned", "preference_margin_change"):
+        assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
+    line = json.loads(result.files()["answers.jsonl"])
+    assert set(line) == {"question", "base", "tuned"}
+
+
+def test_labels_by_the_toss_of_a_coin_teach_nothing(evaluated: Evaluated) -> None:
+    """The control: the same answers, with the sides of every second pair exchanged."""
+    rows = answers(24)
+    mixed = []
+    for number in range(0, len(rows), 2):
+        sides = [document for document, _ in rows[number : number + 2]]
+        first, second = sides if number % 4 else reversed(sides)
+        mixed += [(first, 1), (second, 0)]
+    found, learnt = measures(evaluated("dpo", rows=mixed)), measures(evaluated("dpo"))
+    assert abs(found["preference_margin_change"]) < 0.3 * learnt["preference_margin_change"]
+
+
+def test_good_and_bad_answers_move_apart(evaluated: Evaluated) -> None:
+    found = measures(evaluated("kto"))
+    assert (found["good_answers"], found["bad_answers"]) == (32, 32)
+    assert found["preference_margin_change_low"] > 0
+
+
+@pytest.mark.parametrize("adapter", [LORA, {"type": "none"}], ids=["lora", "every weight"])
+def test_a_reward_model_gives_the_better_answer_the_higher_score(
+    adapter: dict[str, Any], evaluated: Evaluated
+) -> None:
+    found = measures(evaluated("reward", adapter=adapter))
+    assert found["preference_accuracy_tuned"] > 0.9
+    assert found["preference_margin_tuned_low"] > 0
+    assert "preference_accuracy_base" not in found

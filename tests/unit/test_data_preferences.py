@@ -1,0 +1,127 @@
+"""Rows of preferences: what they become, and what is refused in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.scripts.data.conversation import message
+from runner.scripts.data.formats import COMPARED
+from runner.scripts.data.preference import Judged, Pair, check_compared
+from runner.scripts.data.rows import Place, RowError
+
+Q, GOOD, BAD = message("user", "Q"), message("assistant", "good"), message("assistant", "bad")
+FIRST = [message("user", "q"), message("assistant", "a")]
+
+
+def pair(row: dict[str, Any]) -> Pair:
+    made = COMPARED["preference"](row)
+    assert isinstance(made, Pair)
+    check_compared(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Q", "chosen": "good", "rejected": "bad"},
+        {"prompt": [Q], "chosen": [GOOD], "rejected": [BAD]},
+        {"prompt": "Q", "chosen": [GOOD], "rejected": "bad"},
+        {"chosen": [Q, GOOD], "rejected": [Q, BAD]},
+        {"prompt": None, "chosen": [Q, GOOD], "rejected": [Q, BAD], "score": 3},
+    ],
+)
+def test_every_form_becomes_two_conversations(row: dict[str, Any]) -> None:
+    made = pair(row)
+    assert made.chosen.messages == (Q, GOOD)
+    assert made.rejected.messages == (Q, BAD)
+    assert made.chosen.answers == made.rejected.answers == [1]
+
+
+def test_answers_inside_the_prompt_are_not_compared() -> None:
+    explicit = pair({"prompt": [*FIRST, Q], "chosen": "good", "rejected": "bad"})
+    implicit = pair({"chosen": [*FIRST, Q, GOOD], "rejected": [*FIRST, Q, BAD]})
+    assert explicit == implicit
+    assert explicit.chosen.answers == [3]
+
+
+def test_answers_that_begin_alike_are_compared_as_a_whole() -> None:
+    more = message("user", "more")
+    made = pair({"chosen": [Q, GOOD, more, GOOD], "rejected": [Q, GOOD, more, BAD]})
+    # the first answers are equal: they are part of what both continue from
+    assert made.chosen.answers == [3]
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "words"),
+    [
+        ({"prompt": "Q", "chosen": "a", "rejected": "a"}, "E333", "are the same"),
+        ({"prompt": "Q", "rejected": "a"}, "E334", '"chosen" is missing'),
+        ({"prompt": "Q", "chosen": "a", "rejected": None}, "E334", '"rejected" is missing'),
+        ({"prompt": "Q", "chosen": "a", "rejected": " "}, "E334", '"rejected" is empty'),
+        ({"prompt": "Q", "chosen": "a", "rejected": [Q]}, "E334", "does not end with an answer"),
+        ({"chosen": "a", "rejected": "b"}, "E335", '"prompt" is missing'),
+        ({"chosen": [Q, GOOD], "rejected": [message("user", "P"), BAD]}, "E335", "same question"),
+        ({"chosen": [GOOD], "rejected": [BAD]}, "E335", "same question"),
+        ({"prompt": "Q", "chosen": 1, "rejected": "b"}, "E322", '"chosen" is a number'),
+        ({"prompt": "Q", "chosen": [], "rejected": "b"}, "E322", '"chosen" is empty'),
+    ],
+)
+def test_a_pair_that_is_none_is_refused(row: dict[str, Any], code: str, words: str) -> None:
+    with pytest.raises(RowError, match=words) as caught:
+        pair(row)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        ({"prompt": "Q", "completion": "a"}, "E337"),
+        ({"prompt": "Q", "completion": "a", "label": 1}, "E337"),
+        ({"prompt": "Q", "completion": "a", "label": "good"}, "E337"),
+        ({"prompt": "Q", "label": True}, "E322"),
+        ({"prompt": "Q", "completion": "", "label": True}, "E323"),
+    ],
+)
+def test_a_judgement_that_is_none_is_refused(row: dict[str, Any], code: str) -> None:
+    with pytest.raises(RowError) as caught:
+        check_compared(COMPARED["kto"](row))
+    assert caught.value.code == code
+
+
+def test_a_judgement_keeps_its_label_and_place() -> None:
+    made = COMPARED["kto"]({"prompt": "Q", "completion": "bad", "label": False})
+    assert isinstance(made, Judged)
+    placed = made.at(Place("f", 3))
+    assert placed.sides == ((placed.answered, False),)
+    assert str(placed.answered.place) == "f:3"
+    assert placed.digest() == made.digest()
+    assert made.digest() != Judged(made.answered, True).digest()
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content"]), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("format_name", COMPARED)
+@given(
+    row=st.dictionaries(
+        st.sampled_from(["prompt", "chosen", "rejected", "completion", "label"]), _JSON
+    )
+)
+def test_any_object_is_comparable_or_a_row_error(format_name: str, row: dict[str, Any]) -> None:
+    try:
+        made = COMPARED[format_name](row)
+        check_compared(made)
+    except RowError:
+        return
+    assert all(side.answers for side, _ in made.sides)

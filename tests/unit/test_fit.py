@@ -1,0 +1,247 @@
+"""Whether a training fits a machine that is only described: the course's models and its table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.cli.main import main
+from runner.errors import UsageError
+from runner.plan.fit import fit, peak_of, phases_of
+from runner.plan.machines import FOLDER, Hardware, hardware, known_names, rate_of
+from runner.plan.memory import Job, training_memory
+from runner.plan.published_models import FOLDER as PUBLISHED
+from runner.plan.shapes import Shapes, shapes_of
+from runner.recipe.load import load_recipe
+from tests.chain import ROOT
+
+GB = 10**9
+COURSE = ROOT / "recipes" / "course"
+REPOSITORIES = json.loads((PUBLISHED / "repositories.json").read_bytes())
+
+
+def shapes(name: str) -> Shapes:
+    return shapes_of(json.loads((PUBLISHED / f"{name}.json").read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def qlora() -> Job:
+    return Job.of(load_recipe(COURSE / "10.3-70b-qlora.yaml"))
+
+
+@pytest.fixture(scope="module")
+def full(qlora: Job) -> Job:
+    """Every weight in float32, four rows of 2048 tokens."""
+    none = dataclasses.replace(qlora.adapter, type="none", r=0, target_modules=())
+    return dataclasses.replace(
+        qlora, adapter=none, quantization=None, batch=4, gradient_checkpointing=False
+    )
+
+
+def test_the_70b_fits_a_spark_and_no_change_makes_it_fit_a_4090(qlora: Job) -> None:
+    model = shapes("llama-3.1-70b")
+    spark = fit(model, qlora, hardware("dgx-spark").budget)
+    assert (spark.changes, spark.peak) == ((), "train")
+    assert 45 * GB < spark.changed < 55 * GB
+    small = fit(model, qlora, hardware("rtx-4090").budget)
+    assert small.changes is None
+    assert small.changed > hardware("rtx-4090").memory
+    assert small.largest == {}
+
+
+def test_changes_are_the_fewest_that_make_it_fit(qlora: Job) -> None:
+    model, card = shapes("llama-3.1-8b"), hardware("rtx-4090").budget
+    job = dataclasses.replace(qlora, quantization=None, batch=8, gradient_checkpointing=False)
+    assert peak_of(model, job) > card
+    found = fit(model, job, card)
+    assert found.changes is not None
+    assert found.changed <= card
+    without_one = [
+        dataclasses.replace(job, gradient_checkpointing=True),
+        dataclasses.replace(job, batch=1, accumulation=8 * job.accumulation),
+    ]
+    if len(found.changes) > 1:
+        assert all(peak_of(model, each) > card for each in without_one)
+
+
+def test_full_fine_tuning_that_does_not_fit_is_told_to_be_lora(full: Job) -> None:
+    found = fit(shapes("llama-3.1-8b"), full, hardware("dgx-spark").budget)
+    assert found.changes is not None
+    assert any("type: lora" in change for change in found.changes)
+    assert not any("load_in_4bit" in change for change in found.changes)
+
+
+def test_what_fits_at_most_fits_and_one_row_more_does_not(qlora: Job) -> None:
+    model, budget = shapes("llama-3.1-70b"), hardware("dgx-spark").budget
+    largest = fit(model, qlora, budget).largest
+    assert sorted(largest) == [1024, 2048, 4096]
+    for length, rows in largest.items():
+        here, more = (
+            training_memory(model, dataclasses.replace(qlora, batch=count, length=length)).total
+            for count in (rows, rows + 1)
+        )
+        assert here <= budget < more
+
+
+def test_a_pair_counts_as_one_row_of_the_recipe(qlora: Job) -> None:
+    model, budget = shapes("llama-3.1-70b"), hardware("dgx-spark").budget
+    pairs = dataclasses.replace(qlora, batch=2 * qlora.batch, sides=2)
+    single, double = (fit(model, job, budget).largest for job in (qlora, pairs))
+    assert all(double[length] == single[length] // 2 for length in single)
+    large = dataclasses.replace(pairs, batch=8, accumulation=1)
+    found = fit(model, large, 1)  # nothing fits: all changes are tried
+    assert found.changes is None
+    assert found.changed < found.phases["train"].total
+
+
+def test_rows_longer_than_the_context_are_not_proposed(qlora: Job) -> None:
+    model = dataclasses.replace(shapes("llama-3.2-1b"), context=2048)
+    assert sorted(fit(model, qlora, 100 * GB).largest) == [1024, 2048]
+
+
+def test_loading_holds_a_weight_as_it_is_stored_beside_the_4_bits(qlora: Job) -> None:
+    model = shapes("llama-3.1-70b")
+    items = {item.name: item.bytes for item in phases_of(model, qlora)["load"].items}
+    assert items["largest weight, as stored"] == 2 * 28672 * 8192
+    in_16_bits = dataclasses.replace(qlora, quantization=None)
+    assert "largest weight, as stored" not in {
+        item.name for item in phases_of(model, in_16_bits)["load"].items
+    }
+
+
+# --- facts
+
+
+@pytest.mark.parametrize("name", known_names())
+def test_every_machine_has_its_facts_and_their_source(name: str) -> None:
+    machine = hardware(name)
+    assert machine.title
+    assert 0.5 < machine.usable <= 1
+    assert len(machine.source) > 40
+
+
+@pytest.mark.parametrize("repository", sorted(REPOSITORIES))
+def test_every_repository_has_the_sizes_of_a_model(repository: str) -> None:
+    assert shapes(REPOSITORIES[repository]).parameters > 10**8
+
+
+def test_the_hub_models_of_the_course_are_known() -> None:
+    models = [load_recipe(path).model.hub for path in sorted(COURSE.glob("*.yaml"))]
+    assert {model for model in models if model is not None} <= set(REPOSITORIES)
+
+
+def test_a_gpu_has_the_rate_of_its_machine_and_an_unknown_one_has_none() -> None:
+    assert rate_of("NVIDIA GB10") == hardware("dgx-spark").flops
+    assert (rate_of(""), rate_of("NVIDIA H999")) == (0.0, 0.0)
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "missing": ({"memory": None}, "memory is missing"),
+    "unknown": ({"ram": 1}, "unknown key ram"),
+    "text": ({"cores": "8"}, "cores is not of type int"),
+    "zero": ({"memory": 0}, "memory is not of type int, or not above zero"),
+    "true": ({"memory": True}, "memory is not of type int"),
+    "gigabytes": ({"memory": 12}, "memory is a number of bytes"),
+    "more": ({"usable": 1.5}, "usable is a part, at most 1"),
+}
+
+
+def described(changes: dict[str, Any]) -> dict[str, Any]:
+    data = json.loads((FOLDER / "h200.json").read_text()) | changes
+    return {key: value for key, value in data.items() if value is not None}
+
+
+@pytest.mark.parametrize("case", sorted(BAD))
+def test_a_file_that_does_not_describe_a_machine(case: str, tmp_path: Path) -> None:
+    changes, said = BAD[case]
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps(described(changes)))
+    with pytest.raises(UsageError, match=said) as caught:
+        hardware(str(file))
+    assert caught.value.code == "E006"
+
+
+def test_a_machine_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps(described({"title": "ours", "memory": 48 * GB})))
+    assert hardware(str(file)) == Hardware(**described({"title": "ours", "memory": 48 * GB}))
+
+
+def test_no_file_and_no_known_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"does not describe a machine: No such file"):
+        hardware(str(tmp_path / "none.json"))
+    with pytest.raises(UsageError, match="no facts of a machine called dgx-spak") as caught:
+        hardware("dgx-spak")
+    assert "did you mean dgx-spark?" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("h100", "h100-80"), ("spark", "dgx-spark"), ("4090", "rtx-4090")]
+)
+def test_a_part_of_a_name_is_enough_to_be_understood(name: str, meant: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        hardware(name)
+    assert f"did you mean {meant}?" in caught.value.hint
+
+
+# --- the command
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
+    assert main(["plan", *arguments]) == status
+    return capsys.readouterr().out
+
+
+def test_the_pages_tables_are_what_the_command_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "hardware.md").read_text()
+    for recipe in sorted(COURSE.glob("10.[23]-*.yaml")):
+        name = recipe.relative_to(ROOT).as_posix()
+        assert said(capsys, name, "--hardware", "all", "--format", "markdown").strip() in page
+
+
+def test_text_and_json_say_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    recipe = "recipes/course/10.3-70b-qlora.yaml"
+    text = said(capsys, recipe, "--hardware", "rtx-4090,dgx-spark")
+    data = json.loads(said(capsys, recipe, "--hardware", "rtx-4090,dgx-spark", "--format", "json"))
+    card, spark = data["machines"]
+    assert (card["fits"], card["changes"], spark["fits"], spark["changes"]) == (
+        False,
+        None,
+        True,
+        [],
+    )
+    assert "GeForce RTX 4090: does not fit: " in text
+    assert "NVIDIA DGX Spark: fits: " in text
+    assert (
+        sum(item["bytes"] for item in spark["phases"]["train"]["items"])
+        == (spark["phases"]["train"]["total"])
+    )
+
+
+def test_a_model_of_unknown_size_ends_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARK_RECIPES_CACHE", str(tmp_path / "cache"))
+    text = (COURSE / "10.2-8b-lora.yaml").read_text()
+    own = text.replace("meta-llama/Llama-3.1-8B-Instruct", "someone/something")
+    (tmp_path / "recipes" / "data").mkdir(parents=True)
+    for path in (COURSE.parent / "data").iterdir():
+        (tmp_path / "recipes" / "data" / path.name).write_bytes(path.read_bytes())
+    file = tmp_path / "recipes" / "course" / "x.yaml"
+    file.parent.mkdir()
+    file.write_text(own)
+    (tmp_path / ".git").mkdir()
+    assert main(["plan", str(file), "--hardware", "all"]) == 2
+    told = capsys.readouterr().err
+    assert "E007" in told
+    assert "the model's facts are not at hand" in told
