@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.backends import llamafactory_preferences as preferences
-from runner.backends.trainer_arguments import SAME
+from runner.backends.trainer_arguments import SAME, weights_that_learn
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -93,6 +93,12 @@ def cannot_honour(recipe: Recipe) -> Iterator[tuple[str, str]]:
         )
     if recipe.model.dtype == "float16":
         yield "/model/dtype", "LLaMA Factory is not shown to train on float16 weights as others do"
+    if recipe.train.adapter.trainable_layers is not None and recipe.model.dtype != "float32":
+        yield (
+            "/model/dtype",
+            "LLaMA Factory leaves what does not learn in its own dtype, so with trainable_layers "
+            "the model has to be float32",
+        )
     held = recipe.model.quantization
     if held and not (recipe.train.bf16 and held.bnb_4bit_compute_dtype == "bfloat16"):
         yield (
@@ -148,8 +154,14 @@ def _unknown_adapter_settings(adapter: Adapter) -> Iterator[tuple[str, str]]:
 
 
 def _tuning(adapter: Adapter) -> dict[str, Any]:
-    if adapter.type == "none":
+    if adapter.type == "none" and adapter.trainable_layers is None:
         return {"finetuning_type": "full"}
+    if adapter.type == "none":
+        return {
+            "finetuning_type": "freeze",
+            "freeze_trainable_layers": adapter.trainable_layers,
+            "freeze_trainable_modules": ",".join(sorted(adapter.trainable_modules)) or "all",
+        }
     return {
         "finetuning_type": "lora",
         "lora_rank": adapter.r,
@@ -163,7 +175,7 @@ def _tuning(adapter: Adapter) -> dict[str, Any]:
 def _adapter(adapter: Adapter) -> dict[str, Any]:
     """What the target modules are found by, in the model itself."""
     if adapter.type == "none":
-        return {"type": "none"}
+        return weights_that_learn(adapter)
     targets = adapter.target_modules
     return {
         "type": adapter.type,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from runner.backends.trainer_arguments import SAME
+from runner.backends.trainer_arguments import SAME, weights_that_learn
 from runner.recipe.methods import settings_of
 from runner.recipe.model import quantization_spec
 
@@ -75,7 +75,7 @@ def cannot_honour(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _adapter(adapter: Adapter) -> dict[str, Any]:
     if adapter.type == "none":
-        return {"type": "none"}
+        return weights_that_learn(adapter)
     settings = {
         "type": adapter.type,
         "r": adapter.r,

@@ -57,6 +57,11 @@ def data_of(values: Mapping[str, Any], method: str, place: Place, made: Captured
 
 def _packing(values: Mapping[str, Any], method: str, made: Captured) -> bool:
     """LLaMA Factory packs no answers that are compared: one switch is ignored, one refused."""
+    if method == "pretrain":
+        if values["neat_packing"]:
+            why = "LLaMA Factory refuses it in stage pt"
+            made.note(Fate.LOST, "neat_packing", True, why=why)
+        return values["packing"] is not False  # there it packs unless told otherwise
     if not METHODS[method].compares:
         return bool(values["neat_packing"] or values["packing"])
     why = f"{method} compares whole answers"
@@ -93,6 +98,8 @@ def _no_own_template(name: Any, method: str, data: Mapping[str, Any]) -> str:
         return "LLaMA Factory reads the model's own template where none is named, in its own way"
     if name not in own_templates():
         return "LLaMA Factory 0.9.5 has no template of that name"
+    if method == "pretrain":
+        return "pretrain writes rows by no template"
     if method != "sft":
         return f"{method} is trained on tokens of the model's own template; {differs}"
     if data["packing"]:

@@ -76,7 +76,9 @@ def file_of(name: str, folder: str, place: Place, method: str = "sft") -> dict[s
     written = os.path.relpath(path, place.recipe)
     _require_all_rows(entry)
     columns = entry.get("columns")
-    if entry.get("ranking") or (isinstance(columns, dict) and columns.get("kto_tag")):
+    if method == "pretrain":
+        item = {"path": written, **_text(entry, path, place)}
+    elif entry.get("ranking") or (isinstance(columns, dict) and columns.get("kto_tag")):
         item = {"path": written, **_compared(entry, path, place)}
     else:
         item = {"path": written, "format": _format(entry)}
@@ -131,6 +133,24 @@ def _require_all_rows(entry: dict[str, Any]) -> None:
             raise Inexpressible(f"{setting}: {entry[setting]}")
     if entry.get("split", "train") != "train":
         raise Inexpressible(f"split: {entry['split']}")
+
+
+def _text(entry: dict[str, Any], path: Path, place: Place) -> dict[str, Any]:
+    """Format and column of plain texts: LLaMA Factory learns its `prompt`. Raises Inexpressible."""
+    columns = entry.get("columns")
+    if columns is None:
+        columns = USUAL_COLUMNS["alpaca"]
+    if entry.get("formatting", "alpaca") != "alpaca" or not isinstance(columns, dict):
+        raise Inexpressible("its rows are conversations, and pretrain learns from texts")
+    column = str(columns.get("prompt") or "")
+    if not column:
+        raise Inexpressible("it names no column of texts: columns: {prompt: text}")
+    if path.suffix == ".txt":
+        raise Inexpressible("it is a plain text; write each text into a row of a JSONL file")
+    beside = [str(columns[name]) for name in ("query", "history") if columns.get(name)]
+    if filled := _filled(beside, path, place):
+        raise Inexpressible(f"it reads {filled} beside the text; write both into one")
+    return {"format": "text", **({} if column == "text" else {"columns": {"text": column}})}
 
 
 def _compared(entry: dict[str, Any], path: Path, place: Place) -> dict[str, Any]:

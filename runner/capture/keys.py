@@ -12,7 +12,7 @@ _MAPPED = """
     model_name_or_path model_revision flash_attn trust_remote_code
     quantization_bit quantization_method quantization_type double_quantization
     stage finetuning_type lora_rank lora_alpha lora_dropout lora_target use_dora use_rslora
-    additional_target
+    additional_target freeze_trainable_layers freeze_trainable_modules
     dataset eval_dataset dataset_dir template default_system cutoff_len val_size packing
     neat_packing
     num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps
@@ -160,9 +160,7 @@ CANNOT: dict[str, dict[str, Any]] = {
         "enable_thinking": True,
         "preserve_thinking": False,
     },
-    "a recipe trains all weights, or a LoRA adapter as PEFT makes it": {
-        "freeze_trainable_layers": 2,
-        "freeze_trainable_modules": "all",
+    "a recipe trains all weights, those of some layers, or a LoRA adapter as PEFT makes it": {
         "freeze_extra_modules": None,
         "module_dropout": 0.0,
         "oft_rank": 0,
@@ -270,6 +268,8 @@ DEFAULTS: dict[str, Any] = {
     "use_dora": False,
     "use_rslora": False,
     "additional_target": None,
+    "freeze_trainable_layers": 2,
+    "freeze_trainable_modules": "all",
     "dataset": None,
     "eval_dataset": None,
     "dataset_dir": "data",

@@ -22,7 +22,6 @@ _WHOLE = ("lora_alpha", "data_seed", "quantization_bit")  # numbers that are nul
 _EVERY_ROW = 100_000  # the web UI's own max_samples, which is there to mean all
 # Stage -> why no recipe trains it by LLaMA Factory.
 _OTHER_STAGES = {
-    "pt": "texts without answers are not captured",
     "rm": "LLaMA Factory's reward model gives a value for every token, by a layer with a bias that "
     "no other tool loads; a recipe's `reward` is trained by the native backend",
     "ppo": "it writes answers while it trains, and a recipe learns from rows alone",
@@ -59,6 +58,7 @@ def capture(source: Source, place: Place, name: str) -> Captured:
         _by_origin(origin, given, made)
     if values["warmup_ratio"] and not values["warmup_steps"]:
         warm_up(float(values["warmup_ratio"]), place, made)
+    _backend_that_can(made)
     note_other_methods(given, method, made)
     _what_is_left(given, made)
     _what_is_beside(source, values, made)
@@ -86,16 +86,16 @@ def _readable(given: Mapping[str, Any], made: Captured) -> Iterator[tuple[str, A
 
 def _refuse_other_kinds(values: Mapping[str, Any]) -> None:
     kind, tuning = values["stage"], values["finetuning_type"]
-    if kind not in ("sft", "dpo", "kto"):
+    if kind not in ("sft", "pt", "dpo", "kto"):
         why = _OTHER_STAGES.get(str(kind), "LLaMA Factory has no such stage")
         raise UsageError(
             f"stage: {kind} cannot be captured: {why}",
             hint="run it by llamafactory-cli as before",
             code="E851",
         )
-    if tuning not in ("lora", "full"):
+    if tuning not in ("lora", "full", "freeze"):
         raise UsageError(
-            f"finetuning_type: {tuning} cannot be captured: only a LoRA adapter or all weights are",
+            f"finetuning_type: {tuning} cannot be captured: only a LoRA adapter or weights are",
             hint="run it by llamafactory-cli as before",
             code="E851",
         )
@@ -107,9 +107,24 @@ def _refuse_other_kinds(values: Mapping[str, Any]) -> None:
         )
 
 
+def _backend_that_can(made: Captured) -> None:
+    """Where LLaMA Factory does what a recipe refuses to have it do, the native backend trains."""
+    train, why = made.recipe["train"], ""
+    if train["method"] == "pretrain" and made.recipe["data"]["packing"]:
+        why = "LLaMA Factory's packs are one text after the other, each seeing those before it"
+    dtype = made.recipe["model"]["dtype"]
+    if "trainable_layers" in train["adapter"] and dtype != "float32":
+        why = f"LLaMA Factory leaves what does not learn in {dtype}; here all weights are float32"
+    if why:
+        train["backend"] = "native"
+        made.note(Fate.CLOSE, "stage", train["method"], becomes="train.backend: native", why=why)
+
+
 def _method(values: Mapping[str, Any]) -> str:
     """The recipe's method. ORPO and SimPO are losses of LLaMA Factory's stage dpo."""
     loss = values["pref_loss"]
+    if values["stage"] == "pt":
+        return "pretrain"
     if values["stage"] == "dpo" and loss in ("orpo", "simpo"):
         return str(loss)
     return str(values["stage"])
@@ -166,10 +181,10 @@ def _switched_on(name: str, given: Mapping[str, Any]) -> bool:
         "galore_": "use_galore",
         "apollo_": "use_apollo",
         "badam_": "use_badam",
-        "freeze_trainable": "use_llama_pro",
-        "freeze_extra": "use_llama_pro",
         "fp8_": "fp8",
     }
+    if name.startswith("freeze_extra"):
+        return given.get("finetuning_type") == "freeze"
     for start, switch in switches.items():
         if name.startswith(start):
             return bool(given.get(switch))

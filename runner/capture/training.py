@@ -12,6 +12,7 @@ from runner.capture.captured import Captured, Fate
 from runner.capture.data_sets import Place
 from runner.capture.keys import DEFAULTS
 from runner.capture.steps import about_steps
+from runner.errors import UsageError
 from runner.recipe.methods import METHODS
 from runner.recipe.paths import project_root
 
@@ -91,6 +92,8 @@ def _reference(values: Mapping[str, Any], method: str, made: Captured) -> None:
 def _adapter(values: Mapping[str, Any], method: str, made: Captured) -> dict[str, Any]:
     if values["finetuning_type"] == "full":
         return {"type": "none"}
+    if values["finetuning_type"] == "freeze":
+        return _some_layers(values, made)
     rank = int(values["lora_rank"])
     alpha = values["lora_alpha"]
     if values["additional_target"]:
@@ -119,6 +122,25 @@ def _adapter(values: Mapping[str, Any], method: str, made: Captured) -> dict[str
         "target_modules": "all-linear"
         if target == "all"
         else [name.strip() for name in target.split(",")],
+    }
+
+
+def _some_layers(values: Mapping[str, Any], made: Captured) -> dict[str, Any]:
+    """LLaMA Factory takes more layers than there are for all of them, and 0 for none."""
+    names = values["freeze_trainable_modules"]
+    names = names if isinstance(names, list) else str(names).split(",")
+    names = [str(name).strip() for name in names if str(name).strip()]
+    count = int(values["freeze_trainable_layers"])
+    if count == 0:
+        raise UsageError(
+            "freeze_trainable_layers is 0: no layer would learn",
+            hint="say how many of the last layers learn",
+            code="E851",
+        )
+    return {
+        "type": "none",
+        "trainable_layers": count,
+        **({} if "all" in names else {"trainable_modules": names}),
     }
 
 

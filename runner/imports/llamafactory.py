@@ -38,6 +38,8 @@ _PLACES = {
     "lora_alpha": "train.adapter.lora_alpha",
     "lora_dropout": "train.adapter.lora_dropout",
     "lora_target": "train.adapter.target_modules",
+    "freeze_trainable_layers": "train.adapter.trainable_layers",
+    "freeze_trainable_modules": "train.adapter.trainable_modules",
     "flash_attn": "model.attn_implementation",
     "disable_gradient_checkpointing": "train.gradient_checkpointing",
     **{theirs: f"train.{ours}" for ours, theirs in NAMES.items()},

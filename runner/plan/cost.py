@@ -211,8 +211,10 @@ def _trained(recipe: Recipe, shapes: Shapes) -> Disk:
     from runner.scripts.training.checkpoints import KEPT
 
     trained = trained_parameters(shapes, recipe.train.adapter)
+    written = shapes.parameters if recipe.train.adapter.type == "none" else trained
     state, _ = OPTIMIZER_BYTES[recipe.train.optim]
-    return Disk("train", FLOAT32 * trained, (KEPT + 1) * (FLOAT32 + state) * trained)
+    each = FLOAT32 * written + state * trained
+    return Disk("train", FLOAT32 * written, (KEPT + 1) * each)
 
 
 def _merged(recipe: Recipe, shapes: Shapes) -> Disk:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.plan.shapes import Kind, Shapes, Weight
+from runner.plan.shapes import Kind, Shapes, Weight, in_layer
 from runner.recipe.methods import METHODS
 
 if TYPE_CHECKING:
@@ -201,9 +201,20 @@ def _held_weights(shapes: Shapes, job: Job, value: int) -> list[Item]:
 def trained_parameters(shapes: Shapes, adapter: Adapter) -> int:
     """Numbers that learn: of the adapter and the modules trained as a whole, or all."""
     if adapter.type == "none":
-        return shapes.parameters
+        return sum(weight.size for weight in shapes.weights if _learns(weight, shapes, adapter))
     adapted = sum(_adapter_size(weight, adapter) for weight in adapted_weights(shapes, adapter))
     return adapted + sum(weight.full_size for weight in _saved(shapes, adapter))
+
+
+def _learns(weight: Weight, shapes: Shapes, adapter: Adapter) -> bool:
+    """Without an adapter: does it lie in the layers that learn, as adapter_targets.py has it?"""
+    count, place = adapter.trainable_layers, in_layer(weight.module)
+    if count is None:
+        return True
+    if place is None:
+        return False
+    chosen = place[0] >= shapes.layers - count if count > 0 else place[0] < -count
+    return chosen and (not adapter.trainable_modules or place[1] in adapter.trainable_modules)
 
 
 def adapted_weights(shapes: Shapes, adapter: Adapter) -> list[Weight]:

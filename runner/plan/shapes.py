@@ -7,6 +7,7 @@ architecture is not guessed: its shapes are unknown, and the plan says so.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,12 @@ class Shapes:
     def keys(self) -> int:
         """Width of all key heads together; the values' is the same."""
         return self.key_value_heads * self.head
+
+
+def in_layer(module: str) -> tuple[int, str] | None:
+    """Number of the layer that `module` lies in, and the layer's own module that it is or is of."""
+    found = re.search(r"\.(\d+)\.(\w+)", module)
+    return (int(found[1]), found[2]) if found else None
 
 
 class UnknownShapesError(ValueError):

@@ -81,6 +81,7 @@ VALUES: dict[tuple[str, str], str] = {
     ("/train/adapter/type", "dora"): "DoRA is adapter.type lora + use_dora: true",
     ("/train/adapter/type", "rslora"): "rsLoRA is adapter.type lora + use_rslora: true",
     **{("/train/adapter/type", name): "type: none trains every weight" for name in ("full", "fft")},
+    ("/train/adapter/type", "freeze"): "write type: none and trainable_layers: 2, the last two",
     ("/train/method", "qlora"): _QLORA,
     ("/train/method", "lora"): "LoRA is train.adapter: {type: lora}, whatever the method",
     ("/train/method", "full"): _NO_ADAPTER,

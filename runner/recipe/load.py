@@ -202,6 +202,7 @@ def _file_checks(recipe: Recipe, unsound: set[str], bad: set[str]) -> tuple[list
         found += widths.check_widths(recipe, facts)
     if "train" not in unsound:
         found += model.check_targets(recipe, facts)
+        found += model.check_learning_layers(recipe, facts)
     if data:
         found += model.check_context(recipe, facts)
         found += rows.check_roles(recipe, facts)

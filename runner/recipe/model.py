@@ -99,7 +99,10 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """What learns. For type `none` (every weight) the numbers are 0 and there are no targets."""
+    """What learns. For type `none` (the weights themselves) the numbers of an adapter are 0 and
+    there are no targets; `trainable_layers` then are the last layers, or with a minus the first
+    ones, and None is every weight.
+    """
 
     type: str
     r: int
@@ -113,6 +116,8 @@ class Adapter:
     rank_pattern: Mapping[str, int]  # regular expression of a name's end -> r
     alpha_pattern: Mapping[str, int]  # the same -> lora_alpha
     lora_bias: bool
+    trainable_layers: int | None = None
+    trainable_modules: tuple[str, ...] = ()  # directly in these layers; all of them when empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +349,7 @@ def _train(train: dict[str, Any] | None) -> Any:
     return _plain(Train, {**train, "adapter": _adapter(train["adapter"])})
 
 
+_WITHOUT_LAYERS: dict[str, Any] = {"trainable_layers": None, "trainable_modules": ()}
 _NO_ADAPTER: dict[str, Any] = {
     "r": 0,
     "lora_alpha": 0,
@@ -360,12 +366,11 @@ _NO_ADAPTER: dict[str, Any] = {
 
 
 def _adapter(adapter: dict[str, Any]) -> Adapter:
-    if adapter["type"] == "none":
-        return Adapter("none", **_NO_ADAPTER)
     values = {
         key: tuple(value) if isinstance(value, list) else value for key, value in adapter.items()
     }
-    made: Adapter = _plain(Adapter, values)
+    others = _NO_ADAPTER if adapter["type"] == "none" else _WITHOUT_LAYERS
+    made: Adapter = _plain(Adapter, others | values)
     return made
 
 

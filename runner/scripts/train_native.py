@@ -91,7 +91,7 @@ def train(spec: Spec, events: Events) -> None:
     trust = settings.get("trust_remote_code", False)
     job = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     modules: dict[str, Any] = {}
-    if settings["adapter"]["type"] != "none":  # before anything that takes long
+    if settings["adapter"] != adapter_targets.EVERY_WEIGHT:  # before anything that takes long
         bare = adapter_targets.skeleton(spec.inputs["model"], trust)
         modules = adapter_targets.resolve(bare, settings["adapter"])
         if "quantization" in settings:
@@ -112,7 +112,7 @@ def train(spec: Spec, events: Events) -> None:
         check_answers(data, generation_prompt(tokenizer, template), name)
 
     seed_weights(settings)
-    model = add_trainable_weights(model, settings["adapter"], modules)
+    model = add_trainable_weights(model, settings, modules)
     record = TrainingRecord(events, checkpoints, job, device)
     trainer = MeanTokenTrainer(
         model=model,

@@ -126,7 +126,7 @@ def train(spec: Spec, events: Events) -> None:
 
     seed_weights(settings)
     adapter = settings["adapter"]
-    model = add_trainable_weights(model, adapter, modules, "SEQ_CLS" if scores else "CAUSAL_LM")
+    model = add_trainable_weights(model, settings, modules, "SEQ_CLS" if scores else "CAUSAL_LM")
     if settings["gradient_checkpointing"] and adapter["type"] != "none":
         model.enable_input_require_grads()
     record = TrainingRecord(events, checkpoints, job, device, TRACED)
@@ -167,12 +167,12 @@ def find_modules(
 ) -> dict[str, Any]:
     """What LoraConfig is told of the model's modules, before anything that takes long."""
     adapter = settings["adapter"]
-    if adapter["type"] == "none":
+    if adapter == adapter_targets.EVERY_WEIGHT:
         return {}
     bare = adapter_targets.skeleton(
         folder, settings.get("trust_remote_code", False), family, **changes
     )
-    if changes:
+    if changes and adapter["type"] != "none":
         adapter = {**adapter, "modules_to_save": [*adapter.get("modules_to_save", []), "score"]}
     modules = adapter_targets.resolve(bare, adapter)
     if "quantization" in settings:

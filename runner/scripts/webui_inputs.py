@@ -31,9 +31,7 @@ def prepare(spec: Spec, events: Events) -> None:
     if settings["has_prompts"]:
         template = spec.inputs["template"].read_text(encoding="utf-8")
         check_answers(data, generation_prompt(tokenizer, template), name)
-    targets = {}
-    if settings["adapter"]["type"] != "none":
-        targets, _ = adapter_of(bare, settings["adapter"])
+    targets, _ = adapter_of(bare, settings["adapter"])
     inputs = write_inputs(spec, data, tokenizer.pad_token_id)
     device = {"use_cpu": not torch.cuda.is_available()}
     configuration = {**settings["configuration"], **targets, **inputs, **device}

@@ -186,7 +186,10 @@ class LanguageServer:
                 name, _, value = line.partition(b":")
                 size = int(value) if name.lower() == b"content-length" else size
                 line = self._process.stdout.readline()
-            self._messages.put(json.loads(self._process.stdout.read(size)))
+            content = self._process.stdout.read(size)
+            if len(content) < size:  # killed while it spoke
+                return
+            self._messages.put(json.loads(content))
 
 
 def _initialization(folder: Path) -> dict[str, Any]:

@@ -59,6 +59,10 @@ ADAPTERS = {
     "without": dataclasses.replace(ADAPTER, exclude_modules=("down_proj",)),
     "by pattern": dataclasses.replace(ADAPTER, rank_pattern={"down_proj": 4}),
     "saved": dataclasses.replace(ADAPTER, modules_to_save=("lm_head", "embed_tokens")),
+    "last layers": dataclasses.replace(NONE, trainable_layers=2),
+    "first layer's mlp": dataclasses.replace(
+        NONE, trainable_layers=-1, trainable_modules=("mlp", "post_attention_layernorm")
+    ),
     "saved block": dataclasses.replace(ADAPTER, modules_to_save=("layers.0.mlp",)),
 }
 
@@ -88,6 +92,11 @@ for name, text in asked["configs"].items():
             config.layer_types = config.layer_types[:config.num_hidden_layers]
         model = model_of(config)
         modules = resolve(model, adapter)
+        if "weights" in modules:
+            named = dict(model.named_parameters())
+            learn = [named[name].numel() for name in modules["weights"]]
+            counts[label] = sum(learn)
+            continue
         with torch.device("meta"):
             tuned = get_peft_model(model, LoraConfig(
                 task_type="CAUSAL_LM", r=adapter["r"], use_dora=adapter["use_dora"], **modules))

@@ -65,6 +65,7 @@ MATRIX: dict[str, dict[str, Any]] = {
         "train": {"bf16": True, "max_steps": 2},
     },
     "DoRA": {"train": {"adapter": {"type": "lora", "r": 4, "use_dora": True}}},
+    "last layer": {"train": {"adapter": {"type": "none", "trainable_layers": 1}}},
     "every weight": {"train": {"adapter": {"type": "none"}, "learning_rate": 1e-4}},
     "every weight, kto": {
         "train": {"method": "kto", "adapter": {"type": "none"}, "learning_rate": 1e-4}

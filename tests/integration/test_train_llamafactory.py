@@ -78,6 +78,13 @@ MATRIX: dict[str, dict[str, Any]] = {
     "several turns": {"data": {"train": [{"path": "rows.jsonl", "format": "messages"}]}},
     "packs": {"data": {"packing": True}},
     "every weight": {"train": {"adapter": {"type": "none"}, "learning_rate": 1e-4}},
+    "last layers": {"train": {"adapter": {"type": "none", "trainable_layers": 1}}},
+    "first layers' mlp": {
+        "train": {
+            "adapter": {"type": "none", "trainable_layers": -1, "trainable_modules": ["mlp"]},
+            "gradient_checkpointing": True,
+        }
+    },
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import time
@@ -272,6 +273,32 @@ def test_full_fine_tuning_writes_a_whole_model(
         assert results[0][f"model/{name}"] == (model / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("adapter", "learned"),
+    [
+        ({"trainable_layers": 1}, r"model\.layers\.1\."),
+        ({"trainable_layers": -1}, r"model\.layers\.0\."),
+        ({"trainable_layers": 2, "trainable_modules": ["mlp"]}, r"model\.layers\.\d\.mlp\."),
+    ],
+    ids=["last", "first", "mlp"],
+)
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+def test_only_the_chosen_layers_learn(
+    adapter: dict[str, Any],
+    learned: str,
+    checkpointing: bool,
+    trainer: Trainer,
+    model: Path,
+    finish: Finish,
+) -> None:
+    settings = {"max_steps": 2, "warmup_steps": 0, "gradient_checkpointing": checkpointing}
+    result = finish(trainer(adapter={"type": "none"} | adapter, **settings)).files()
+    before = load_file(model / "model.safetensors")
+    after = load_file_of(result["model/model.safetensors"])
+    changed = {name for name in before if (after[name] != before[name]).any()}
+    assert changed == {name for name in before if re.match(learned, name)}
+
+
 # --- resume
 
 
@@ -466,6 +493,26 @@ def test_an_unknown_target_module_names_the_real_ones(trainer: Trainer, refused:
     assert error["message"] == "the model has no module named qproj"
     assert "did you mean q_proj?" in error["hint"]
     assert "up_proj (2 of 128x64)" in error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said", "hint"),
+    [
+        ({"trainable_layers": 3}, "is 3, and the model has 2 layers", "write at most 2"),
+        (
+            {"trainable_layers": 1, "trainable_modules": ["mpl"]},
+            "no layer of the model has a module named mpl; there are: input_layernorm, mlp,",
+            "did you mean mlp?",
+        ),
+    ],
+)
+def test_layers_that_are_not_there_are_refused(
+    adapter: dict[str, Any], said: str, hint: str, trainer: Trainer, refused: Refused
+) -> None:
+    error = refused(trainer(adapter={"type": "none"} | adapter))
+    assert error["code"] == "E529"
+    assert said in error["message"]
+    assert hint in error["hint"]
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(

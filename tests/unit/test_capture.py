@@ -91,6 +91,7 @@ SETS = {
         "file_name": "judged.jsonl",
         "columns": {"prompt": "prompt", "response": "said", "kto_tag": "label"},
     },
+    "texts": {"file_name": "texts.jsonl", "columns": {"prompt": "content"}},
     "far": {"hf_hub_url": "org/rows"},
 }
 
@@ -106,6 +107,7 @@ def write_project(folder: Path) -> Place:
     (folder / "data" / "faq.jsonl").write_text(alpaca * 9)
     pair = {"question": "One?", "input": "", "more": "x", "good": "Yes.", "bad": "No."}
     (folder / "data" / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    (folder / "data" / "texts.jsonl").write_text('{"content": "A text."}\n' * 4)
     judged = '{"prompt": "One?", "said": "Yes.", "label": true}\n'
     (folder / "data" / "judged.jsonl").write_text(judged * 4)
     (folder / "data" / "chats.json").write_text(json.dumps([chat]))
@@ -219,11 +221,62 @@ def test_what_a_recipe_cannot_say_is_listed_with_the_reason(
 
 
 def test_settings_of_what_is_switched_off_lose_nothing(place: Place) -> None:
-    off = {"galore_rank": 8, "pref_beta": 0.3, "freeze_trainable_layers": 4, "use_badam": False}
+    off = {"galore_rank": 8, "pref_beta": 0.3, "freeze_extra_modules": "norm", "use_badam": False}
     made = captured(place, CLICKED | off)
     assert {fates(made)[name] for name in off} == {Fate.NO_EFFECT}
     on = captured(place, CLICKED | {"use_galore": True, "galore_rank": 8})
     assert fates(on)["galore_rank"] is Fate.LOST
+
+
+@pytest.mark.parametrize(
+    ("given", "adapter"),
+    [
+        ({}, {"trainable_layers": 2}),
+        ({"freeze_trainable_layers": -3}, {"trainable_layers": -3}),
+        (
+            {"freeze_trainable_layers": 1, "freeze_trainable_modules": "mlp, self_attn"},
+            {"trainable_layers": 1, "trainable_modules": ["mlp", "self_attn"]},
+        ),
+        ({"freeze_trainable_modules": "all"}, {"trainable_layers": 2}),
+    ],
+)
+def test_freeze_tuning_trains_some_layers(
+    given: dict[str, Any], adapter: dict[str, Any], place: Place
+) -> None:
+    made = captured(place, CLICKED | {"finetuning_type": "freeze"} | given)
+    assert made.recipe["train"]["adapter"] == {"type": "none"} | adapter
+    assert made.recipe["train"]["backend"] == "llamafactory"
+    assert [note for note in made.notes if note.fate is Fate.LOST] == []
+    extra = captured(
+        place, CLICKED | {"finetuning_type": "freeze", "freeze_extra_modules": "norm"} | given
+    )
+    assert fates(extra)["freeze_extra_modules"] is Fate.LOST
+
+
+def test_what_llamafactory_holds_in_16_bits_is_trained_natively(place: Place) -> None:
+    config = place.workspace / "models" / "tiny" / "config.json"
+    config.write_text(config.read_text().replace('"float32"', '"bfloat16"'))
+    made = captured(place, CLICKED | {"finetuning_type": "freeze"})
+    assert made.recipe["train"]["backend"] == "native"
+    assert fates(made)["stage"] is Fate.CLOSE
+
+
+@pytest.mark.parametrize(
+    ("packing", "backend"), [(None, "native"), (True, "native"), (False, "llamafactory")]
+)
+def test_texts_are_captured_with_the_packing_that_stage_pt_has(
+    packing: bool | None, backend: str, place: Place
+) -> None:
+    given = CLICKED | {"stage": "pt", "dataset": "texts", "packing": packing}
+    made = captured(place, given)
+    assert made.recipe["data"]["train"] == [
+        {"path": "../data/texts.jsonl", "format": "text", "columns": {"text": "content"}}
+    ]
+    train = made.recipe["train"]
+    assert (train["method"], train["backend"]) == ("pretrain", backend)
+    assert made.recipe["data"]["packing"] is (packing is not False)
+    assert [note for note in made.notes if note.fate is Fate.LOST] == []
+    load_text(place, made.recipe)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +371,12 @@ def test_secrets_are_not_printed(place: Place) -> None:
     [
         ({"stage": "ppo"}, "stage: ppo cannot be captured: it writes answers while it trains"),
         ({"stage": "rm"}, "stage: rm cannot be captured: LLaMA Factory's reward model gives a"),
-        ({"finetuning_type": "freeze"}, "finetuning_type: freeze cannot be captured"),
+        ({"finetuning_type": "oft"}, "finetuning_type: oft cannot be captured"),
+        (
+            {"finetuning_type": "freeze", "freeze_trainable_layers": 0},
+            "freeze_trainable_layers is 0",
+        ),
+        ({"stage": "pt", "dataset": "chats"}, "chats: its rows are conversations"),
         ({"dataset": "far"}, "none of its data sets"),
         ({"model_name_or_path": ""}, "name no model"),
     ],

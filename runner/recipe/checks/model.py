@@ -45,6 +45,31 @@ def check_targets(recipe: Recipe, facts: Facts | None) -> Iterator[Finding]:
         yield Finding("E244", f"/train/adapter/target_modules/{index}", message, hint)
 
 
+def check_learning_layers(recipe: Recipe, facts: Facts | None) -> Iterator[Finding]:
+    """More layers than there are, or a module that no layer has."""
+    from runner.plan.shapes import UnknownShapesError, in_layer, shapes_of
+
+    adapter = recipe.train.adapter
+    if facts is None or adapter.trainable_layers is None:
+        return
+    try:
+        shapes = shapes_of(facts.config)
+    except UnknownShapesError:
+        return
+    if abs(adapter.trainable_layers) > shapes.layers:
+        message = f"trainable_layers is {adapter.trainable_layers}, and the model has "
+        message += f"{shapes.layers} layers"
+        hint = f"write at most {shapes.layers}, or remove it: every weight learns then"
+        yield Finding("E251", "/train/adapter/trainable_layers", message, hint)
+    known = sorted({place[1] for each in shapes.weights if (place := in_layer(each.module))})
+    for index, name in enumerate(adapter.trainable_modules):
+        if name not in known:
+            close = nearest(name, known)
+            message = f"no layer of the model has a module named {quoted(name, 60)}"
+            hint = f"did you mean {close}?" if close else f"a layer has {listed(known)}"
+            yield Finding("E251", f"/train/adapter/trainable_modules/{index}", message, hint)
+
+
 def not_checked(recipe: Recipe, facts: Facts | None) -> str:
     """What could not be checked for want of the model's facts; "" when all was."""
     if facts is not None or recipe.model.path is not None:

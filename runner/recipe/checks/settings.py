@@ -429,6 +429,16 @@ def dora_has_no_bias(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("E223", "/train/adapter/lora_bias", message, "remove one of them")
 
 
+@check("train")
+def learning_modules_lie_in_layers(recipe: Recipe) -> Iterator[Finding]:
+    """Modules are chosen in the layers that learn; without these every weight would."""
+    adapter = recipe.train.adapter
+    if adapter.trainable_modules and adapter.trainable_layers is None:
+        message = "trainable_modules chooses in the layers of trainable_layers, and there is none"
+        hint = "add trainable_layers, such as 2 for the last two layers"
+        yield Finding("E250", "/train/adapter/trainable_modules", message, hint, "key")
+
+
 @check("model", "train")
 def four_bits_are_not_trained(recipe: Recipe) -> Iterator[Finding]:
     """A step of training is far smaller than one from a 4-bit value to the next."""

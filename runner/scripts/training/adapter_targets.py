@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from runner.recipe.suggest import nearest
 from runner.scripts.spec import ScriptError
 
+EVERY_WEIGHT = {"type": "none"}  # full fine-tuning
 ALL_LINEAR, ALL_ATTENTION = "all-linear", "all-attention"
 _FIT = (torch.nn.Linear, Conv1D, torch.nn.Embedding)
 _SHOWN = 40  # groups of modules in a message
@@ -46,10 +47,16 @@ def skeleton(
 
 
 def resolve(model: Any, adapter: dict[str, Any]) -> dict[str, Any]:
-    """The settings of LoraConfig that name modules. Raises ScriptError E516.
+    """What is told of the model's modules: the settings of LoraConfig that name some, or, of
+    `type: none`, the names of the `weights` that learn, where that is not every one.
 
-    `model` may be on the meta device. `adapter` as in runner/backends/native.py.
+    `model` may be on the meta device. `adapter` as in runner/backends/native.py. Raises
+    ScriptError E516, E529.
     """
+    if adapter == EVERY_WEIGHT:
+        return {}
+    if adapter["type"] == "none":
+        return {"weights": _in_layers(model, adapter)}
     modules = dict(model.named_modules())
     saved = _saved(modules, adapter.get("modules_to_save", []))
     wanted, settings = _wanted(model, modules, adapter["target_modules"])
@@ -74,6 +81,44 @@ def resolve(model: Any, adapter: dict[str, Any]) -> dict[str, Any]:
     if saved:
         settings["modules_to_save"] = saved
     return settings
+
+
+def _in_layers(model: Any, adapter: dict[str, Any]) -> set[str]:
+    """Names of the weights in the first or last layers, and of a head that has none to start from.
+
+    A layer's number is the first one in the name of its weights.
+    """
+    placed = {
+        name: (int(found[1]), found[2])
+        for name, _ in model.named_parameters()
+        if (found := re.search(r"\.(\d+)\.(\w+)\.", name))
+    }
+    total = 1 + max((layer for layer, _ in placed.values()), default=-1)
+    count = adapter["trainable_layers"]
+    if abs(count) > total:
+        raise ScriptError(
+            f"train.adapter.trainable_layers is {count}, and the model has {total} layers",
+            hint=f"write at most {total}, or leave it out: every weight learns then",
+            code="E529",
+        )
+    layers = range(total - count, total) if count > 0 else range(-count)
+    names = {module for _, module in placed.values()}
+    wanted = adapter.get("trainable_modules") or names
+    for module in wanted:
+        if module not in names:
+            close = nearest(module, sorted(names))
+            raise ScriptError(
+                f"no layer of the model has a module named {module}; there are: "
+                f"{', '.join(sorted(names))}",
+                hint=f"did you mean {close}?" if close else "correct trainable_modules",
+                code="E529",
+            )
+    return {
+        name
+        for name, _ in model.named_parameters()
+        if (name in placed and placed[name][0] in layers and placed[name][1] in wanted)
+        or name.startswith("score.")
+    }
 
 
 def _wanted(

@@ -69,8 +69,13 @@ def columns_of(
 
 
 def adapter_of(bare: Any, adapter: dict[str, Any]) -> tuple[dict[str, str], set[str]]:
-    """LLaMA Factory's `lora_target`, and the names of all weights that the adapter must have."""
+    """LLaMA Factory's `lora_target`, and the names of all weights that the adapter must have.
+
+    Without an adapter there are none of either. Raises ScriptError E516, E529.
+    """
     modules = adapter_targets.resolve(bare, adapter)
+    if adapter["type"] == "none":
+        return {}, set()
     wanted = modules["target_modules"]
     dora = adapter.get("use_dora", False)
     config = LoraConfig(task_type="CAUSAL_LM", r=adapter["r"], use_dora=dora, **modules)

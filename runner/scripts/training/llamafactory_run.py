@@ -33,11 +33,9 @@ def lay_out(spec: Spec, events: Events) -> dict[str, Any]:
     settings = spec.hashed["settings"]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
     data = read_token_rows(spec.inputs["tokens"])
-    targets: dict[str, str] = {}
-    if settings["adapter"]["type"] != "none":
-        trust = settings["configuration"]["trust_remote_code"]
-        bare = adapter_targets.skeleton(spec.inputs["model"], trust)
-        targets, _ = adapter_of(bare, settings["adapter"])
+    trust = settings["configuration"]["trust_remote_code"]
+    bare = adapter_targets.skeleton(spec.inputs["model"], trust)
+    targets, _ = adapter_of(bare, settings["adapter"])
     places = write_inputs(spec, data, tokenizer.pad_token_id)
     measure_tokens(Path(places["tokenized_path"]), events)
     return {

@@ -42,10 +42,7 @@ def train_by_llamafactory(
     """
     settings = spec.hashed["settings"]
     job = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    targets, weights = {}, set()
-    if settings["adapter"]["type"] != "none":
-        targets, weights = adapter_of(bare, settings["adapter"])
-
+    targets, weights = adapter_of(bare, settings["adapter"])
     checkpoints = spec.scratch / "checkpoints"
     remove_incomplete(checkpoints, job)
     record = TrainingRecord(events, checkpoints, job, device, traced)

@@ -51,13 +51,14 @@ def seed_weights(settings: Mapping[str, Any]) -> None:
 
 
 def add_trainable_weights(
-    model: Any, adapter: dict[str, Any], modules: dict[str, Any], task: str = "CAUSAL_LM"
+    model: Any, settings: Mapping[str, Any], modules: dict[str, Any], task: str = "CAUSAL_LM"
 ) -> Any:
-    """Put the adapter on, or free every weight; what is trained is float32.
+    """Put the adapter on, or free the weights that learn; what is trained is float32.
 
-    `modules`: what `adapter_targets.resolve` found.
+    Without an adapter all weights are, also those that do not learn. `modules`: what
+    `adapter_targets.resolve` found.
     """
-    dtype = model.dtype
+    dtype, adapter = model.dtype, settings["adapter"]
     if adapter["type"] == "lora":
         switches = {name: adapter[name] for name in SWITCHES if name in adapter}
         config = LoraConfig(
@@ -70,10 +71,24 @@ def add_trainable_weights(
         )
         model = get_peft_model(model, config)
     in_float32(model)
+    if "weights" in modules:
+        _leave_as_they_are(model, modules["weights"], settings)
     for module in model.modules():
         if isinstance(module, ModulesToSaveWrapper):
             compute_in_float32(module, dtype)
     return model
+
+
+def _leave_as_they_are(model: Any, learning: set[str], settings: Mapping[str, Any]) -> None:
+    """Only the weights named in `learning` learn.
+
+    A layer that is computed again on the way back must see an input with a gradient: those below
+    the first that learns have none of their own.
+    """
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name in learning)
+    if settings["gradient_checkpointing"]:
+        model.enable_input_require_grads()
 
 
 def in_float32(model: Any) -> None:
