@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.backends import llamafactory
-from runner.errors import UsageError
 from runner.stages import train
 from runner.stages.contract import Context, Upstream
 
@@ -41,12 +40,6 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
 def require_comparable(recipe: Recipe) -> None:
     """Is it what these programs are shown to train alike? Raises UsageError (E533)."""
     llamafactory.require_shared_tokens(recipe)
-    if recipe.train.method != "sft":
-        raise UsageError(
-            f"the ways cli and webui are compared in sft, and the method is {recipe.train.method}",
-            hint="--with native,llamafactory",
-            code="E533",
-        )
 
 
 def spec_of(recipe: Recipe, context: Context) -> dict[str, Any]:

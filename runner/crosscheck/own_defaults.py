@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.backends.llamafactory_preferences import NAMES
 from runner.backends.trainer_arguments import SAME
 from runner.errors import StageFailed
+from runner.recipe.methods import METHODS
+from runner.recipe.methods import SETTINGS as METHOD_SETTINGS
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
 
-VERSION = 1  # raise when the scripts below say more
+VERSION = 2  # raise when the scripts below say more
 # role -> the script that reads its defaults
 SCRIPTS = {
     "native": "own_defaults_of_trl",
@@ -26,7 +29,7 @@ SCRIPTS = {
 }
 # column -> (environment, groups of its defaults; the first that has the name says it)
 COLUMNS = {
-    "trl": ("native", ("trl", "peft")),
+    "trl": ("native", ("trl-{method}", "peft")),
     "llamafactory": ("llamafactory", ("llamafactory",)),
     "board": ("llamafactory", ("board", "llamafactory")),
 }
@@ -46,6 +49,11 @@ class Setting:
     inverted: bool = False
     absent: Any = None  # what it means that a recipe of this kind has no such field
 
+    def of(self, method: str) -> bool:
+        """Has `method` it? Most are every method's."""
+        name = self.pointer.removeprefix("/train/")
+        return name not in METHOD_SETTINGS or name in METHODS[method].settings
+
 
 _ADAPTER = "/train/adapter/"
 SETTINGS = (
@@ -60,6 +68,7 @@ SETTINGS = (
         inverted=True,
     ),
     Setting("/train/save_steps", "save_steps", "save_steps"),
+    *(Setting(f"/train/{name}", name, NAMES.get(name, "")) for name in METHOD_SETTINGS),
     Setting("/data/max_length", "max_length", "cutoff_len"),
     Setting("/data/packing", "packing", "packing"),
     Setting("/model/attn_implementation", "", "flash_attn"),
@@ -95,8 +104,9 @@ class Row:
 def rows(
     recipe: Recipe, read: Mapping[str, Mapping[str, Any]], columns: Sequence[str]
 ) -> list[Row]:
-    """One row a setting. `read`: group -> defaults, as the scripts say them. Pure."""
-    resolved = recipe.resolved()
+    """One row a setting of the recipe's method. `read`: group -> defaults, as the scripts say
+    them. Pure."""
+    resolved, method = recipe.resolved(), recipe.train.method
     return [
         Row(
             setting.pointer,
@@ -105,18 +115,20 @@ def rows(
             {
                 column: value
                 for column in columns
-                if (value := _own(setting, column, read)) is not ABSENT
+                if (value := _own(setting, column, method, read)) is not ABSENT
             },
         )
         for setting in SETTINGS
+        if setting.of(method)
     ]
 
 
-def _own(setting: Setting, column: str, read: Mapping[str, Mapping[str, Any]]) -> Any:
+def _own(setting: Setting, column: str, method: str, read: Mapping[str, Mapping[str, Any]]) -> Any:
     name = setting.trl if column == "trl" else setting.factory
     for group in COLUMNS[column][1]:
-        if name in read[group]:
-            value = read[group][name]
+        own = read[group.format(method=method)]
+        if name in own:
+            value = own[name]
             return not value if setting.inverted and column != "trl" else value
     return ABSENT
 

@@ -139,6 +139,27 @@ def test_what_is_stored_is_not_trained_again(
     assert (next(reports.iterdir()) / "crosscheck.html").is_file()
 
 
+def test_pairs_are_trained_alike_by_every_way(checkout: Checkout, path: str) -> None:
+    rows = checkout.folder / "pairs.jsonl"
+    made = [
+        {"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No."} for n in range(9)
+    ]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in made))
+    data = "data.train=[{path: pairs.jsonl, format: preference}]"
+    found = crosscheck(
+        checkout,
+        path,
+        "tiny.yaml",
+        *("--set", "train.method=dpo", "--set", data, "--set", "train.max_steps=2"),
+        *("--set", "train.adapter.lora_dropout=0.0"),
+        *("--with", "native,cli,webui"),
+    )
+    assert found["equal"]
+    assert [len(way["trace"]) for way in found["ways"]] == [2, 2, 2]
+    beta = next(row for row in found["defaults"] if row["setting"] == "train.beta")
+    assert (beta["recipe"], beta["own"]["trl"], beta["own"]["llamafactory"]) == (0.1, 0.1, 0.1)
+
+
 def test_a_run_says_what_an_own_template_changes(checkout: Checkout) -> None:
     changes = ("--backend", "llamafactory", "--set", "train.template=chatml")
     words = ("run", "tiny.yaml", *changes, "--set", "train.max_steps=2", "--until", "train")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import pytest
 import yaml
 
 from runner.backends import load_backend
+from runner.crosscheck.by_cli import count_tokens
+from runner.crosscheck.compare import tokens_sha256
 from runner.recipe.load import load_recipe
 from tests.tiny_model import write_tiny_model
 from tests.training_runs import (
@@ -103,7 +104,12 @@ def training(
         return ScriptRun(
             environment_python(module.ENVIRONMENT),
             script or module.script(recipe),
-            {"settings": module.spec(recipe), "save_steps": save_steps},
+            {
+                "settings": module.spec(recipe),
+                "save_steps": save_steps,
+                "device": "cpu",
+                "more": count_tokens(recipe),
+            },
             {"model": model, "tokens": tokens, "template": model / "chat_template.jinja"},
             place / "run",
         )
@@ -139,27 +145,19 @@ def test_both_backends_give_the_same_weights_step_by_step(
 
 
 def test_the_command_line_of_llamafactory_gives_the_same_weights(
-    training: Callable[..., ScriptRun], environment_python: Callable[[str], Path], tmp_path: Path
+    training: Callable[..., ScriptRun], warm_factory: WarmInterpreter
 ) -> None:
-    """The configuration that the script leaves behind, given to `llamafactory-cli train`."""
-    run = training("llamafactory", {})
-    result = done(run.finish_cold())
-    configuration = yaml.safe_load((run.scratch / "configuration.yaml").read_text())
-    assert configuration["stage"] == "pt"
-    configuration |= {"output_dir": str(tmp_path / "saves"), "resume_from_checkpoint": None}
-    (tmp_path / "train.yaml").write_text(yaml.safe_dump(configuration))
-    command = environment_python("llamafactory").with_name("llamafactory-cli")
-    said = subprocess.run(
-        [str(command), "train", str(tmp_path / "train.yaml")],
-        env=run.environment(),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
+    script = done(training("llamafactory", {}).finish(warm_factory))
+    run = training("llamafactory", {}, script="train_by_cli")
+    result = done(run.finish(warm_factory))
+    assert yaml.safe_load((run.scratch / "configuration.yaml").read_text())["stage"] == "pt"
+    assert result.files()[ADAPTER] == script.files()[ADAPTER]
+    assert [step["loss"] for step in trace(result)] == [
+        round(step["loss"], 4) for step in trace(script)
+    ]
+    assert result.measures()["tokens_sha256"] == tokens_sha256(
+        run.folder.parents[1] / "train.tokens.safetensors"
     )
-    assert said.returncode == 0, said.stdout + said.stderr
-    weights = (tmp_path / "saves" / "adapter_model.safetensors").read_bytes()
-    assert weights == result.files()[ADAPTER]
 
 
 def test_the_web_ui_is_given_what_a_training_is_given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
@@ -20,6 +21,7 @@ from runner.crosscheck.own_defaults import Row, rows
 from runner.crosscheck.result import as_data
 from runner.crosscheck.trained import WAYS, Trained
 from runner.recipe.load import load_recipe
+from runner.recipe.methods import METHODS
 from runner.report.crosscheck_html import as_html
 from runner.report.crosscheck_markdown import as_markdown
 from runner.store.digest import file_sha256
@@ -157,7 +159,8 @@ def read(**more: Any) -> dict[str, Any]:
     """What the scripts would say, with every setting at one value but for `more`."""
     names = {name for setting in own_defaults.SETTINGS for name in (setting.trl, setting.factory)}
     same = dict.fromkeys(names - {""}, None)
-    return {"trl": same | more, "peft": {}, "llamafactory": dict(same), "board": {}}
+    of_methods = {f"trl-{method}": same | more for method in METHODS}
+    return {**of_methods, "peft": {}, "llamafactory": dict(same), "board": {}}
 
 
 def test_where_the_recipe_is_silent_is_told(tmp_path: Path) -> None:
@@ -171,6 +174,21 @@ def test_where_the_recipe_is_silent_is_told(tmp_path: Path) -> None:
     assert not found["/train/optim"].given
     assert found["/train/optim"].recipe == recipe.train.optim
     assert "trl" not in found["/model/attn_implementation"].own  # it has no such setting
+
+
+def test_a_method_has_its_own_settings_and_no_others(tmp_path: Path) -> None:
+    write_recipe(tmp_path / "x.yaml")
+    recipe = load_recipe(tmp_path / "x.yaml")
+    pointers = {row.pointer for row in rows(recipe, read(), ["trl"])}
+    assert not pointers & {"/train/beta", "/train/simpo_gamma"}
+    train = dataclasses.replace(recipe.train, method="dpo", beta=0.2)
+    defaults = read(beta=0.1) | {"trl-sft": read(beta=9)["trl-sft"]}
+    found = {
+        row.pointer: row
+        for row in rows(dataclasses.replace(recipe, train=train), defaults, ["trl"])
+    }
+    assert found["/train/beta"].own == {"trl": 0.1}
+    assert "/train/simpo_gamma" not in found
 
 
 def test_the_board_has_llamafactorys_default_where_its_form_says_nothing(tmp_path: Path) -> None:

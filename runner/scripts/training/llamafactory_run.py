@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.training import adapter_targets
 from runner.scripts.training.llamafactory_inputs import adapter_of, write_inputs
-from runner.scripts.training.token_rows import read_token_rows
+from runner.scripts.training.token_rows import IGNORED, read_token_rows
 from runner.scripts.training.trained_files import copy_adapter, copy_model
 
 LOSS_DECIMALS = 4  # with which this release of Transformers logs a loss
@@ -54,13 +54,21 @@ def measure_tokens(folder: Path, events: Events) -> None:
 
 
 def tokens_sha256(rows: Iterable[Mapping[str, list[int]]]) -> str:
-    """Over ids and labels of every row, in order, as int64, without what pads a pack."""
+    """Over ids and labels of every row, in order, as int64, without what pads a pack.
+
+    A pair is two rows, the better answer first. Texts of pre-training come without labels: they are
+    the ids behind the first.
+    """
     made = hashlib.sha256()
     for row in rows:
-        real = np.array(row["attention_mask"]) != 0
-        for name in ("input_ids", "labels"):
-            values = np.array(row[name], "<i8")[real]
-            made.update(len(values).to_bytes(8, "little") + values.tobytes())
+        for side in ("chosen_", "rejected_") if "chosen_input_ids" in row else ("",):
+            real = np.array(row[f"{side}attention_mask"]) != 0
+            ids = np.array(row[f"{side}input_ids"], "<i8")[real]
+            labels = np.array([IGNORED, *ids[1:]], "<i8")
+            if f"{side}labels" in row:
+                labels = np.array(row[f"{side}labels"], "<i8")[real]
+            for values in (ids, labels):
+                made.update(len(values).to_bytes(8, "little") + values.tobytes())
     return made.hexdigest()
 
 
