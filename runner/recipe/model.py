@@ -116,8 +116,8 @@ class Adapter:
     rank_pattern: Mapping[str, int]  # regular expression of a name's end -> r
     alpha_pattern: Mapping[str, int]  # the same -> lora_alpha
     lora_bias: bool
-    trainable_layers: int | None = None
-    trainable_modules: tuple[str, ...] = ()  # directly in these layers; all of them when empty
+    trainable_layers: int | None
+    trainable_modules: tuple[str, ...]  # directly in these layers; all of them when empty
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ ADAPTER = Adapter(
     rank_pattern={},
     alpha_pattern={},
     lora_bias=False,
+    trainable_layers=None,
+    trainable_modules=(),
 )
 NONE = dataclasses.replace(ADAPTER, type="none", r=0, target_modules=())
 JOB = Job(

@@ -199,6 +199,19 @@ CASES = [
     case(f"{LORA}/rank_pattern", {"q_proj": 2}, "train"),
     case(f"{LORA}/alpha_pattern", {"q_proj": 2}, "train"),
     case(f"{LORA}/lora_bias", True, "train"),
+    *(
+        case(
+            f"{LORA}/{name}",
+            value,
+            "train",
+            train__adapter={"type": "none", **before},
+            **dict.fromkeys(("merge", "gguf", "ollama", "benchmark")),
+        )
+        for name, value, before in (
+            ("trainable_layers", 2, {}),
+            ("trainable_modules/0", "mlp", {"trainable_layers": 1, "trainable_modules": ["x"]}),
+        )
+    ),
     case("/train/max_steps", 5, "train"),
     case("/train/num_train_epochs", 2, "train", train__max_steps=None, train__num_train_epochs=1),
     case("/train/per_device_train_batch_size", 2, "train"),

@@ -66,7 +66,7 @@ def test_defaults_are_filled_in_and_absent_sections_are_none(minimal: Recipe) ->
     assert minimal.model.dtype == "bfloat16"
     assert minimal.data.validation == Validation(0.1, ())
     assert minimal.train.adapter == Adapter(
-        "lora", 8, 16, 0.0, False, False, "all-linear", (), (), {}, {}, False
+        "lora", 8, 16, 0.0, False, False, "all-linear", (), (), {}, {}, False, None, ()
     )
     assert minimal.train.learning_rate == 2e-4
     for section in (
@@ -78,7 +78,7 @@ def test_defaults_are_filled_in_and_absent_sections_are_none(minimal: Recipe) ->
 def test_without_an_adapter_the_adapters_numbers_are_zero(valid: Path) -> None:
     recipe = load_recipe(valid / "full-fine-tuning.yaml")
     assert recipe.train.adapter == Adapter(
-        "none", 0, 0, 0.0, False, False, (), (), (), {}, {}, False
+        "none", 0, 0, 0.0, False, False, (), (), (), {}, {}, False, None, ()
     )
     assert recipe.train.num_train_epochs == 2.0
     assert type(recipe.train.num_train_epochs) is float

@@ -433,6 +433,10 @@ def dora_has_no_bias(recipe: Recipe) -> Iterator[Finding]:
 def learning_modules_lie_in_layers(recipe: Recipe) -> Iterator[Finding]:
     """Modules are chosen in the layers that learn; without these every weight would."""
     adapter = recipe.train.adapter
+    if adapter.trainable_layers == 0:
+        hint = "write 2 for the last two layers, -2 for the first; every weight learns without it"
+        pointer = "/train/adapter/trainable_layers"
+        yield Finding("E250", pointer, "trainable_layers is 0: no weight would learn", hint)
     if adapter.trainable_modules and adapter.trainable_layers is None:
         message = "trainable_modules chooses in the layers of trainable_layers, and there is none"
         hint = "add trainable_layers, such as 2 for the last two layers"
