@@ -227,7 +227,7 @@ def _input_name(sections: list[str], last: str, text: str) -> str:
     suffix = suffix if _SUFFIX.fullmatch(suffix) else ""
     if last != "path":
         return f"{INPUTS}/{last}{suffix}"
-    kind = "train" if sections[1] == "train" else "validation"
+    kind = {"train": "train", "clean": "decontaminate"}.get(sections[1], "validation")
     return f"{INPUTS}/{kind}-{sections[-1]}{suffix}"
 
 

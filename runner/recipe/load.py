@@ -166,7 +166,7 @@ def _named(found: list[Finding], source: Source, properties: dict[str, Any]) -> 
 
 def _cross_checks(recipe: Recipe, unsound: set[str]) -> tuple[list[Diagnostic], str]:
     """What rules and files say, and what could not be checked."""
-    from runner.recipe.checks import disk, methods  # noqa: F401  its rules join the others
+    from runner.recipe.checks import cleaning, disk, methods  # noqa: F401  their rules join the others
     from runner.recipe.checks.settings import CHECKS
 
     found = [

@@ -85,6 +85,57 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True)
+class NearDuplicates:
+    """Rows of which one is enough. `threshold`: what part of two rows must be shared."""
+
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredFile:
+    """A file that the model is measured by. `path` is relative to the recipe."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decontaminate:
+    """What rows to train on must not hold: runs of `ngram` words of these texts."""
+
+    ngram: int
+    validation: bool
+    questions: bool
+    files: tuple[MeasuredFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """The steps of cleaning, in their order; each has a value that leaves it out."""
+
+    alternation: str  # keep | drop | merge
+    web_text: bool
+    unicode: bool
+    whitespace: bool
+    secrets: str  # keep | mask | drop
+    personal_data: str
+    min_answer_chars: int
+    max_answer_chars: int | None
+    refusals: bool
+    language: tuple[str, ...]
+    exact_duplicates: bool
+    near_duplicates: NearDuplicates | None
+    decontaminate: Decontaminate | None
+
+    def steps(self) -> dict[str, Any]:
+        """Step -> its setting, of those that do something."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if value not in ("keep", False, 0, None, ())
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Data:
     """What the model learns from. `system` None adds no system turn; "" adds an empty one."""
 
@@ -95,6 +146,18 @@ class Data:
     max_length: int  # tokens
     too_long: str
     packing: bool
+    clean: Clean | None
+
+    @property
+    def measured_files(self) -> tuple[str, ...]:
+        """Files whose texts must not be in the rows to train on."""
+        measured = self.clean.decontaminate if self.clean else None
+        return tuple(file.path for file in measured.files) if measured else ()
+
+    @property
+    def cleaning(self) -> dict[str, Any]:
+        """The steps of cleaning that do something, in their order, with their settings."""
+        return self.clean.steps() if self.clean else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +399,20 @@ def _data(data: dict[str, Any] | None) -> Any:
         return None
     validation = data["validation"]
     held_out = Validation(validation.get("fraction", 0.0), _files(validation.get("files", ())))
-    return _plain(Data, {**data, "train": _files(data["train"]), "validation": held_out})
+    made = {"train": _files(data["train"]), "validation": held_out}
+    return _plain(Data, {**data, **made, "clean": _clean(data.get("clean"))})
+
+
+def _clean(clean: dict[str, Any] | None) -> Any:
+    if clean is None:
+        return None
+    near = _plain(NearDuplicates, clean.get("near_duplicates"))
+    measured = clean.get("decontaminate")
+    if measured is not None:
+        files = tuple(_plain(MeasuredFile, file) for file in measured["files"])
+        measured = _plain(Decontaminate, {**measured, "files": files})
+    made = {"near_duplicates": near, "decontaminate": measured}
+    return _plain(Clean, {**clean, **made, "language": tuple(clean["language"])})
 
 
 def _files(items: Any) -> tuple[DataFile, ...]:

@@ -1,8 +1,10 @@
 """Turn rows of data files into token ids and label masks.
 
 spec.hashed: seed, system, max_length, too_long, packing, fraction, train and validation (lists of
-{name, format, input, columns where there are some}), template (name, or null for the model's own).
-spec.inputs: model (folder of fetch), template, and the data files under their `input` names.
+{name, format, input, columns where there are some}), template (name, or null for the model's own);
+where rows are cleaned, clean (step -> its setting) and measured (names of the files to look for).
+spec.inputs: model (folder of fetch), template, the data files under their `input` names, and
+measured-0 and so on.
 The bytes written depend on data, tokenizer and settings alone.
 """
 
@@ -15,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,7 +35,7 @@ from runner.scripts.data.conversation import (
     fill_system,
     with_system,
 )
-from runner.scripts.data.formats import FORMATS
+from runner.scripts.data.formats import ANY_ORDER, FORMATS
 from runner.scripts.data.packing import pack
 from runner.scripts.data.parity_cases import cases
 from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError, read_rows
@@ -41,6 +43,9 @@ from runner.scripts.data.split import held_out
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.weights.floats import Array
 from runner.scripts.weights.safetensors_stream import SafetensorsWriter, TensorSpec
+
+if TYPE_CHECKING:
+    from runner.scripts.data.cleaning.pipeline import Cleaning
 
 HINTS = {
     "E320": "save the file as UTF-8",
@@ -84,8 +89,9 @@ def prepare(spec: Spec, events: Events) -> None:
     template = spec.inputs["template"].read_text(encoding="utf-8") if settings["template"] else None
     tokenizer = ChatTokenizer(model, template, end_ids_of(model))
 
-    train_rows, problems = read_files(spec, settings["train"])
-    validation_rows, more = read_files(spec, settings["validation"])
+    cleaning = cleaning_of(spec)
+    train_rows, problems = read_files(spec, settings["train"], cleaning)
+    validation_rows, more = read_files(spec, settings["validation"], cleaning)
     if problems + more:
         raise_problems(problems + more)
     if any(row.text is None for row in (*train_rows, *validation_rows)):
@@ -94,6 +100,8 @@ def prepare(spec: Spec, events: Events) -> None:
         check_system(tokenizer, settings["system"], name)
     if not settings["validation"]:
         train_rows, validation_rows = split(train_rows, settings["fraction"], settings["seed"])
+    if cleaning:
+        train_rows = decontaminated(spec, cleaning, train_rows, validation_rows)
 
     total = len(train_rows) + len(validation_rows)
     train = tokenise(train_rows, tokenizer, settings, events, 0, total)
@@ -114,6 +122,7 @@ def prepare(spec: Spec, events: Events) -> None:
         train=statistics_of(train, packs, settings["max_length"]),
         validation=statistics_of(validation, None, settings["max_length"]),
         rows_in_both=len(digests(train.rows) & digests(validation.rows)),
+        **({"clean": cleaning.measures()} if cleaning else {}),
         **write_beside(spec, tokenizer, validation.rows, validation.rows),
     )
 
@@ -143,17 +152,34 @@ def write_beside(
 # --- rows
 
 
+def cleaning_of(spec: Spec) -> Cleaning | None:
+    """The steps that the recipe asks for; None for rows as they are."""
+    if "clean" not in spec.hashed:
+        return None
+    from runner.scripts.data.cleaning.pipeline import Cleaning
+
+    return Cleaning(spec.hashed["clean"])
+
+
+def decontaminated(
+    spec: Spec, cleaning: Cleaning, train: Sequence[Any], validation: Sequence[Any]
+) -> list[Any]:
+    """The rows to train on without what is measured by. Raises ScriptError when none is left."""
+    files = [(spec.inputs[f"measured-{n}"], name) for n, name in enumerate(spec.hashed["measured"])]
+    train = cleaning.decontaminated(train, validation, files)
+    cleaning.require_rows(train, validation, held_out=bool(spec.hashed["validation"]))
+    return train
+
+
 def read_files(
-    spec: Spec, files: Sequence[dict[str, Any]]
+    spec: Spec, files: Sequence[dict[str, Any]], cleaning: Cleaning | None = None
 ) -> tuple[list[Conversation], list[Problem]]:
-    """Conversations of all files in order, and the rows that cannot be used."""
+    """Conversations of all files in order, cleaned, and the rows that cannot be used."""
     rows: list[Conversation] = []
     problems: list[Problem] = []
     for file in files:
         before = len(rows)
-        found, bad = read_file(
-            spec.inputs[file["input"]], file["name"], file["format"], file.get("columns")
-        )
+        found, bad = read_file(spec.inputs[file["input"]], file, cleaning)
         rows += found
         problems += bad
         if len(rows) == before and not bad:
@@ -162,24 +188,30 @@ def read_files(
                 hint="name a file with rows in data, or leave it out",
                 code="E324",
             )
+    if cleaning:
+        rows, broken = cleaning.cleaned(rows)
+        problems += broken
     return rows, problems
 
 
 def read_file(
-    path: Path, name: str, format_name: str, columns: Mapping[str, str] | None = None
+    path: Path, file: Mapping[str, Any], cleaning: Cleaning | None
 ) -> tuple[list[Conversation], list[Problem]]:
-    """The usable rows of one file and the others."""
-    parse = FORMATS[format_name]
+    """The rows of one file that can be used, or can be cleaned, and the others."""
+    parse = FORMATS[file["format"]]
+    if cleaning and cleaning.orders_turns:
+        parse = ANY_ORDER.get(file["format"], parse)
     rows: list[Conversation] = []
     problems: list[Problem] = []
-    for item in read_rows(path, name, columns):
+    for item in read_rows(path, file["name"], file.get("columns")):
         if isinstance(item, Problem):
             problems.append(item)
             continue
         place, row = item
         try:
             conversation = parse(row)
-            check_turns(conversation)
+            if not cleaning:
+                check_turns(conversation)
         except RowError as error:
             problems.append(Problem(place, error))
             continue

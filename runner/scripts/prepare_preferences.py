@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,13 +29,18 @@ from runner.scripts.data.preference import Compared, Judged, check_compared
 from runner.scripts.data.rows import Problem, RowError, read_rows
 from runner.scripts.data.split import held_out
 from runner.scripts.prepare import (
+    cleaning_of,
     count_words,
+    decontaminated,
     fit,
     raise_problems,
     write_beside,
     write_tokens,
 )
 from runner.scripts.spec import Events, ScriptError, Spec, main
+
+if TYPE_CHECKING:
+    from runner.scripts.data.cleaning.pipeline import Cleaning
 
 SAME = "the same within max_length"
 
@@ -65,8 +70,9 @@ def prepare(spec: Spec, events: Events) -> None:
     model = spec.inputs["model"]
     template = spec.inputs["template"].read_text(encoding="utf-8") if settings["template"] else None
     tokenizer = ChatTokenizer(model, template, end_ids_of(model))
-    train_rows, problems = read_files(spec, settings["train"])
-    validation_rows, more = read_files(spec, settings["validation"])
+    cleaning = cleaning_of(spec)
+    train_rows, problems = read_files(spec, settings["train"], cleaning)
+    validation_rows, more = read_files(spec, settings["validation"], cleaning)
     if problems + more:
         raise_problems(problems + more)
     name = settings["template"] or "of the model"
@@ -74,6 +80,8 @@ def prepare(spec: Spec, events: Events) -> None:
     check_system(tokenizer, settings["system"], name)
     if not settings["validation"]:
         train_rows, validation_rows = split(train_rows, settings["fraction"], settings["seed"])
+    if cleaning:
+        train_rows = decontaminated(spec, cleaning, train_rows, validation_rows)
     check_labels(train_rows)
 
     total = len(train_rows) + len(validation_rows)
@@ -93,6 +101,7 @@ def prepare(spec: Spec, events: Events) -> None:
         train=statistics_of(train),
         validation=statistics_of(validation),
         rows_in_both=len({*map(prompt_of, train.rows)} & {*map(prompt_of, validation.rows)}),
+        **({"clean": cleaning.measures()} if cleaning else {}),
         **write_beside(spec, tokenizer, good, one_of_each_prompt(validation.rows)),
     )
 
@@ -100,8 +109,10 @@ def prepare(spec: Spec, events: Events) -> None:
 # --- rows
 
 
-def read_files(spec: Spec, files: Sequence[dict[str, Any]]) -> tuple[list[Compared], list[Problem]]:
-    """The usable rows of all files in order, and the others."""
+def read_files(
+    spec: Spec, files: Sequence[dict[str, Any]], cleaning: Cleaning | None = None
+) -> tuple[list[Compared], list[Problem]]:
+    """The usable rows of all files in order, cleaned, and the others."""
     rows: list[Compared] = []
     problems: list[Problem] = []
     for file in files:
@@ -113,7 +124,8 @@ def read_files(spec: Spec, files: Sequence[dict[str, Any]]) -> tuple[list[Compar
             place, values = item
             try:
                 row = COMPARED[file["format"]](values)
-                check_compared(row)
+                if not cleaning:
+                    check_compared(row)
             except RowError as error:
                 problems.append(Problem(place, error))
                 continue
@@ -124,6 +136,9 @@ def read_files(spec: Spec, files: Sequence[dict[str, Any]]) -> tuple[list[Compar
                 hint="name a file with rows in data, or leave it out",
                 code="E324",
             )
+    if cleaning:
+        rows, broken = cleaning.cleaned(rows)
+        problems += broken
     return rows, problems
 
 

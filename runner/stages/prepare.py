@@ -59,6 +59,8 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
     }
     if recipe.data.chat_template != "model":
         digests["chat_template"] = known_sha256(template_file(recipe))
+    if measured := measured_by(recipe):
+        digests["measured_by"] = [known_sha256(recipe.resolve(path)) for path in measured]
     return digests
 
 
@@ -80,6 +82,8 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         key["columns"] = columns
     if "fetch_data" in upstream:
         key["data"] = upstream["fetch_data"].digest()
+    if data.cleaning:
+        key["clean"] = cleaning(recipe)
     if not data.validation.files:
         key |= {"fraction": data.validation.fraction, "seed": recipe.seed}
     return key
@@ -90,12 +94,33 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     named = rows_of(recipe, inputs)
     if recipe.data.chat_template != "model":
         named["template"] = template_file(recipe)
+    measured = measured_by(recipe)
+    named |= {f"measured-{n}": recipe.resolve(path) for n, path in enumerate(measured)}
+    clean = {"clean": cleaning(recipe), "measured": list(measured)} if recipe.data.cleaning else {}
     context.run_script(
         "prepare_preferences" if METHODS[recipe.train.method].compares else "prepare",
-        reading(recipe),
+        reading(recipe) | clean,
         inputs={"model": inputs["fetch"].folder / "model", **named},
         folder=folder,
     )
+
+
+def cleaning(recipe: Recipe) -> dict[str, Any]:
+    """The steps of `data.clean`, in their order. Where files lie is no part of them. Pure."""
+    steps = recipe.data.cleaning
+    if "decontaminate" in steps:
+        kept = ("ngram", "validation")
+        steps["decontaminate"] = {name: steps["decontaminate"][name] for name in kept}
+    return steps
+
+
+def measured_by(recipe: Recipe) -> tuple[str, ...]:
+    """Files whose texts no row to train on may hold: the questions, and those that are named."""
+    asked = recipe.evaluate.questions if recipe.evaluate else None
+    measured = recipe.data.clean.decontaminate if recipe.data.clean else None
+    if measured is None:
+        return ()
+    return (*([asked] if asked and measured.questions else []), *recipe.data.measured_files)
 
 
 def reading(recipe: Recipe) -> dict[str, Any]:

@@ -142,6 +142,45 @@ CASES = [
     case("/data/max_length", 64, "prepare"),
     case("/data/too_long", "drop", "prepare"),
     case("/data/packing", True, "prepare train"),
+    *(
+        case(f"/data/clean/{name}", value, "prepare")
+        for name, value in {
+            "alternation": "merge",
+            "web_text": True,
+            "unicode": True,
+            "whitespace": True,
+            "secrets": "mask",
+            "personal_data": "drop",
+            "min_answer_chars": 2,
+            "max_answer_chars": 9,
+            "refusals": True,
+            "exact_duplicates": True,
+            "near_duplicates/threshold": 0.7,
+            "decontaminate/ngram": 8,
+            "decontaminate/validation": False,
+            "decontaminate/questions": False,
+        }.items()
+    ),
+    case("/data/clean/unicode", False, ""),  # what changes nothing is no part of a key
+    case("/data/clean/language/0", "de", "prepare", data__clean={"language": ["en"]}),
+    case(
+        "/data/clean/decontaminate/files/0/path",
+        "more.jsonl",
+        "prepare",
+        data__clean={"decontaminate": {"files": [{"path": "held.jsonl"}]}},
+    ),
+    case(
+        "/evaluate/questions",
+        "questions.jsonl",
+        "prepare evaluate",
+        data__clean={"decontaminate": {}},
+    ),
+    case(
+        "/evaluate/questions",
+        "questions.jsonl",
+        "evaluate",
+        data__clean={"decontaminate": {"questions": False}},
+    ),
     # --- train
     case("/train/backend", "llamafactory", "train"),
     case("/train/template", "chatml", "train", train__backend="llamafactory"),

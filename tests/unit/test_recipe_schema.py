@@ -82,6 +82,7 @@ def test_every_field_is_described_and_shown_by_a_valid_example() -> None:
 
 def test_a_field_is_required_or_has_a_default_or_is_one_of_the_known_choices() -> None:
     sections = {"evaluate", "merge", "gguf", "imatrix", "ollama", "benchmark", "quantization"}
+    sections |= {"clean", "near_duplicates", "decontaminate"}
     alternatives = {"max_steps", "num_train_epochs"}
     parameters = set(SCHEMA["properties"]["ollama"]["properties"]["parameters"]["properties"])
     free = {
@@ -157,6 +158,10 @@ CLASSES = {
     "data": model.Data,
     "data.train[]": model.DataFile,
     "data.validation": model.Validation,
+    "data.clean": model.Clean,
+    "data.clean.near_duplicates": model.NearDuplicates,
+    "data.clean.decontaminate": model.Decontaminate,
+    "data.clean.decontaminate.files[]": model.MeasuredFile,
     "train": model.Train,
     "train.adapter": model.Adapter,
     "evaluate": model.Evaluate,

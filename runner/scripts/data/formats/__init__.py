@@ -29,6 +29,10 @@ COMPARED: dict[str, Callable[[dict[str, Any]], Compared]] = {
     "preference": preference.parse,
     "kto": kto.parse,
 }
+# For formats that need turns in order: how rows are read that are brought into order later.
+ANY_ORDER: dict[str, Callable[[dict[str, Any]], Conversation]] = {
+    "sharegpt": sharegpt.parse_any_order,
+}
 # Keys of a row that a format reads; all others are ignored.
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "messages": messages.FIELDS,

@@ -35,11 +35,21 @@ def parse(row: dict[str, Any]) -> Conversation:
 
     Asking turns and answering ones must alternate: what a row with a gap means is not guessed.
     """
+    return _parse(row, ordered=True)
+
+
+def parse_any_order(row: dict[str, Any]) -> Conversation:
+    """As `parse`, for the step of cleaning that brings turns into order."""
+    return _parse(row, ordered=False)
+
+
+def _parse(row: dict[str, Any], *, ordered: bool) -> Conversation:
     messages: list[Message] = []
     untrained = set()
     for number, value in enumerate(list_field(row, "conversations"), 1):
         turn, trained = _turn(value, number)
-        check_order(messages, turn["role"], number, value["from"])
+        if ordered:
+            check_order(messages, turn["role"], number, value["from"])
         if not trained:
             untrained.add(len(messages))
         messages.append(turn)

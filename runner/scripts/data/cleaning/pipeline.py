@@ -1,0 +1,254 @@
+"""The steps in their order, over the rows in theirs.
+
+A row is brought into order (alternation), then its texts are repaired until nothing changes, then
+it is judged: answers, refusals, language, duplicates. Rows that hold what the model is measured by
+go last, when it is known which rows are held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.scripts.data.cleaning import duplicates, language, lengths, refusals, repair, turns
+from runner.scripts.data.cleaning.contamination import Measure, texts_of_file
+from runner.scripts.data.cleaning.personal import personal_data_in, without_personal_data
+from runner.scripts.data.cleaning.report import Drop, Told
+from runner.scripts.data.cleaning.secret import secrets_in, without_secrets
+from runner.scripts.data.cleaning.texts import (
+    SAID,
+    Row,
+    changed,
+    changed_everywhere,
+    every_string,
+    texts_of,
+)
+from runner.scripts.data.cleaning.web import without_web_text
+from runner.scripts.data.conversation import Conversation, check_turns
+from runner.scripts.data.preference import check_compared
+from runner.scripts.data.rows import Problem, RowError
+from runner.scripts.spec import ScriptError
+
+ORDER = (
+    *("alternation", "web_text", "unicode", "whitespace", "secrets", "personal_data"),
+    *("min_answer_chars", "max_answer_chars", "refusals", "language"),
+    *("exact_duplicates", "near_duplicates", "decontaminate"),
+)
+_REPAIRS = ("web_text", "unicode", "whitespace", "secrets", "personal_data")
+_ROUNDS = 6  # what one repair does may give another one something to do
+
+Step = Callable[[Row], Row | Drop]
+
+
+class Cleaning:
+    """What the recipe asks for. `settings`: step -> its setting, of steps that do something."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+        self.told = {step: Told(step) for step in ORDER if step in settings}
+        self.read = 0
+        self.kept = 0
+
+    @property
+    def orders_turns(self) -> bool:
+        """Are rows to be read whose turns do not alternate?"""
+        return "alternation" in self.settings
+
+    def cleaned(self, rows: Iterable[Row]) -> tuple[list[Any], list[Problem]]:
+        """The rows that are left, in their order, and the problems of those that are broken.
+
+        Rows of one call are compared with each other.
+        """
+        steps = [(name, _step(name, self.settings[name])) for name in ORDER if name in self.told]
+        repairs = [(name, step) for name, step in steps if step and name in _REPAIRS]
+        others = [(name, step) for name, step in steps if step and name not in _REPAIRS]
+        first, after = _split_at_turns(others)
+        kept: list[Row] = []
+        problems: list[Problem] = []
+        for row in rows:
+            self.read += 1
+            left = self._through(row, first)
+            left = left and self._repaired(left, repairs)
+            left = left and self._sound(left, row, problems)
+            left = left and self._through(left, after)
+            if left is not None:
+                kept.append(left)
+        self.kept += len(kept)
+        return kept, problems
+
+    def decontaminated(
+        self,
+        rows: Sequence[Row],
+        held_out: Sequence[Row],
+        named: Sequence[tuple[Path, str]],
+    ) -> list[Any]:
+        """The rows to train on that hold nothing of `held_out` and of the `named` files."""
+        told = self.told.get("decontaminate")
+        if told is None:
+            return list(rows)
+        settings = self.settings["decontaminate"]
+        measure = Measure(settings["ngram"])
+        for path, name in named:
+            for text, place in texts_of_file(path, name):
+                measure.add([text], place)
+        for row in held_out if settings["validation"] else ():
+            measure.add(texts_of(row, SAID), str(row.place))
+        left = [row for row in rows if self._judged(row, measure, told) is not None]
+        self.kept -= len(rows) - len(left)
+        return left
+
+    def require_rows(
+        self, train: Sequence[Row], validation: Sequence[Row], *, held_out: bool
+    ) -> None:
+        """Raise ScriptError E354 or E356 when nothing is left of what was given."""
+        reasons = ", ".join(
+            f"{told.step} {told.dropped}" for told in self.told.values() if told.dropped
+        )
+        hint = "look at rows: recipe data inspect FILE; then leave a step out of data.clean"
+        if not train:
+            message = f"cleaning left no row to train on; dropped: {reasons}"
+            raise ScriptError(message, hint=hint, code="E354")
+        if held_out and not validation:
+            message = f"cleaning left no held-out row; dropped: {reasons}"
+            raise ScriptError(message, hint=hint, code="E356")
+
+    def measures(self) -> dict[str, Any]:
+        """For run.json: rows before and after, and each step's doings in their order."""
+        steps = [told.measures() for told in self.told.values()]
+        return {"rows": self.read, "kept": self.kept, "steps": steps}
+
+    def _through(self, row: Row, steps: Sequence[tuple[str, Step]]) -> Row | None:
+        left: Row | None = row
+        for name, step in steps:
+            left = left and self._judged(left, step, self.told[name])
+        return left
+
+    def _judged(self, row: Row, step: Step, told: Told) -> Row | None:
+        """The row after one step, which is counted; None where it is dropped."""
+        after = step(row)
+        if isinstance(after, Drop):
+            told.drop(row.place, after, _reason(told.step))
+            return None
+        if after != row:
+            told.change(row.place, *_first_change(row, after))
+        return after
+
+    def _repaired(self, row: Row, steps: Sequence[tuple[str, Step]]) -> Row | None:
+        """The row when no repair changes it any more. A step counts it once."""
+        before: dict[str, tuple[Row, Row]] = {}
+        for _ in range(_ROUNDS):
+            start = row
+            for name, step in steps:
+                after = step(row)
+                if isinstance(after, Drop):
+                    self.told[name].drop(row.place, after)
+                    return None
+                if after != row:
+                    before.setdefault(name, (row, after))
+                    row = after
+            if row == start:
+                break
+        else:
+            last = next(reversed(before))
+            text = texts_of(row)[0]
+            self.told[last].drop(row.place, Drop("its text never settles", text))
+            return None
+        for name, (old, new) in before.items():
+            self.told[name].change(row.place, *_first_change(old, new))
+        return row
+
+    def _sound(self, row: Row, given: Row, problems: list[Problem]) -> Row | None:
+        """The row if it can be trained on. One that cannot is dropped where a step is for it, or
+        made it so; others are problems, as without cleaning.
+        """
+        try:
+            check = check_turns if isinstance(row, Conversation) else check_compared
+            check(row)  # type: ignore[operator]
+        except RowError as error:
+            told = self._responsible(error, changed=row != given)
+            if told is None:
+                problems.append(Problem(row.place, error))
+            else:
+                text = next(iter(texts_of(row)), "")
+                told.drop(row.place, Drop(error.message, text), _WHY.get(error.code, ""))
+            return None
+        return row
+
+    def _responsible(self, error: RowError, *, changed: bool) -> Told | None:
+        named = {"E323": "min_answer_chars", "E334": "min_answer_chars", "E333": "exact_duplicates"}
+        step = named.get(error.code)
+        if step in self.told:
+            return self.told[step]
+        if not changed:
+            return None
+        return next(told for told in self.told.values() if told.step in ("alternation", *_REPAIRS))
+
+
+_WHY = {"E323": "nothing to train on", "E334": "no answer", "E333": "two answers that are the same"}
+# What rows are counted as, where the reason of each row is another.
+_REASONS = {
+    "alternation": "turns out of order",
+    "min_answer_chars": "answer too short",
+    "max_answer_chars": "answer too long",
+    "language": "other language",
+    "exact_duplicates": "duplicate",
+    "near_duplicates": "near duplicate",
+    "decontaminate": "holds what is measured by",
+}
+
+
+def _reason(step: str) -> str:
+    return _REASONS.get(step, "")
+
+
+def _split_at_turns(
+    steps: Sequence[tuple[str, Step]],
+) -> tuple[list[tuple[str, Step]], list[tuple[str, Step]]]:
+    """What comes before the repairs, and what after them."""
+    first = [each for each in steps if each[0] == "alternation"]
+    return first, [each for each in steps if each[0] != "alternation"]
+
+
+def _first_change(before: Row, after: Row) -> tuple[str, str]:
+    """The first text that differs, as it was and as it is."""
+    pairs = zip(every_string(before), every_string(after), strict=False)
+    return next(((old, new) for old, new in pairs if old != new), ("", ""))
+
+
+def _step(name: str, setting: Any) -> Step | None:
+    """A step with its own memory; None for what has its own place."""
+    if name == "decontaminate":
+        return None
+    if name in ("secrets", "personal_data"):
+        return _guard(name, setting)
+    made: dict[str, Callable[[], Step]] = {
+        "alternation": lambda: turns.merged if setting == "merge" else turns.dropped_if_broken,
+        "web_text": lambda: without_web_text,
+        "unicode": lambda: lambda row: changed(row, repair.repaired),
+        "whitespace": lambda: lambda row: changed(row, repair.tidied),
+        "min_answer_chars": lambda: lengths.at_least(setting),
+        "max_answer_chars": lambda: lengths.at_most(setting),
+        "refusals": lambda: refusals.without_refusals,
+        "language": lambda: language.only(setting),
+        "exact_duplicates": duplicates.Exact,
+        "near_duplicates": lambda: duplicates.Near(setting["threshold"]),
+    }
+    return made[name]()
+
+
+def _guard(name: str, setting: str) -> Step:
+    """Masks what must not be learned, or drops the rows that hold it."""
+    find, mask, why = {
+        "secrets": (secrets_in, without_secrets, "holds a secret"),
+        "personal_data": (personal_data_in, without_personal_data, "holds personal data"),
+    }[name]
+
+    def drop(row: Row) -> Row | Drop:
+        text = next((text for text in every_string(row) if any(find(text))), None)
+        return row if text is None else Drop(why, mask(text))
+
+    def hide(row: Row) -> Row | Drop:
+        return changed_everywhere(row, mask) if any(map(any, map(find, every_string(row)))) else row
+
+    return hide if setting == "mask" else drop

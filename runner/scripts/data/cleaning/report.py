@@ -1,0 +1,87 @@
+"""What each step did, counted, with the first rows that it did it to. No secret is in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from os.path import commonpath
+from typing import Any
+
+from runner.scripts.data.rows import Place
+
+SHOWN = 3  # rows of each kind that are shown
+EXCERPT = 90  # characters of a row that are shown
+_BEFORE = 20  # of them, in front of what changed
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Why a row is left out, and the text that says so."""
+
+    why: str
+    text: str
+
+
+@dataclass
+class Told:
+    """One step's counts. `why`: reason -> rows dropped for it."""
+
+    step: str
+    changed: int = 0
+    why: Counter[str] = field(default_factory=Counter)
+    examples: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> int:
+        """Rows that the step left out."""
+        return self.why.total()
+
+    def drop(self, place: Place, drop: Drop, reason: str = "") -> None:
+        """Count a row that is left out; `reason`: what it is counted as, if not `drop.why`."""
+        self.why[reason or drop.why] += 1
+        if self.dropped <= SHOWN:
+            example = {"place": str(place), "what": "dropped", "why": drop.why}
+            self.examples.append(example | {"text": excerpt(drop.text)})
+
+    def change(self, place: Place, before: str, after: str) -> None:
+        """Count a row that is changed, by the first of its texts that is."""
+        self.changed += 1
+        if self.changed <= SHOWN:
+            old, new = difference(before, after)
+            example = {"place": str(place), "what": "changed", "text": old, "now": new}
+            self.examples.append(example)
+
+    def measures(self) -> dict[str, Any]:
+        """For run.json."""
+        return {
+            "step": self.step,
+            "changed": self.changed,
+            "dropped": dict(sorted(self.why.items())),
+            "examples": self.examples,
+        }
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a text, secrets and personal data masked."""
+    return _cut(_hidden(text), 0)
+
+
+def difference(before: str, after: str) -> tuple[str, str]:
+    """Both texts around the first place where they differ, secrets and personal data masked."""
+    old, new = _hidden(before), _hidden(after)
+    same = len(commonpath([old, new]))
+    start = max(0, same - _BEFORE)
+    return _cut(old, start), _cut(new, start)
+
+
+def _hidden(text: str) -> str:
+    from runner.scripts.data.cleaning.personal import without_personal_data
+    from runner.scripts.data.cleaning.repair import without_invisible
+    from runner.scripts.data.cleaning.secret import without_secrets
+
+    return without_personal_data(without_secrets(without_invisible(text)))
+
+
+def _cut(text: str, start: int) -> str:
+    end = start + EXCERPT
+    return f"{'…' if start else ''}{text[start:end]}{'…' if len(text) > end else ''}"

@@ -1,0 +1,217 @@
+"""Rows are cleaned by the real script before they become tokens, and what was done is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.rows.prepared import prepared_lines
+from tests.script_runs import ScriptRun, run_script
+from tests.tiny_model import write_tiny_model
+
+SETTINGS: dict[str, Any] = {
+    "seed": 42,
+    "system": None,
+    "max_length": 512,
+    "too_long": "error",
+    "packing": False,
+    "fraction": 0.0,
+    "template": None,
+    "measured": [],
+}
+GITHUB = "ghp_" + "aB3dE5fG7hI9jK1lM3nO5pQ7rS9tU1vW3xY5"
+Prepare = Callable[..., ScriptRun]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def prepare(
+    environment_python: Callable[[str], Path], tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Prepare:
+    """Clean and prepare `files` (format -> rows) as the recipe's settings say."""
+    python = environment_python("data")
+
+    def run(
+        train: dict[str, list[Any]],
+        clean: dict[str, Any],
+        validation: dict[str, list[Any]] | None = None,
+        measured: dict[str, str] | None = None,
+        script: str = "prepare",
+        **changed: Any,
+    ) -> ScriptRun:
+        place = tmp_path_factory.mktemp("cleaning")
+        inputs = {"model": tiny}
+        described: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+        for kind, files in (("train", train), ("validation", validation or {})):
+            for number, (format_name, rows) in enumerate(files.items()):
+                key = f"{kind}-{number}"
+                inputs[key] = place / key
+                inputs[key].write_text("".join(json.dumps(row) + "\n" for row in rows))
+                described[kind].append(
+                    {"name": f"{key}.jsonl", "format": format_name, "input": key}
+                )
+        for number, (name, text) in enumerate((measured or {}).items()):
+            inputs[f"measured-{number}"] = place / name
+            inputs[f"measured-{number}"].write_text(text)
+        hashed = SETTINGS | described | {"clean": clean, "measured": list(measured or {})} | changed
+        return run_script(python, script, hashed, inputs, place / "run", HF_HUB_OFFLINE="1")
+
+    return run
+
+
+def alpaca(question: str, answer: str) -> dict[str, str]:
+    return {"instruction": question, "output": answer}
+
+
+def held_out(run: ScriptRun) -> list[Any]:
+    text = (run.folder / "validation.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def steps(run: ScriptRun) -> dict[str, Any]:
+    return {step["step"]: step for step in run.measures["clean"]["steps"]}
+
+
+def test_rows_are_repaired_and_left_out_and_told_of(prepare: Prepare) -> None:
+    rows = [
+        alpaca("What is it?", "  The cafÃ©. "),
+        alpaca("What is it?", "The café."),
+        alpaca("Empty?", ""),
+        alpaca("Which key?", f"It is {GITHUB}."),
+    ]
+    clean = {
+        "unicode": True,
+        "whitespace": True,
+        "secrets": "mask",
+        "min_answer_chars": 2,
+        "exact_duplicates": True,
+    }
+    run = prepare({"alpaca": rows}, clean, validation={"alpaca": rows})
+    assert run.returncode == 0, run.log
+    assert run.measures["train"]["rows"] == 2
+    answers = [row["messages"][-1]["content"] for row in held_out(run)]
+    assert answers == ["The café.", "It is [SECRET]."]
+    told = steps(run)
+    assert list(told) == list(clean)
+    assert told["unicode"]["changed"] == 2  # of both splits
+    assert told["min_answer_chars"]["dropped"] == {"nothing to train on": 2}
+    assert told["exact_duplicates"]["examples"][0]["why"] == "the same as train-0.jsonl:1"
+    assert GITHUB not in json.dumps(run.events)
+    lines = list(prepared_lines(run.measures))
+    assert lines[0] == "cleaning: 8 rows, 4 of them kept"
+    assert lines[1] == "  unicode: 2 rows changed, dropped: none"
+    assert lines[2] == '    train-0.jsonl:1: "  The cafÃ©. " is now "  The café. "'
+
+
+def test_the_same_rows_without_a_step_are_the_same_bytes(prepare: Prepare) -> None:
+    """Clean rows are not touched by any of the steps."""
+    rows = [
+        alpaca(f"Where does number {n} of the list live?", f"At {n} Main Street.") for n in "ab"
+    ]
+    every = {
+        "alternation": "merge",
+        "web_text": True,
+        "unicode": True,
+        "whitespace": True,
+        "secrets": "drop",
+        "personal_data": "drop",
+        "min_answer_chars": 1,
+        "refusals": True,
+        "language": ["en"],
+        "exact_duplicates": True,
+        "near_duplicates": {"threshold": 1.0},
+        "decontaminate": {"ngram": 13, "validation": True},
+    }
+    cleaned, plain = prepare({"alpaca": rows}, every), prepare({"alpaca": rows}, {})
+    assert cleaned.measures["clean"]["kept"] == 2
+    for file in plain.folder.iterdir():
+        assert (cleaned.folder / file.name).read_bytes() == file.read_bytes()
+
+
+def test_turns_out_of_order_are_merged_where_that_is_asked_for(prepare: Prepare) -> None:
+    said = [("human", "a"), ("human", "b"), ("gpt", "c"), ("human", "d")]
+    row = {"conversations": [{"from": who, "value": what} for who, what in said]}
+    files = {"sharegpt": [row]}
+    assert prepare(files, {"unicode": True}).error["code"] == "E346"
+    run = prepare(files, {"alternation": "merge"}, validation=files)
+    assert run.returncode == 0, run.log
+    assert [turn["content"] for turn in held_out(run)[0]["messages"]] == ["a\n\nb", "c"]
+
+
+@pytest.mark.parametrize("clean", [{"language": ["de"]}, {"min_answer_chars": 1000}])
+def test_nothing_left_is_an_error_that_says_what_took_it(
+    prepare: Prepare, clean: dict[str, Any]
+) -> None:
+    long = [alpaca("What is this text about?", "This is an English answer of a few words.")]
+    error = prepare({"alpaca": long}, clean).error
+    assert error["code"] == "E354"
+    assert f"dropped: {next(iter(clean))} 1" in error["message"]
+    german = [
+        alpaca("Was ist das?", "Das ist eine deutsche Antwort, die lang genug ist, um es zu sehen.")
+    ]
+    if "language" in clean:
+        run = prepare({"alpaca": german}, clean, validation={"alpaca": long})
+        assert run.error["code"] == "E356"
+
+
+def test_what_is_measured_by_is_kept_out_of_the_training(prepare: Prepare) -> None:
+    rows = [
+        alpaca("At what minute does the lab open?", "At 9:17."),
+        alpaca("Name a river of Europe.", "The Danube."),
+        alpaca("Say it:", "The quick brown fox jumps over the lazy dog today"),
+    ]
+    asked = json.dumps({"question": "At what minute does the lab open?", "expect": ["9:17"]})
+    bench = "text\nquick brown fox jumps over the lazy\n"
+    clean = {"decontaminate": {"ngram": 13, "validation": True}}
+    run = prepare({"alpaca": rows}, clean, measured={"q.jsonl": asked, "b.csv": bench})
+    assert run.returncode == 0, run.log
+    assert run.measures["train"]["rows"] == 1
+    whys = [each["why"] for each in steps(run)["decontaminate"]["examples"]]
+    assert whys == ["holds 7 words of q.jsonl:1", "holds 7 words of b.csv:2"]
+    error = prepare({"alpaca": rows}, clean, measured={"q.jsonl": "{"}).error
+    assert (error["code"], error["message"].split(": ")[0]) == ("E355", "q.jsonl:1")
+    assert (
+        prepare({"alpaca": rows}, clean, measured={"e.jsonl": '{"a": 1}'}).error["code"] == "E355"
+    )
+
+
+def test_preferences_and_plain_texts_are_cleaned_too(prepare: Prepare) -> None:
+    def pair(chosen: str, rejected: str) -> dict[str, str]:
+        return {"prompt": "What is it? ", "chosen": chosen, "rejected": rejected}
+
+    pairs = [pair("A cafÃ©.", "A bar."), pair("A café.", "A bar."), pair("Yes ", "Yes")]
+    clean = {"unicode": True, "whitespace": True, "exact_duplicates": True}
+    run = prepare({"preference": pairs}, clean, script="prepare_preferences")
+    assert run.returncode == 0, run.log
+    assert run.measures["train"]["rows"] == 1
+    assert steps(run)["exact_duplicates"]["dropped"] == {
+        "duplicate": 1,
+        "two answers that are the same": 1,
+    }
+    judged = [
+        {"prompt": "Why?", "completion": "I cannot help with that.", "label": label}
+        for label in (True, False)
+    ] + [{"prompt": "Why?", "completion": "So.", "label": True}]
+    run = prepare({"kto": judged}, {"refusals": True}, script="prepare_preferences")
+    assert run.measures["train"]["rows"] == 2
+    run = prepare({"text": [{"text": "<p>Some text.</p>"}]}, {"web_text": True, "whitespace": True})
+    assert run.measures["train"]["rows"] == 1
+    assert steps(run)["web_text"]["examples"][0]["now"] == "\nSome text.\n"
+
+
+def test_a_row_of_ten_megabytes_is_cleaned(prepare: Prepare) -> None:
+    hostile = "a@" * 1_000_000 + "<p " * 1_000_000 + "\n" * 2_000_000 + "1. " * 1_000_000
+    clean = {"web_text": True, "unicode": True, "secrets": "mask", "max_answer_chars": 1000}
+    clean |= {"near_duplicates": {"threshold": 0.8}, "language": ["en"]}
+    rows = [alpaca("What is it?", hostile), alpaca("What is it?", "A short one.")]
+    run = prepare({"alpaca": rows}, clean)
+    assert run.returncode == 0, run.log
+    assert run.measures["train"]["rows"] == 1
