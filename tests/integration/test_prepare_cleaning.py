@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,38 @@ def test_rows_are_repaired_and_left_out_and_told_of(prepare: Prepare) -> None:
     assert lines[0] == "cleaning: 8 rows, 4 of them kept"
     assert lines[1] == "  unicode: 2 rows changed, dropped: none"
     assert lines[2] == '    train-0.jsonl:1: "  The cafÃ©. " is now "  The café. "'
+
+
+def test_cleaned_rows_are_the_same_bytes_on_every_machine(prepare: Prepare) -> None:
+    """The digest is what every machine and every version of Python must give."""
+    rows = [
+        *(
+            alpaca(f"Was ist {n}? &amp;", f"Eine Zahl, die grÃ¶ÃŸer ist als {n}.")
+            for n in range(40)
+        ),
+        *(
+            alpaca(f"What is <b>{n}</b>?\u200b", f"A number after {n - 1}, e\u0301.")
+            for n in range(40)
+        ),
+        alpaca("Combien ?", "Une longue réponse en français, pour que la langue soit reconnue."),
+        alpaca(
+            "新しい\U000113c2文字",
+            "\U000113c2\U000113c2 これは日本語の長い文章です。猫が好きです。",
+        ),
+    ]
+    clean = dict.fromkeys(("web_text", "unicode", "whitespace", "exact_duplicates"), True)
+    clean |= {"near_duplicates": {"threshold": 0.8}, "language": ["de", "en", "ja"]}
+    clean |= {"decontaminate": {"ngram": 5, "validation": False}, "secrets": "mask"}
+    run = prepare({"alpaca": rows}, clean, fraction=0.5)
+    assert run.returncode == 0, run.log
+    digest = hashlib.sha256()
+    for file in sorted(run.folder.iterdir()):
+        digest.update(file.read_bytes())
+    assert (run.measures["clean"]["kept"], digest.hexdigest()) == (KEPT, SAME_BYTES)
+
+
+KEPT = 78
+SAME_BYTES = "7f890fa9da20a99702b7f6489acc05852f115d53c9a2d9fd7e4c138850760c00"
 
 
 def test_the_same_rows_without_a_step_are_the_same_bytes(prepare: Prepare) -> None:

@@ -444,6 +444,7 @@ data:
   validation: {files: [{path: "sub/with space.JSON", format: alpaca}]}
   chat_template: sub/own.jinja
   max_length: 256
+  clean: {decontaminate: {files: [{path: sub/bench.csv}]}}
 train: {adapter: {type: lora, r: 4}, max_steps: 1}
 evaluate: {questions: sub/questions.weird-ending}
 """
@@ -461,6 +462,7 @@ def test_every_kind_of_input_gets_the_name_of_its_part(tmp_path: Path) -> None:
         "a.jsonl": "a",
         "with space.JSON": "v",
         "own.jinja": "t",
+        "bench.csv": "b",
         "questions.weird-ending": "q",
     }
     for name, text in texts.items():
@@ -479,12 +481,14 @@ def test_every_kind_of_input_gets_the_name_of_its_part(tmp_path: Path) -> None:
     assert new["data"]["validation"]["files"][0]["path"] == "inputs/validation-0.JSON"
     assert new["data"]["chat_template"] == "inputs/chat_template.jinja"
     assert new["evaluate"]["questions"] == "inputs/questions"
+    measured = new["data"]["clean"]["decontaminate"]["files"]
+    assert [file["path"] for file in measured] == ["inputs/decontaminate-0.csv"]
     for old, name in moved.names:
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(tmp_path / old, tmp_path / "out" / name)
     again = build(new, Source(path=tmp_path / "out" / "recipe.lock.yaml", data=new))
     assert file_pins(again) == moved.lock["files"]
-    assert len(moved.lock["files"]) == 6
+    assert len(moved.lock["files"]) == 7
 
 
 # --- memory and reading

@@ -36,6 +36,7 @@ _ACCOUNTS = """
     TL23 TN24 TR26 UA29 VA22 VG24 XK20
 """
 _IBAN_LENGTHS = {entry[:2]: int(entry[2:]) for entry in _ACCOUNTS.split()}
+_JOINED = re.compile(r"[A-Za-z0-9]", re.ASCII)
 _DIGIT = re.compile(r"[0-9]", re.ASCII)
 _CARD = re.compile(r"(?<![A-Za-z0-9.-])[2-6](?:[ -]?[0-9]){12,18}(?![A-Za-z0-9])", re.ASCII)
 _ABROAD = re.compile(r"(?<![A-Za-z0-9+])\+[1-9](?:[ ().-]{0,2}[0-9]){7,14}(?![0-9])", re.ASCII)
@@ -112,9 +113,9 @@ def _emails(text: str) -> Iterator[Span]:
 def _ibans(text: str) -> Iterator[Span]:
     for found in _IBAN.finditer(text):
         written = _first(found.group(), _IBAN_LENGTHS.get(found.group()[:2], 0))
-        follows = text[found.start() + len(written) :][:1]
-        if written and not follows.isalnum() and is_iban(written):
-            yield found.start(), found.start() + len(written), "IBAN"
+        end = found.start() + len(written)
+        if written and not _JOINED.match(text, end) and is_iban(written):
+            yield found.start(), end, "IBAN"
 
 
 def _first(text: str, count: int) -> str:

@@ -10,7 +10,7 @@ import re
 
 from runner.scripts.data.cleaning.report import Drop
 from runner.scripts.data.cleaning.texts import SAID, Row, changed, texts_of
-from runner.scripts.data.cleaning.words import folded, words_of
+from runner.scripts.data.cleaning.words import folded, is_known, words_of
 
 _ROUNDS = 8  # an entity may hide a tag, a tag another one
 # Whoever says one of these may mean the tags that stand in the row.
@@ -110,11 +110,16 @@ def _in_place(tag: re.Match[str]) -> str:
     """A newline for a tag that breaks a line, a space for a cell, nothing for others."""
     text, name = tag.string, tag.group(2).lower()
     before = text[tag.start() - 1] if tag.start() else " "
-    if len(name) == 1 and not tag.group(1) and before.isalnum() and tag.group()[2:] == ">":
+    if len(name) == 1 and not tag.group(1) and _joins(before) and tag.group()[2:] == ">":
         return tag.group()  # List<A>
     if name in _BREAKS:
         return "\n"
     return " " if name in ("td", "th") else ""
+
+
+def _joins(character: str) -> bool:
+    """Is it of a word? What only newer versions of Python know is not."""
+    return character.isalnum() and is_known(character)
 
 
 def _without_unseen(text: str) -> str:
