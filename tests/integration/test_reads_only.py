@@ -107,7 +107,8 @@ def test_a_command_that_reads_does_nothing_else(
     for number, line in enumerate(command_lines(command, recipe, "x.yaml")):
         output = tmp_path / f"trace-{number}"
         status, crimes = trace(traced, output, project, sys.executable, "-m", "runner", *line)
-        assert status == (2 if lacks_its_stage(line, project) else 0), line
+        found = {0, 4} if command == "doctor" else {2 if lacks_its_stage(line, project) else 0}
+        assert status in found, line
         assert crimes == [], line
 
 
