@@ -29,6 +29,7 @@ from tests.recipe_cases import RECIPES
 CHANGING = {"run", "lock", "verify", "attest", "bundle", "gc"}  # what they are for
 CHANGING |= {"capture", "new", "migrate"}  # write recipes
 CHANGING |= {"crosscheck"}  # trains
+CHANGING |= {"stop"}  # ends a run
 CHANGING |= {"data", "webui"}  # convert and prepare rows; serves a workspace
 OF_FOLDERS = {"--recipes"}  # options with which a command takes folders
 READING = sorted(set(COMMANDS) - CHANGING)
@@ -96,7 +97,7 @@ def command_lines(command: str, recipe: str, other: str) -> Iterator[list[str]]:
 def _argument(action: argparse.Action, recipe: str, other: str) -> str:
     if action.choices:
         return str(next(iter(action.choices)))
-    return {"codes": "E102", "second": other}.get(action.dest, recipe)
+    return {"codes": "E102", "second": other, "run": "runs/x"}.get(action.dest, recipe)
 
 
 @pytest.mark.parametrize("recipe", ["x.yaml", "valid/full.yaml", "valid/hub.yaml"])
