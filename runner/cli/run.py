@@ -364,7 +364,9 @@ def execute(
     on_start: Callable[[RunFolder], None],
 ) -> Path:
     """Run the stages and return the run's folder, which `on_start` is told first."""
+    from runner.errors import StageFailed
     from runner.execution.execute import Execution
+    from runner.execution.out_of_memory import explain
     from runner.execution.run_folder import RunFolder
     from runner.lock.locking import outputs_checker
     from runner.recipe.shrink import NOTICE
@@ -390,7 +392,11 @@ def execute(
         )
         if recipe.shrink is not None:
             progress.say(NOTICE)
-        execution.execute()
+        try:
+            execution.execute()
+        except StageFailed as error:
+            explain(error, recipe)
+            raise
     return run.path
 
 
