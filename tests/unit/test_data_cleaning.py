@@ -18,7 +18,7 @@ from runner.scripts.data.cleaning import language, personal, refusals, repair, s
 from runner.scripts.data.cleaning.contamination import Measure
 from runner.scripts.data.cleaning.duplicates import Near
 from runner.scripts.data.cleaning.pipeline import ORDER, Cleaning
-from runner.scripts.data.cleaning.report import Drop
+from runner.scripts.data.cleaning.report import Drop, difference
 from runner.scripts.data.conversation import Conversation, message
 from runner.scripts.data.preference import Judged, Pair
 from runner.scripts.data.rows import Place
@@ -385,6 +385,11 @@ def test_the_first_of_nearly_equal_rows_stays() -> None:
     assert lines_of(kept) == [1, 2, 3]
 
 
+def test_rows_without_words_are_no_near_duplicates() -> None:
+    rows = numbered([("?", "!!!"), ("!", "..."), ("+", "-")])
+    assert lines_of(Cleaning({"near_duplicates": {"threshold": 0.5}}).cleaned(rows)[0]) == [1, 2, 3]
+
+
 def test_a_pair_the_other_way_round_and_another_judgement_are_no_duplicates() -> None:
     step = Near(0.8)
     for row in (
@@ -452,9 +457,24 @@ def test_every_step_is_counted_with_examples_and_no_secret() -> None:
     assert [whitespace["changed"], secrets["changed"], duplicates["changed"]] == [5, 5, 0]
     assert duplicates["dropped"] == {"duplicate": 4}
     assert [each["place"] for each in whitespace["examples"]] == [f"a.jsonl:{n}" for n in (1, 2, 3)]
-    assert whitespace["examples"][0]["text"] == "It is [SECRET] or [EMAIL]  "
-    assert whitespace["examples"][0]["now"] == "It is [SECRET] or [EMAIL]"
+    assert whitespace["examples"][0]["text"] == "… [SECRET] or [EMAIL]  "
+    assert whitespace["examples"][0]["now"] == "… [SECRET] or [EMAIL]"
     assert GITHUB not in json.dumps(measures)
+
+
+def test_an_example_shows_the_place_of_the_change() -> None:
+    cleaning = Cleaning({"unicode": True, "secrets": "mask"})
+    cleaning.cleaned([talk("What?", f"{'word ' * 50}cafÃ© {'word ' * 50}{GITHUB} it is")])
+    unicode, secrets = (step["examples"][0] for step in cleaning.measures()["steps"])
+    assert unicode["text"][0] == unicode["text"][-1] == "…"
+    assert "cafÃ© word" in unicode["text"]
+    assert "café word" in unicode["now"]
+    assert secrets["text"] == secrets["now"] == f"…{'word ' * 4}[SECRET] it is"
+
+
+def test_a_text_that_looks_like_a_path_is_shown_like_any_other() -> None:
+    assert difference("/usr/lib ", "usr/lib") == ("/usr/lib ", "usr/lib")
+    assert difference("/usr/lib ", "/usr/lib") == ("/usr/lib ", "/usr/lib")
 
 
 def test_what_no_step_is_for_stays_a_problem() -> None:

@@ -10,11 +10,11 @@ from runner.scripts.data.cleaning.words import words_of
 from runner.scripts.data.preference import Judged
 from runner.scripts.data.rows import Place
 
-LEAST_THRESHOLD = 0.5
 _PERMUTATIONS, _BANDS = 128, 32  # a pair of similarity 0.5 meets with 0.87, of 0.8 with 1 - 5e-8
 _SEED = 1
 _SHINGLE = 5  # characters
 _LOOKED_AT = 200_000  # characters of a row
+_WORDLESS = frozenset("01")  # of sides that are punctuation alone
 _MOST_COMPARED = 64  # earlier rows that one is compared with
 
 
@@ -51,6 +51,8 @@ class Near:
 
     def __call__(self, row: Row) -> Row | Drop:
         shingles = shingles_of(row)
+        if shingles <= _WORDLESS:
+            return row
         signature = self._signature()
         signature.update(sorted(shingles))
         for number in sorted(self._index.query(signature))[:_MOST_COMPARED]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from os.path import commonpath
 from typing import Any
 
 from runner.scripts.data.rows import Place
@@ -69,9 +68,21 @@ def excerpt(text: str) -> str:
 def difference(before: str, after: str) -> tuple[str, str]:
     """Both texts around the first place where they differ, secrets and personal data masked."""
     old, new = _hidden(before), _hidden(after)
-    same = len(commonpath([old, new]))
+    same = _shared(old, new) if old != new else old.find("[")  # where it is the mask that differs
     start = max(0, same - _BEFORE)
     return _cut(old, start), _cut(new, start)
+
+
+def _shared(one: str, other: str) -> int:
+    """Characters that both texts begin with: by halves, since texts may be long."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _hidden(text: str) -> str:
