@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +23,8 @@ from runner.verify.prove import Proof
 from runner.verify.run import Run
 
 if TYPE_CHECKING:
+    from runner.execution.display import OpenDisplay
     from runner.store.store import Store
-    from runner.verify.rederive import Display
 
 READERS = 8  # members at once, at most
 REMEDY = "get the archive again from whoever made it"
@@ -39,7 +38,7 @@ def prove_bundle(
     *,
     trust_code: bool,
     on_file: Callable[[int, int], None],
-    open_display: Callable[[Path, list[str]], AbstractContextManager[Display]],
+    open_display: OpenDisplay,
 ) -> Proof:
     """Hash every member and, where they are intact, derive what the level asks for.
 

@@ -14,6 +14,8 @@ from runner.plan.plan import Action, Step, make_plan
 
 if TYPE_CHECKING:
     from runner.errors import NotReproduced
+    from runner.execution.chain import BaseResult
+    from runner.plan.chain import Link
     from runner.plan.snapshot import Snapshot
     from runner.recipe.model import Recipe
     from runner.stages.contract import Stage
@@ -74,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the recipe; exit code 0 when every stage is done."""
     from runner.bundle.archive import is_bundle
-    from runner.plan.snapshot import take_snapshot
+    from runner.plan.chain import plan_chain
     from runner.stages import stages_of
     from runner.store import known_digests
     from runner.store.store import Store
@@ -93,18 +95,19 @@ def main(args: argparse.Namespace) -> int:
     if args.get:
         return _get(args, recipe, stages)
     store = Store(store_folder(), paranoid=args.paranoid)
-    snapshot = take_snapshot(recipe, stages, store, runs)
+    links = plan_chain(recipe, stages, store)
     known_digests.keep()
-    steps = make_plan(recipe, stages, snapshot)
     if args.offline:
         from runner.execution.ready import require_ready
 
-        require_ready(recipe, steps, cache_folder(), _get_command(args), _say)
-    if shown := up_to_date(steps, runs):
+        todo = [(link.recipe, link.steps) for link in links]
+        require_ready(todo, cache_folder(), _get_command(args), _say)
+    if shown := up_to_date(links[-1].steps, runs):
         _say_up_to_date(args, shown, time.monotonic() - started)
     else:
-        _warn_of_lacks(recipe, steps)
-        shown = execute(args, recipe, stages, store, snapshot, lock)
+        for link in links:
+            _warn_of_lacks(link.recipe, link.steps)
+        shown = execute_chain(args, links[-1], store, lock)
         _print_result(args, shown)
     if bundled:
         _compare_with_bundle(recipe, shown)
@@ -287,7 +290,8 @@ def _warn(message: str) -> None:
 
 def _verify(args: argparse.Namespace, folder: Path, store: Store) -> int:
     """Prove the run at the strongest level; 7 when it is not reproduced."""
-    from runner.report.proof import open_display, print_proof, show_count
+    from runner.execution.display import show_progress
+    from runner.report.proof import print_proof, show_count
     from runner.system.folders import cache_folder
     from runner.verify.prove import prove
     from runner.verify.run import open_run
@@ -298,7 +302,7 @@ def _verify(args: argparse.Namespace, folder: Path, store: Store) -> int:
         store,
         cache_folder(),
         on_file=show_count,
-        open_display=open_display,
+        open_display=show_progress,
     )
     print_proof(proof, args.format)
     return 0 if proof.holds else 7
@@ -315,6 +319,26 @@ def _say_up_to_date(args: argparse.Namespace, folder: Path, seconds: float) -> N
         print(f"Talk to the model:  {command}")
 
 
+def execute_chain(
+    args: argparse.Namespace, link: Link, store: Store, lock: Mapping[str, Any] | None
+) -> Path:
+    """Run what is missing of the recipes that `link` starts from, then its own stages.
+
+    Returns its run's folder: the newest one's where the others gave again what they had given.
+    """
+    from runner.execution.chain import ensure_base
+    from runner.plan.snapshot import take_snapshot
+    from runner.system.folders import cache_folder
+
+    recipe, stages, snapshot = link.recipe, link.stages, link.snapshot
+    base = ensure_base(recipe, store, cache_folder(), wait=not args.no_wait)
+    if base is not None:
+        snapshot = take_snapshot(recipe, stages, store, link.runs, base.given())
+        if shown := up_to_date(make_plan(recipe, stages, snapshot), link.runs):
+            return shown
+    return execute(args, recipe, stages, store, snapshot, lock, base)
+
+
 def execute(
     args: argparse.Namespace,
     recipe: Recipe,
@@ -322,6 +346,7 @@ def execute(
     store: Store,
     snapshot: Snapshot,
     lock: Mapping[str, Any] | None,
+    base: BaseResult | None,
 ) -> Path:
     """Run the stages and return the run's folder."""
     from runner.execution.execute import Execution
@@ -345,6 +370,7 @@ def execute(
             say=progress.say,
             check_outputs=outputs_checker(lock),
             until=args.until,
+            base=base,
         )
         if recipe.shrink is not None:
             progress.say(NOTICE)

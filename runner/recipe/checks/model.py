@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from runner.recipe.base_recipe import innermost
 from runner.recipe.finding import Finding, listed
 from runner.recipe.model import Recipe
 from runner.recipe.model_facts import Facts
@@ -72,7 +73,7 @@ def check_learning_layers(recipe: Recipe, facts: Facts | None) -> Iterator[Findi
 
 def not_checked(recipe: Recipe, facts: Facts | None) -> str:
     """What could not be checked for want of the model's facts; "" when all was."""
-    if facts is not None or recipe.model.path is not None:
+    if facts is not None or innermost(recipe).model.path is not None:
         return ""
     lock = f"recipe lock {recipe.source.path}"
     return f"not checked: max_length, chat template and widths against the model: run `{lock}`"
