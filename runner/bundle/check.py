@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.bundle.archive import Archive
-from runner.bundle.contents import INPUTS, MANIFEST_FILE, MODEL, RECORD_FILE, place
+from runner.bundle.contents import INPUTS, MANIFEST_FILE, RECORD_FILE, is_of_model, place
 from runner.bundle.index import BASE
 from runner.bundle.texts import FILES, Texts, read_texts, require_texts
 from runner.bundle.unpacked import admit, as_run, locked_recipe, shown_names, unpack
@@ -112,7 +112,7 @@ def _unlike(
             continue
         expected |= {place(stage, path): facts["sha256"] for path, facts in listed.items()}
     for name, digest in lock["files"].items():
-        if not (base_absent and name.startswith(f"{MODEL}/")):
+        if not (base_absent and is_of_model(name)):
             expected[name] = digest
     for name, digest in sorted(expected.items()):
         if name not in files:

@@ -17,6 +17,7 @@ from runner.stages.models.base_result import BASE, MODEL, last_stage, starts_fro
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
+    from runner.stages.contract import Stage
     from runner.store.store import Store
 
 Runs = Callable[["Recipe"], Path]
@@ -56,20 +57,30 @@ def ensure_base(
     store: Store,
     cache: Path,
     *,
+    stages_of: Callable[[Recipe], list[Stage]] = stages_of_base,
     runs: Runs = own_runs,
     open_display: OpenDisplay = show_progress,
     wait: bool = True,
 ) -> BaseResult | None:
     """What `recipe` starts from, made now where `store` does not have it; None: no other recipe.
 
-    `runs`: where the run of a base recipe gets its folder. Raises what a run raises.
+    `stages_of`: what is run of a base recipe; `runs`: where its run gets its folder. Raises what a
+    run raises.
     """
     base = recipe.base
     if base is None or not starts_from_recipe(recipe):
         return None
-    before = ensure_base(base, store, cache, runs=runs, open_display=open_display, wait=wait)
+    before = ensure_base(
+        base,
+        store,
+        cache,
+        stages_of=stages_of,
+        runs=runs,
+        open_display=open_display,
+        wait=wait,
+    )
     given = before.given() if before else {}
-    stages = stages_of_base(base)
+    stages = stages_of(base)
     snapshot = take_snapshot(base, stages, store, runs(base), given)
     steps = make_plan(base, stages, snapshot)
     if all(step.action is Action.REUSE for step in steps):

@@ -65,6 +65,14 @@ def stages_of_base(base: Recipe) -> list[Stage]:
     return stages_of(base, last_stage(base))
 
 
+def needed_of_base(base: Recipe) -> list[Stage]:
+    """Of these, what decides the model: its evaluation does not."""
+    stages, needed = stages_of_base(base), {last_stage(base)}
+    for stage in reversed(stages):
+        needed |= set(stage.NEEDS) if stage.NAME in needed else set()
+    return [stage for stage in stages if stage.NAME in needed]
+
+
 def plan_chain(recipe: Recipe, stages: list[Stage], store: Store) -> list[Link]:
     """The plans of all recipes that a run of `stages` of `recipe` takes; its own is the last."""
     links: list[Link] = []

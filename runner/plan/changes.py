@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from runner.plan.plan import list_changes, needs_of
 from runner.plan.snapshot import file_digests
 from runner.recipe.base_recipe import as_seen_from
-from runner.recipe.model import build
-from runner.recipe.source import Source
+from runner.recipe.model import build_base
 from runner.stages import ORDER, stages_of
 from runner.stages.models.base_result import last_stage
 
@@ -109,8 +108,8 @@ def _contents(recipe: Recipe, materials: dict[str, Any]) -> dict[str, Any]:
 
 def _contents_of_base(base: Recipe, recipe: Recipe) -> dict[str, Any]:
     """The files of the recipe that `recipe` starts from, as they are seen from there."""
-    inner = as_seen_from(base, recipe.folder)
-    return _contents(build(inner, Source(path=recipe.source.path, data=inner)), _materials(base))
+    inner = build_base(as_seen_from(base, recipe.folder), recipe.source.path)
+    return _contents(inner, _materials(base))
 
 
 def _materials(recipe: Recipe) -> dict[str, Any]:

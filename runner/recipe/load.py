@@ -233,6 +233,7 @@ def _file_checks(recipe: Recipe, unsound: set[str], bad: set[str]) -> tuple[list
         found += model.check_learning_layers(recipe, facts)
     if data:
         found += model.check_context(recipe, facts)
+        found += model.check_template_of_base(recipe, facts)
         found += rows.check_roles(recipe, facts)
     return found, model.not_checked(recipe, facts)
 

@@ -306,9 +306,15 @@ def _base(model: dict[str, Any] | None, source: Source) -> Recipe | None:
     """The recipe that stands in the place of a base model."""
     if model is None or not isinstance(model.get("recipe"), dict):
         return None
-    from runner.recipe.source import Source as BaseSource
+    return build_base(model["recipe"], source.path)
 
-    return build(model["recipe"], BaseSource(path=source.path, data=model["recipe"]))
+
+def build_base(data: Mapping[str, Any], path: Path) -> Recipe:
+    """The recipe that stands, valid, in the one at `path`, in the place of a base model."""
+    from runner.recipe.schema import fill_defaults, load_schema
+    from runner.recipe.source import Source as SourceOfBase
+
+    return build(fill_defaults(dict(data), load_schema()), SourceOfBase(path=path, data=data))
 
 
 def _choose_deployed_file(filled: dict[str, Any]) -> None:

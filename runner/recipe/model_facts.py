@@ -1,7 +1,8 @@
 """What is known of the base model without the network: its config, from where it lies at hand.
 
 In this order: the model's own folder or GGUF file, the recipe's lock, the store. A repository that
-is in none of them is not known, and nobody is asked: `recipe lock` brings its facts.
+is in none of them is not known, and nobody is asked: `recipe lock` brings its facts. A recipe that
+starts from another one has that one's facts, whether it was trained yet or not.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def known_facts(recipe: Recipe) -> Facts | None:
     """The facts of `recipe.model`; None when they are not at hand. Reads only."""
     model = recipe.model
     if recipe.base is not None:
-        return _of_base(recipe.base)
+        return _of_base(recipe.base) or _of_lock(recipe)
     if model.path is None:
         return _of_lock(recipe) or _of_store(recipe)
     folder = recipe.resolve(model.path)

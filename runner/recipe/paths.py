@@ -62,10 +62,9 @@ def named_paths(recipe: Recipe) -> Iterator[NamedPath]:
 
 def _paths_of_base(recipe: Recipe, base: Mapping[str, Any]) -> Iterator[NamedPath]:
     """Those of the recipe that this one starts from, as they stand in this one."""
-    from runner.recipe.model import build
-    from runner.recipe.source import Source
+    from runner.recipe.model import build_base
 
-    for named in named_paths(build(dict(base), Source(path=recipe.source.path, data=base))):
+    for named in named_paths(build_base(base, recipe.source.path)):
         yield replace(named, pointer=f"/model/recipe{named.pointer}")
 
 

@@ -63,7 +63,7 @@ def rederive(
     surroundings = read_surroundings(recipe, stages)
     notes = _what_changed(run, recipe, todo, surroundings)
     with clean_place(cache) as place:
-        base = _base_again(recipe, todo, place, cache, open_display)
+        base = _base_again(run, recipe, todo, place, cache, open_display)
         execution = _execution(recipe, todo, surroundings, given, place, cache)
         execution.base = base
         with open_display(execution.run.events, [stage.NAME for stage in todo]) as display:
@@ -144,19 +144,50 @@ def _unequal(before: Any, now: Any, *, shared: bool = False) -> list[str]:
 
 
 def _base_again(
-    recipe: Recipe, todo: list[Stage], place: Path, cache: Path, open_display: OpenDisplay
+    run: Run,
+    recipe: Recipe,
+    todo: list[Stage],
+    place: Path,
+    cache: Path,
+    open_display: OpenDisplay,
 ) -> BaseResult | None:
     """What the recipe starts from, derived again too, unless `fetch` is given."""
     from runner.execution.chain import ensure_base
+    from runner.plan.chain import needed_of_base
     from runner.store.store import Store
 
-    if "fetch" not in [stage.NAME for stage in todo]:
+    if "fetch" not in [stage.NAME for stage in todo] or not starts_from_recipe(recipe):
         return None
+    _require_inputs_of_bases(run)
     store = Store(place / "store")
     runs = place / "runs-of-bases"
     return ensure_base(
-        recipe, store, cache, runs=lambda base: runs / base.name, open_display=open_display
+        recipe,
+        store,
+        cache,
+        stages_of=needed_of_base,
+        runs=lambda base: runs / base.name,
+        open_display=open_display,
     )
+
+
+def _require_inputs_of_bases(run: Run) -> None:
+    """Raises MachineCannot (E703) where a file of the chain is not what it was in the run."""
+    from runner.lock.file import read_lock
+    from runner.lock.of_run import FILE
+    from runner.recipe.paths import is_readable_file
+    from runner.store.known_digests import known_sha256
+
+    lock = run.folder / FILE
+    pinned = read_lock(lock)["files"] if lock.is_file() else {}  # a shrunken run has no lock
+    for name, digest in pinned.items():
+        file = run.folder / name
+        if not is_readable_file(file) or known_sha256(file) != digest:
+            raise MachineCannot(
+                f"{file.resolve()}, which the run started from, is not what it was then",
+                hint=f"restore it (its sha256 is {digest}), or use --level export",
+                code="E703",
+            )
 
 
 def _execution(

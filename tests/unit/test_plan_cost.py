@@ -83,8 +83,9 @@ def test_the_70b_of_the_course_takes_what_the_course_expects(qlora: Recipe) -> N
 def test_the_plan_of_the_70b_is_the_golden_one(qlora: Recipe) -> None:
     steps, found = all_run(qlora), cost(qlora, config("llama-3.1-70b"), SPARK)
     missing = [Lack("W253", "disk: too small", "recipe gc --dry-run")]
-    for show, name in ((command.as_text, "70b.txt"), (command.as_json, "70b.json")):
-        assert show(qlora.name, steps, found, missing) + "\n" == (GOLDEN / name).read_text()
+    plan = command.Plan(qlora.name, steps, found, missing)
+    assert command.as_text(plan) + "\n" == (GOLDEN / "70b.txt").read_text()
+    assert command.as_json([plan]) + "\n" == (GOLDEN / "70b.json").read_text()
 
 
 def test_a_smaller_model_a_shorter_row_and_fewer_bits_take_less(

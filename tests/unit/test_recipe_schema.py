@@ -167,7 +167,7 @@ CLASSES = {
     "benchmark": model.Benchmark,
 }
 NAMES = {"Source": Source, "Span": Any, "Given": Any}  # imported for type checkers alone
-NOT_IN_THE_FILE = {"source", "_resolved", "shrink", "given"}
+NOT_IN_THE_FILE = {"source", "_resolved", "base", "shrink", "given"}
 OPEN_MAPPINGS = {
     "ollama.parameters",
     "train.adapter.rank_pattern",

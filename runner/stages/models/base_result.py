@@ -18,8 +18,9 @@ MODEL = "model/*"  # of the outputs
 
 def starts_from_recipe(recipe: Recipe) -> bool:
     """Is there another recipe to run first? Not where a bundle holds what it gave."""
-    given = recipe.given is not None and recipe.given.holds("fetch")
-    return recipe.base is not None and not given
+    if recipe.base is None:
+        return False
+    return recipe.given is None or not recipe.given.holds("fetch")
 
 
 def last_stage(recipe: Recipe) -> str:
