@@ -275,7 +275,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path | None]
     known_digests.keep()
     if (outputs := link.steps[-1].outputs) is not None:
         return outputs.measures, None
-    folder = run.execute_chain(options, link, store, lock)
+    folder = run.execute_chain(options, link, store, lock, run.nothing)
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     stage = next(stage for stage in record["stages"] if stage["name"] == "prepare")
     return stage["measures"], folder

@@ -64,7 +64,7 @@ def fetched_model(recipe: Recipe) -> Outputs:
 
     Where the recipe starts from another one, that one is run first.
     """
-    from runner.execution.chain import ensure_base
+    from runner.execution.chain import ensure_base, runner_of
     from runner.execution.execute import Execution
     from runner.execution.run_folder import RunFolder
     from runner.plan.snapshot import read_surroundings
@@ -76,7 +76,7 @@ def fetched_model(recipe: Recipe) -> Outputs:
 
     stages = stages_of(recipe, "fetch")
     store = Store(store_folder())
-    base = ensure_base(recipe, store, cache_folder())
+    base = ensure_base(recipe, store, runner_of(store, cache_folder()))
     with clean_place(cache_folder()) as place:
         run = RunFolder(place / "runs")
         with Progress(run.events, [stage.NAME for stage in stages], sys.stderr) as progress:

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from runner.plan.plan import Action, Step, make_plan
 if TYPE_CHECKING:
     from runner.errors import NotReproduced
     from runner.execution.chain import BaseResult
+    from runner.execution.execute import Execution, StageResult
+    from runner.execution.run_folder import RunFolder
     from runner.plan.chain import Link
     from runner.plan.snapshot import Snapshot
     from runner.recipe.model import Recipe
@@ -37,7 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shrink", action="store_true", help=SHRINK_HELP)
     parser.add_argument("--until", choices=ORDER, metavar="STAGE", help="stop after this stage")
     parser.add_argument(
+        "-d",
+        "--detach",
+        action="store_true",
+        help="go on in the background, also when the terminal is closed (recipe ls, logs, stop)",
+    )
+    parser.add_argument(
         "--no-wait", action="store_true", help="exit 6 instead of waiting for another run"
+    )
+    parser.add_argument(
+        "--no-preflight", action="store_true", help="load a model whatever memory there is"
     )
     parser.add_argument(
         "--locked", action="store_true", help="exit 5 unless a fresh lock pins every input"
@@ -77,6 +88,7 @@ def main(args: argparse.Namespace) -> int:
     """Run the recipe; exit code 0 when every stage is done."""
     from runner.bundle.archive import is_bundle
     from runner.plan.chain import plan_chain
+    from runner.runs.background import Parent, split
     from runner.stages import stages_of
     from runner.store import known_digests
     from runner.store.store import Store
@@ -107,7 +119,11 @@ def main(args: argparse.Namespace) -> int:
     else:
         for link in links:
             _warn_of_lacks(link.recipe, link.steps)
-        shown = execute_chain(args, links[-1], store, lock)
+        background = split(_named(args)) if args.detach else None
+        if isinstance(background, Parent):
+            return _say_in_background(args, background.wait())
+        announce = background.announce if background else nothing
+        shown = execute_chain(args, links[-1], store, lock, announce)
         _print_result(args, shown)
     if bundled:
         _compare_with_bundle(recipe, shown)
@@ -220,6 +236,30 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr)
 
 
+def nothing(told: Any) -> None:
+    """Nobody has to be told, nothing is checked."""
+
+
+def preflight(recipe: Recipe, say: Callable[[str], None]) -> Callable[[Stage], None]:
+    """What is checked before a stage computes."""
+    from runner.execution.preflight import require_memory
+
+    return lambda stage: require_memory(stage, recipe, say)
+
+
+def _say_in_background(args: argparse.Namespace, found: Path | int) -> int:
+    """Where the run goes on; the exit code of one that did not begin."""
+    if isinstance(found, int):
+        return found if found >= 0 else 128 - found
+    if args.format == "json":
+        print(json.dumps({"schema": 1, "state": "running", "run": str(found)}))
+        return 0
+    print(f"it goes on in the background: {found}")
+    for command in ("recipe status", "recipe logs -f", "recipe stop"):
+        print(f"  {command} {found}")
+    return 0
+
+
 def up_to_date(steps: list[Step], runs: Path) -> Path | None:
     """The newest run's folder, when it shows exactly what this plan would show again."""
     from runner.execution.run_folder import latest_run
@@ -320,23 +360,41 @@ def _say_up_to_date(args: argparse.Namespace, folder: Path, seconds: float) -> N
 
 
 def execute_chain(
-    args: argparse.Namespace, link: Link, store: Store, lock: Mapping[str, Any] | None
+    args: argparse.Namespace,
+    link: Link,
+    store: Store,
+    lock: Mapping[str, Any] | None,
+    on_start: Callable[[RunFolder], None],
 ) -> Path:
     """Run what is missing of the recipes that `link` starts from, then its own stages.
 
     Returns its run's folder: the newest one's where the others gave again what they had given.
+    `on_start` is told the folder of the first run.
     """
     from runner.execution.chain import ensure_base
     from runner.plan.snapshot import take_snapshot
-    from runner.system.folders import cache_folder
+
+    started: list[RunFolder] = []
+
+    def starts(run: RunFolder) -> None:
+        if not started:
+            on_start(run)
+        started.append(run)
+
+    def run_base(
+        base: Recipe, stages: list[Stage], snapshot: Snapshot, before: BaseResult | None
+    ) -> list[StageResult]:
+        until = stages[-1].NAME
+        return execute(args, base, stages, store, snapshot, None, starts, before, until).results
 
     recipe, stages, snapshot = link.recipe, link.stages, link.snapshot
-    base = ensure_base(recipe, store, cache_folder(), wait=not args.no_wait)
+    base = ensure_base(recipe, store, run_base)
     if base is not None:
         snapshot = take_snapshot(recipe, stages, store, link.runs, base.given())
         if shown := up_to_date(make_plan(recipe, stages, snapshot), link.runs):
             return shown
-    return execute(args, recipe, stages, store, snapshot, lock, base)
+    done = execute(args, recipe, stages, store, snapshot, lock, starts, base, args.until)
+    return done.run.path
 
 
 def execute(
@@ -346,10 +404,14 @@ def execute(
     store: Store,
     snapshot: Snapshot,
     lock: Mapping[str, Any] | None,
+    on_start: Callable[[RunFolder], None],
     base: BaseResult | None,
-) -> Path:
-    """Run the stages and return the run's folder."""
+    until: str | None,
+) -> Execution:
+    """Run the stages of one recipe, whose run's folder `on_start` is told first."""
+    from runner.errors import StageFailed
     from runner.execution.execute import Execution
+    from runner.execution.out_of_memory import explain
     from runner.execution.run_folder import RunFolder
     from runner.lock.locking import outputs_checker
     from runner.recipe.shrink import NOTICE
@@ -357,6 +419,7 @@ def execute(
     from runner.system.folders import cache_folder
 
     run = RunFolder(runs_of(recipe))
+    on_start(run)
     with Progress(run.events, [stage.NAME for stage in stages], sys.stderr) as progress:
         execution = Execution(
             recipe=recipe,
@@ -368,14 +431,19 @@ def execute(
             wait=not args.no_wait,
             on_poll=progress.poll,
             say=progress.say,
+            before_device=nothing if args.no_preflight else preflight(recipe, progress.say),
             check_outputs=outputs_checker(lock),
-            until=args.until,
+            until=until,
             base=base,
         )
         if recipe.shrink is not None:
             progress.say(NOTICE)
-        execution.execute()
-    return run.path
+        try:
+            execution.execute()
+        except StageFailed as error:
+            explain(error, recipe)
+            raise
+    return execution
 
 
 def _print_result(args: argparse.Namespace, folder: Path) -> None:

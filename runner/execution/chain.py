@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.execution.display import OpenDisplay, show_progress
 from runner.execution.run_folder import RunFolder, runs_folder
@@ -16,11 +16,21 @@ from runner.stages.contract import Outputs
 from runner.stages.models.base_result import BASE, MODEL, last_stage, starts_from_recipe
 
 if TYPE_CHECKING:
+    from runner.execution.execute import StageResult
+    from runner.plan.snapshot import Snapshot
     from runner.recipe.model import Recipe
     from runner.stages.contract import Stage
     from runner.store.store import Store
 
 Runs = Callable[["Recipe"], Path]
+
+
+class RunBase(Protocol):
+    """Runs `stages` of a base recipe, which starts from `before` itself."""
+
+    def __call__(
+        self, base: Recipe, stages: list[Stage], snapshot: Snapshot, before: BaseResult | None
+    ) -> list[StageResult]: ...
 
 
 @dataclass(frozen=True)
@@ -52,59 +62,63 @@ def own_runs(recipe: Recipe) -> Path:
     return runs_folder(recipe.project_root, recipe.name)
 
 
-def ensure_base(
-    recipe: Recipe,
+def runner_of(
     store: Store,
     cache: Path,
     *,
-    stages_of: Callable[[Recipe], list[Stage]] = stages_of_base,
     runs: Runs = own_runs,
     open_display: OpenDisplay = show_progress,
-    wait: bool = True,
-) -> BaseResult | None:
-    """What `recipe` starts from, made now where `store` does not have it; None: no other recipe.
+) -> RunBase:
+    """Runs a base recipe, with a run's folder below what `runs` says."""
 
-    `stages_of`: what is run of a base recipe; `runs`: where its run gets its folder. Raises what a
-    run raises.
-    """
-    base = recipe.base
-    if base is None or not starts_from_recipe(recipe):
-        return None
-    before = ensure_base(
-        base,
-        store,
-        cache,
-        stages_of=stages_of,
-        runs=runs,
-        open_display=open_display,
-        wait=wait,
-    )
-    given = before.given() if before else {}
-    stages = stages_of(base)
-    snapshot = take_snapshot(base, stages, store, runs(base), given)
-    steps = make_plan(base, stages, snapshot)
-    if all(step.action is Action.REUSE for step in steps):
-        found = {step.stage: step.outputs for step in steps if step.outputs is not None}
-    else:
+    def run_base(
+        base: Recipe, stages: list[Stage], snapshot: Snapshot, before: BaseResult | None
+    ) -> list[StageResult]:
         from runner.execution.execute import Execution
 
         run = RunFolder(runs(base))
         with open_display(run.events, [stage.NAME for stage in stages]) as display:
-            display.say(f"the recipe {base.name}, which {recipe.name} starts from: {run.path}")
-            execution = Execution(
+            return Execution(
                 recipe=base,
                 stages=stages,
                 surroundings=snapshot.surroundings,
                 store=store,
                 run=run,
                 cache=cache,
-                wait=wait,
                 on_poll=display.on_poll,
                 say=display.say,
                 until=stages[-1].NAME,
                 base=before,
-            )
-            found = {result.name: result.outputs for result in execution.execute()}
+            ).execute()
+
+    return run_base
+
+
+def ensure_base(
+    recipe: Recipe,
+    store: Store,
+    run_base: RunBase,
+    *,
+    stages_of: Callable[[Recipe], list[Stage]] = stages_of_base,
+    runs: Runs = own_runs,
+) -> BaseResult | None:
+    """What `recipe` starts from, made now where `store` does not have it; None: no other recipe.
+
+    `stages_of`: what is run of a base recipe; `runs`: where its runs lie. Raises what a run raises.
+    """
+    base = recipe.base
+    if base is None or not starts_from_recipe(recipe):
+        return None
+    before = ensure_base(base, store, run_base, stages_of=stages_of, runs=runs)
+    stages = stages_of(base)
+    given = before.given() if before else {}
+    snapshot = take_snapshot(base, stages, store, runs(base), given)
+    steps = make_plan(base, stages, snapshot)
+    if all(step.action is Action.REUSE for step in steps):
+        found = {step.stage: step.outputs for step in steps if step.outputs is not None}
+    else:
+        results = run_base(base, stages, snapshot, before)
+        found = {result.name: result.outputs for result in results}
     entries = tuple((name, outputs.key) for name, outputs in found.items())
     earlier = before.stages if before else ()
     return BaseResult(base.name, found[last_stage(base)], (*earlier, *entries))

@@ -152,7 +152,7 @@ def _base_again(
     open_display: OpenDisplay,
 ) -> BaseResult | None:
     """What the recipe starts from, derived again too, unless `fetch` is given."""
-    from runner.execution.chain import ensure_base
+    from runner.execution.chain import ensure_base, runner_of
     from runner.plan.chain import needed_of_base
     from runner.store.store import Store
 
@@ -160,15 +160,12 @@ def _base_again(
         return None
     _require_inputs_of_bases(run)
     store = Store(place / "store")
-    runs = place / "runs-of-bases"
-    return ensure_base(
-        recipe,
-        store,
-        cache,
-        stages_of=needed_of_base,
-        runs=lambda base: runs / base.name,
-        open_display=open_display,
-    )
+
+    def runs(base: Recipe) -> Path:
+        return place / "runs-of-bases" / base.name
+
+    run_base = runner_of(store, cache, runs=runs, open_display=open_display)
+    return ensure_base(recipe, store, run_base, stages_of=needed_of_base, runs=runs)
 
 
 def _require_inputs_of_bases(run: Run) -> None:

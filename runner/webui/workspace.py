@@ -104,7 +104,7 @@ def prepare(recipe: Recipe, workspace: Workspace, say: Say) -> None:
 
 def _run_stages(recipe: Recipe, place: Path) -> dict[str, Outputs]:
     """The outputs of the stages up to `prepare`, from the store or made now."""
-    from runner.execution.chain import ensure_base
+    from runner.execution.chain import ensure_base, runner_of
     from runner.execution.execute import Execution
     from runner.execution.run_folder import RunFolder
     from runner.plan.snapshot import read_surroundings
@@ -115,7 +115,7 @@ def _run_stages(recipe: Recipe, place: Path) -> dict[str, Outputs]:
 
     stages = stages_of(recipe, "prepare")
     store = Store(store_folder())
-    base = ensure_base(recipe, store, cache_folder())
+    base = ensure_base(recipe, store, runner_of(store, cache_folder()))
     run = RunFolder(place / "runs")
     with Progress(run.events, [stage.NAME for stage in stages], sys.stderr) as progress:
         results = Execution(

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from runner.store.digest import canonical_sha256
 from tests.chain import Checkout
+from tests.tiny_chain import set_steps
 
 DPO = """
 schema: 1
@@ -49,15 +51,9 @@ def checkout(
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "dpo.yaml").write_text(DPO)
     (made.folder / "orpo.yaml").write_text(ORPO)
-    set_base_steps(made, 4)
+    set_steps(made, 4)
     done(made, "run", "sub/dpo.yaml")
     return made
-
-
-def set_base_steps(checkout: Checkout, steps: int) -> None:
-    from tests.tiny_chain import set_steps
-
-    set_steps(checkout, steps)
 
 
 def done(checkout: Checkout, *arguments: str) -> str:
@@ -93,11 +89,11 @@ def test_one_command_runs_both_and_the_second_starts_from_what_the_first_gave(
     assert list(actions(tiny)) == ["fetch", "prepare", "train", "evaluate", "merge"]
     assert list(actions(dpo)) == ["fetch", "prepare", "train"]
     merged = json.loads((tiny / "manifest.json").read_text())["stages"]["merge"]
-    fetched = json.loads((dpo / "manifest.json").read_text())["stages"]["fetch"]
-    name = "model/model.safetensors"
-    assert fetched[name]["sha256"] == merged[name]["sha256"]
     base = record_of(dpo)["base"]
     assert (base["recipe"], len(base["stages"])) == ("tiny", 5)
+    files = [[path, facts["size"], facts["sha256"]] for path, facts in sorted(merged.items())]
+    fetch = record_of(dpo)["stages"][0]["material"]["inputs"]
+    assert base["result"] == fetch["result"] == canonical_sha256(files)
 
 
 def test_a_second_run_trains_nothing_and_the_base_recipe_alone_neither(checkout: Checkout) -> None:
@@ -128,20 +124,20 @@ def test_both_locks_run_and_pin_the_base_recipe(checkout: Checkout) -> None:
     for lock in ("sub/dpo.lock.yaml", "runs/dpo/latest/recipe.lock.yaml"):
         assert "up to date" in done(checkout, "run", lock)
     assert "up to date" in done(checkout, "run", "--locked", "sub/dpo.yaml")
-    set_base_steps(checkout, 5)
+    set_steps(checkout, 5)
     result = checkout.recipe("run", "--locked", "sub/dpo.yaml")
     assert result.returncode == 5
     assert "model.recipe.train.max_steps: 4 → 5" in result.stdout + result.stderr
     # A lock that is run goes by what stands in it, whatever the base recipe's file says today.
     assert "up to date" in done(checkout, "run", "sub/dpo.lock.yaml")
-    set_base_steps(checkout, 4)
+    set_steps(checkout, 4)
     lock = checkout.folder / "sub" / "dpo.lock.yaml"
-    pinned = (lock.parent / "dpo.lock.yaml").read_text()
+    pinned = lock.read_text()
     digest = json.loads(
         (checkout.folder / "runs" / "dpo" / "latest" / "manifest.json").read_text()
     )["stages"]["fetch"]["model/model.safetensors"]["sha256"]
     assert digest in pinned
-    lock.write_text(pinned.replace(digest, "0" * 64))
+    lock.write_text(pinned.replace(digest, "f" * 64))
     # Something must be done for it to be looked at.
     result = checkout.recipe("run", "--locked", "sub/dpo.yaml", "--until", "prepare")
     lock.unlink()
@@ -193,7 +189,7 @@ def test_three_recipes_start_one_from_the_other(checkout: Checkout) -> None:
 
 
 def test_a_change_in_the_base_recipe_trains_both_again(checkout: Checkout) -> None:
-    set_base_steps(checkout, 6)
+    set_steps(checkout, 6)
     plan = plan_of(checkout, "sub/dpo.yaml")
     assert [stage["action"] for stage in plan["bases"][0]["stages"]] == [
         *("reuse", "reuse", "run", "pending", "pending")
