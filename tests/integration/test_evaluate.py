@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ def evaluation(
         row = {"question": QUESTION, "expect": ["pickle", "OTTER"]}
         (place / "questions.jsonl").write_text(asked or json.dumps(row) + "\n")
         return ScriptRun(
-            environment_python("evaluate"),
+            environment_python("metrics" if settings.get("metrics") else "evaluate"),
             "evaluate",
             EVALUATE | {"trained": kind} | settings,
             {
@@ -213,3 +213,103 @@ def test_a_wrong_question_names_its_line(
     result = evaluation(asked=f"{good}\n{bad}\n").finish(warm)
     assert (result.status, result.error()["code"]) == (1, "E521")
     assert result.error()["message"].startswith("questions.jsonl:2: ")
+
+
+# --- examples, task metrics, forgetting
+
+
+@pytest.fixture(scope="module")
+def warm_metrics(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
+    interpreter = WarmInterpreter(environment_python("metrics"))
+    yield interpreter
+    interpreter.close()
+
+
+def examples(result: Finished) -> list[dict[str, Any]]:
+    """The lines of examples.jsonl behind the first."""
+    lines = result.files()["examples.jsonl"].split(b"\n")[:-1]
+    assert json.loads(lines[0]) == {"schema": 1, "max_new_tokens": 20}
+    return [json.loads(line) for line in lines[1:]]
+
+
+def of_kind(result: Finished, kind: str) -> list[dict[str, Any]]:
+    return [line for line in examples(result) if line["kind"] == kind]
+
+
+@pytest.mark.parametrize("kind", ["adapter", "model"])
+def test_every_example_is_kept_and_measured(
+    kind: str, evaluation: Callable[..., ScriptRun], warm_metrics: WarmInterpreter
+) -> None:
+    result = finish(evaluation(kind, metrics=True, forgetting=True), warm_metrics)
+    rows = of_kind(result, "row")
+    measured = result.measures()
+    assert {row["expected"] for row in rows} == {ANSWER, "No idea"}
+    tokens = sum(row["tokens"] for row in rows)
+    for name in ("base", "tuned"):
+        total = sum(row[name]["loss"] for row in rows)
+        assert total / tokens == pytest.approx(measured[f"loss_{name}"], rel=1e-12)
+
+    (question,) = of_kind(result, "question")
+    assert (question["prompt"], question["expected"]) == (QUESTION, "pickle OTTER")
+    tuned = question["tuned"]
+    assert tuned["answer"] == ANSWER
+    assert (tuned["hit"], tuned["exact_match"], tuned["f1"]) == (True, 1, 1)  # without "the"
+    assert tuned["rouge_l"] == pytest.approx(0.8)
+    assert tuned["sound"]
+    assert tuned["length"] == len(ANSWER)  # one token a byte
+    assert not question["base"]["hit"]
+    assert not question["base"]["ended"]
+
+    general, neutral = of_kind(result, "general"), of_kind(result, "neutral")
+    assert len(general) == 40
+    assert len(neutral) == 12
+    assert all(text["tuned"]["kl"] > 0 and text["base"]["kl"] == 0 for text in neutral)
+    summed = measured["examples"]
+    assert summed["neutral_kl"]["change"]["low"] > 0
+    assert summed["general_hit"]["count"] == 40
+    assert not summed["general_hit"]["few"]
+    assert summed["loss"]["few"]
+    assert summed["loss"]["change"]["value"] == pytest.approx(
+        measured["loss_tuned"] - measured["loss_base"]
+    )
+    keys = [(line["kind"], line["id"]) for line in examples(result)]
+    for one in {kind for kind, _ in keys}:
+        ids = [key for kind, key in keys if kind == one]
+        assert ids == sorted(ids)
+
+
+def test_a_held_out_answer_is_compared_with_its_row(
+    evaluation: Callable[..., ScriptRun], warm_metrics: WarmInterpreter, tmp_path: Path
+) -> None:
+    run = evaluation(metrics=True)
+    ids, mask = chat(("user", QUESTION), ("assistant", ""))
+    prompt = {
+        "kind": "validation",
+        "messages": [{"role": "user", "content": QUESTION}],
+        "ids": ids[: mask.index(1)],
+    }
+    (run.folder.parent / "prompts.jsonl").write_text(json.dumps(prompt) + "\n")
+    (sample,) = of_kind(finish(run, warm_metrics), "sample")
+    assert sample["expected"] == ANSWER
+    assert sample["tuned"]["exact_match"] == 1
+    assert sample["base"]["exact_match"] == 0
+
+
+def test_without_the_new_settings_nothing_is_written_besides(
+    evaluation: Callable[..., ScriptRun], warm: WarmInterpreter
+) -> None:
+    plain = finish(evaluation(), warm)
+    assert set(plain.files()) == {"answers.jsonl", "evaluation.json"}
+    forgetting = finish(evaluation(forgetting=True), warm)  # where there is no torchmetrics
+    assert forgetting.files()["answers.jsonl"] == plain.files()["answers.jsonl"]
+    assert of_kind(forgetting, "question")[0]["tuned"].keys().isdisjoint({"f1", "rouge_l"})
+
+
+def test_examples_are_the_same_in_a_process_that_shares_nothing(
+    evaluation: Callable[..., ScriptRun], warm_metrics: WarmInterpreter
+) -> None:
+    settings = {"metrics": True, "forgetting": True}
+    cold = evaluation(**settings).finish_cold()
+    assert cold.status == 0, cold.log
+    again = finish(evaluation(**settings), warm_metrics)
+    assert again.files() == cold.files()
