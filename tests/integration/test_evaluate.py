@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runner.cli.main import main
+from runner.scripts.evaluation.examples import FILE
+from tests.chain import ROOT
+from tests.evaluated_runs import relist, write_evaluated_run
 from tests.tiny_model import write_tiny_model
 from tests.training_runs import (
     SETTINGS as PLAIN,
@@ -313,3 +318,59 @@ def test_examples_are_the_same_in_a_process_that_shares_nothing(
     assert cold.status == 0, cold.log
     again = finish(evaluation(**settings), warm_metrics)
     assert again.files() == cold.files()
+
+
+KNOWN = [  # answer, expected, exact match, F1, ROUGE-L
+    ("The answer is Paris.", "Paris", 0, 2 * (1 / 3) / (4 / 3), 2 * (1 / 4) / (5 / 4)),
+    ("paris!", "Paris", 1, 1, 1),
+    ("An apple", "the apple", 1, 1, 0.5),
+    ("police killed the gunman", "the gunman killed police", 0, 1, 0.5),
+    ("gr\u00fcn und blau", "GR\u00dcN", 0, 0.5, 0.5),
+    ("", "Paris", 0, 0, 0),
+    ("...", "Paris", 0, 0, 0),
+]
+
+
+def test_task_metrics_have_the_values_known_by_hand(
+    environment_python: Callable[[str], Path],
+) -> None:
+    code = (
+        "import json, sys; from runner.scripts.evaluation.text_metrics import text_metrics\n"
+        "pairs = json.loads(sys.argv[1])\n"
+        "print(json.dumps([text_metrics(*pair) for pair in pairs]))"
+    )
+    pairs = json.dumps([known[:2] for known in KNOWN])
+    said = subprocess.run(
+        [environment_python("metrics"), "-c", code, pairs],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for found, (_, _, *expected) in zip(json.loads(said.stdout), KNOWN, strict=True):
+        values = [found[name] for name in ("exact_match", "f1", "rouge_l")]
+        assert values == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_a_real_evaluation_kept_is_compared(
+    evaluation: Callable[..., ScriptRun],
+    warm_metrics: WarmInterpreter,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result = finish(evaluation(metrics=True, forgetting=True), warm_metrics)
+    run = write_evaluated_run(tmp_path, "learnt", [])
+    (run / "evaluation" / FILE).write_bytes(result.files()[FILE])
+    relist(run, FILE)
+    capsys.readouterr()
+    assert main(["compare", str(run), "--format", "json", "-o", str(tmp_path / "page")]) == 0
+    data = json.loads(capsys.readouterr().out)
+    (comparison,) = data["comparisons"]
+    found = {each["measure"]: each for each in comparison["differences"]}
+    summed = result.measures()["examples"]
+    assert found.keys() == summed.keys()
+    for name, each in summed.items():
+        change = {end: found[name]["estimate"][end] for end in ("value", "low", "high")}
+        assert change == pytest.approx(each["change"])
+    assert found["general_hit"]["estimate"]["count"] == 40
+    assert (tmp_path / "page" / "compare.html").is_file()

@@ -45,7 +45,12 @@ def evaluated(
     """Train by a method, and compare base and tuned model on other answers."""
 
     def run(
-        method: str, *, rows: Any = None, adapter: dict[str, Any] = LORA, samples: int = 0
+        method: str,
+        *,
+        rows: Any = None,
+        adapter: dict[str, Any] = LORA,
+        samples: int = 0,
+        **more: Any,
     ) -> Finished:
         place = tmp_path_factory.mktemp("evaluation")
         template = model / "chat_template.jinja"
@@ -84,6 +89,7 @@ def evaluated(
                 "trained": kind,
                 "method": method,
                 "mean": method in ("orpo", "simpo"),
+                **more,
             },
             {
                 "model": model,
@@ -148,3 +154,49 @@ def test_a_reward_model_gives_the_better_answer_the_higher_score(
     assert found["preference_accuracy_tuned"] > 0.9
     assert found["preference_margin_tuned_low"] > 0
     assert "preference_accuracy_base" not in found
+
+
+# --- examples
+
+
+def examples(result: Finished) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.files()["examples.jsonl"].split(b"\n")[1:-1]]
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"), [("dpo", "pair-sum"), ("simpo", "pair-mean"), ("reward", "pair-reward")]
+)
+def test_every_pair_is_kept(method: str, kind: str, evaluated: Evaluated) -> None:
+    # of a reward model nothing is asked, and it has no base
+    result = evaluated(
+        method, **({"metrics": True} if method == "reward" else {"forgetting": True})
+    )
+    found = measures(result)
+    pairs = [line for line in examples(result) if line["kind"] == kind]
+    assert len(pairs) == len({pair["id"] for pair in pairs}) == 32
+    margins = [pair["tuned"]["margin"] for pair in pairs]
+    assert sum(margins) / 32 == pytest.approx(found["preference_margin_tuned"])
+    assert all(pair["tuned"]["preferred"] == (pair["tuned"]["margin"] > 0) for pair in pairs)
+    assert all(pair["expected"].islower() and pair["rejected"].isupper() for pair in pairs)
+    summed = found["examples"]["preference_margin"]
+    assert summed["tuned"]["value"] == pytest.approx(found["preference_margin_tuned"])
+    assert ("change" in summed) == (method != "reward")
+    kinds = {line["kind"] for line in examples(result)}
+    assert kinds == {kind} if method == "reward" else kinds == {kind, "general", "neutral"}
+
+
+def test_every_judged_answer_is_kept(evaluated: Evaluated) -> None:
+    result = evaluated("kto", forgetting=True)
+    found = measures(result)
+    moved = {
+        kind: [
+            line["tuned"]["logp"] - line["base"]["logp"]
+            for line in examples(result)
+            if line["kind"] == kind
+        ]
+        for kind in ("good-answer", "bad-answer")
+    }
+    means = {kind: sum(each) / len(each) for kind, each in moved.items()}
+    change = means["good-answer"] - means["bad-answer"]
+    assert change == pytest.approx(found["preference_margin_change"])
+    assert found["examples"]["neutral_kl"]["tuned"]["value"] > 0
