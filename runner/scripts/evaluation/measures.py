@@ -83,7 +83,7 @@ def changed(pairs: Sequence[tuple[float, float, float]]) -> Estimate | None:
 def summary_of(examples: Sequence[Example]) -> dict[str, Any]:
     """measure -> count, few, and value, low and high of base, tuned and change.
 
-    The order of examples decides which are drawn together: by kind and id, as `recipe compare` does.
+    Their order decides which are drawn together: by kind and id, as in `recipe compare`.
     """
     examples = sorted(examples, key=lambda each: (each.kind, each.id))
     found: dict[str, Any] = {}
