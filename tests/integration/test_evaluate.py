@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from runner.cli.main import main
 from runner.scripts.evaluation.examples import FILE
@@ -374,3 +378,43 @@ def test_what_a_real_evaluation_kept_is_compared(
         assert change == pytest.approx(each["change"])
     assert found["general_hit"]["estimate"]["count"] == 40
     assert (tmp_path / "page" / "compare.html").is_file()
+
+
+def test_the_divergence_is_the_sum_over_tokens_of_the_textbook(
+    environment_python: Callable[[str], Path],
+) -> None:
+    """KL((1/2, 1/2, 0), (1/4, 3/4, 0)) and of equal ones; a token that cannot come adds nothing."""
+    code = (
+        "import torch; from runner.scripts.evaluation.neutral import divergence\n"
+        "before = torch.tensor([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]]).log()\n"
+        "after = torch.tensor([[0.25, 0.75, 0.0], [0.1, 0.2, 0.7]]).log()\n"
+        "print(divergence(before, after), divergence(before, before))"
+    )
+    said = subprocess.run(
+        [environment_python("evaluate"), "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found, of_equal = map(float, said.stdout.split())
+    assert found == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), rel=1e-6)
+    assert of_equal == 0
+
+
+def test_a_model_of_no_numbers_is_told(
+    evaluation: Callable[..., ScriptRun], warm: WarmInterpreter, tmp_path: Path
+) -> None:
+    run = evaluation("model", loss=False, questions=None, samples=0, forgetting=True)
+    place = tmp_path_of(run) / "spec.json"
+    spec = json.loads(place.read_text())
+    broken = tmp_path / "broken"
+    shutil.copytree(spec["where"]["inputs"]["trained"], broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][:] = np.nan
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    spec["where"]["inputs"]["trained"] = str(broken)
+    place.write_text(json.dumps(spec))
+    result = run.finish(warm)
+    assert (result.status, result.error()["code"]) == (1, "E370")
+    assert "examples.jsonl" not in result.files()

@@ -183,6 +183,60 @@ def test_the_examples_that_differ_most_come_first(tmp_path: Path) -> None:
     assert len(most) == 5
 
 
+@pytest.mark.parametrize("what", ["dtype", "template"])
+def test_a_base_that_is_asked_otherwise_is_another_base(what: str, tmp_path: Path) -> None:
+    one, two = (write(tmp_path, name, rows(40, -0.5)) for name in ("one", "two"))
+    assert len(compared(one, two)["models"]) == 3
+    if what == "dtype":
+        record = json.loads((two / "run.json").read_text())
+        record["resolved"]["model"]["dtype"] = "bfloat16"
+        change_record(two, resolved=record["resolved"])
+    else:
+        manifest = json.loads((two / "manifest.json").read_text())
+        entry = {"class": "portable", "size": 1, "sha256": "0" * 64}
+        manifest["stages"]["prepare"]["chat_template.jinja"] = entry
+        (two / "manifest.json").write_text(json.dumps(manifest))
+    data = compared(one, two)
+    assert [model["name"] for model in data["models"]] == [
+        "base of one", "one", "base of two", "two"
+    ]  # fmt: skip
+    pairs = [(found["first"], found["second"]) for found in data["comparisons"]]
+    assert pairs == [
+        ("base of one", "one"), ("base of one", "two"), ("base of two", "two"), ("one", "two")
+    ]  # fmt: skip
+
+
+def test_other_platforms_are_told(tmp_path: Path) -> None:
+    one, two = (write(tmp_path, name, rows(40, -0.5)) for name in ("one", "two"))
+    change_record(two, platform={"name": "cuda-test"})
+    (note,) = compared(one, two)["notes"]
+    assert note["code"] == "W922"
+    assert "cuda-test" in note["message"]
+
+
+def test_a_model_without_a_base_is_compared_with_another(tmp_path: Path) -> None:
+    """A reward model."""
+
+    def scores(change: float) -> list[Example]:
+        return [
+            Example("pair-reward", content_id(n), {}, {"tuned": {"margin": n % 7 - 3 + change}})
+            for n in range(40)
+        ]
+
+    runs = []
+    for name, change in (("one", 0.0), ("two", 1.0)):
+        run = write(tmp_path, name, scores(change))
+        record = json.loads((run / "run.json").read_text())
+        next(s for s in record["stages"] if s["name"] == "evaluate")["measures"] = {}
+        change_record(run, stages=record["stages"])
+        runs.append(run)
+    data = compared(*runs)
+    assert [model["name"] for model in data["models"]] == ["one", "two"]
+    found = difference(data, "two", "one", "preference_margin")
+    assert (found["estimate"]["value"], found["verdict"]) == (1, "better")
+    assert compared(runs[0])["comparisons"] == []
+
+
 # --- runs that kept no examples
 
 
