@@ -271,7 +271,7 @@ def test_every_example_is_kept_and_measured(
 
     general, neutral = of_kind(result, "general"), of_kind(result, "neutral")
     assert len(general) == 40
-    assert len(neutral) == 12
+    assert len(neutral) == 32
     assert all(text["tuned"]["kl"] > 0 and text["base"]["kl"] == 0 for text in neutral)
     summed = measured["examples"]
     assert summed["neutral_kl"]["change"]["low"] > 0

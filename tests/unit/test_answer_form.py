@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
-from runner.scripts.evaluation.asked import References
+from runner.scripts.evaluation.asked import GENERAL, References
 from runner.scripts.evaluation.form import Reply, form_of, leaks, repeated_share
+from runner.scripts.evaluation.intervals import FEW
 from runner.scripts.training.token_rows import IGNORED, Row
 
 NONE: frozenset[int] = frozenset()
@@ -94,3 +97,21 @@ def test_the_reference_is_the_first_answer_behind_the_prompt() -> None:
     assert found.of([1, 5, 6, 7, 8]) == "j"
     assert found.of([9]) == ""
     assert found.of([1, 2, 3, 4, 5, 6, 7, 8]) == ""
+
+
+# --- our own texts
+
+
+def test_there_are_enough_general_prompts_that_do_not_give_the_answer_away() -> None:
+    prompts = [json.loads(line) for line in GENERAL.read_text().splitlines()]
+    asked = [prompt["question"] for prompt in prompts]
+    assert len(set(asked)) == len(asked) >= FEW
+    for prompt in prompts:
+        for expected in prompt["expect"]:
+            assert expected.casefold() not in prompt["question"].casefold()
+
+
+def test_there_are_enough_neutral_passages() -> None:
+    passages = (GENERAL.parent / "neutral.txt").read_text().strip().split("\n\n")
+    assert len(set(passages)) == len(passages) >= FEW
+    assert all("\n" not in passage and passage.isascii() for passage in passages)
