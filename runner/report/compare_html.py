@@ -21,7 +21,7 @@ _STYLE = """
 details { margin: .4rem 0; } summary { cursor: pointer; }
 td svg { border: 0; vertical-align: middle; } td { white-space: pre-wrap; }
 """
-_GOOD, _BAD = ("better", "equal on every example"), ("worse",)
+_COLOURS = {"better": "equal", "worse": "different"}  # of a verdict's first word
 
 
 def as_html(data: Mapping[str, Any]) -> str:
@@ -73,8 +73,7 @@ def _comparison(data: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 
 def _marked(verdict: str) -> str:
-    kind = "equal" if verdict.startswith(_GOOD) else ""
-    kind = "different" if verdict.startswith(_BAD) else kind
+    kind = next((each for word, each in _COLOURS.items() if verdict.startswith(word)), "")
     return f'<span class="{kind}">{verdict}</span>' if kind else verdict
 
 

@@ -22,8 +22,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from runner.scripts.data.questions import Question, score
 from runner.scripts.evaluation.asked import Asked, answer_examples, asked_of, special_ids
-from runner.scripts.evaluation.examples import FILE, Example, content_id, cut, write_examples
+from runner.scripts.evaluation.examples import FILE, Example, write_examples
 from runner.scripts.evaluation.form import Reply
+from runner.scripts.evaluation.held_out import RowLoss, row_examples
 from runner.scripts.evaluation.measures import summary_of
 from runner.scripts.evaluation.neutral import NeutralTexts
 from runner.scripts.spec import Events, ScriptError, Spec, main
@@ -32,7 +33,6 @@ from runner.scripts.training.token_rows import IGNORED, Row, read_token_rows
 from runner.scripts.training.torch_setup import check_still_set_up, peak_memory, set_up_torch
 
 BATCH = 16  # questions answered at once; part of what decides an answer's last bits
-RowLoss = tuple[float, int]  # of one row: sum in nats, and the tokens that it is over
 
 
 class Progress:
@@ -174,35 +174,6 @@ def row_losses(
             code="E522",
         )
     return found
-
-
-def row_examples(
-    rows: Sequence[Row], losses: Mapping[str, Sequence[RowLoss]], tokenizer: Any
-) -> list[Example]:
-    """One a held-out row that has something to predict: the same tokens, the same id."""
-    found = []
-    for number, row in enumerate(rows):
-        results = {name: {"loss": each[number][0]} for name, each in losses.items()}
-        if tokens := next(iter(losses.values()))[number][1]:
-            shown = shown_of(row, tokenizer)
-            found.append(Example("row", row_id(row), shown, results, tokens=tokens))
-    return found
-
-
-def row_id(row: Row) -> str:
-    """Of token ids and labels."""
-    return content_id(row.input_ids.astype("<i8").tobytes() + row.labels.astype("<i8").tobytes())
-
-
-def shown_of(row: Row, tokenizer: Any) -> dict[str, str]:
-    """The row's text up to the first answer, and all that is predicted of it."""
-    predicted = row.labels != IGNORED
-    begin = int(predicted.argmax())
-    before, after = row.input_ids[:begin], row.input_ids[predicted]
-    return {
-        name: cut(str(tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip())
-        for name, ids in (("prompt", before), ("expected", after))
-    }
 
 
 @torch.inference_mode()

@@ -26,16 +26,15 @@ from runner.scripts.evaluate import (
     Answering,
     Progress,
     load_model,
-    row_id,
-    shown_of,
     write_measures,
 )
 from runner.scripts.evaluation.examples import Example, content_id
+from runner.scripts.evaluation.held_out import row_examples, row_id, shown_of
 from runner.scripts.evaluation.intervals import FEW, interval, with_interval
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.training.preference_losses import answer_logps
 from runner.scripts.training.preference_rows import read_preferred
-from runner.scripts.training.token_rows import Row, read_token_rows
+from runner.scripts.training.token_rows import IGNORED, Row, read_token_rows
 from runner.scripts.training.torch_setup import check_still_set_up, set_up_torch
 
 Scores = NDArray[np.float64]
@@ -72,6 +71,8 @@ def evaluate(spec: Spec, events: Events) -> None:
         measures |= (judged if judges else pairs)(scores, preferred)
         made = judged_examples if judges else pair_examples
         examples = made(rows, preferred, scores, settings, tokenizer)
+        if settings["method"] != "reward":
+            examples += good_rows(rows, preferred, scores, settings["mean"], tokenizer)
     measures |= answering.write_examples(examples)
     write_measures(spec, events, measures, device)
 
@@ -185,6 +186,26 @@ def pair_examples(
         key = content_id([row_id(rows[better]), row_id(rows[worse])])
         found.append(Example(kind, key, shown, results))
     return found
+
+
+def good_rows(
+    rows: Sequence[Row],
+    preferred: NDArray[np.bool_],
+    scores: Mapping[str, Scores],
+    mean: bool,
+    tokenizer: Any,
+) -> list[Example]:
+    """The better answers as held-out rows, with the loss that their log-probability is."""
+    good = [rows[number] for number in np.flatnonzero(preferred)]
+    counts = [int((row.labels[1:] != IGNORED).sum()) for row in good]
+    losses = {
+        name: [
+            (-float(score) * (count if mean else 1), count)
+            for score, count in zip(each[preferred], counts, strict=True)
+        ]
+        for name, each in scores.items()
+    }
+    return row_examples(good, losses, tokenizer)
 
 
 def judged_examples(

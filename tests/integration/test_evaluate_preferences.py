@@ -18,6 +18,7 @@ from tests.training_runs import (
     WarmInterpreter,
     answers,
     write_preferences,
+    write_tokens,
 )
 
 LORA = {
@@ -182,7 +183,52 @@ def test_every_pair_is_kept(method: str, kind: str, evaluated: Evaluated) -> Non
     assert summed["tuned"]["value"] == pytest.approx(found["preference_margin_tuned"])
     assert ("change" in summed) == (method != "reward")
     kinds = {line["kind"] for line in examples(result)}
-    assert kinds == {kind} if method == "reward" else kinds == {kind, "general", "neutral"}
+    if method == "reward":
+        assert kinds == {kind}
+    else:
+        assert kinds == {"row", kind, "general", "neutral"}
+        check_losses(result)
+
+
+def check_losses(result: Finished) -> None:
+    """Each better answer is a held-out row, of its tokens with the end."""
+    rows = [line for line in examples(result) if line["kind"] == "row"]
+    assert len(rows) == 32
+    assert all(row["expected"].islower() for row in rows)
+    assert all(row["tokens"] == len(row["expected"]) + 1 for row in rows)
+    loss = sum(row["tuned"]["loss"] for row in rows) / sum(row["tokens"] for row in rows)
+    assert measures(result)["examples"]["loss"]["tuned"]["value"] == pytest.approx(loss)
+
+
+@pytest.mark.parametrize("method", ["dpo", "simpo", "kto"])
+def test_the_better_answers_are_the_rows_of_a_run_that_learns_from_answers(
+    method: str,
+    evaluated: Evaluated,
+    environment_python: Callable[[str], Path],
+    warm: WarmInterpreter,
+    tmp_path: Path,
+) -> None:
+    """The same ids, the same losses."""
+    result = evaluated(method, forgetting=True)
+    spec = json.loads((result.folder.parent / "spec.json").read_text())
+    newline = 3 + 10  # which a template writes behind the end, and nobody predicts
+    chosen = [((*ids, newline), (*mask, 0)) for (ids, mask), good in answers(32, seed=5) if good]
+    tokens = tmp_path / "validation.safetensors"
+    inputs = {name: Path(path) for name, path in spec["where"]["inputs"].items()}
+    inputs["tokens"] = write_tokens(tokens, [[each] for each in chosen], packed=False)
+    python = environment_python("native")
+    plain = ScriptRun(python, "evaluate", spec["hashed"], inputs, tmp_path / "run").finish(warm)
+    assert plain.status == 0, plain.log
+    there, here = (
+        {line["id"]: line for line in examples(each) if line["kind"] == "row"}
+        for each in (result, plain)
+    )
+    assert len(there) == 32
+    assert there.keys() == here.keys()
+    for key, line in here.items():
+        assert (line["tokens"], line["expected"]) == (there[key]["tokens"], there[key]["expected"])
+        for name in ("base", "tuned"):
+            assert line[name]["loss"] == pytest.approx(there[key][name]["loss"], rel=1e-4)
 
 
 def test_every_judged_answer_is_kept(evaluated: Evaluated) -> None:

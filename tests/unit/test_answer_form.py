@@ -9,6 +9,7 @@ import pytest
 
 from runner.scripts.evaluation.asked import GENERAL, References
 from runner.scripts.evaluation.form import Reply, form_of, leaks, repeated_share
+from runner.scripts.evaluation.held_out import row_examples, row_id
 from runner.scripts.evaluation.intervals import FEW
 from runner.scripts.training.token_rows import IGNORED, Row
 
@@ -97,6 +98,21 @@ def test_the_reference_is_the_first_answer_behind_the_prompt() -> None:
     assert found.of([1, 5, 6, 7, 8]) == "j"
     assert found.of([9]) == ""
     assert found.of([1, 2, 3, 4, 5, 6, 7, 8]) == ""
+
+
+def test_what_stands_behind_the_answer_is_no_part_of_a_row() -> None:
+    usual = row_id(row([1, 2, 3, 4], [0, 0, 1, 1]))
+    assert row_id(row([1, 2, 3, 4, 5], [0, 0, 1, 1, 0])) == usual
+    assert row_id(row([1, 2, 3, 4, 5], [0, 0, 1, 1, 1])) != usual
+    assert row_id(row([1, 2, 3, 4], [0, 1, 1, 1])) != usual
+    assert row_id(row([1, 9, 3, 4], [0, 0, 1, 1])) != usual
+
+
+def test_a_row_without_anything_to_predict_is_no_example() -> None:
+    rows = [row([1, 2], [0, 0]), row([1, 2], [0, 1])]
+    (found,) = row_examples(rows, {"base": [(0.0, 0), (2.5, 1)]}, Letters())
+    assert (found.results, found.tokens) == ({"base": {"loss": 2.5}}, 1)
+    assert found.shown == {"prompt": "b", "expected": "c"}
 
 
 # --- our own texts
