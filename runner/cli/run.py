@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-wait", action="store_true", help="exit 6 instead of waiting for another run"
     )
     parser.add_argument(
+        "--no-preflight", action="store_true", help="load a model whatever memory there is"
+    )
+    parser.add_argument(
         "--locked", action="store_true", help="exit 5 unless a fresh lock pins every input"
     )
     parser.add_argument(
@@ -229,8 +232,15 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def nothing(run: RunFolder) -> None:
-    """Nobody has to be told."""
+def nothing(told: Any) -> None:
+    """Nobody has to be told, nothing is checked."""
+
+
+def preflight(recipe: Recipe, say: Callable[[str], None]) -> Callable[[Stage], None]:
+    """What is checked before a stage computes."""
+    from runner.execution.preflight import require_memory
+
+    return lambda stage: require_memory(stage, recipe, say)
 
 
 def _say_in_background(args: argparse.Namespace, found: Path | int) -> int:
@@ -354,7 +364,9 @@ def execute(
     on_start: Callable[[RunFolder], None],
 ) -> Path:
     """Run the stages and return the run's folder, which `on_start` is told first."""
+    from runner.errors import StageFailed
     from runner.execution.execute import Execution
+    from runner.execution.out_of_memory import explain
     from runner.execution.run_folder import RunFolder
     from runner.lock.locking import outputs_checker
     from runner.recipe.shrink import NOTICE
@@ -374,12 +386,17 @@ def execute(
             wait=not args.no_wait,
             on_poll=progress.poll,
             say=progress.say,
+            before_device=nothing if args.no_preflight else preflight(recipe, progress.say),
             check_outputs=outputs_checker(lock),
             until=args.until,
         )
         if recipe.shrink is not None:
             progress.say(NOTICE)
-        execution.execute()
+        try:
+            execution.execute()
+        except StageFailed as error:
+            explain(error, recipe)
+            raise
     return run.path
 
 

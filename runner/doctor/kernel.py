@@ -11,12 +11,12 @@ from pathlib import Path
 
 from runner.doctor.check import Check, State, ok
 from runner.execution.lacks import gb
+from runner.execution.preflight import DROP_CACHES
 from runner.system import hardware
 
 SHORT = 0.5  # of the memory: less than this part available is worth a word
 HOLDS = 1_000_000_000  # bytes from which a process is named
 NAMED = 4  # processes
-DROP = "sync && echo 3 | sudo tee /proc/sys/vm/drop_caches"
 _OLDEST = 1_767_225_600  # 2026-01-01, seconds since 1970: no release is older
 
 
@@ -42,7 +42,7 @@ def memory(root: Path, *, unified: bool) -> Iterator[Check]:
             State.NOTE,
             f"{gb(cached)} of files are kept in memory, {gb(facts['MemFree'])} are free",
             "GPU and processor share the memory, and CUDA counts only what is free",
-            DROP,
+            DROP_CACHES,
         )
 
 
