@@ -70,12 +70,15 @@ def environment_pins(recipe: Recipe) -> dict[str, str]:
     """Role -> sha256 of its lock file: not of the interpreter, which may differ between machines.
 
     All of them, since a stage may borrow another stage's environment; but for those of backends
-    that do not train this recipe.
+    that do not train this recipe, and that of task metrics which it does not ask for.
     """
     from runner.backends import environments_beside
+    from runner.stages import evaluate
     from runner.system.folders import shipped
 
     unused = {*NOT_OF_STAGES, *environments_beside(recipe.train.backend)}
+    if evaluate.environment(recipe) != evaluate.WITH_METRICS:
+        unused.add(evaluate.WITH_METRICS)
     locks = sorted(shipped("environments").glob("*.txt"))
     return {
         path.stem: hashlib.sha256(path.read_bytes()).hexdigest()

@@ -26,6 +26,7 @@ OUTPUTS = {
 }
 NEEDS = ("fetch", "prepare", "train")
 ENVIRONMENT = "evaluate"  # without task metrics; see `environment`
+WITH_METRICS = "metrics"
 TOOLS: tuple[str, ...] = ()
 DEVICE = True
 
@@ -40,7 +41,7 @@ def wanted(recipe: Recipe) -> bool:
 
 def environment(recipe: Recipe) -> str:
     """Task metrics have an own one, so that evaluations without them keep theirs."""
-    return "metrics" if recipe.evaluate is not None and recipe.evaluate.metrics else ENVIRONMENT
+    return WITH_METRICS if recipe.evaluate is not None and recipe.evaluate.metrics else ENVIRONMENT
 
 
 def snapshot(recipe: Recipe) -> dict[str, Any]:
