@@ -85,7 +85,7 @@ def differences(first: Candidate, second: Candidate) -> Iterator[Difference]:
         of_first, of_second = (_results(each, measure) for each in (first, second))
         if not of_first and not of_second:
             if measure.name in first.means and measure.name in second.means:
-                why = "no results of single rows were kept"
+                why = _lacks(measure, second)
                 yield Difference(measure, first.name, second.name, None, why, 0, 0, ())
             continue
         both = sorted(of_first.keys() & of_second.keys())
@@ -123,14 +123,19 @@ def _why_not(
 ) -> str:
     """Why the results of two models do not compare; "" when they do."""
     if not of_first or not of_second:
-        lacks = second.name if of_first else first.name
-        return f"not measured of {lacks}"
+        return _lacks(measure, second if of_first else first)
     if measure.from_base and first.base != second.base:
         return "their bases differ"
     answers = any("answer" in first.examples[key].results[first.side] for key in both)
     if answers and first.max_new_tokens != second.max_new_tokens:
         return f"answers of at most {first.max_new_tokens} and {second.max_new_tokens} tokens"
     return "" if both else "nothing in common: other held-out rows or questions"
+
+
+def _lacks(measure: Measure, candidate: Candidate) -> str:
+    if measure.name in candidate.means:
+        return f"of {candidate.name} only the mean was kept"
+    return f"not measured of {candidate.name}"
 
 
 def _most(

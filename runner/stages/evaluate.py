@@ -21,7 +21,7 @@ NAME = "evaluate"
 VERSION = 1
 OUTPUTS = {
     "answers.jsonl": Class.PLATFORM,
-    "examples.jsonl": Class.PLATFORM,  # with metrics or forgetting
+    "examples.*": Class.PLATFORM,  # a pattern: there with metrics or forgetting only
     "evaluation.json": Class.MEASURED,
 }
 NEEDS = ("fetch", "prepare", "train")

@@ -259,10 +259,19 @@ def test_questions_of_an_older_run_are_compared_all_the_same(tmp_path: Path) -> 
     assert (found["estimate"]["value"], found["estimate"]["count"]) == (-1, 40)
     assert found["verdict"] == "worse"
     loss = difference(data, "one", "base", "loss")
-    assert (loss["estimate"], loss["why"]) == (None, "no results of single rows were kept")
+    assert (loss["estimate"], loss["why"]) == (None, "of one only the mean was kept")
     assert [note["code"] for note in data["notes"]] == ["W920"]
     values = data["models"][1]["values"]["loss"]
     assert (values["value"], values["low"]) == (2.5, None)
+
+
+def test_a_mean_is_not_compared_with_single_examples(tmp_path: Path) -> None:
+    one, two = write(tmp_path, "one", rows(40, -0.5)), write_finished_run(tmp_path / "two")
+    change_record(two, recipe="two")
+    (two / "evaluation" / "answers.jsonl").write_text("")
+    relist(two, "answers.jsonl")
+    found = difference(compared(one, two), "two", "one", "loss")
+    assert (found["estimate"], found["verdict"]) == (None, "of two only the mean was kept")
 
 
 # --- what cannot be compared
