@@ -193,10 +193,12 @@ class _Acceptance:
 def _nothing(result: Result) -> RecipeToolError:
     reasons = [f"{reason} ({count})" for reason, count in result.refused.most_common(3)]
     said = [each.text for examples in result.examples.values() for each in examples][:1]
+    hint = "read the answers in the log; another model, `about` or filters may do better"
     if result.ended == "budget":
         reasons.append("the budget is reached")
+        hint = "raise `budget`: one row may need several requests, each with sampling.max_tokens"
     return RecipeToolError(
         "no row came out: " + ", ".join(reasons) + (f"; the first: {said[0]!r}" if said else ""),
-        hint="read the answers in the log; another model, `about` or filters may do better",
+        hint=hint,
         code="E908",
     )

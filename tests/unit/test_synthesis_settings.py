@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,16 @@ def test_the_schema_has_a_branch_for_each_kind_and_only_what_we_check() -> None:
             assert field["description"].endswith("."), name
             assert field["examples"], name
             assert all(not findings(example, field) for example in field["examples"]), name
+
+
+def test_the_page_names_every_key_and_its_default() -> None:
+    page = (ROOT / "docs" / "synthesis.md").read_text(encoding="utf-8")
+    for schema in subschemas(load_schema(SCHEMA)):
+        for name, field in schema.get("properties", {}).items():
+            assert re.search(rf"\b{name}\b", page), name
+            default = field.get("default")
+            if isinstance(default, (int, float)) and not isinstance(default, bool):
+                assert re.search(rf"(?<![\d.]){re.escape(str(default))}(?![\d.]*\d)", page), name
 
 
 def test_our_validator_and_jsonschema_agree_on_the_example() -> None:
