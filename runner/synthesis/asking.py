@@ -52,8 +52,8 @@ class Asker:
         self._reached: set[Endpoint] = set()
         self._mutex = threading.Lock()
 
-    def ask(self, question: Question) -> tuple[Reply, str]:
-        """The answer, and the digest of the request.
+    def ask(self, question: Question, task: int) -> tuple[Reply, str]:
+        """The answer to a question of a task, and the digest of the request.
 
         Raises BudgetReached, Stopped, and RecipeToolError when the server gives none.
         """
@@ -63,7 +63,7 @@ class Asker:
             reply = _reply(asked, self._log.answer(digest))
             self._note(reply, new=False)
             return reply, digest
-        with self.spending.reserve(question.most_tokens):
+        with self.spending.reserve(question.most_tokens, task):
             if self._addresses is None:
                 raise _not_in_the_log(self._log)
             said = self._sent(question, self._addresses[question.endpoint])

@@ -27,6 +27,8 @@ class Spending:
         self.requests = self.tokens = 0
         self._budget, self._stopping = budget, stopping
         self._under_way = self._reserved = 0
+        self._waiting: list[int] = []  # tasks
+        self._refused: int | None = None  # the first task that the budget did not suffice for
         self._changed = threading.Condition()
 
     def count(self, tokens: int) -> None:
@@ -36,18 +38,19 @@ class Spending:
             self.tokens += tokens
 
     @contextmanager
-    def reserve(self, tokens: int) -> Iterator[None]:
+    def reserve(self, tokens: int, task: int) -> Iterator[None]:
         """Room for one request of at most `tokens`. Raises BudgetReached, Stopped.
 
-        While others are under way it waits: they may cost less than they might.
+        While others are under way it waits: they may cost less than they might. The earliest task
+        goes first, and behind one that was refused nothing more is spent: rows end there.
         """
         with self._changed:
-            while self._too_much(tokens):
-                if not self._under_way:
-                    raise BudgetReached
-                if self._stopping.is_set():
-                    raise Stopped
-                self._changed.wait(LOOK_SECONDS)
+            self._waiting.append(task)
+            try:
+                self._wait_for_room(tokens, task)
+            finally:
+                self._waiting.remove(task)
+                self._changed.notify_all()
             self._under_way += 1
             self._reserved += tokens
         try:
@@ -57,6 +60,20 @@ class Spending:
                 self._under_way -= 1
                 self._reserved -= tokens
                 self._changed.notify_all()
+
+    def _wait_for_room(self, tokens: int, task: int) -> None:
+        while True:
+            if self._stopping.is_set():
+                raise Stopped
+            if self._refused is not None and task > self._refused:
+                raise BudgetReached
+            if task == min(self._waiting):
+                if not self._too_much(tokens):
+                    return
+                if not self._under_way:
+                    self._refused = task
+                    raise BudgetReached
+            self._changed.wait(LOOK_SECONDS)
 
     def _too_much(self, tokens: int) -> bool:
         most = self._budget

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from runner.errors import RecipeToolError
-from runner.synthesis.asking import Asker
+from runner.synthesis.asking import Asker, NotInTheLog
 from runner.synthesis.kinds import Kind, Material, load_kind
 from runner.synthesis.rows import Diversity, Known, Made, check_lengths, diversity
 from runner.synthesis.settings import Settings
@@ -59,7 +59,7 @@ class _Outcome:
     task: int
     made: list[Made]
     talk: Talk
-    failure: Unusable | BudgetReached | None = None
+    failure: Unusable | BudgetReached | NotInTheLog | None = None
 
 
 def material_of(settings: Settings) -> Material:
@@ -113,7 +113,7 @@ def _made(task: int, settings: Settings, acceptance: _Acceptance, asker: Asker) 
     talk = Talk(settings, asker, task)
     try:
         return _Outcome(task, acceptance.kind.make(task, talk, acceptance.before), talk)
-    except (Unusable, BudgetReached) as error:
+    except (Unusable, BudgetReached, NotInTheLog) as error:
         return _Outcome(task, [], talk, error)
 
 
@@ -133,7 +133,12 @@ class _Acceptance:
                 self._known.add(seed.question, seed.place)
 
     def take(self, outcome: _Outcome) -> bool:
-        """Accept or refuse what a task gave. False when nothing more is to be made."""
+        """Accept or refuse what a task gave. False when nothing more is to be made.
+
+        Raises NotInTheLog, unless rows had ended with an earlier task.
+        """
+        if isinstance(outcome.failure, NotInTheLog):
+            raise outcome.failure
         if isinstance(outcome.failure, BudgetReached):
             self.result.ended = "budget"
             return False

@@ -109,7 +109,7 @@ class Talk:
             drawn(self.settings.seed, self.settings.kind, self.task, step),
             schema,
         )
-        reply, digest = self._asker.ask(question)
+        reply, digest = self._asker.ask(question, self.task)
         self.digests.append(digest)
         return reply
 
