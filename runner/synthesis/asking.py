@@ -197,7 +197,8 @@ def _error(failure: Failure, endpoint: Endpoint, address: Address, tries: int) -
         hint = f"wait, or lower requests.per_minute and requests.concurrency, {again}"
         return RecipeToolError(f"too many requests: {said}", hint=hint, code="E904")
     if failure.status and failure.status < 500:
-        hint = "structured: false suits servers that take no schema; see what it says of the rest"
+        hint = "a prompt that is too long: raise num_ctx or lower `chunk`; a server that takes no "
+        hint += "schema: structured: false"
         return RecipeToolError(f"the server refuses the request: {said}", hint=hint, code="E906")
     hint = f"see the server's own log, {again}"
     return RecipeToolError(f"the server fails: {said}", hint=hint, code="E905")

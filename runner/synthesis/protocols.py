@@ -93,16 +93,18 @@ def _name(endpoint: Endpoint) -> str:
 
 
 def _ollama_body(question: Question) -> dict[str, Any]:
-    sampling = question.sampling
+    sampling, context = question.sampling, question.endpoint.num_ctx
     return {
         "model": question.endpoint.model,
         "messages": list(question.messages),
         "stream": False,
+        "truncate": False,  # else the beginning of a long prompt is left out without a word
         "options": {
             "temperature": sampling["temperature"],
             "top_p": sampling["top_p"],
             "num_predict": sampling["max_tokens"],
             "seed": question.seed,
+            **({"num_ctx": context} if context else {}),
         },
         **({"format": question.schema} if _constrains(question) else {}),
     }

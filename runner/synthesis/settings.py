@@ -27,12 +27,16 @@ SCHEMA = "synthesis-1"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Who is asked. `url` is None for Ollama, whose address the environment says."""
+    """Who is asked. `url` is None for Ollama, whose address the environment says.
+
+    `num_ctx` are tokens of prompt and answer together; None is what the model says.
+    """
 
     model: str
     url: str | None
     key: str | None  # name of the variable that holds it
     structured: bool
+    num_ctx: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +266,6 @@ def _settings(source: Source, filled: dict[str, Any]) -> Settings:
 
 def _endpoint(filled: Mapping[str, Any]) -> Endpoint:
     if "ollama" in filled:
-        return Endpoint(filled["ollama"], None, None, filled["structured"])
+        return Endpoint(filled["ollama"], None, None, filled["structured"], filled["num_ctx"])
     url = filled["api"].rstrip("/")
     return Endpoint(filled["model"], url, filled["key"], filled["structured"])

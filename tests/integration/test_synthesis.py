@@ -137,6 +137,18 @@ def test_a_model_that_ollama_does_not_have_is_said(
     assert "ollama pull nobody-made-this" in err
 
 
+def test_a_prompt_longer_than_the_context_is_said_not_cut_off(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = "documents: [text.md]\nchunk: 20000"
+    path = written(tmp_path, "question-answer", f"{{ollama: {NAME}, num_ctx: 512}}", more)
+    (tmp_path / "text.md").write_text(TEXT * 20)
+    assert main(["data", "synthesize", str(path), "-o", str(tmp_path / "x.jsonl")]) == 1
+    err = capsys.readouterr().err
+    assert "error[E906]" in err
+    assert "exceeds the available context size" in err
+
+
 def test_an_ollama_is_started_where_none_runs(own_ollama: Path, tmp_path: Path) -> None:
     """It has no models, and says so: that it was started is what matters."""
     rows = "rows: [{path: seeds.jsonl, format: alpaca}]"

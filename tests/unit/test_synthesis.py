@@ -131,13 +131,14 @@ def test_what_is_sent_is_what_the_protocols_say(bench: Bench) -> None:
     assert asked.headers["Authorization"] == f"Bearer {KEY}"
     assert (asked.body["model"], asked.body["max_tokens"]) == ("m", 77)
     assert asked.body["response_format"]["json_schema"]["strict"] is True
-    bench.write(more=sampling, count=1, endpoint="{ollama: n, structured: false}")
+    bench.write(more=sampling, count=1, endpoint="{ollama: n, structured: false, num_ctx: 99}")
     bench.server.behave = lambda asked: Answer(said='{"question": "Q", "answer": "A"}')
     bench.report()
     body = bench.server.asked[-1].body
     assert (body["model"], body["stream"], "format" in body) == ("n", False, False)
     options = body["options"]
     assert (options["temperature"], options["num_predict"]) == (0.0, 77)
+    assert (body["truncate"], options["num_ctx"]) == (False, 99)
     assert "Authorization" not in bench.server.asked[-1].headers
 
 
