@@ -106,6 +106,6 @@ class Interrupted(RecipeToolError):
 
     default_code = "E130"
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__("interrupted", hint="run the same command again to go on where it stopped")
+    def __init__(self, signal_number: int, message: str = "interrupted") -> None:
+        super().__init__(message, hint="run the same command again to go on where it stopped")
         self.exit_code = 128 + signal_number

@@ -41,6 +41,7 @@ def main(args: argparse.Namespace) -> int:
     from runner.capture.source import read
 
     _refuse_to_replace(args)
+    _refuse_no_name(args.name)
     source = read(args.source)
     folder = (args.output.parent if args.output else Path()).resolve()
     place = Place((args.workspace or _workspace(args.source)).resolve(), folder)
@@ -68,6 +69,20 @@ def _refuse_to_replace(args: argparse.Namespace) -> None:
             f"{args.output} exists",
             hint="choose another name, or replace it with --force",
             code="E852",
+        )
+
+
+def _refuse_no_name(name: str | None) -> None:
+    """A recipe's name is one of a folder."""
+    from runner.errors import UsageError
+    from runner.recipe.schema import load_schema
+    from runner.report.printable import quoted
+
+    pattern = load_schema()["properties"]["name"]["pattern"]
+    if name is not None and not re.search(pattern, name):
+        raise UsageError(
+            f"{quoted(name)} is no name for a recipe",
+            hint="use small letters, digits and -._ behind a letter or digit",
         )
 
 

@@ -294,7 +294,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path | None]
     *_, last = make_plan(recipe, stages, snapshot)
     if last.outputs is not None:
         return last.outputs.measures, None
-    folder = run.execute(options, recipe, stages, store, snapshot, lock)
+    folder = run.execute(options, recipe, stages, store, snapshot, lock, run.nothing)
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     stage = next(stage for stage in record["stages"] if stage["name"] == "prepare")
     return stage["measures"], folder

@@ -22,6 +22,10 @@ from runner.errors import Interrupted, RecipeInvalid, RecipeToolError
 # command -> what it does, in one line. The module is runner.cli.<command>.
 COMMANDS = {
     "run": "run a recipe to the end, reusing what is already there",
+    "ls": "list the runs of this project, and which go on",
+    "status": "say how far a run is",
+    "logs": "show what a run's programs said, also while they do",
+    "stop": "end a run so that it can go on later: a training with a checkpoint",
     "plan": "say what a run would do, and why",
     "new": "write a commented recipe for a model, data and a machine",
     "data": "look at files of rows, convert them, prepare a recipe's",
@@ -35,6 +39,7 @@ COMMANDS = {
     "webui": "start LLaMA Factory's web UI with a recipe's values in its form",
     "capture": "turn a run of LLaMA Factory's web UI into a recipe",
     "crosscheck": "train one recipe in several ways, and compare them byte for byte",
+    "doctor": "say whether this machine is ready, and for a recipe",
     "explain": "say what a code such as E102 means, and the fix",
     "migrate": "bring recipes to the newest schema, comments kept",
     "schema": "print the JSON Schema of recipes",

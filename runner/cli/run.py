@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from runner.plan.plan import Action, Step, make_plan
 
 if TYPE_CHECKING:
     from runner.errors import NotReproduced
+    from runner.execution.run_folder import RunFolder
     from runner.plan.snapshot import Snapshot
     from runner.recipe.model import Recipe
     from runner.stages.contract import Stage
@@ -35,7 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shrink", action="store_true", help=SHRINK_HELP)
     parser.add_argument("--until", choices=ORDER, metavar="STAGE", help="stop after this stage")
     parser.add_argument(
+        "-d",
+        "--detach",
+        action="store_true",
+        help="go on in the background, also when the terminal is closed (recipe ls, logs, stop)",
+    )
+    parser.add_argument(
         "--no-wait", action="store_true", help="exit 6 instead of waiting for another run"
+    )
+    parser.add_argument(
+        "--no-preflight", action="store_true", help="load a model whatever memory there is"
     )
     parser.add_argument(
         "--locked", action="store_true", help="exit 5 unless a fresh lock pins every input"
@@ -75,6 +85,7 @@ def main(args: argparse.Namespace) -> int:
     """Run the recipe; exit code 0 when every stage is done."""
     from runner.bundle.archive import is_bundle
     from runner.plan.snapshot import take_snapshot
+    from runner.runs.background import Parent, split
     from runner.stages import stages_of
     from runner.store import known_digests
     from runner.store.store import Store
@@ -104,7 +115,11 @@ def main(args: argparse.Namespace) -> int:
         _say_up_to_date(args, shown, time.monotonic() - started)
     else:
         _warn_of_lacks(recipe, steps)
-        shown = execute(args, recipe, stages, store, snapshot, lock)
+        background = split(_named(args)) if args.detach else None
+        if isinstance(background, Parent):
+            return _say_in_background(args, background.wait())
+        announce = background.announce if background else nothing
+        shown = execute(args, recipe, stages, store, snapshot, lock, announce)
         _print_result(args, shown)
     if bundled:
         _compare_with_bundle(recipe, shown)
@@ -217,6 +232,30 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr)
 
 
+def nothing(told: Any) -> None:
+    """Nobody has to be told, nothing is checked."""
+
+
+def preflight(recipe: Recipe, say: Callable[[str], None]) -> Callable[[Stage], None]:
+    """What is checked before a stage computes."""
+    from runner.execution.preflight import require_memory
+
+    return lambda stage: require_memory(stage, recipe, say)
+
+
+def _say_in_background(args: argparse.Namespace, found: Path | int) -> int:
+    """Where the run goes on; the exit code of one that did not begin."""
+    if isinstance(found, int):
+        return found if found >= 0 else 128 - found
+    if args.format == "json":
+        print(json.dumps({"schema": 1, "state": "running", "run": str(found)}))
+        return 0
+    print(f"it goes on in the background: {found}")
+    for command in ("recipe status", "recipe logs -f", "recipe stop"):
+        print(f"  {command} {found}")
+    return 0
+
+
 def up_to_date(steps: list[Step], runs: Path) -> Path | None:
     """The newest run's folder, when it shows exactly what this plan would show again."""
     from runner.execution.run_folder import latest_run
@@ -322,9 +361,12 @@ def execute(
     store: Store,
     snapshot: Snapshot,
     lock: Mapping[str, Any] | None,
+    on_start: Callable[[RunFolder], None],
 ) -> Path:
-    """Run the stages and return the run's folder."""
+    """Run the stages and return the run's folder, which `on_start` is told first."""
+    from runner.errors import StageFailed
     from runner.execution.execute import Execution
+    from runner.execution.out_of_memory import explain
     from runner.execution.run_folder import RunFolder
     from runner.lock.locking import outputs_checker
     from runner.recipe.shrink import NOTICE
@@ -332,6 +374,7 @@ def execute(
     from runner.system.folders import cache_folder
 
     run = RunFolder(runs_of(recipe))
+    on_start(run)
     with Progress(run.events, [stage.NAME for stage in stages], sys.stderr) as progress:
         execution = Execution(
             recipe=recipe,
@@ -343,12 +386,17 @@ def execute(
             wait=not args.no_wait,
             on_poll=progress.poll,
             say=progress.say,
+            before_device=nothing if args.no_preflight else preflight(recipe, progress.say),
             check_outputs=outputs_checker(lock),
             until=args.until,
         )
         if recipe.shrink is not None:
             progress.say(NOTICE)
-        execution.execute()
+        try:
+            execution.execute()
+        except StageFailed as error:
+            explain(error, recipe)
+            raise
     return run.path
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import runner
-from runner.errors import MachineCannot, StageFailed
+from runner.errors import Interrupted, MachineCannot, RecipeToolError, StageFailed
 from runner.execution.events import EventLog
+from runner.scripts.training.stopping import STOPPED
 from runner.stages.contract import Stage
 from runner.store.atomic import write_atomic
 from runner.system import determinism, environments, platforms, process, tools
@@ -160,11 +162,13 @@ class StageContext:
 
     def _failure(
         self, name: str, result: process.ChildResult, events: list[dict[str, Any]], log: Path
-    ) -> StageFailed | MachineCannot:
+    ) -> RecipeToolError:
         """The script's own words when it gave any, else what its exit status and log say."""
         said = [event for event in events if event["event"] == "error"]
         if said:
             last = said[-1]
+            if last["code"] == STOPPED:
+                return Interrupted(signal.SIGINT, last["message"])
             if last["code"].startswith("E4"):  # not the recipe's fault: exit code 4
                 return MachineCannot(last["message"], hint=last["hint"], code=last["code"])
             return StageFailed(

@@ -62,6 +62,7 @@ class Execution:
     on_poll: Callable[[], None] = lambda: None
     say: Callable[[str], None] = lambda message: None
     until: str | None = None  # the recipe goes on behind this stage, and the run does not
+    before_device: Callable[[Stage], None] = lambda stage: None  # may raise to end the run
     check_outputs: Callable[[Outputs], None] = lambda outputs: None  # may raise to end the run
     given: Mapping[str, Outputs] = field(default_factory=dict)  # of stages that are not to run
     ollama_models: Path | None = None  # deploy to a server of our own with this models folder
@@ -122,6 +123,7 @@ class Execution:
                 result = StageResult(stage.NAME, "reuse", key, material, found, 0.0)
             else:
                 with self._device(stage) as device_fds:
+                    self.before_device(stage)
                     result = self._run_stage(stage, upstream, key, material, (lock.fd, *device_fds))
             self.results.append(result)
             # Before the lock is released, so that no `recipe gc` can come between.

@@ -12,6 +12,7 @@ import runner
 from runner.errors import RecipeToolError
 from runner.execution import checksums
 from runner.system.hardware import hardware_facts
+from runner.system.process_tree import started_at
 
 if TYPE_CHECKING:
     from runner.execution.execute import Execution
@@ -39,6 +40,7 @@ def run_record(execution: Execution, state: str, error: BaseException | None) ->
         "manifest_sha256": execution.manifest_sha256,
         "checksums": checksums.NAME,
         "host": _host(),
+        "process": {"pid": os.getpid(), "started": started_at(os.getpid())},
         "hardware": hardware_facts(),
         "platform": dict(execution.surroundings.platform),
         "environments": dict(execution.surroundings.environments),

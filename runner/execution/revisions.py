@@ -78,7 +78,20 @@ def _unpinned(recipe: Recipe) -> list[Asked]:
 
 
 def _ask(asked: list[Asked], say: Callable[[str], None]) -> list[str]:
-    """The commits, in order. The child's log stays when it fails."""
+    """The commits, in order."""
+    repositories = [
+        {"id": hub, "revision": revision, "kind": kind} for hub, revision, kind in asked
+    ]
+    return list(ask_hub("hub_commits", {"repositories": repositories}, say)["commits"])
+
+
+def ask_hub(
+    script: str, hashed: Mapping[str, Any], say: Callable[[str], None]
+) -> Mapping[str, Any]:
+    """Measures of a script that asks the hub and writes nothing. Its log stays when it fails.
+
+    Raises StageFailed or MachineCannot.
+    """
     from runner.execution.context import StageContext
     from runner.execution.events import EventLog
     from runner.stages import load_stage
@@ -99,19 +112,11 @@ def _ask(asked: list[Asked], say: Callable[[str], None]) -> list[str]:
             events=events,
             say=say,
         )
-        repositories = [
-            {"id": hub, "revision": revision, "kind": kind} for hub, revision, kind in asked
-        ]
-        measured = context.run_script(
-            "hub_commits",
-            {"repositories": repositories},
-            folder=folder,
-            outside=network_env(),
-        )
+        measured = context.run_script(script, hashed, folder=folder, outside=network_env())
     finally:
         events.close()
     shutil.rmtree(folder)
-    return list(measured["commits"])
+    return measured
 
 
 def _log_folder() -> Path:

@@ -42,6 +42,7 @@ from runner.imports.readers import (
 )
 from runner.imports.sheet import Field, Sheet, flat
 from runner.imports.steps import warm_up
+from runner.imports.templates import put_template
 from runner.imports.wanted import Wanted
 
 __all__ = ["CANNOT", "MAPPED", "NO_EFFECT", "TOOL", "convert"]
@@ -169,7 +170,9 @@ def _data(sheet: Sheet, wanted: Wanted, settings: dict[str, Any], compared: str)
     sheet.put("data.chat_template", "model", "chat_template")
     if template == "tokenizer_default" and "chat_template" in sheet.given:
         sheet.mapped("chat_template", "data.chat_template: model")
-    elif "chat_template" in sheet.given:
+    elif "chat_template" in sheet.given and not put_template(
+        sheet, template, "chat_template", "axolotl"
+    ):
         why = "the model's own template, which may differ from axolotl's of that name"
         sheet.close("chat_template", why, "data.chat_template: model")
     sheet.fill(DATA)

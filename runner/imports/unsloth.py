@@ -33,6 +33,7 @@ from runner.imports.readers import (
     whole,
 )
 from runner.imports.sheet import Field, Sheet
+from runner.imports.templates import put_template
 from runner.imports.trl import (
     length,
     modules_to_save,
@@ -477,6 +478,8 @@ def _what_the_program_does(sheet: Sheet, document: Document, compared: str) -> N
     for call in document.calls:
         last = call.name.rpartition(".")[2]
         answers = answers or last == "train_on_responses_only"
+        if last == "get_chat_template" and _named_template(sheet, call):
+            continue
         if last in _STEPS and f"{last}()" not in sheet.noted:
             sheet.note(Fate.CLOSE, f"{last}()", why=_STEPS[last], value=f"line {call.line}")
     if compared:
@@ -488,6 +491,15 @@ def _what_the_program_does(sheet: Sheet, document: Document, compared: str) -> N
     elif formats != {"text"}:
         why = "the notebook trains on whole conversations; a recipe on their answers"
         sheet.note(Fate.CLOSE, name, why=why, value="not called")
+
+
+def _named_template(sheet: Sheet, call: Call) -> bool:
+    """Is the template that the notebook puts on the tokenizer a shipped one?"""
+    arguments = (
+        dict(zip(("tokenizer", "chat_template"), call.positional, strict=False)) | call.named
+    )
+    name = arguments.get("chat_template")
+    return isinstance(name, str) and put_template(sheet, name, "get_chat_template()", "Unsloth")
 
 
 def _finished(sheet: Sheet) -> Captured:

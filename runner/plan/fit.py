@@ -73,6 +73,17 @@ def _fewest_changes(shapes: Shapes, job: Job, budget: int) -> tuple[tuple[str, .
     return None, min(peak_of(shapes, changed) for _, changed in tried)
 
 
+def single_changes(shapes: Shapes, job: Job, phase: str) -> list[tuple[str, int]]:
+    """Each change alone, in words, and the bytes that `phase` takes with it; least first."""
+    found = []
+    for change in (each for choice in _choices(job) for each in choice if each is not None):
+        words, apply = change
+        changed = apply(job)
+        if changed is not None and phase in (phases := phases_of(shapes, changed)):
+            found.append((words, phases[phase].total))
+    return sorted(found, key=lambda each: each[1])
+
+
 def _ways(job: Job) -> Iterator[tuple[tuple[str, ...], Job]]:
     """Every combination of changes, first those that change the result least."""
     for choice in product(*_choices(job)):

@@ -8,6 +8,7 @@ before its digest is the one that the hub lists. docs/decisions/0011-fetching-fr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -119,6 +120,22 @@ class Hub:
                 code="E319",
             )
         return commit
+
+    def check_access(self, repository: Repository) -> None:
+        """May the repository's files be had? Its facts are shown to all. Raises ScriptError."""
+        url = hf_hub_url(
+            repository.id,
+            "config.json",
+            revision=repository.revision,
+            repo_type=repository.kind,
+            endpoint=constants.ENDPOINT,
+        )
+
+        def ask() -> None:
+            with contextlib.suppress(EntryNotFoundError):  # a repository of GGUF files has none
+                self._api.get_hf_file_metadata(url=url)
+
+        self._ask(ask, repository)
 
     def files(self, repository: Repository) -> dict[str, RemoteFile]:
         """Every file of a model repository. Raises ScriptError."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from runner.recipe.model import DataFile, Recipe
 
 NAME = "prepare"
-VERSION = 3
+VERSION = 4
 OUTPUTS = {
     "train.tokens.safetensors": Class.PORTABLE,
     "validation.tokens.safetensors": Class.PORTABLE,

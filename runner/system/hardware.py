@@ -54,7 +54,7 @@ def memory(root: Path = ROOT) -> Memory:
 
     Page cache counts as available, as in MemAvailable: the kernel gives it back.
     """
-    facts = _meminfo(root / "proc/meminfo")
+    facts = meminfo(root)
     total, available = facts["MemTotal"], facts["MemAvailable"]
     for folder in _cgroup_folders(root, "memory"):
         limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
@@ -213,8 +213,9 @@ def _cached(file: Path) -> int:
     return sum(int(facts.get(name, 0)) for name in names)
 
 
-def _meminfo(file: Path) -> dict[str, int]:
-    lines = (line.split() for line in file.read_text().splitlines())
+def meminfo(root: Path = ROOT) -> dict[str, int]:
+    """Bytes by the kernel's names: MemTotal, MemFree, MemAvailable, Cached, SwapTotal, …"""
+    lines = (line.split() for line in (root / "proc/meminfo").read_text().splitlines())
     return {name.rstrip(":"): int(value) * 1024 for name, value, *_ in lines}
 
 

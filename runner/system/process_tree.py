@@ -25,6 +25,18 @@ def memory(pid: int) -> int:
     return sum(_proportional(each) for each in members(pid))
 
 
+def started_at(pid: int) -> int | None:
+    """When the process began, in ticks since the machine did; None when there is none.
+
+    With its number it names one process, also when the number is given away again.
+    """
+    try:
+        stat = (PROC / str(pid) / "stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])
+
+
 def listens(pid: int, port: int) -> bool:
     """Does a process of the tree listen on this TCP port (and not somebody else)?"""
     sockets = _listening_sockets(port)

@@ -69,6 +69,8 @@ _LATE = {
     "use_rslora": Place("train.use_rslora"),
     "use_dora": Place("train.use_dora"),
     "lora_target": Place("train.lora_target"),
+    "freeze_trainable_layers": Place("train.freeze_trainable_layers", -128, 128),
+    "freeze_trainable_modules": Place("train.freeze_trainable_modules"),
     "pref_beta": Place("train.pref_beta", 0, 1),
     "pref_ftx": Place("train.pref_ftx", 0, 10),
     "pref_loss": Place("train.pref_loss"),
@@ -101,6 +103,7 @@ _NEUTRAL: dict[str, Any] = {
     "train.use_apollo": False,
     "train.use_badam": False,
     "train.use_swanlab": False,
+    "train.freeze_extra_modules": "",
     "train.ds_stage": "none",
     "train.ds_offload": False,
 }

@@ -397,6 +397,21 @@ def wait_until_it_stops_growing(path: Path) -> None:
 # --- the token
 
 
+def test_the_doctor_asks_whether_the_model_is_given(
+    project: Project, hub: HubServer, tiny: Path
+) -> None:
+    project.write(model={**pinned(hub, tiny), "revision": "main"})
+    hub.repos["model", "acme/tiny"].gated = True
+    refused = project.recipe("doctor", "x.yaml", HF_TOKEN=TOKEN)
+    assert refused.returncode == 4
+    assert "problem  hub: " in refused.stdout
+    assert f"accept the licence at {hub.url}/acme/tiny" in refused.stdout
+    hub.licensed.add(TOKEN)
+    given = project.recipe("doctor", "x.yaml", HF_TOKEN=TOKEN)
+    assert "ok       hub: acme/tiny is given to you" in given.stdout
+    assert TOKEN not in refused.stdout + refused.stderr + given.stdout + given.stderr
+
+
 def test_a_planted_token_opens_the_gate_and_is_found_nowhere(
     project: Project, hub: HubServer, tiny: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -209,6 +210,24 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     process.wait()
     resumed = done(run.finish(warm_factory))
     assert resumed.measures()["steps_trained_now"] <= 4 - step
+    assert resumed.files() == whole.files()
+
+
+def test_a_training_that_is_asked_to_stop_ends_behind_its_step(
+    training: Callable[..., ScriptRun], warm_factory: WarmInterpreter
+) -> None:
+    case = {"train": {"max_steps": 40}}
+    whole = done(training("llamafactory", case).finish(warm_factory))
+    run = training("llamafactory", case)
+    process = run.start(warm_factory)
+    run.wait_for_step(process, 2)
+    (run.scratch / "stop").touch()
+    process.wait()
+    (said,) = [event for event in run.events() if event["event"] == "error"]
+    assert said["code"] == "E130"
+    assert re.match(r"stopped behind step \d+ of 40, as asked", said["message"])
+    resumed = done(run.finish(warm_factory))
+    assert 0 < resumed.measures()["steps_trained_now"] < 38
     assert resumed.files() == whole.files()
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from runner.backends import llamafactory
@@ -29,6 +29,7 @@ from runner.capture.data_sets import Place
 from runner.capture.keys import DEFAULTS, MAPPED
 from runner.capture.settings import capture
 from runner.capture.source import ARGUMENTS, RESULT, Source
+from runner.errors import RecipeInvalid, UsageError
 from runner.recipe.load import load_recipe
 from runner.system import process_tree
 from runner.webui.form import form_of
@@ -36,8 +37,14 @@ from runner.webui.workspace import origin_text
 from tests.chain import Checkout, copy_checkout
 from tests.tiny_chain import write_tiny_chain
 from tests.two_machines import OTHER, SERVER, TwoMachines, ask_from, python, two_machines
-from tests.unit.test_capture import LENGTH, RECIPE, TRAIN, load_text, write_project
+from tests.unit.test_capture import load_text, write_project
+from tests.unit.test_capture_round_trip import ADAPTERS, LENGTHS, SETTINGS, TRAIN, some
 
+RECIPE: dict[str, Any] = {
+    "schema": 1,
+    "model": {"path": "../models/tiny", "dtype": "float32"},
+    "data": {"train": [{"path": "../data/faq.jsonl", "format": "alpaca"}], "max_length": 48},
+}
 WEIGHTS = "adapter_model.safetensors"
 UNCHANGED = {"__type__": "update"}  # what Gradio says of an element that stays as it is
 PAIRED_ROWS = {
@@ -554,13 +561,29 @@ def test_what_a_recipe_says_reaches_the_trainer_by_the_form(
     (tmp_path / "tokens").mkdir()
     cases: list[tuple[Any, dict[str, Any]]] = []
 
-    @settings(max_examples=60, derandomize=True, database=None)
-    @given(train=TRAIN, length=LENGTH, seed=st.integers(0, 2**31), packing=st.booleans())
-    def collect(train: Any, length: Any, seed: int, packing: bool) -> None:
+    @settings(
+        max_examples=90,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=[HealthCheck.filter_too_much],
+    )
+    @given(
+        train=some(TRAIN, *SETTINGS),
+        adapter=ADAPTERS,
+        length=LENGTHS,
+        seed=st.integers(0, 2**31),
+        packing=st.booleans(),
+    )
+    def collect(train: Any, adapter: Any, length: Any, seed: int, packing: bool) -> None:
         text = {**RECIPE, "name": f"case-{len(cases)}", "seed": seed}
         text["data"] = {**RECIPE["data"], "packing": packing}
-        text["train"] = {"backend": "llamafactory", **train, **length}
-        recipe = load_text(place, text)
+        text["train"] = {"backend": "llamafactory", "adapter": adapter, **train, **length}
+        try:
+            recipe = load_text(place, text)
+            form_of(told_of(recipe))
+        except (RecipeInvalid, UsageError):  # no recipe, or one that the form cannot hold
+            assume(False)
         cases.append((recipe, told_of(recipe)))
 
     collect()
@@ -580,7 +603,8 @@ def test_what_a_recipe_says_reaches_the_trainer_by_the_form(
         check=True,
     )
     parsed = json.loads(said.stdout.splitlines()[-1])
-    assert len(parsed) == len(cases) >= 60
+    assert len(parsed) == len(cases) >= 40
+    assert {recipe.train.adapter.trainable_layers for recipe, _ in cases} > {None, 1}
     for (recipe, told), started in zip(cases, parsed, strict=True):
         usual = {name: started.get(name, DEFAULTS.get(name)) for name in told}
         kept = {name for name in told if name in MAPPED}

@@ -669,3 +669,15 @@ def test_every_setting_is_in_one_table() -> None:
     assert not MAPPED & NO_EFFECT
     assert not (MAPPED | NO_EFFECT) & set(cannot)
     assert set(DEFAULTS) | {"model_name_or_path"} == MAPPED
+
+
+@pytest.mark.parametrize("name", ["Bad Name", "../x", ""])
+def test_a_name_that_no_recipe_can_have_is_refused(
+    name: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = place.workspace / "train.yaml"
+    file.write_text(yaml.safe_dump(CLICKED))
+    output = place.recipe / "x.yaml"
+    assert main(["capture", str(file), "-o", str(output), "--name", name]) == 2
+    assert "is no name for a recipe" in capsys.readouterr().err
+    assert not output.exists()

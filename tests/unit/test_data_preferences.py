@@ -41,6 +41,26 @@ def test_every_form_becomes_two_conversations(row: dict[str, Any]) -> None:
     assert made.chosen.answers == made.rejected.answers == [1]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Q", "chosen": "good", "rejected": "bad"},
+        {"chosen": [Q, GOOD], "rejected": [Q, BAD]},
+    ],
+)
+def test_a_system_column_stands_before_both_sides(row: dict[str, Any]) -> None:
+    told = message("system", "Be brief.")
+    made = pair(row | {"system": "Be brief."})
+    assert made.chosen.messages == (told, Q, GOOD)
+    assert made.rejected.messages == (told, Q, BAD)
+    assert made.chosen.answers == [2]
+    assert pair(row | {"system": ""}) == pair(row | {"system": None}) == pair(row)
+    judged = COMPARED["kto"](
+        {"prompt": "Q", "completion": "good", "label": True, "system": "Be brief."}
+    )
+    assert judged.messages == made.chosen.messages
+
+
 def test_answers_inside_the_prompt_are_not_compared() -> None:
     explicit = pair({"prompt": [*FIRST, Q], "chosen": "good", "rejected": "bad"})
     implicit = pair({"chosen": [*FIRST, Q, GOOD], "rejected": [*FIRST, Q, BAD]})
@@ -67,6 +87,11 @@ def test_answers_that_begin_alike_are_compared_as_a_whole() -> None:
         ({"chosen": [Q, GOOD], "rejected": [message("user", "P"), BAD]}, "E335", "same question"),
         ({"chosen": [GOOD], "rejected": [BAD]}, "E335", "same question"),
         ({"prompt": "Q", "chosen": 1, "rejected": "b"}, "E322", '"chosen" is a number'),
+        (
+            {"prompt": [message("system", "s"), Q], "system": "t", "chosen": "a", "rejected": "b"},
+            "E322",
+            "begins with a system turn of its own",
+        ),
         ({"prompt": "Q", "chosen": [], "rejected": "b"}, "E322", '"chosen" is empty'),
     ],
 )

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 
 from runner.capture.captured import Fate
 from runner.cli.main import main
-from runner.imports import REGISTRY, load_import, methods
+from runner.imports import REGISTRY, load_import, methods, templates
 from runner.imports.document import read_document
 from runner.imports.kinds import kind_of
 from runner.imports.methods import Method
 from runner.imports.sheet import flat
 from runner.recipe.load import load_recipe
 from runner.recipe.source import read_source
+from runner.stages.templates.shipped_templates import names as shipped_names
 from tests.imported import COMMIT, EXAMPLES, fates, imported
 from tests.imported import project as project  # a fixture
 
@@ -394,3 +395,7 @@ def test_every_setting_is_in_one_table(kind: str) -> None:
     assert len(cannot) == len(set(cannot))
     assert not source.MAPPED & source.NO_EFFECT
     assert not (source.MAPPED | source.NO_EFFECT) & set(cannot)
+
+
+def test_every_template_that_is_meant_is_shipped() -> None:
+    assert set(templates.SHIPPED.values()) == set(shipped_names())

@@ -71,10 +71,13 @@ def merge_has_an_adapter(recipe: Recipe) -> Iterator[Finding]:
 @check("model", "data", "train")
 def backend_can_honour(recipe: Recipe) -> Iterator[Finding]:
     """What the chosen backend cannot do is an error, never ignored."""
-    from runner.backends import load_backend
+    from runner.backends import REGISTRY, load_backend
 
-    for pointer, message in load_backend(recipe.train.backend).cannot_honour(recipe):
-        yield Finding("E215", pointer, message, "change it, or choose another backend")
+    refused = {name: [*load_backend(name).cannot_honour(recipe)] for name in sorted(REGISTRY)}
+    able = next((name for name in refused if not refused[name]), "")
+    hint = f"change it, or write backend: {able}" if able else "change it"
+    for pointer, message in refused[recipe.train.backend]:
+        yield Finding("E215", pointer, message, hint)
 
 
 @check("train")

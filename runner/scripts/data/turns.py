@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.scripts.data.conversation import ROLES, Conversation, Message, message
-from runner.scripts.data.rows import RowError, checked_text, checked_value, decoded, kind_of
+from runner.scripts.data.rows import (
+    RowError,
+    checked_text,
+    checked_value,
+    decoded,
+    kind_of,
+    text_field,
+)
 
 TOOL_CALLS = "tool_calls"
 _OPTIONAL = ("name", "weight", TOOL_CALLS, "tool_call_id")
@@ -33,6 +40,17 @@ class Turns:
             messages=(*prompt.messages, *self.messages),
             untrained=frozenset(earlier | {index + shift for index in self.untrained}),
         )
+
+
+def behind_system(prompt: Turns, row: Mapping[str, Any]) -> Turns:
+    """The prompt with the text under `system` before it; an empty one is none. Raises RowError."""
+    system = text_field(row, "system", required=False)
+    if not system:
+        return prompt
+    if prompt.messages and prompt.messages[0]["role"] == "system":
+        raise RowError('"system" is filled, and the prompt begins with a system turn of its own')
+    untrained = frozenset(index + 1 for index in prompt.untrained)
+    return Turns((message("system", system), *prompt.messages), untrained)
 
 
 def with_tools(conversation: Conversation, row: Mapping[str, Any]) -> Conversation:

@@ -62,6 +62,7 @@ def train_by_llamafactory(
         }
         report(record)
         run_llamafactory(configuration, record, spec.scratch)
+    record.check_not_stopped()
 
     check_still_set_up()
     saved = finished_checkpoint(checkpoints, job)

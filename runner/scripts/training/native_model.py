@@ -164,3 +164,4 @@ def train_to_the_end(trainer: Any, record: TrainingRecord, checkpoints: Path, jo
         trainer._load_from_checkpoint(str(newest))
     else:
         trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    record.check_not_stopped()

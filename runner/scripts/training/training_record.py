@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from runner.scripts.spec import Events
+from runner.scripts.spec import Events, ScriptError
 from runner.scripts.training.checkpoints import mark_complete, remove_old
+from runner.scripts.training.stopping import STOP, STOPPED
 from runner.scripts.training.torch_setup import memory_in_use
 
 _TRACE = "trace.jsonl"
@@ -40,6 +41,9 @@ class TrainingRecord(TrainerCallback):
     ) -> None:
         self._events, self._checkpoints, self._job, self._device = events, checkpoints, job, device
         self._also = also
+        self._stop = checkpoints.parent / STOP
+        self._stop.unlink(missing_ok=True)  # it was meant for an earlier try
+        self._stopped: tuple[int, int] | None = None
         self._trace: list[dict[str, Any]] = []
         self._step = [0, 0, 0]  # tokens by kind of the step at hand
         self._total = [0, 0, 0]  # of this process
@@ -75,10 +79,24 @@ class TrainingRecord(TrainerCallback):
                 found[f"{kind}_tokens_per_second"] = tokens / self._seconds
         return found
 
+    def check_not_stopped(self) -> None:
+        """Raise ScriptError (E130) when the training ended early because it was asked to."""
+        if self._stopped is not None:
+            step, total = self._stopped
+            raise ScriptError(
+                f"stopped behind step {step} of {total}, as asked, with a checkpoint", code=STOPPED
+            )
+
     # --- called by the trainer
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End here, with a checkpoint, when somebody asked for it."""
+        if state.global_step < state.max_steps and self._stop.exists():
+            control.should_save = control.should_training_stop = True
+            self._stopped = (state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """After every step; and once at the end, with a summary that is no step."""

@@ -1,4 +1,4 @@
-"""`{"prompt": ..., "completion": ..., "label": true | false}`; texts or lists of turns."""
+"""`{"prompt", "completion", "label": true | false}`, with `system` or `tools` beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`{"prompt"?: ..., "chosen": ..., "rejected": ...}`, each a text or a list of turns; `tools`?"""
+"""`{"prompt"?, "chosen", "rejected"}`, texts or lists of turns; `system` or `tools` beside them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 from runner.scripts.data.formats.prompt_completion import text_or_turns
 from runner.scripts.data.preference import Pair
 from runner.scripts.data.rows import RowError
-from runner.scripts.data.turns import Turns, with_tools
+from runner.scripts.data.turns import Turns, behind_system, with_tools
 
-FIELDS = ("prompt", "chosen", "rejected", "tools")
+FIELDS = ("prompt", "chosen", "rejected", "system", "tools")
 
 
 def parse(row: dict[str, Any]) -> Pair:
@@ -23,6 +23,7 @@ def parse(row: dict[str, Any]) -> Pair:
                 raise RowError(f'"prompt" is missing: "{key}" is a text without a question', "E335")
         prompt = shared_prompt(chosen, rejected)
         chosen, rejected = (_behind(side, len(prompt.messages)) for side in (chosen, rejected))
+    prompt = behind_system(prompt, row)
     return Pair(with_tools(chosen.after(prompt), row), with_tools(rejected.after(prompt), row))
 
 

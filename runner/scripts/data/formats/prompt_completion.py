@@ -1,4 +1,4 @@
-"""`{"prompt": ..., "completion": ...}`, each a text or (as in TRL) a list of turns; `tools`?"""
+"""`{"prompt", "completion"}`, texts or (as in TRL) lists of turns; `system` or `tools` beside."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 from runner.scripts.data.conversation import Conversation, message
 from runner.scripts.data.rows import RowError, kind_of, list_field, text_field
-from runner.scripts.data.turns import Turns, parse_turns, with_tools
+from runner.scripts.data.turns import Turns, behind_system, parse_turns, with_tools
 
-FIELDS = ("prompt", "completion", "tools")
+FIELDS = ("prompt", "completion", "system", "tools")
 
 
 def parse(row: dict[str, Any]) -> Conversation:
     """Texts become a question and its answer. Only the completion is trained on."""
-    prompt = text_or_turns(row, "prompt", "user")
+    prompt = behind_system(text_or_turns(row, "prompt", "user"), row)
     completion = text_or_turns(row, "completion", "assistant")
     return with_tools(completion.after(prompt), row)
 

@@ -1,0 +1,79 @@
+"""`recipe logs`: what the programs of a run said. Reads only."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+HELP = "Show the logs of a run's stages, in order; with -f also what comes, until the run ends."
+EXAMPLE = "recipe logs -f runs/quickstart train"
+LOOK_SECONDS = 0.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `recipe logs`."""
+    from runner.stages import ORDER
+
+    parser.add_argument(
+        "run", type=Path, nargs="?", help="folder of a run, or runs/NAME; default: what goes on"
+    )
+    parser.add_argument("stage", nargs="?", choices=ORDER, metavar="STAGE", help="of this one only")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the logs, each under a line that names it; no control characters."""
+    from runner.recipe.paths import project_root
+    from runner.runs.known import chosen, read
+
+    run = chosen(project_root(Path.cwd() / "x.yaml"), args.run)
+    printed = Printed(run.folder / "logs", args.stage)
+    printed.more()
+    while args.follow and run.alive:
+        time.sleep(LOOK_SECONDS)
+        run = read(run.folder)  # before the look, so that no last words are missed
+        printed.more()
+    return 0
+
+
+class Printed:
+    """How much of every log has been printed."""
+
+    def __init__(self, folder: Path, stage: str | None) -> None:
+        self._folder, self._stage = folder, stage
+        self._offsets: dict[Path, int] = {}
+        self._last: Path | None = None
+
+    def more(self) -> None:
+        """Print what is new: whole lines, each log under its name."""
+        logs = self._folder.iterdir() if self._folder.is_dir() else ()
+        for path in sorted(logs, key=_place):
+            if self._stage is None or path.name.startswith(f"{self._stage}-"):
+                self._print(path)
+        sys.stdout.flush()
+
+    def _print(self, path: Path) -> None:
+        with path.open("rb") as file:
+            file.seek(self._offsets.get(path, 0))
+            new = file.read()
+        new = new[: new.rfind(b"\n") + 1]
+        if not new:
+            return
+        self._offsets[path] = self._offsets.get(path, 0) + len(new)
+        from runner.report.printable import one_column_each
+
+        if path != self._last:
+            print(f"==> {path.name} <==")
+            self._last = path
+        for line in new.decode(errors="replace").splitlines():
+            print(one_column_each(line))
+
+
+def _place(path: Path) -> tuple[int, str]:
+    """Logs are numbered within a stage, and stages follow one another; a run's own comes first."""
+    from runner.stages import ORDER
+
+    stage = path.name.split("-")[0]
+    return (ORDER.index(stage) if stage in ORDER else -1, path.name)

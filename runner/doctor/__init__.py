@@ -1,0 +1,1 @@
+"""Is this machine ready, and for this recipe: checks that read, and change nothing."""

@@ -1,0 +1,99 @@
+"""Is the machine ready for this recipe: what its plan lacks, memory now, and the hub's gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.doctor.check import Check, State, ok
+from runner.errors import RecipeToolError
+from runner.execution.lacks import gb, lacks
+from runner.plan.plan import Action
+from runner.system import environments, hardware
+
+if TYPE_CHECKING:
+    from runner.plan.cost import Cost
+    from runner.plan.plan import Step
+    from runner.recipe.model import Recipe
+
+# Code of a lack -> the name of the check. W250 to W255 of docs/errors.md.
+_NAMES = {
+    "W250": "gpu for it",
+    "W251": "licence",
+    "W252": "memory for it",
+    "W253": "disk for it",
+    "W254": "ollama for it",
+    "W255": "builds for it",
+}
+
+
+def checks(recipe: Recipe, cache: Path, root: Path) -> Iterator[Check]:
+    """What the recipe's remaining stages lack here."""
+    from runner.execution.run_folder import runs_folder
+    from runner.plan.cost import cost_of, this_machine
+    from runner.plan.plan import make_plan
+    from runner.plan.published_models import published_facts
+    from runner.plan.snapshot import take_snapshot
+    from runner.recipe.model_facts import known_facts
+    from runner.stages import stages_of
+    from runner.store.store import Store
+    from runner.system.folders import store_folder
+
+    stages = stages_of(recipe, None)
+    runs = runs_folder(recipe.project_root, recipe.name)
+    steps = make_plan(recipe, stages, take_snapshot(recipe, stages, Store(store_folder()), runs))
+    machine = this_machine()
+    facts = known_facts(recipe) or published_facts(recipe)
+    cost = cost_of(recipe, steps, facts, runs, machine)
+    found = lacks(recipe, steps, cost, machine, cache)
+    for lack in found:
+        state = State.NOTE if lack.mends_itself else State.PROBLEM
+        yield Check(_NAMES[lack.code], state, f"lacking: {lack.what}", "", lack.next)
+    if not any(lack.code == "W252" for lack in found):
+        yield from memory_now(cost, hardware.memory(root))
+    yield from hub_access(recipe, steps, cache)
+    if not found and all(step.action is Action.REUSE for step in steps):
+        yield ok("recipe", "everything that it makes is in the store")
+
+
+def memory_now(cost: Cost, have: hardware.Memory) -> Iterator[Check]:
+    """The machine is large enough: is it so at this moment?"""
+    if not cost.memory:
+        if cost.unknown:
+            yield Check("memory for it", State.NOTE, cost.unknown)
+        return
+    found = f"about {gb(cost.peak)} at the peak, {gb(have.available)} can be had now"
+    if cost.peak <= have.available:
+        yield ok("memory for it", found)
+        return
+    yield Check(
+        "memory for it",
+        State.WARNING,
+        found,
+        "it fits this machine, but not beside what runs now",
+        "end what is not needed; `recipe doctor` alone names the largest processes",
+    )
+
+
+def hub_access(recipe: Recipe, steps: list[Step], cache: Path) -> Iterator[Check]:
+    """May this user have the model? Asks the hub, with the user's token."""
+    from runner.execution.revisions import ask_hub
+
+    hub = recipe.model.hub
+    fetched = any(step.stage == "fetch" and step.action is Action.REUSE for step in steps)
+    if hub is None or fetched:
+        return
+    if environments.find("data", cache) is None:
+        from runner.doctor.gpu import not_built
+
+        yield not_built("hub", "data")
+        return
+    asked = {"id": hub, "kind": "model", "revision": recipe.model.revision}
+    try:
+        ask_hub("hub_access", {"repositories": [asked]}, lambda message: None)
+    except RecipeToolError as error:
+        why = "the first stage would end with this"
+        yield Check("hub", State.PROBLEM, error.message, why, error.hint)
+    else:
+        yield ok("hub", f"{hub} is given to you")

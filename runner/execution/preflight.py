@@ -1,0 +1,73 @@
+"""Before a large load: is there memory for it at this moment?
+
+A refusal costs a second. Where GPU and processor share the memory, running out of it costs the
+whole machine, which may stand still until it is switched off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.errors import MachineCannot
+from runner.execution.lacks import UNIFIED, gb
+from runner.system import hardware
+from runner.system.hardware import ROOT
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Recipe
+    from runner.stages.contract import Stage
+
+LARGE = 8_000_000_000  # bytes from which a load is looked at
+LOADING = ("train", "evaluate")
+DROP_CACHES = "sync && echo 3 | sudo tee /proc/sys/vm/drop_caches"  # for people; never run by us
+
+
+def require_memory(
+    stage: Stage, recipe: Recipe, say: Callable[[str], None], root: Path = ROOT
+) -> None:
+    """Make room for the model that `stage` loads. Raises MachineCannot (E940) when there is none.
+
+    A GPU with memory of its own is not looked at, nor a model whose shapes are unknown.
+    """
+    gpus = hardware.gpus(root)
+    unified = any(word in gpu.name for gpu in gpus for word in UNIFIED)
+    if stage.NAME not in LOADING or (gpus and not unified):
+        return
+    needed = _load_of(recipe, "cuda" if gpus else "cpu")
+    if needed < LARGE:
+        return
+    if unified and needed > hardware.meminfo(root)["MemFree"]:
+        _drop_caches(root, say)
+    have = hardware.memory(root).available
+    if needed > have:
+        raise MachineCannot(
+            f"{stage.NAME} loads about {gb(needed)}, and {gb(have)} of memory can be had now",
+            hint="end what holds memory (`recipe doctor` names it) and run the same command again; "
+            "or try it all the same: --no-preflight",
+            code="E940",
+        )
+
+
+def _load_of(recipe: Recipe, device: str) -> int:
+    """Bytes at the peak of the load; 0 when they are not known."""
+    from runner.plan.cost import known_shapes
+    from runner.plan.memory import Job, loading_memory
+    from runner.recipe.model_facts import known_facts
+
+    shapes, _ = known_shapes(recipe, known_facts(recipe))
+    return 0 if shapes is None else loading_memory(shapes, Job.of(recipe), device).total
+
+
+def _drop_caches(root: Path, say: Callable[[str], None]) -> None:
+    """CUDA counts only free memory there. Where we may not drop the cache, say how to."""
+    cached = gb(hardware.meminfo(root).get("Cached", 0))
+    switch = root / "proc/sys/vm/drop_caches"
+    if not os.access(switch, os.W_OK):
+        say(f"{cached} of files lie in memory, which the GPU may need: {DROP_CACHES}")
+        return
+    os.sync()  # what is not written yet cannot be dropped
+    switch.write_text("3\n")
+    say(f"dropped the page cache ({cached}), so that the GPU can have it")

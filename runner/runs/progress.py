@@ -1,0 +1,45 @@
+"""How far a run is, from its events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def at_work(events: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The stage at work with its last step; None where the events tell of none."""
+    found: dict[str, Any] | None = None
+    for event in events:
+        if event["event"] == "stage":
+            found = {"stage": event["stage"]} if event["state"] == "start" else None
+        elif event["event"] == "progress":
+            steps = {name: value for name, value in event.items() if name not in ("event", "time")}
+            found = {**(found or {}), **steps}
+    return found
+
+
+def in_words(found: dict[str, Any] | None) -> str:
+    """Stage and step in a line; "" for none.
+
+    >>> in_words({"stage": "train", "step": 3, "total": 40, "loss": 1.5, "eta": 90.0})
+    'train 3/40  loss 1.500  90 s left'
+    >>> in_words(None)
+    ''
+    """
+    from runner.report.progress import amount, step_details
+
+    if found is None:
+        return ""
+    if "total" not in found:
+        return str(found["stage"])
+    return f"{found['stage']} {amount(found)}  {step_details(found)}".strip()
+
+
+def stages_of(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every stage that began, in order, with its last state and how long it took."""
+    stages: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if event["event"] == "stage":
+            seconds = {"seconds": event["seconds"]} if "seconds" in event else {}
+            stages[event["stage"]] = {"name": event["stage"], "state": event["state"], **seconds}
+    return list(stages.values())

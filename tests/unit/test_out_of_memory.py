@@ -1,0 +1,78 @@
+"""Out of memory: the error says what was planned, by kind, and three changes that take less."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from runner.errors import StageFailed
+from runner.execution.out_of_memory import explain
+from runner.plan.fit import phases_of, single_changes
+from runner.plan.memory import Job
+from runner.plan.shapes import shapes_of
+from runner.recipe.load import load_recipe
+from runner.recipe.model import Recipe
+from runner.system.process import ChildResult, describe_exit
+from tests.chain import ROOT
+from tests.small_recipe import write_recipe
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """A 1B from its config; it has every change left that there is."""
+    changes = [
+        "model={path: model, dtype: bfloat16}",
+        "train.per_device_train_batch_size=8",
+        "data.max_length=2048",
+    ]
+    write_recipe(tmp_path / "x.yaml")
+    config = ROOT / "runner" / "plan" / "data" / "published" / "llama-3.2-1b.json"
+    (tmp_path / "model" / "config.json").write_text(config.read_text())
+    return load_recipe(tmp_path / "x.yaml", overrides=changes)
+
+
+def killed(tmp_path: Path) -> str:
+    """What is said of a child that the kernel killed for memory."""
+    gone = ChildResult(("python",), None, 9, b"", tmp_path / "log", 1.0, 1, False, True, 0)
+    return describe_exit(gone)
+
+
+@pytest.mark.parametrize("code", ["E509", "E500"])
+def test_plan_and_changes_are_told(code: str, recipe: Recipe, tmp_path: Path) -> None:
+    words = "the GPU has too little memory" if code == "E509" else f"train {killed(tmp_path)}"
+    error = StageFailed(words, hint="?", code=code, stage="train")
+    explain(error, recipe)
+    shapes = shapes_of(json.loads((tmp_path / "model" / "config.json").read_text()))
+    planned = phases_of(shapes, Job.of(recipe))["train"].total
+    assert f"planned: about {planned / 1e9:.1f} GB in train" in error.message
+    assert "activations" in error.message
+    told = re.findall(r"\(about ([\d.]+) GB\)", error.hint)
+    assert len(told) == 3
+    assert [float(size) for size in told] == sorted(float(size) for size in told)
+    assert float(told[-1]) < planned / 1e9
+
+
+def test_changes_alone_take_less_in_the_order_of_what_they_save(recipe: Recipe) -> None:
+    shapes = shapes_of(json.loads((recipe.folder / "model" / "config.json").read_text()))
+    found = single_changes(shapes, Job.of(recipe), "train")
+    names = {words.split(":")[0] for words, _ in found}
+    assert "train.gradient_checkpointing" in names
+    assert "train.per_device_train_batch_size" in names
+    assert [size for _, size in found] == sorted(size for _, size in found)
+
+
+@pytest.mark.parametrize(
+    ("stage", "code", "words"),
+    [
+        ("merge", "E509", "the GPU has too little memory"),
+        ("train", "E517", "the loss became nan"),
+        ("train", "E500", "train was killed by SIGTERM"),
+    ],
+)
+def test_other_errors_stay_as_they_are(stage: str, code: str, words: str, recipe: Recipe) -> None:
+    error = StageFailed(words, hint="?", code=code, stage=stage)
+    explain(error, recipe)
+    assert (error.message, error.hint) == (words, "?")
