@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -82,8 +83,8 @@ def test_the_page_names_every_key_and_its_default() -> None:
                 assert re.search(rf"(?<![\d.]){re.escape(str(default))}(?![\d.]*\d)", page), name
 
 
-def test_our_validator_and_jsonschema_agree_on_the_example() -> None:
-    data = read_source(EXAMPLE).data
+def test_our_validator_and_jsonschema_agree_on_the_example(tmp_path: Path) -> None:
+    data = read_source(EXAMPLE).data | {"documents": ["README.md"]}
     whole = jsonschema.Draft7Validator(json.loads(schema_path(SCHEMA).read_text()))
     assert whole.is_valid(data)
     for key in data:
@@ -97,6 +98,11 @@ def test_our_validator_and_jsonschema_agree_on_the_example() -> None:
         ):
             ours = not findings(changed, load_schema(SCHEMA))
             assert ours == whole.is_valid(changed), changed
+            path = write(tmp_path, json.dumps(changed))
+            (tmp_path / "README.md").write_text("Words.")
+            with contextlib.suppress(RecipeInvalid):
+                read_settings(path)
+                assert ours
 
 
 def test_defaults_and_endpoints(tmp_path: Path) -> None:
