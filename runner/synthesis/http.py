@@ -19,6 +19,7 @@ from runner.system.ollama import LOOPBACK
 
 MAX_ANSWER_BYTES = 64 << 20
 MAX_WORDS = 300  # of a server, in a message
+SHORTEST_SECRET = 12  # characters; "EMPTY" or "none" is no secret, and may be a word of an answer
 
 
 @dataclass(eq=False)
@@ -44,7 +45,9 @@ class Address:
 
     def without_key(self, text: str) -> str:
         """`text` of a server that may repeat what it was sent."""
-        return text.replace(self.key, "***") if self.key else text
+        if self.key is None or len(self.key) < SHORTEST_SECRET:
+            return text
+        return text.replace(self.key, "***")
 
 
 def post(address: Address, path: str, body: Mapping[str, Any], timeout: float) -> str:

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from runner.errors import RecipeToolError
+from runner.report.printable import quoted
 from runner.synthesis.asking import Asker, NotInTheLog
 from runner.synthesis.kinds import Kind, Material, load_kind
 from runner.synthesis.rows import Diversity, Known, Made, check_lengths, diversity
 from runner.synthesis.settings import Settings
 from runner.synthesis.sources import parts_of, seeds_of
 from runner.synthesis.spending import BudgetReached
-from runner.synthesis.talk import Talk, Unusable
+from runner.synthesis.talk import MAX_SHOWN, Talk, Unusable
 from runner.synthesis.wave import in_order
 
 IN_VAIN = 50  # tasks in a row without a row, after which it ends
@@ -192,7 +193,7 @@ class _Acceptance:
     def _example(self, error: Unusable, task: int) -> None:
         examples = self.result.examples.setdefault(error.reason, [])
         if len(examples) < MAX_EXAMPLES:
-            examples.append(Refused(task, error.detail))
+            examples.append(Refused(task, error.detail[:MAX_SHOWN]))
 
 
 def _nothing(result: Result) -> RecipeToolError:
@@ -203,7 +204,9 @@ def _nothing(result: Result) -> RecipeToolError:
         reasons.append("the budget is reached")
         hint = "raise `budget`: one row may need several requests, each with sampling.max_tokens"
     return RecipeToolError(
-        "no row came out: " + ", ".join(reasons) + (f"; the first: {said[0]!r}" if said else ""),
+        "no row came out: "
+        + ", ".join(reasons)
+        + (f"; the first: {quoted(said[0], MAX_SHOWN)}" if said else ""),
         hint=hint,
         code="E908",
     )

@@ -546,6 +546,15 @@ def test_the_key_is_in_no_file_and_no_output(bench: Bench) -> None:
     assert KEY not in out + err
 
 
+def test_a_stand_in_for_a_key_is_no_secret(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local servers want any word: answers that hold it are kept as they are."""
+    monkeypatch.setenv("TEST_KEY", "amber")
+    bench.write(count=40)
+    bench.report()
+    assert "amber" in (bench.folder / "rows.jsonl").read_text()
+    assert "***" not in bench.log.read_text()
+
+
 def test_retry_after_holds_every_request_back(bench: Bench) -> None:
     times: list[float] = []
 
