@@ -1,8 +1,9 @@
 """Turn rows of data files into token ids and label masks.
 
 spec.hashed: seed, system, max_length, too_long, packing, fraction, train and validation (lists of
-{name, format, input, columns where there are some}), template (name, or null for the model's own);
-where rows are cleaned, clean (step -> its setting) and measured (names of the files to look for).
+{name, format, input, columns where there are some}), template (name, or null for the model's own),
+and those of data/division.py; where rows are cleaned, clean (step -> its setting) and measured
+(names of the files to look for).
 spec.inputs: model (folder of fetch), template, the data files under their `input` names, and
 measured-0 and so on.
 The bytes written depend on data, tokenizer and settings alone.
@@ -35,11 +36,12 @@ from runner.scripts.data.conversation import (
     fill_system,
     with_system,
 )
+from runner.scripts.data.division import Sift, by_source, divide
 from runner.scripts.data.formats import ANY_ORDER, FORMATS
+from runner.scripts.data.kinship import traits_of
 from runner.scripts.data.packing import pack
 from runner.scripts.data.parity_cases import cases
 from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError, read_rows
-from runner.scripts.data.split import held_out
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.weights.floats import Array
 from runner.scripts.weights.safetensors_stream import SafetensorsWriter, TensorSpec
@@ -61,6 +63,7 @@ HINTS = {
     "E349": "write JSON lines: one row a line",
     "E351": "write the table again with a program that quotes cells",
     "E348": "name the columns as they are in the file, in columns of this file",
+    "E361": "name a column that every row has, or give the row a value",
     "E350": "choose a data.chat_template that writes tools, or leave them out of the rows",
     "E325": "raise data.max_length, or set data.too_long to truncate or drop",
     "E326": "change the rows, or choose another data.chat_template",
@@ -90,18 +93,19 @@ def prepare(spec: Spec, events: Events) -> None:
     tokenizer = ChatTokenizer(model, template, end_ids_of(model))
 
     cleaning = cleaning_of(spec)
-    train_rows, problems = read_files(spec, settings["train"], cleaning)
-    validation_rows, more = read_files(spec, settings["validation"], cleaning)
+    train_rows, problems = read_files(spec, settings["train"], settings.get("split"), cleaning)
+    validation_rows, more = read_files(spec, settings["validation"], None, cleaning)
     if problems + more:
         raise_problems(problems + more)
+    if cleaning:
+        cleaning.require_rows(train_rows, validation_rows, held_out=bool(settings["validation"]))
     if any(row.text is None for row in (*train_rows, *validation_rows)):
         name = settings["template"] or "of the model"
         check_template(tokenizer, name)
         check_system(tokenizer, settings["system"], name)
-    if not settings["validation"]:
-        train_rows, validation_rows = split(train_rows, settings["fraction"], settings["seed"])
-    if cleaning:
-        train_rows = decontaminated(spec, cleaning, train_rows, validation_rows)
+    sift = sift_of(spec, cleaning)
+    division = divide(train_rows, validation_rows, settings, Conversation.digest, sift)
+    train_rows, validation_rows = division.train, division.validation
 
     total = len(train_rows) + len(validation_rows)
     train = tokenise(train_rows, tokenizer, settings, events, 0, total)
@@ -122,6 +126,7 @@ def prepare(spec: Spec, events: Events) -> None:
         train=statistics_of(train, packs, settings["max_length"]),
         validation=statistics_of(validation, None, settings["max_length"]),
         rows_in_both=len(digests(train.rows) & digests(validation.rows)),
+        **division.measures(by_source(train.rows, [len(each.ids) for each in train.tokens])),
         **({"clean": cleaning.measures()} if cleaning else {}),
         **write_beside(spec, tokenizer, validation.rows, validation.rows),
     )
@@ -161,25 +166,40 @@ def cleaning_of(spec: Spec) -> Cleaning | None:
     return Cleaning(spec.hashed["clean"])
 
 
-def decontaminated(
-    spec: Spec, cleaning: Cleaning, train: Sequence[Any], validation: Sequence[Any]
-) -> list[Any]:
-    """The rows to train on without what is measured by. Raises ScriptError when none is left."""
-    files = [(spec.inputs[f"measured-{n}"], name) for n, name in enumerate(spec.hashed["measured"])]
-    train = cleaning.decontaminated(train, validation, files)
-    cleaning.require_rows(train, validation, held_out=bool(spec.hashed["validation"]))
-    return train
+def sift_of(spec: Spec, cleaning: Cleaning | None) -> Sift | None:
+    """What leaves rows out of training that hold what is measured by, once rows are held out.
+
+    It raises ScriptError when cleaning has left none.
+    """
+    if cleaning is None:
+        return None
+    names = spec.hashed["measured"]
+    files = [(spec.inputs[f"measured-{number}"], name) for number, name in enumerate(names)]
+
+    def sift(train: Sequence[Any], validation: Sequence[Any]) -> list[Any]:
+        left = cleaning.decontaminated(train, validation, files)
+        cleaning.require_rows(left, validation, held_out=False)
+        return left
+
+    return sift
 
 
 def read_files(
-    spec: Spec, files: Sequence[dict[str, Any]], cleaning: Cleaning | None = None
+    spec: Spec,
+    files: Sequence[dict[str, Any]],
+    split: Mapping[str, Any] | None = None,
+    cleaning: Cleaning | None = None,
 ) -> tuple[list[Conversation], list[Problem]]:
-    """Conversations of all files in order, cleaned, and the rows that cannot be used."""
+    """Conversations of all files in order, cleaned, and the rows that cannot be used.
+
+    `split`: whose columns rows must have (data/division.py).
+    """
     rows: list[Conversation] = []
     problems: list[Problem] = []
-    for file in files:
+    for number, file in enumerate(files):
         before = len(rows)
-        found, bad = read_file(spec.inputs[file["input"]], file, cleaning)
+        path = spec.inputs[file["input"]]
+        found, bad = read_file(path, file, number, split or {}, cleaning)
         rows += found
         problems += bad
         if len(rows) == before and not bad:
@@ -195,15 +215,19 @@ def read_files(
 
 
 def read_file(
-    path: Path, file: Mapping[str, Any], cleaning: Cleaning | None
+    path: Path,
+    file: Mapping[str, Any],
+    number: int,
+    split: Mapping[str, Any],
+    cleaning: Cleaning | None,
 ) -> tuple[list[Conversation], list[Problem]]:
-    """The rows of one file that can be used, or can be cleaned, and the others."""
-    parse = FORMATS[file["format"]]
+    """The rows of a file, the `number`-th of its kind, that can be used or cleaned; the others."""
+    parse, columns = FORMATS[file["format"]], file.get("columns")
     if cleaning and cleaning.orders_turns:
         parse = ANY_ORDER.get(file["format"], parse)
     rows: list[Conversation] = []
     problems: list[Problem] = []
-    for item in read_rows(path, file["name"], file.get("columns")):
+    for item in read_rows(path, file["name"], columns):
         if isinstance(item, Problem):
             problems.append(item)
             continue
@@ -212,10 +236,11 @@ def read_file(
             conversation = parse(row)
             if not cleaning:
                 check_turns(conversation)
+            traits = traits_of(row, number, columns, split)
         except RowError as error:
             problems.append(Problem(place, error))
             continue
-        rows.append(replace(conversation, place=place))
+        rows.append(replace(conversation, place=place, traits=traits))
     return rows, problems
 
 
@@ -226,15 +251,6 @@ def raise_problems(problems: Sequence[Problem]) -> None:
         lines.append(f"and {len(problems) - MAX_SHOWN} more rows")
     code = problems[0].error.code
     raise ScriptError("\n".join(lines), hint=HINTS[code], code=code)
-
-
-def split(
-    rows: list[Conversation], fraction: float, seed: int
-) -> tuple[list[Conversation], list[Conversation]]:
-    """Training and validation rows, each in the order of the files."""
-    sides = held_out([row.digest() for row in rows], fraction, seed)
-    train = [row for row, out in zip(rows, sides, strict=True) if not out]
-    return train, [row for row, out in zip(rows, sides, strict=True) if out]
 
 
 def digests(rows: Sequence[Conversation]) -> set[str]:
@@ -426,9 +442,25 @@ def statistics_of(
             "max": max(lengths),
         }
     if packs is not None:
-        result["packs"] = len(packs)
-        result["packs_filled"] = round(total / (len(packs) * max_length), 4)
+        result |= packing_cost(packs, total, max_length)
     return result
+
+
+def packing_cost(packs: Sequence[Sequence[int]], tokens: int, max_length: int) -> dict[str, Any]:
+    """How many packs there are, which part of their room is left empty, and how many documents
+    share one."""
+    documents = [len(members) for members in packs]
+    filled = tokens / (len(packs) * max_length)
+    return {
+        "packs": len(packs),
+        "packs_filled": round(filled, 4),
+        "packs_padding": round(1 - filled, 4),
+        "documents_a_pack": {
+            "min": min(documents),
+            "mean": round(statistics.fmean(documents), 2),
+            "max": max(documents),
+        },
+    }
 
 
 def count_words(counts: Counter[str]) -> str:

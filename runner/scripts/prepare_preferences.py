@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +24,17 @@ from runner.scripts.data.chat_tokens import (
     end_ids_of,
 )
 from runner.scripts.data.conversation import Conversation, with_system
+from runner.scripts.data.division import by_source, divide
 from runner.scripts.data.formats import COMPARED
+from runner.scripts.data.kinship import traits_of
 from runner.scripts.data.preference import Compared, Judged, check_compared
 from runner.scripts.data.rows import Problem, RowError, read_rows
-from runner.scripts.data.split import held_out
 from runner.scripts.prepare import (
     cleaning_of,
     count_words,
-    decontaminated,
     fit,
     raise_problems,
+    sift_of,
     write_beside,
     write_tokens,
 )
@@ -59,6 +60,10 @@ class Answers:
         """Of all sides, in their order."""
         return [tokens for sides in self.sides for tokens in sides]
 
+    def lengths(self) -> list[int]:
+        """Tokens of each row, those of its sides together."""
+        return [sum(len(tokens.ids) for tokens in sides) for sides in self.sides]
+
     def preferred(self) -> list[bool]:
         """Of each of `tokens`: is it the better one of its pair, or a good one?"""
         return [good for row in self.rows for _, good in row.sides]
@@ -71,17 +76,18 @@ def prepare(spec: Spec, events: Events) -> None:
     template = spec.inputs["template"].read_text(encoding="utf-8") if settings["template"] else None
     tokenizer = ChatTokenizer(model, template, end_ids_of(model))
     cleaning = cleaning_of(spec)
-    train_rows, problems = read_files(spec, settings["train"], cleaning)
-    validation_rows, more = read_files(spec, settings["validation"], cleaning)
+    train_rows, problems = read_files(spec, settings["train"], settings.get("split"), cleaning)
+    validation_rows, more = read_files(spec, settings["validation"], None, cleaning)
     if problems + more:
         raise_problems(problems + more)
+    if cleaning:
+        cleaning.require_rows(train_rows, validation_rows, held_out=bool(settings["validation"]))
     name = settings["template"] or "of the model"
     check_template(tokenizer, name)
     check_system(tokenizer, settings["system"], name)
-    if not settings["validation"]:
-        train_rows, validation_rows = split(train_rows, settings["fraction"], settings["seed"])
-    if cleaning:
-        train_rows = decontaminated(spec, cleaning, train_rows, validation_rows)
+    sift = sift_of(spec, cleaning)
+    division = divide(train_rows, validation_rows, settings, prompt_of, sift)
+    train_rows, validation_rows = division.train, division.validation
     check_labels(train_rows)
 
     total = len(train_rows) + len(validation_rows)
@@ -101,6 +107,7 @@ def prepare(spec: Spec, events: Events) -> None:
         train=statistics_of(train),
         validation=statistics_of(validation),
         rows_in_both=len({*map(prompt_of, train.rows)} & {*map(prompt_of, validation.rows)}),
+        **division.measures(by_source(train.rows, train.lengths())),
         **({"clean": cleaning.measures()} if cleaning else {}),
         **write_beside(spec, tokenizer, good, one_of_each_prompt(validation.rows)),
     )
@@ -110,14 +117,17 @@ def prepare(spec: Spec, events: Events) -> None:
 
 
 def read_files(
-    spec: Spec, files: Sequence[dict[str, Any]], cleaning: Cleaning | None = None
+    spec: Spec,
+    files: Sequence[dict[str, Any]],
+    split: Mapping[str, Any] | None = None,
+    cleaning: Cleaning | None = None,
 ) -> tuple[list[Compared], list[Problem]]:
-    """The usable rows of all files in order, cleaned, and the others."""
+    """The usable rows of all files in order, cleaned, and the others. `split`: as of `prepare`."""
     rows: list[Compared] = []
     problems: list[Problem] = []
-    for file in files:
-        before = len(rows), len(problems)
-        for item in read_rows(spec.inputs[file["input"]], file["name"], file.get("columns")):
+    for number, file in enumerate(files):
+        before, columns = (len(rows), len(problems)), file.get("columns")
+        for item in read_rows(spec.inputs[file["input"]], file["name"], columns):
             if isinstance(item, Problem):
                 problems.append(item)
                 continue
@@ -126,10 +136,11 @@ def read_files(
                 row = COMPARED[file["format"]](values)
                 if not cleaning:
                     check_compared(row)
+                traits = traits_of(values, number, columns, split or {})
             except RowError as error:
                 problems.append(Problem(place, error))
                 continue
-            rows.append(row.at(place))
+            rows.append(replace(row.at(place), traits=traits))
         if (len(rows), len(problems)) == before:
             raise ScriptError(
                 f"{file['name']} holds no rows",
@@ -146,15 +157,6 @@ def prompt_of(row: Compared) -> str:
     """Digest of what the answers of `row` are answers to."""
     side, _ = row.sides[0]
     return Conversation(messages=side.messages[: side.answers[0]], tools=side.tools).digest()
-
-
-def split(
-    rows: list[Compared], fraction: float, seed: int
-) -> tuple[list[Compared], list[Compared]]:
-    """Training and validation rows in their order; all rows of one prompt are on one side."""
-    sides = held_out([prompt_of(row) for row in rows], fraction, seed)
-    train = [row for row, out in zip(rows, sides, strict=True) if not out]
-    return train, [row for row, out in zip(rows, sides, strict=True) if out]
 
 
 def one_of_each_prompt(rows: Sequence[Compared]) -> list[Conversation]:

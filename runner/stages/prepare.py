@@ -84,6 +84,10 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         key["data"] = upstream["fetch_data"].digest()
     if data.cleaning:
         key["clean"] = cleaning(recipe)
+    if data.validation.settings:
+        key["split"] = data.validation.settings
+    if any(file.mix for file in data.train):
+        key |= {"mix": [file.mix for file in data.train], "seed": recipe.seed}
     if not data.validation.files:
         key |= {"fraction": data.validation.fraction, "seed": recipe.seed}
     return key
@@ -136,6 +140,7 @@ def reading(recipe: Recipe) -> dict[str, Any]:
         "template": None if data.chat_template == "model" else data.chat_template,
         "train": _described("train", data.train),
         "validation": _described("validation", data.validation.files),
+        **({"split": data.validation.settings} if data.validation.settings else {}),
     }
 
 
@@ -159,6 +164,7 @@ def _described(kind: str, files: Sequence[DataFile]) -> list[dict[str, Any]]:
     return [
         {"name": file.name, "format": file.format, "input": f"{kind}-{number}"}
         | ({"columns": file.columns} if file.columns else {})
+        | file.mix
         for number, file in enumerate(files)
     ]
 

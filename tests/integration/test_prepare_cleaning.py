@@ -216,6 +216,22 @@ def test_what_is_measured_by_is_kept_out_of_the_training(prepare: Prepare) -> No
     )
 
 
+def test_a_row_stays_of_its_file_and_its_group_when_it_is_cleaned(prepare: Prepare) -> None:
+    alpacas = [alpaca(f"q{n}", f"a{n} ") | {"topic": "ab"[n % 2]} for n in range(8)]
+    texts = [{"text": f"text {n} ", "topic": "c"} for n in range(4)]
+    files = {"alpaca": alpacas, "text": texts}
+    split = {"group_by": "topic"}
+    run = prepare(files, {"whitespace": True}, fraction=0.5, split=split)
+    assert run.returncode == 0, run.log
+    told = run.measures["sources"]
+    assert [source["read"] for source in told] == [8, 4]
+    assert sum(source["trained"] for source in told) == run.measures["train"]["rows"]
+    assert steps(run)["whitespace"]["changed"] == 12
+    assert {source["held_out"] for source in told} <= {0, 4, 8}  # whole groups
+    nothing = prepare(files, {"min_answer_chars": 99}, fraction=0.5, split=split)
+    assert nothing.error["code"] == "E354"
+
+
 def test_preferences_and_plain_texts_are_cleaned_too(prepare: Prepare) -> None:
     def pair(chosen: str, rejected: str) -> dict[str, str]:
         return {"prompt": "What is it? ", "chosen": chosen, "rejected": rejected}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from runner.scripts.data.conversation import ROLES, Conversation, Message
-from runner.scripts.data.preference import Compared, Judged, Pair
+from runner.scripts.data.preference import Compared, Pair
 
 Row = Conversation | Compared
 Change = Callable[[str], str]
@@ -31,8 +31,8 @@ def with_sides(row: Row, sides: tuple[Conversation, ...]) -> Row:
     if isinstance(row, Conversation):
         return sides[0]
     if isinstance(row, Pair):
-        return Pair(sides[0], sides[1], row.place)
-    return Judged(sides[0], row.desirable, row.place)
+        return replace(row, chosen=sides[0], rejected=sides[1])
+    return replace(row, answered=sides[0])
 
 
 def answers_of(side: Conversation) -> list[str]:
