@@ -197,7 +197,8 @@ def _disk(stage: str, recipe: Recipe, shapes: Shapes) -> Disk | None:
 def _fetched(recipe: Recipe, shapes: Shapes) -> Disk:
     """The weights in the recipe's dtype; beside them what is downloaded, until it is read."""
     size = shapes.parameters * DTYPE_BYTES[recipe.model.dtype]
-    return Disk("fetch", size, 0 if recipe.model.path is not None else size)
+    is_here = recipe.model.path is not None or recipe.base is not None
+    return Disk("fetch", size, 0 if is_here else size)
 
 
 def _prepared(recipe: Recipe, shapes: Shapes) -> Disk:
@@ -331,14 +332,16 @@ def training_steps(recipe: Recipe) -> int | None:
 def training_rows(recipe: Recipe) -> int | None:
     """Rows that are trained on, about; None when a file is on the hub or too large to count."""
     from runner.recipe.checks.disk import count_rows
+    from runner.scripts.data.mixing import rows_about
 
-    total = 0
+    counts = []
     for file in recipe.data.train:
         count = None if file.path is None else count_rows(recipe.resolve(file.path))
         if count is None:
             return None
-        total += count
-    return round(total * (1 - recipe.data.validation.fraction))
+        counts.append(count)
+    sources = [file.mix for file in recipe.data.train]
+    return round(rows_about(counts, sources, recipe.data.validation.fraction))
 
 
 def training_flop(recipe: Recipe, shapes: Shapes, steps: int) -> float:

@@ -33,7 +33,8 @@ class Quantization:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The base model: of a `wheel`, a folder `path`, or the repository `hub` at `revision`.
+    """The base model: of a `wheel`, a folder `path`, the repository `hub` at `revision`, or what
+    another `recipe` gives, which is here as resolved data, its paths as in this recipe.
 
     `file` is a GGUF file in it; without one a folder or repository is a safetensors model.
     """
@@ -41,6 +42,7 @@ class Model:
     wheel: str | None
     path: str | None
     hub: str | None
+    recipe: Mapping[str, Any] | None
     revision: str | None  # a commit, a branch or a tag; None: the hub's main branch
     sha256: str | None  # of the wheel file
     file: str | None
@@ -55,7 +57,7 @@ class DataFile:
     """One file of rows: `path`, or `file` in the data set repository `hub` at `revision`.
 
     `path` is relative to the recipe's folder; `Recipe.resolve` finds it. `columns`: key that the
-    format reads -> what the file calls it.
+    format reads -> what the file calls it. `weight`, `repeat` and `limit`: how much of it is taken.
     """
 
     path: str | None
@@ -64,6 +66,16 @@ class DataFile:
     file: str | None
     format: str
     columns: Mapping[str, str] | None
+    weight: float | None
+    repeat: float
+    limit: int | None  # rows
+
+    @property
+    def mix(self) -> dict[str, Any]:
+        """How much of it is taken; {} where every row is taken once."""
+        repeat = None if self.repeat == 1 else self.repeat
+        given = {"weight": self.weight, "repeat": repeat, "limit": self.limit}
+        return {key: value for key, value in given.items() if value is not None}
 
     @property
     def name(self) -> str:
@@ -77,6 +89,22 @@ class Validation:
 
     fraction: float
     files: tuple[DataFile, ...]
+    stable: bool
+    group_by: str | None
+    stratify: str | None
+    on_leak: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What differs from a plain split whose leaks are counted; {} where nothing does."""
+        on_leak = None if self.on_leak == "allow" else self.on_leak
+        given = {
+            "stable": self.stable or None,
+            "group_by": self.group_by,
+            "stratify": self.stratify,
+            "on_leak": on_leak,
+        }
+        return {key: value for key, value in given.items() if value is not None}
 
     @property
     def holds_out(self) -> bool:
@@ -159,6 +187,8 @@ class Evaluate:
     samples: int
     max_new_tokens: int
     questions: str | None
+    metrics: bool
+    forgetting: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +253,8 @@ class Recipe:
     benchmark: Benchmark | None
     source: Source = field(compare=False, repr=False)
     _resolved: dict[str, Any] = field(compare=False, repr=False)
+    # What `model.recipe` is, as read: from a file of its own, where its paths start.
+    base: Recipe | None = field(default=None, compare=False, repr=False)
     # Not in a recipe: what `--shrink` changed, by JSON pointer. None: the recipe as it is written.
     shrink: Mapping[str, Any] | None = None
     # Not in a recipe: the bundle that it came in, which holds what would else be fetched.
@@ -294,7 +326,23 @@ def build(filled: dict[str, Any], source: Source) -> Recipe:
         benchmark=_plain(Benchmark, filled.get("benchmark")),
         source=source,
         _resolved=filled,
+        base=_base(filled.get("model"), source),
     )
+
+
+def _base(model: dict[str, Any] | None, source: Source) -> Recipe | None:
+    """The recipe that stands in the place of a base model."""
+    if model is None or not isinstance(model.get("recipe"), dict):
+        return None
+    return build_base(model["recipe"], source.path)
+
+
+def build_base(data: Mapping[str, Any], path: Path) -> Recipe:
+    """The recipe that stands, valid, in the one at `path`, in the place of a base model."""
+    from runner.recipe.schema import fill_defaults, load_schema
+    from runner.recipe.source import Source as SourceOfBase
+
+    return build(fill_defaults(dict(data), load_schema()), SourceOfBase(path=path, data=data))
 
 
 def _choose_deployed_file(filled: dict[str, Any]) -> None:
@@ -335,7 +383,9 @@ def _data(data: dict[str, Any] | None) -> Any:
     if data is None:
         return None
     validation = data["validation"]
-    held_out = Validation(validation.get("fraction", 0.0), _files(validation.get("files", ())))
+    with_files = {"fraction": 0.0, "stable": False}
+    files = _files([{"repeat": 1.0, **file} for file in validation.get("files", ())])
+    held_out = _plain(Validation, {**with_files, **validation, "files": files})
     return _plain(Data, {**data, "train": _files(data["train"]), "validation": held_out})
 
 

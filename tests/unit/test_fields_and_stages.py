@@ -51,6 +51,7 @@ RECIPE: dict[str, Any] = {
 }
 HUB_ROWS = {"hub": "me/rows", "file": "r.jsonl", "format": "alpaca", "revision": REVISION}
 HELD = {"path": "held.jsonl", "format": "alpaca"}
+WEIGHTED = {"path": "rows.jsonl", "format": "alpaca", "weight": 1}
 TEXTS = {"path": "rows.jsonl", "format": "text"}
 PAIRS = {"path": "pairs.jsonl", "format": "preference"}
 JUDGED = {"path": "judged.jsonl", "format": "kto"}
@@ -82,6 +83,8 @@ CASES = [
     case("/model/revision", OTHER_REVISION, "fetch", model=HUB),
     case("/model/file", "a.gguf", "fetch", model=HUB),
     case("/model/trust_remote_code", True, "fetch train evaluate", model=HUB),
+    # Another recipe to start from: what it gives decides, which here is the same.
+    case("/model/recipe", "other-base.yaml", "", model={"recipe": "base.yaml"}),
     case("/model/dtype", "float32", "fetch train evaluate"),
     case("/model/attn_implementation", "eager", "train evaluate"),
     case("/model/quantization/load_in_4bit", True, "train evaluate"),
@@ -110,7 +113,14 @@ CASES = [
     case("/data/train/0/hub", "you/rows", "fetch_data", data__train=[HUB_ROWS]),
     case("/data/train/0/file", "s.jsonl", "fetch_data", data__train=[HUB_ROWS]),
     case("/data/train/0/revision", OTHER_REVISION, "fetch_data", data__train=[HUB_ROWS]),
+    case("/data/train/0/weight", 2.0, "prepare", data__train=[WEIGHTED, HELD | {"weight": 1}]),
+    case("/data/train/0/repeat", 2.5, "prepare"),
+    case("/data/train/0/limit", 100, "prepare"),
     case("/data/validation/fraction", 0.25, "prepare"),
+    case("/data/validation/stable", True, "prepare"),
+    case("/data/validation/group_by", "output", "prepare"),
+    case("/data/validation/stratify", "output", "prepare"),
+    case("/data/validation/on_leak", "error", "prepare"),
     case(
         "/data/validation/files/0/path", "more.jsonl", "prepare", data__validation={"files": [HELD]}
     ),
@@ -230,6 +240,8 @@ CASES = [
     case("/evaluate/samples", 2, "evaluate"),
     case("/evaluate/max_new_tokens", 8, "evaluate"),
     case("/evaluate/questions", "questions.jsonl", "evaluate"),
+    case("/evaluate/metrics", True, "evaluate"),
+    case("/evaluate/forgetting", True, "evaluate"),
     # --- export
     case("/merge/base", "original", ""),
     case("/merge/dtype", "float16", "merge imatrix gguf"),
@@ -276,6 +288,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
     judged = {"prompt": "q", "completion": "a", "label": True}
     (place / "judged.jsonl").write_text(json.dumps(judged) + "\n")
+    for name in ("base", "other-base"):
+        base = {key: RECIPE[key] for key in ("schema", "model", "data", "train", "merge")}
+        (place / f"{name}.yaml").write_text(json.dumps({**base, "name": name}))
     question = {"question": "Who?", "expect": ["I"]}
     (place / "questions.jsonl").write_text(json.dumps(question) + "\n")
     return place

@@ -44,7 +44,7 @@ MAX_LISTED = 1000  # entries of a folder that are looked at for a suggestion
 def check_paths(recipe: Recipe) -> list[Finding]:
     """Findings about every path that the sound sections of `recipe` name."""
     root = recipe.project_root
-    named = named_paths(recipe)
+    named = [each for each in named_paths(recipe) if not each.pointer.startswith("/model/recipe/")]
     return [finding for each in named for finding in _check_path(recipe, each, root)]
 
 
@@ -144,7 +144,8 @@ def check_held_out_rows(recipe: Recipe) -> Iterator[Finding]:
     counts = counted(recipe, files)
     if None in counts:  # too large to count, or on the hub
         return
-    rows = sum(count for count in counts if count is not None)
+    taken = [file.mix.get("limit", MAX_COUNTED_BYTES) for file in files]
+    rows = sum(min(count or 0, most) for count, most in zip(counts, taken, strict=True))
     held_out = rows if recipe.data.validation.files else rows * fraction
     wanted = max(recipe.evaluate.samples, 1 if recipe.evaluate.loss else 0)
     if held_out < wanted:
