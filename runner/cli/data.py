@@ -259,8 +259,7 @@ def _prepare(args: argparse.Namespace) -> int:
 def _prepared(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path | None]:
     """What `prepare` measured, and the folder of the run; None where all of it is in the store."""
     from runner.cli import run
-    from runner.plan.plan import make_plan
-    from runner.plan.snapshot import take_snapshot
+    from runner.plan.chain import plan_chain
     from runner.stages import stages_of
     from runner.store import known_digests
     from runner.store.store import Store
@@ -272,12 +271,11 @@ def _prepared(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path | None]
     options.set = args.set
     recipe, lock = run.loaded(options)
     stages, store = stages_of(recipe, "prepare"), Store(store_folder())
-    snapshot = take_snapshot(recipe, stages, store, run.runs_of(recipe))
+    *_, link = plan_chain(recipe, stages, store)
     known_digests.keep()
-    *_, last = make_plan(recipe, stages, snapshot)
-    if last.outputs is not None:
-        return last.outputs.measures, None
-    folder = run.execute(options, recipe, stages, store, snapshot, lock, run.nothing)
+    if (outputs := link.steps[-1].outputs) is not None:
+        return outputs.measures, None
+    folder = run.execute_chain(options, link, store, lock, run.nothing)
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     stage = next(stage for stage in record["stages"] if stage["name"] == "prepare")
     return stage["measures"], folder

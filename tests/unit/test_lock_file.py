@@ -205,8 +205,16 @@ def test_what_is_no_lock_is_told(tmp_path: Path, text: str) -> None:
     assert caught.value.code == "E801"
 
 
-def test_another_base_model_under_the_same_name_ends_the_run() -> None:
-    lock = {"model": {"model/config.json": DIGEST, "model/model.safetensors": DIGEST}}
+@pytest.mark.parametrize(
+    ("model", "code"), [({"path": "model"}, "E804"), ({"recipe": {"name": "sft"}}, "E367")]
+)
+def test_another_base_model_under_the_same_name_ends_the_run(
+    model: dict[str, Any], code: str
+) -> None:
+    lock = {
+        "recipe": {"model": model},
+        "model": {"model/config.json": DIGEST, "model/model.safetensors": DIGEST},
+    }
     entry = FileEntry("model/config.json", 1, DIGEST, Class.PORTABLE)
     other = FileEntry("model/model.safetensors", 1, "1" * 64, Class.PORTABLE)
     files = {each.path: each for each in (entry, other)}
@@ -214,7 +222,7 @@ def test_another_base_model_under_the_same_name_ends_the_run() -> None:
     check(Outputs("train", DIGEST, Path(), files))  # of no other stage
     with pytest.raises(LockStale) as caught:
         check(Outputs("fetch", DIGEST, Path(), files))
-    assert caught.value.code == "E804"
+    assert caught.value.code == code
     assert [entry.split(":")[0] for entry in caught.value.entries] == ["model/model.safetensors"]
 
 
