@@ -7,14 +7,15 @@ from typing import Any
 
 from runner.backends.llamafactory import own_templates
 from runner.capture.captured import Captured, Fate
-from runner.capture.data_sets import Inexpressible, Place, file_of
+from runner.capture.data_sets import DataSet, Inexpressible, Place, file_of
+from runner.capture.mixing import as_list, most_of, note_drawn, note_most, weigh
 from runner.capture.prepared import Origin
 from runner.errors import UsageError
 from runner.recipe.methods import METHODS
 
 
 def data_of(values: Mapping[str, Any], method: str, place: Place, made: Captured) -> dict[str, Any]:
-    files = [dict(row) for row in place.rows] or _files(values, "dataset", method, place, made)
+    files = [dict(row) for row in place.rows] or _mixed(values, method, place, made)
     if place.rows and values["dataset"]:
         why = "the rows are those of --data"
         made.note(Fate.CLOSE, "dataset", values["dataset"], becomes="data.train", why=why)
@@ -109,30 +110,52 @@ def _no_own_template(name: Any, method: str, data: Mapping[str, Any]) -> str:
     return ""
 
 
-def _files(
-    values: Mapping[str, Any], key: str, method: str, place: Place, made: Captured
+def _mixed(
+    values: Mapping[str, Any], method: str, place: Place, made: Captured
 ) -> list[dict[str, Any]]:
-    names = values[key] or []
-    if isinstance(names, str):
-        names = [name.strip() for name in names.split(",")]
-    elif not isinstance(names, list):
-        names = [names]
-    files = []
-    for name in filter(None, names):
+    """Its data sets, and how much is taken of each."""
+    found = _files(values, "dataset", method, place, made, most_of(values))
+    files = [each.item for each in found]
+    for each in found:
+        if each.drawn is not None:
+            note_drawn(each.name, each.drawn, each.item, made)
+    note_most(files, values, made)
+    weigh(files, [each.number for each in found], [each.rows for each in found], values, made)
+    return files
+
+
+def _files(
+    values: Mapping[str, Any],
+    key: str,
+    method: str,
+    place: Place,
+    made: Captured,
+    most: int | None = None,
+) -> list[DataSet]:
+    """The data sets of `key` that a recipe can name, of each at most `most` rows."""
+    found = []
+    for number, name in enumerate(as_list(values[key])):
         try:
-            files.append(file_of(str(name), str(values["dataset_dir"]), place, method))
-            made.note(Fate.MAPPED, key, name, becomes=f"data: {files[-1]['path']}")
+            folder = str(values["dataset_dir"])
+            found.append(file_of(str(name), folder, place, method, number, most))
+            made.note(Fate.MAPPED, key, name, becomes=f"data: {found[-1].item['path']}")
         except Inexpressible as error:
             made.note(Fate.LOST, key, name, why=str(error))
-    return files
+    return found
 
 
 def _validation(
     values: Mapping[str, Any], method: str, place: Place, made: Captured
 ) -> dict[str, Any]:
-    files = _files(values, "eval_dataset", method, place, made)
-    if files:
-        return {"files": files}
+    found = _files(values, "eval_dataset", method, place, made)
+    for each in found:
+        for how_much in ("limit", "repeat"):
+            each.item.pop(how_much, None)
+        if each.drawn is not None:
+            name, why = f"{each.name}.num_samples", "held-out rows are all of a file, once"
+            made.note(Fate.CLOSE, name, each.drawn, becomes="every row", why=why)
+    if found:
+        return {"files": [each.item for each in found]}
     size = float(values["val_size"] or 0)
     if size == 0 or size < 1:
         if size:
@@ -159,6 +182,8 @@ def prepared_data(given: Mapping[str, Any], origin: Origin, made: Captured) -> d
         "default_system",
         "cutoff_len",
         "max_samples",
+        "mix_strategy",
+        "interleave_probs",
     ):
         if key in given:
             made.note(Fate.NO_EFFECT, key, given[key], why="the tokens were prepared")

@@ -6,8 +6,9 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from runner.capture.mixing import how_many
 from runner.recipe.methods import METHODS
 from runner.recipe.paths import is_readable_file, project_root
 from runner.system.regular import read_regular
@@ -60,14 +61,27 @@ class Place:
     rows: tuple[dict[str, Any], ...] = ()
 
 
-def file_of(name: str, folder: str, place: Place, method: str = "sft") -> dict[str, Any]:
-    """An item of `data.train` for data set `name`, from which `method` learns.
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """One of LLaMA Factory's data sets as an item of data.train: the `number`-th that was named,
+    of `rows` rows (None: not known), of which it draws `drawn` (None: it takes them all)."""
 
-    Raises Inexpressible.
+    name: str
+    number: int
+    item: dict[str, Any]
+    rows: int | None
+    drawn: int | None
+
+
+def file_of(
+    name: str, folder: str, place: Place, method: str, number: int = 0, most: int | None = None
+) -> DataSet:
+    """Data set `name`, the `number`-th that is named, from which `method` learns at most `most`
+    rows. Raises Inexpressible.
     """
     entry = _entry(name, place.workspace / folder)
     if "hf_hub_url" in entry:
-        return _of_the_hub(entry)
+        _of_the_hub(entry)
     if "file_name" not in entry:
         raise Inexpressible("it comes from a script, or from another hub")
     path = place.workspace / folder / str(entry["file_name"])
@@ -86,7 +100,9 @@ def file_of(name: str, folder: str, place: Place, method: str = "sft") -> dict[s
     if item["format"] not in known:
         compares = "ranking" if entry.get("ranking") else item["format"]
         raise Inexpressible(f"its rows are {compares}, and {method} learns from {', '.join(known)}")
-    return item
+    drawn = entry.get("num_samples") or None
+    rows = _count(path, place)
+    return DataSet(name, number, item | how_many(drawn, most, rows), rows, drawn)
 
 
 def _entry(name: str, folder: Path) -> dict[str, Any]:
@@ -101,7 +117,7 @@ def _entry(name: str, folder: Path) -> dict[str, Any]:
     return entry
 
 
-def _of_the_hub(entry: dict[str, Any]) -> dict[str, str]:
+def _of_the_hub(entry: dict[str, Any]) -> NoReturn:
     raise Inexpressible(
         f"it is {entry['hf_hub_url']} of the hub, and a recipe names a file of it: "
         "write hub, file and format in data.train"
@@ -128,9 +144,12 @@ def _format(entry: dict[str, Any]) -> str:
 
 
 def _require_all_rows(entry: dict[str, Any]) -> None:
-    for setting in ("subset", "folder", "num_samples"):
+    for setting in ("subset", "folder"):
         if entry.get(setting):
             raise Inexpressible(f"{setting}: {entry[setting]}")
+    drawn = entry.get("num_samples") or 1
+    if not isinstance(drawn, int) or isinstance(drawn, bool) or drawn < 1:
+        raise Inexpressible(f"num_samples: {drawn}")
     if entry.get("split", "train") != "train":
         raise Inexpressible(f"split: {entry['split']}")
 
@@ -192,8 +211,7 @@ def _filled(columns: list[str], path: Path, place: Place) -> str:
 
     if not columns:
         return ""
-    root = project_root(place.recipe / "x.yaml")
-    if not path.resolve().is_relative_to(root) or not is_readable_file(path):
+    if not _is_in_the_project(path, place):
         return columns[0]
     for found in read_rows(path, str(path)):
         if not isinstance(found, Problem):
@@ -201,6 +219,18 @@ def _filled(columns: list[str], path: Path, place: Place) -> str:
                 if found[1].get(column):
                     return column
     return ""
+
+
+def _count(path: Path, place: Place) -> int | None:
+    """Rows of a file of the project; None where they cannot be counted."""
+    from runner.recipe.checks.disk import count_rows
+
+    return count_rows(path) if _is_in_the_project(path, place) else None
+
+
+def _is_in_the_project(path: Path, place: Place) -> bool:
+    root = project_root(place.recipe / "x.yaml")
+    return path.resolve().is_relative_to(root) and is_readable_file(path)
 
 
 def _fits(given: Any, usual: dict[str, str]) -> bool:

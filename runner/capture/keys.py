@@ -144,9 +144,6 @@ CANNOT: dict[str, dict[str, Any]] = {
         "train_on_prompt": False,
         "mask_history": False,
         "streaming": False,
-        "mix_strategy": "concat",
-        "interleave_probs": None,
-        "max_samples": None,
         "ignore_pad_token_for_loss": True,
         "tokenized_path": None,
         "disable_shuffling": False,
@@ -154,6 +151,12 @@ CANNOT: dict[str, dict[str, Any]] = {
         "sortish_sampler": False,
         "dataloader_drop_last": False,
         "ignore_data_skip": False,
+    },
+    "a recipe says how much of each file is taken, by weight, repeat and limit, and this cannot be "
+    "said so": {
+        "mix_strategy": "concat",
+        "interleave_probs": None,
+        "max_samples": None,
     },
     "a recipe renders rows by the model's chat template": {
         "tool_format": None,

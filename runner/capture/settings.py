@@ -11,6 +11,7 @@ from runner.capture.captured import Captured, Fate
 from runner.capture.data import data_of, prepared_data, template_of
 from runner.capture.data_sets import Place
 from runner.capture.keys import CANNOT, DEFAULTS, MAPPED, NO_EFFECT
+from runner.capture.mixing import EVERY_ROW
 from runner.capture.model import model_of
 from runner.capture.prepared import Origin, origin_of
 from runner.capture.source import Source
@@ -19,7 +20,6 @@ from runner.errors import UsageError
 
 _SECRET = re.compile(r"token|api_key|secret|webhook", re.I)
 _WHOLE = ("lora_alpha", "data_seed", "quantization_bit")  # numbers that are null by default
-_EVERY_ROW = 100_000  # the web UI's own max_samples, which is there to mean all
 # Stage -> why no recipe trains it by LLaMA Factory.
 _OTHER_STAGES = {
     "rm": "LLaMA Factory's reward model gives a value for every token, by a layer with a bias that "
@@ -164,7 +164,7 @@ def _what_is_left(given: Mapping[str, Any], made: Captured) -> None:
             made.note(Fate.NO_EFFECT, name, shown)
         elif name in MAPPED:
             made.note(Fate.MAPPED, name, value)
-        elif name == "max_samples" and isinstance(value, int) and value >= _EVERY_ROW:
+        elif name == "max_samples" and isinstance(value, int) and value >= EVERY_ROW:
             made.note(Fate.CLOSE, name, value, why="taken to mean all rows")
         elif name in reasons:
             why, usual = reasons[name]

@@ -190,12 +190,45 @@ def _files(sheet: Sheet, wanted: Wanted, listed: list[Any], compared: str) -> No
         try:
             if not isinstance(entry, dict):
                 raise Inexpressible("it is no data set with a path")
-            files += list(_entry(sheet, wanted, name, entry, compared))
+            whole, part = _part_of(entry)
+            items = list(_entry(sheet, wanted, name, whole, compared))
+            files += [item | part for item in items]
+            _note_part(sheet, name, entry, part)
         except Inexpressible as error:
             why.append(f"{entry.get('path') if isinstance(entry, dict) else entry}: {error}")
             for leaf, _ in flat({name: entry}):
                 sheet.lost(leaf, str(error))
-    require_rows(sheet, files, why)
+    require_rows(sheet, _each_once(files), why)
+
+
+def _part_of(entry: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    """A data set without its `shards`, and which part of its rows one of them is."""
+    shards = entry.get("shards")
+    if not isinstance(shards, int) or isinstance(shards, bool) or shards < 2:
+        return entry, {}
+    return {key: entry[key] for key in entry if key not in _SHARDS}, {"repeat": 1 / shards}
+
+
+def _note_part(sheet: Sheet, name: str, entry: dict[str, Any], part: dict[str, float]) -> None:
+    for key in _SHARDS:
+        if part and key in entry:
+            why = "other rows: those that the hash of their content chooses"
+            sheet.close(f"{name}.{key}", why, f"repeat: {part['repeat']:g}")
+
+
+def _each_once(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Files that are named several times once, repeated as often: a recipe names each once."""
+    found: list[dict[str, Any]] = []
+    for file in files:
+        plain = {key: value for key, value in file.items() if key != "repeat"}
+        same = next(
+            (each for each in found if {**each, "repeat": 0} == {**plain, "repeat": 0}), None
+        )
+        if same is None:
+            found.append(file)
+        else:
+            same["repeat"] = same.get("repeat", 1) + file.get("repeat", 1)
+    return found
 
 
 def _entry(
@@ -260,6 +293,7 @@ _ENTRY_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "temperature": (),
     "field": ("text",),
 }
+_SHARDS = ("shards", "shards_idx")
 _ENTRY_FORM = (
     "field_messages", "message_property_mappings", "message_field_role", "message_field_content",
     "roles", "conversation",
@@ -308,7 +342,10 @@ def _held_out(sheet: Sheet, wanted: Wanted, listed: Any, compared: str) -> None:
         try:
             if not isinstance(entry, dict):
                 raise Inexpressible("it is no data set with a path")
-            files += list(_entry(sheet, wanted, name, entry, compared))
+            whole, part = _part_of(entry)
+            items = list(_entry(sheet, wanted, name, whole, compared))
+            files += [item | part for item in items]
+            _note_part(sheet, name, entry, part)
         except Inexpressible as error:
             for leaf, _ in flat({name: entry}):
                 sheet.lost(leaf, str(error))

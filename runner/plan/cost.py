@@ -332,14 +332,16 @@ def training_steps(recipe: Recipe) -> int | None:
 def training_rows(recipe: Recipe) -> int | None:
     """Rows that are trained on, about; None when a file is on the hub or too large to count."""
     from runner.recipe.checks.disk import count_rows
+    from runner.scripts.data.mixing import rows_about
 
-    total = 0
+    counts = []
     for file in recipe.data.train:
         count = None if file.path is None else count_rows(recipe.resolve(file.path))
         if count is None:
             return None
-        total += count
-    return round(total * (1 - recipe.data.validation.fraction))
+        counts.append(count)
+    sources = [file.mix for file in recipe.data.train]
+    return round(rows_about(counts, sources, recipe.data.validation.fraction))
 
 
 def training_flop(recipe: Recipe, shapes: Shapes, steps: int) -> float:

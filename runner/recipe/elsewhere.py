@@ -59,6 +59,8 @@ KEYS: dict[str, tuple[str, str]] = {
         ("dataset", "datasets", "dataset_name", "dataset_path", "data_path", "train_file"),
         ("data.train", "a list of files, each with its format"),
     ),
+    **dict.fromkeys(("interleave_probs", "mix_strategy"), ("data.train", "a weight of each file")),
+    **dict.fromkeys(("max_samples", "num_samples"), ("data.train", "a limit of each file")),
     **dict.fromkeys(("val_size", "val_set_size", "test_size"), (_HELD_OUT, "")),
     **dict.fromkeys(("eval_dataset", "validation_file"), ("data.validation.files", "")),
     **dict.fromkeys(

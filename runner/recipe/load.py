@@ -194,7 +194,7 @@ def _named(found: list[Finding], source: Source, properties: dict[str, Any]) -> 
 
 def _cross_checks(recipe: Recipe, unsound: set[str]) -> tuple[list[Diagnostic], str]:
     """What rules and files say, and what could not be checked."""
-    from runner.recipe.checks import disk, methods  # noqa: F401  its rules join the others
+    from runner.recipe.checks import disk, methods, shares  # noqa: F401  its rules join the others
     from runner.recipe.checks.settings import CHECKS
 
     found = [
@@ -219,6 +219,8 @@ def _file_checks(recipe: Recipe, unsound: set[str], bad: set[str]) -> tuple[list
     data = "data" not in unsound and not any(pointer.startswith("/data") for pointer in bad)
     if data:
         found += rows.check_formats(recipe)
+        found += rows.check_split_columns(recipe)
+        found += rows.check_repeats(recipe)
     if data and "evaluate" not in unsound:
         found += disk.check_held_out_rows(recipe)
     if data and "train" not in unsound:

@@ -57,7 +57,7 @@ class DataFile:
     """One file of rows: `path`, or `file` in the data set repository `hub` at `revision`.
 
     `path` is relative to the recipe's folder; `Recipe.resolve` finds it. `columns`: key that the
-    format reads -> what the file calls it.
+    format reads -> what the file calls it. `weight`, `repeat` and `limit`: how much of it is taken.
     """
 
     path: str | None
@@ -66,6 +66,16 @@ class DataFile:
     file: str | None
     format: str
     columns: Mapping[str, str] | None
+    weight: float | None
+    repeat: float
+    limit: int | None  # rows
+
+    @property
+    def mix(self) -> dict[str, Any]:
+        """How much of it is taken; {} where every row is taken once."""
+        repeat = None if self.repeat == 1 else self.repeat
+        given = {"weight": self.weight, "repeat": repeat, "limit": self.limit}
+        return {key: value for key, value in given.items() if value is not None}
 
     @property
     def name(self) -> str:
@@ -79,6 +89,22 @@ class Validation:
 
     fraction: float
     files: tuple[DataFile, ...]
+    stable: bool
+    group_by: str | None
+    stratify: str | None
+    on_leak: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What differs from a plain split whose leaks are counted; {} where nothing does."""
+        on_leak = None if self.on_leak == "allow" else self.on_leak
+        given = {
+            "stable": self.stable or None,
+            "group_by": self.group_by,
+            "stratify": self.stratify,
+            "on_leak": on_leak,
+        }
+        return {key: value for key, value in given.items() if value is not None}
 
     @property
     def holds_out(self) -> bool:
@@ -357,7 +383,9 @@ def _data(data: dict[str, Any] | None) -> Any:
     if data is None:
         return None
     validation = data["validation"]
-    held_out = Validation(validation.get("fraction", 0.0), _files(validation.get("files", ())))
+    with_files = {"fraction": 0.0, "stable": False}
+    files = _files([{"repeat": 1.0, **file} for file in validation.get("files", ())])
+    held_out = _plain(Validation, {**with_files, **validation, "files": files})
     return _plain(Data, {**data, "train": _files(data["train"]), "validation": held_out})
 
 

@@ -12,6 +12,8 @@ def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
     """Rows, tokens by kind, lengths, and what was left out and why, of each split."""
     for split in ("train", "validation"):
         yield from _split(split, measures[split])
+    yield from _sources(measures)
+    yield from _leaks(measures.get("leaks", {}))
     if measures["rows_in_both"]:
         yield f"{measures['rows_in_both']} held-out rows are trained on too"
 
@@ -27,6 +29,10 @@ def _split(name: str, counts: Mapping[str, Any]) -> Iterator[str]:
         yield "  tokens a row: {min} to {max}, median {median:g}".format(**counts["length"])
     if "packs" in counts:
         yield f"  packs: {counts['packs']}, filled to {counts['packs_filled']:.0%}"
+    if "documents_a_pack" in counts:  # not in runs of before
+        yield "  documents a pack: {min} to {max}, on average {mean:g}".format(
+            **counts["documents_a_pack"]
+        )
     for kind, told in counts.get("answers", {}).items():
         yield f"  {kind}: {told['count']} answers of {told['mean_tokens']:g} tokens on average"
     examples = counts.get("examples", {})
@@ -34,6 +40,31 @@ def _split(name: str, counts: Mapping[str, Any]) -> Iterator[str]:
         yield f"  truncated: {counts['truncated']} rows{_such_as(examples, 'truncated')}"
     for reason, count in counts["dropped"].items():
         yield f"  dropped, {reason}: {count} rows{_such_as(examples, reason)}"
+
+
+def _sources(measures: Mapping[str, Any]) -> Iterator[str]:
+    """The mix by source, where there is one: several files, or one that is not taken once."""
+    sources = measures.get("sources", ())
+    once = [source["trained"] == source["read"] - source.get("held_out", 0) for source in sources]
+    if len(sources) < 2 and all(once):
+        return
+    yield "mix:"
+    for source in sources:
+        held_out = f", {source['held_out']} held out" if "held_out" in source else ""
+        taken = "" if source["taken"] == source["read"] else f"{source['taken']} of "
+        yield (
+            f"  {escaped(source['file'])}: {taken}{source['read']} rows{held_out}, trained on as "
+            f"{source['trained']} ({source['share']:.1%}), {source['tokens']} tokens"
+        )
+
+
+def _leaks(leaks: Mapping[str, Any]) -> Iterator[str]:
+    """Rows that were left out of training because they are held out."""
+    for what, count in leaks.get("dropped", {}).items():
+        yield (
+            f"left out of training, {what} held out: {count} rows"
+            f"{_such_as(leaks['examples'], what)}"
+        )
 
 
 def _such_as(examples: Mapping[str, str], reason: str) -> str:

@@ -2,8 +2,8 @@
 
 spec.hashed: `config` (saved arguments to load), `model_path`, `stage`, `datasets`,
 `extra_args` (to type), `output_dir`, `sandbox`, `device`. spec.inputs: `board` (the workspace of
-runner/webui), `start` (how the Board is started in it), `chromium`. Writes
-`screenshots/*.png` and `clicked.json`: the form's labels, the command that the Board showed, and its progress.
+runner/webui), `start` (how the Board is started in it), `chromium`. Writes `screenshots/*.png` and
+`clicked.json`: the form's labels, the command that the Board showed, and its progress.
 
 Needs Playwright. The Board listens on 127.0.0.1 alone, and ends with this script.
 """

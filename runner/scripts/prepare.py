@@ -1,7 +1,8 @@
 """Turn rows of data files into token ids and label masks.
 
 spec.hashed: seed, system, max_length, too_long, packing, fraction, train and validation (lists of
-{name, format, input, columns where there are some}), template (name, or null for the model's own).
+{name, format, input, columns where there are some}), template (name, or null for the model's own),
+and those of data/division.py.
 spec.inputs: model (folder of fetch), template, and the data files under their `input` names.
 The bytes written depend on data, tokenizer and settings alone.
 """
@@ -33,11 +34,12 @@ from runner.scripts.data.conversation import (
     fill_system,
     with_system,
 )
+from runner.scripts.data.division import by_source, divide
 from runner.scripts.data.formats import FORMATS
+from runner.scripts.data.kinship import traits_of
 from runner.scripts.data.packing import pack
 from runner.scripts.data.parity_cases import cases
 from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError, read_rows
-from runner.scripts.data.split import held_out
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.weights.floats import Array
 from runner.scripts.weights.safetensors_stream import SafetensorsWriter, TensorSpec
@@ -56,6 +58,7 @@ HINTS = {
     "E349": "write JSON lines: one row a line",
     "E351": "write the table again with a program that quotes cells",
     "E348": "name the columns as they are in the file, in columns of this file",
+    "E361": "name a column that every row has, or give the row a value",
     "E350": "choose a data.chat_template that writes tools, or leave them out of the rows",
     "E325": "raise data.max_length, or set data.too_long to truncate or drop",
     "E326": "change the rows, or choose another data.chat_template",
@@ -84,7 +87,7 @@ def prepare(spec: Spec, events: Events) -> None:
     template = spec.inputs["template"].read_text(encoding="utf-8") if settings["template"] else None
     tokenizer = ChatTokenizer(model, template, end_ids_of(model))
 
-    train_rows, problems = read_files(spec, settings["train"])
+    train_rows, problems = read_files(spec, settings["train"], settings.get("split"))
     validation_rows, more = read_files(spec, settings["validation"])
     if problems + more:
         raise_problems(problems + more)
@@ -92,8 +95,8 @@ def prepare(spec: Spec, events: Events) -> None:
         name = settings["template"] or "of the model"
         check_template(tokenizer, name)
         check_system(tokenizer, settings["system"], name)
-    if not settings["validation"]:
-        train_rows, validation_rows = split(train_rows, settings["fraction"], settings["seed"])
+    division = divide(train_rows, validation_rows, settings, Conversation.digest)
+    train_rows, validation_rows = division.train, division.validation
 
     total = len(train_rows) + len(validation_rows)
     train = tokenise(train_rows, tokenizer, settings, events, 0, total)
@@ -114,6 +117,7 @@ def prepare(spec: Spec, events: Events) -> None:
         train=statistics_of(train, packs, settings["max_length"]),
         validation=statistics_of(validation, None, settings["max_length"]),
         rows_in_both=len(digests(train.rows) & digests(validation.rows)),
+        **division.measures(by_source(train.rows, [len(each.ids) for each in train.tokens])),
         **write_beside(spec, tokenizer, validation.rows, validation.rows),
     )
 
@@ -144,16 +148,17 @@ def write_beside(
 
 
 def read_files(
-    spec: Spec, files: Sequence[dict[str, Any]]
+    spec: Spec, files: Sequence[dict[str, Any]], split: Mapping[str, Any] | None = None
 ) -> tuple[list[Conversation], list[Problem]]:
-    """Conversations of all files in order, and the rows that cannot be used."""
+    """Conversations of all files in order, and the rows that cannot be used.
+
+    `split`: whose columns rows must have (data/division.py).
+    """
     rows: list[Conversation] = []
     problems: list[Problem] = []
-    for file in files:
+    for number, file in enumerate(files):
         before = len(rows)
-        found, bad = read_file(
-            spec.inputs[file["input"]], file["name"], file["format"], file.get("columns")
-        )
+        found, bad = read_file(spec.inputs[file["input"]], file, number, split or {})
         rows += found
         problems += bad
         if len(rows) == before and not bad:
@@ -166,13 +171,13 @@ def read_files(
 
 
 def read_file(
-    path: Path, name: str, format_name: str, columns: Mapping[str, str] | None = None
+    path: Path, file: Mapping[str, Any], number: int, split: Mapping[str, Any]
 ) -> tuple[list[Conversation], list[Problem]]:
-    """The usable rows of one file and the others."""
-    parse = FORMATS[format_name]
+    """The usable rows of one file, the `number`-th of its kind, and the others."""
+    parse, columns = FORMATS[file["format"]], file.get("columns")
     rows: list[Conversation] = []
     problems: list[Problem] = []
-    for item in read_rows(path, name, columns):
+    for item in read_rows(path, file["name"], columns):
         if isinstance(item, Problem):
             problems.append(item)
             continue
@@ -180,10 +185,11 @@ def read_file(
         try:
             conversation = parse(row)
             check_turns(conversation)
+            traits = traits_of(row, number, columns, split)
         except RowError as error:
             problems.append(Problem(place, error))
             continue
-        rows.append(replace(conversation, place=place))
+        rows.append(replace(conversation, place=place, traits=traits))
     return rows, problems
 
 
@@ -194,15 +200,6 @@ def raise_problems(problems: Sequence[Problem]) -> None:
         lines.append(f"and {len(problems) - MAX_SHOWN} more rows")
     code = problems[0].error.code
     raise ScriptError("\n".join(lines), hint=HINTS[code], code=code)
-
-
-def split(
-    rows: list[Conversation], fraction: float, seed: int
-) -> tuple[list[Conversation], list[Conversation]]:
-    """Training and validation rows, each in the order of the files."""
-    sides = held_out([row.digest() for row in rows], fraction, seed)
-    train = [row for row, out in zip(rows, sides, strict=True) if not out]
-    return train, [row for row, out in zip(rows, sides, strict=True) if out]
 
 
 def digests(rows: Sequence[Conversation]) -> set[str]:
@@ -394,9 +391,25 @@ def statistics_of(
             "max": max(lengths),
         }
     if packs is not None:
-        result["packs"] = len(packs)
-        result["packs_filled"] = round(total / (len(packs) * max_length), 4)
+        result |= packing_cost(packs, total, max_length)
     return result
+
+
+def packing_cost(packs: Sequence[Sequence[int]], tokens: int, max_length: int) -> dict[str, Any]:
+    """How many packs there are, which part of their room is left empty, and how many documents
+    share one."""
+    documents = [len(members) for members in packs]
+    filled = tokens / (len(packs) * max_length)
+    return {
+        "packs": len(packs),
+        "packs_filled": round(filled, 4),
+        "packs_padding": round(1 - filled, 4),
+        "documents_a_pack": {
+            "min": min(documents),
+            "mean": round(statistics.fmean(documents), 2),
+            "max": max(documents),
+        },
+    }
 
 
 def count_words(counts: Counter[str]) -> str:

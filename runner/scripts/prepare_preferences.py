@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from runner.scripts.data.chat_tokens import (
     end_ids_of,
 )
 from runner.scripts.data.conversation import Conversation, with_system
+from runner.scripts.data.division import by_source, divide
 from runner.scripts.data.formats import COMPARED
+from runner.scripts.data.kinship import traits_of
 from runner.scripts.data.preference import Compared, Judged, check_compared
 from runner.scripts.data.rows import Problem, RowError, read_rows
-from runner.scripts.data.split import held_out
 from runner.scripts.prepare import (
     count_words,
     fit,
@@ -54,6 +55,10 @@ class Answers:
         """Of all sides, in their order."""
         return [tokens for sides in self.sides for tokens in sides]
 
+    def lengths(self) -> list[int]:
+        """Tokens of each row, those of its sides together."""
+        return [sum(len(tokens.ids) for tokens in sides) for sides in self.sides]
+
     def preferred(self) -> list[bool]:
         """Of each of `tokens`: is it the better one of its pair, or a good one?"""
         return [good for row in self.rows for _, good in row.sides]
@@ -65,15 +70,15 @@ def prepare(spec: Spec, events: Events) -> None:
     model = spec.inputs["model"]
     template = spec.inputs["template"].read_text(encoding="utf-8") if settings["template"] else None
     tokenizer = ChatTokenizer(model, template, end_ids_of(model))
-    train_rows, problems = read_files(spec, settings["train"])
+    train_rows, problems = read_files(spec, settings["train"], settings.get("split"))
     validation_rows, more = read_files(spec, settings["validation"])
     if problems + more:
         raise_problems(problems + more)
     name = settings["template"] or "of the model"
     check_template(tokenizer, name)
     check_system(tokenizer, settings["system"], name)
-    if not settings["validation"]:
-        train_rows, validation_rows = split(train_rows, settings["fraction"], settings["seed"])
+    division = divide(train_rows, validation_rows, settings, prompt_of)
+    train_rows, validation_rows = division.train, division.validation
     check_labels(train_rows)
 
     total = len(train_rows) + len(validation_rows)
@@ -93,6 +98,7 @@ def prepare(spec: Spec, events: Events) -> None:
         train=statistics_of(train),
         validation=statistics_of(validation),
         rows_in_both=len({*map(prompt_of, train.rows)} & {*map(prompt_of, validation.rows)}),
+        **division.measures(by_source(train.rows, train.lengths())),
         **write_beside(spec, tokenizer, good, one_of_each_prompt(validation.rows)),
     )
 
@@ -100,13 +106,15 @@ def prepare(spec: Spec, events: Events) -> None:
 # --- rows
 
 
-def read_files(spec: Spec, files: Sequence[dict[str, Any]]) -> tuple[list[Compared], list[Problem]]:
-    """The usable rows of all files in order, and the others."""
+def read_files(
+    spec: Spec, files: Sequence[dict[str, Any]], split: Mapping[str, Any] | None = None
+) -> tuple[list[Compared], list[Problem]]:
+    """The usable rows of all files in order, and the others. `split`: as of `prepare`."""
     rows: list[Compared] = []
     problems: list[Problem] = []
-    for file in files:
-        before = len(rows), len(problems)
-        for item in read_rows(spec.inputs[file["input"]], file["name"], file.get("columns")):
+    for number, file in enumerate(files):
+        before, columns = (len(rows), len(problems)), file.get("columns")
+        for item in read_rows(spec.inputs[file["input"]], file["name"], columns):
             if isinstance(item, Problem):
                 problems.append(item)
                 continue
@@ -114,10 +122,11 @@ def read_files(spec: Spec, files: Sequence[dict[str, Any]]) -> tuple[list[Compar
             try:
                 row = COMPARED[file["format"]](values)
                 check_compared(row)
+                traits = traits_of(values, number, columns, split or {})
             except RowError as error:
                 problems.append(Problem(place, error))
                 continue
-            rows.append(row.at(place))
+            rows.append(replace(row.at(place), traits=traits))
         if (len(rows), len(problems)) == before:
             raise ScriptError(
                 f"{file['name']} holds no rows",
@@ -131,15 +140,6 @@ def prompt_of(row: Compared) -> str:
     """Digest of what the answers of `row` are answers to."""
     side, _ = row.sides[0]
     return Conversation(messages=side.messages[: side.answers[0]], tools=side.tools).digest()
-
-
-def split(
-    rows: list[Compared], fraction: float, seed: int
-) -> tuple[list[Compared], list[Compared]]:
-    """Training and validation rows in their order; all rows of one prompt are on one side."""
-    sides = held_out([prompt_of(row) for row in rows], fraction, seed)
-    train = [row for row, out in zip(rows, sides, strict=True) if not out]
-    return train, [row for row, out in zip(rows, sides, strict=True) if out]
 
 
 def one_of_each_prompt(rows: Sequence[Compared]) -> list[Conversation]:

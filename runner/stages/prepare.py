@@ -80,6 +80,10 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         key["columns"] = columns
     if "fetch_data" in upstream:
         key["data"] = upstream["fetch_data"].digest()
+    if data.validation.settings:
+        key["split"] = data.validation.settings
+    if any(file.mix for file in data.train):
+        key |= {"mix": [file.mix for file in data.train], "seed": recipe.seed}
     if not data.validation.files:
         key |= {"fraction": data.validation.fraction, "seed": recipe.seed}
     return key
@@ -111,6 +115,7 @@ def reading(recipe: Recipe) -> dict[str, Any]:
         "template": None if data.chat_template == "model" else data.chat_template,
         "train": _described("train", data.train),
         "validation": _described("validation", data.validation.files),
+        **({"split": data.validation.settings} if data.validation.settings else {}),
     }
 
 
@@ -134,6 +139,7 @@ def _described(kind: str, files: Sequence[DataFile]) -> list[dict[str, Any]]:
     return [
         {"name": file.name, "format": file.format, "input": f"{kind}-{number}"}
         | ({"columns": file.columns} if file.columns else {})
+        | file.mix
         for number, file in enumerate(files)
     ]
 

@@ -219,6 +219,72 @@ def test_packs_compute_what_their_documents_compute_apart(trainer: Trainer, fini
     assert trace(packed)[0]["grad_norm"] == pytest.approx(trace(plain)[0]["grad_norm"], rel=1e-5)
 
 
+# Logits of packs before and after every token of one document is another one.
+CHANGE_ONE_DOCUMENT = """
+import json, sys
+import torch
+from pathlib import Path
+from runner.scripts.training.base_model import read_model
+from runner.scripts.training.batches import Batches
+from runner.scripts.training.token_rows import read_token_rows
+from transformers import AutoModelForCausalLM
+
+tokens, folder, attention = sys.argv[1:]
+settings = {"dtype": "float32", "attn_implementation": attention}
+model = read_model(Path(folder), settings, torch.device("cpu"), AutoModelForCausalLM).eval()
+data = read_token_rows(Path(tokens))
+batch = Batches(data, 2, torch.float32)([{"row": number} for number in range(len(data.rows))])
+documents = [torch.from_numpy(row.documents) for row in data.rows]
+inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+
+def logits(**changed):
+    with torch.no_grad():
+        return model(**{**inputs, **changed}, use_cache=False).logits
+
+plain = logits()
+without_boundaries = torch.zeros_like(inputs["input_ids"])
+for row, numbers in enumerate(documents):
+    without_boundaries[row, : len(numbers)] = 1
+found = {"apart": 0, "same": 0, "changed": 0, "leaking": 0}
+for row, numbers in enumerate(documents):
+    for document in sorted(set(numbers.tolist())):
+        own = torch.zeros_like(inputs["input_ids"][row], dtype=torch.bool)
+        own[: len(numbers)] = numbers == document
+        ids = inputs["input_ids"].clone()
+        ids[row, own] = (ids[row, own] + 100) % 250 + 3
+        after = logits(input_ids=ids)
+        others = ~own
+        others[len(numbers):] = False
+        found["apart"] += int(others.sum())
+        found["same"] += int((after[row] == plain[row]).all(-1)[others].sum())
+        found["changed"] += bool((after[row][own] != plain[row][own]).any(-1).all())
+        before = logits(attention_mask=without_boundaries)[row]
+        with_neighbours = logits(input_ids=ids, attention_mask=without_boundaries)[row]
+        behind = others & (torch.arange(len(others)) > own.nonzero().max())
+        found["leaking"] += bool((with_neighbours != before)[behind].any())
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_no_logit_of_a_document_depends_on_another_in_its_pack(
+    environment_python: Callable[[str], Path], model: Path, tmp_path: Path, attention: str
+) -> None:
+    packs = [documents(3, seed=seed) for seed in range(2)]
+    tokens = write_tokens(tmp_path / "train.tokens.safetensors", packs, packed=True)
+    program = [CHANGE_ONE_DOCUMENT, str(tokens), str(model), attention]
+    argv = [environment_python("native"), "-c", *program]
+    run = subprocess.run(argv, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    lengths = [sum(len(ids) for ids, _ in pack) for pack in packs]
+    assert found["apart"] == 2 * sum(lengths)  # each document is another of two others
+    assert found["same"] == found["apart"]
+    assert found["changed"] == 6
+    # without the boundaries every document behind the changed one would see it
+    assert found["leaking"] == 4
+
+
 def test_accumulated_batches_count_every_token_once(trainer: Trainer, finish: Finish) -> None:
     still = {"max_steps": 3, "warmup_steps": 0, "adapter": LORA | {"lora_dropout": 0.0}}
     rows = ROWS[:8]

@@ -191,6 +191,90 @@ def test_a_run_of_the_web_ui_becomes_a_recipe(place: Place) -> None:
     }
 
 
+def how_much(made: Captured) -> list[dict[str, Any]]:
+    """What the recipe takes of each file."""
+    given = ("weight", "repeat", "limit")
+    return [
+        {key: file[key] for key in given if key in file} for file in made.recipe["data"]["train"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "most", "expected"),
+    [
+        (None, None, {}),
+        (None, 4, {"limit": 4}),
+        (None, 9, {}),
+        (None, 500, {}),
+        (5, None, {"limit": 5}),
+        (5, 3, {"limit": 3}),
+        (9, 20, {}),
+        (18, None, {"repeat": 2.0}),
+        (27, 12, {"repeat": 12 / 9}),
+        (27, 9, {}),
+    ],
+)
+def test_how_many_rows_it_takes_becomes_a_limit_or_a_repeat(
+    place: Place, drawn: int | None, most: int | None, expected: dict[str, Any]
+) -> None:
+    sets = SETS | {"faq": {"file_name": "faq.jsonl", "num_samples": drawn}}  # of 9 rows
+    (place.workspace / "data" / INFO).write_text(json.dumps(sets))
+    made = captured(place, CLICKED | {"dataset": ["faq"], "max_samples": most})
+    assert how_much(made) == [expected]
+    found = fates(made)
+    assert found.get("faq.num_samples") == (None if drawn is None else Fate.CLOSE)
+    if most is not None:
+        assert found["max_samples"] is (Fate.CLOSE if expected else Fate.NO_EFFECT)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "probs", "expected"),
+    [
+        ("concat", None, [{}, {}]),
+        ("interleave_once", None, [{}, {}]),
+        ("interleave_over", None, [{"weight": 1.0}, {"weight": 1.0}]),
+        ("interleave_over", "0.8,0.2", [{"weight": 0.8}, {"weight": 0.2}]),
+        ("interleave_over", [0.8, 0.2], [{"weight": 0.8}, {"weight": 0.2}]),
+        ("interleave_under", "0.8,0.2", [{"limit": 4}, {"limit": 1}]),
+        ("interleave_under", None, [{"limit": 1}, {"limit": 1}]),
+    ],
+)
+def test_a_mix_of_data_sets_becomes_weights_or_limits(
+    place: Place, strategy: str, probs: Any, expected: list[dict[str, Any]]
+) -> None:
+    given = {"dataset": ["faq", "chats"], "mix_strategy": strategy, "interleave_probs": probs}
+    made = captured(place, CLICKED | given)  # 9 rows and 1
+    assert how_much(made) == expected
+    assert Fate.LOST not in fates(made).values()
+
+
+@pytest.mark.parametrize(
+    "probs", ["0.8", "a,b", "1,0"], ids=["too few", "no numbers", "one that is never taken"]
+)
+def test_a_mix_that_no_recipe_has_is_lost(place: Place, probs: str) -> None:
+    given = {"dataset": ["faq", "chats"], "interleave_probs": probs}
+    made = captured(place, CLICKED | given | {"mix_strategy": "interleave_over"})
+    assert how_much(made) == [{}, {}]
+    found = fates(made)
+    assert found["mix_strategy"] is found["interleave_probs"] is Fate.LOST
+
+
+def test_a_weight_stays_with_its_data_set_where_another_is_lost(place: Place) -> None:
+    given = {"dataset": "faq,far,chats", "interleave_probs": "0.5,0.3,0.2"}
+    made = captured(place, CLICKED | given | {"mix_strategy": "interleave_over"})
+    assert how_much(made) == [{"weight": 0.5}, {"weight": 0.2}]
+
+
+def test_held_out_rows_are_all_of_a_file(place: Place) -> None:
+    sets = SETS | {"turns": SETS["turns"] | {"num_samples": 5}}
+    (place.workspace / "data" / INFO).write_text(json.dumps(sets))
+    made = captured(place, CLICKED | {"dataset": "faq", "eval_dataset": "turns"})
+    assert made.recipe["data"]["validation"] == {
+        "files": [{"path": "../data/turns.json", "format": "sharegpt"}]
+    }
+    assert fates(made)["turns.num_samples"] is Fate.CLOSE
+
+
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
@@ -200,7 +284,7 @@ def test_a_run_of_the_web_ui_becomes_a_recipe(place: Place) -> None:
         ("adam_beta2", 0.95, "a recipe has AdamW"),
         ("fp16", True, "autocast"),
         ("mask_history", True, "each answer"),
-        ("max_samples", 500, "all of its files"),
+        ("mix_strategy", "interleave_most", "by weight, repeat and limit"),
         ("deepspeed", "ds.json", "one machine"),
         ("adapter_name_or_path", "saves/x", "merge that adapter first"),
         ("data_seed", 7, "one seed"),

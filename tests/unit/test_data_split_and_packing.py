@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from runner.scripts.data.conversation import Conversation, message
 from runner.scripts.data.packing import pack
 from runner.scripts.data.rows import Place
-from runner.scripts.data.split import held_out
+from runner.scripts.data.split import Kin, held_out, held_out_kin, units_of
 
 _DIGESTS = st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=40)
 _FRACTION = st.floats(0, 0.99)
@@ -50,6 +50,108 @@ def test_a_row_that_is_added_moves_few_others() -> None:
     before = held_out(digests, 0.1, 42)
     after = held_out([*digests, "new"], 0.1, 42)[:-1]
     assert sum(one != other for one, other in zip(before, after, strict=True)) <= 1
+
+
+# --- rows that belong together
+
+_KIN = st.lists(
+    st.builds(
+        Kin,
+        st.sampled_from("abcdefghijklmnop"),
+        st.none() | st.sampled_from(["g1", "g2", "g3", "g4", "g5", "g6"]),
+        st.none(),
+    ),
+    min_size=1,
+    max_size=40,
+)
+_STRATIFIED = st.lists(
+    st.builds(Kin, st.sampled_from("abcdefghijklmnop"), st.none(), st.sampled_from("xyz")),
+    min_size=1,
+    max_size=40,
+)
+_PROMPTS = st.lists(st.text("abcdefgh", min_size=1, max_size=3).map(Kin), min_size=1, max_size=30)
+
+
+@given(_PROMPTS, _PROMPTS, _FRACTION, st.integers(0, 99))
+def test_rows_that_are_added_move_no_other(
+    rows: list[Kin], added: list[Kin], fraction: float, seed: int
+) -> None:
+    before = held_out_kin(rows, fraction, seed, stable=True)
+    after = held_out_kin([*added, *rows], fraction, seed, stable=True)
+    assert after[len(added) :] == before
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 9)), min_size=1, max_size=30),
+    st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(10, 19)), max_size=30),
+    _FRACTION,
+)
+def test_rows_that_are_added_to_groups_move_no_other(
+    rows: list[tuple[str, int]], added: list[tuple[str, int]], fraction: float
+) -> None:
+    """As long as no added prompt ties two groups together: here each is of one group."""
+    kin = [Kin(f"{group}{number}", group) for group, number in rows]
+    more = [Kin(f"{group}{number}", group) for group, number in added]
+    before = held_out_kin(kin, fraction, 1, stable=True)
+    assert held_out_kin([*more, *kin], fraction, 1, stable=True)[len(more) :] == before
+
+
+@given(_STRATIFIED, st.lists(st.sampled_from("qrstu").map(Kin), max_size=9), _FRACTION)
+def test_a_stratum_that_is_added_moves_no_row_of_the_others(
+    rows: list[Kin], added: list[Kin], fraction: float
+) -> None:
+    new = [Kin(row.prompt, None, "new") for row in added]
+    for stable in (False, True):
+        before = held_out_kin(rows, fraction, 1, stable=stable)
+        assert held_out_kin([*rows, *new], fraction, 1, stable=stable)[: len(rows)] == before
+
+
+@given(_KIN | _STRATIFIED, _FRACTION, st.booleans(), st.randoms(use_true_random=False))
+def test_the_order_of_rows_never_matters_and_those_that_belong_together_stay_so(
+    rows: list[Kin], fraction: float, stable: bool, generator: random.Random
+) -> None:
+    sides = held_out_kin(rows, fraction, 7, stable=stable)
+    for named in ("prompt", "group"):
+        by_name: dict[str, set[bool]] = {}
+        for row, out in zip(rows, sides, strict=True):
+            if getattr(row, named) is not None:
+                by_name.setdefault(getattr(row, named), set()).add(out)
+        assert all(len(found) == 1 for found in by_name.values()), named
+    order = list(range(len(rows)))
+    generator.shuffle(order)
+    moved = held_out_kin([rows[index] for index in order], fraction, 7, stable=stable)
+    assert moved == [sides[index] for index in order]
+
+
+@given(_STRATIFIED, st.floats(0.01, 0.99), st.booleans())
+def test_a_stratum_of_two_prompts_is_on_both_sides_and_one_of_one_is_trained_on(
+    rows: list[Kin], fraction: float, stable: bool
+) -> None:
+    own = [Kin(f"{row.stratum}{row.prompt}", None, row.stratum) for row in rows]
+    sides = held_out_kin(own, fraction, 3, stable=stable)
+    for stratum in "xyz":
+        members = {row.prompt for row in own if row.stratum == stratum}
+        found = {out for row, out in zip(own, sides, strict=True) if row.stratum == stratum}
+        assert found == (set() if not members else {False} if len(members) == 1 else {False, True})
+
+
+def test_the_share_is_met_of_each_stratum_and_on_average_where_the_split_is_stable() -> None:
+    rows = [Kin(f"{number}", None, "many" if number % 10 else "few") for number in range(2000)]
+    exact = held_out_kin(rows, 0.2, 42, stable=False)
+    of = {
+        name: [out for row, out in zip(rows, exact, strict=True) if row.stratum == name]
+        for name in ("many", "few")
+    }
+    assert {name: sum(found) for name, found in of.items()} == {"many": 360, "few": 40}
+    stable = held_out_kin(rows, 0.2, 42, stable=True)
+    assert 320 < sum(stable) < 480
+    assert stable != held_out_kin(rows, 0.2, 43, stable=True)
+
+
+def test_a_prompt_in_two_groups_makes_them_one() -> None:
+    rows = [Kin("a", "one"), Kin("b", "two"), Kin("a", "two"), Kin("c", "three")]
+    first, second, third, fourth = units_of(rows)
+    assert first == second == third != fourth
 
 
 def test_equal_rows_of_different_formats_are_equal() -> None:

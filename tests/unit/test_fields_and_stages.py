@@ -51,6 +51,7 @@ RECIPE: dict[str, Any] = {
 }
 HUB_ROWS = {"hub": "me/rows", "file": "r.jsonl", "format": "alpaca", "revision": REVISION}
 HELD = {"path": "held.jsonl", "format": "alpaca"}
+WEIGHTED = {"path": "rows.jsonl", "format": "alpaca", "weight": 1}
 TEXTS = {"path": "rows.jsonl", "format": "text"}
 PAIRS = {"path": "pairs.jsonl", "format": "preference"}
 JUDGED = {"path": "judged.jsonl", "format": "kto"}
@@ -112,7 +113,14 @@ CASES = [
     case("/data/train/0/hub", "you/rows", "fetch_data", data__train=[HUB_ROWS]),
     case("/data/train/0/file", "s.jsonl", "fetch_data", data__train=[HUB_ROWS]),
     case("/data/train/0/revision", OTHER_REVISION, "fetch_data", data__train=[HUB_ROWS]),
+    case("/data/train/0/weight", 2.0, "prepare", data__train=[WEIGHTED, HELD | {"weight": 1}]),
+    case("/data/train/0/repeat", 2.5, "prepare"),
+    case("/data/train/0/limit", 100, "prepare"),
     case("/data/validation/fraction", 0.25, "prepare"),
+    case("/data/validation/stable", True, "prepare"),
+    case("/data/validation/group_by", "output", "prepare"),
+    case("/data/validation/stratify", "output", "prepare"),
+    case("/data/validation/on_leak", "error", "prepare"),
     case(
         "/data/validation/files/0/path", "more.jsonl", "prepare", data__validation={"files": [HELD]}
     ),

@@ -488,7 +488,7 @@ def test_the_values_are_those_of_the_file_or_of_its_tool(file: str, project: Pat
         }),
         ("trl/qlora.json", {"neftune_noise_alpha"}),
         ("trl/full.yaml", set()),
-        ("llamafactory/lora.yaml", {"max_samples"}),
+        ("llamafactory/lora.yaml", set()),
         ("llamafactory/qlora.yaml", set()),
         ("llamafactory/full.yaml", {"deepspeed"}),
         ("unsloth/lora.ipynb", {"SFTConfig.learning_rate", "load_dataset#2.path",

@@ -228,6 +228,21 @@ def test_a_new_method_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch
     assert read_source(Path("made.yaml")).data["train"]["method"] == "orpo"
 
 
+def test_data_sets_of_axolotl_that_are_taken_twice_or_in_part_are_repeated(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {"path": "data/faq.jsonl", "type": "alpaca"}
+    part = {"path": "data/chats.jsonl", "type": "chat_template", "shards": 4, "shards_idx": 1}
+    config = yaml.safe_load(Path("axolotl/lora.yml").read_text())
+    config |= {"datasets": [rows, part, dict(rows)]}
+    command = ["new", "made.yaml", "--from", write(yaml.safe_dump(config), "twice.yml")]
+    assert main([*command, "--report", "json"]) == 0
+    told = {note["name"]: note for note in json.loads(capsys.readouterr().out)["settings"]}
+    assert told["datasets[1].shards"]["becomes"] == "repeat: 0.25"
+    found = [(file.path, file.repeat) for file in load_recipe(Path("made.yaml")).data.train]
+    assert found == [("data/faq.jsonl", 2), ("data/chats.jsonl", 0.25)]
+
+
 # --- the command
 
 

@@ -90,7 +90,7 @@ def test_mappings_are_merged_through_all_bases(extending: Path) -> None:
 def test_a_list_is_replaced(extending: Path) -> None:
     recipe = load_recipe(extending / "another-list.yaml")
     assert recipe.data.train == (
-        DataFile("../../data/chats.json", None, None, None, "messages", None),
+        DataFile("../../data/chats.json", None, None, None, "messages", None, None, 1.0, None),
     )
     assert recipe.gguf is not None
     assert recipe.gguf.quantize == ("Q8_0",)
@@ -328,7 +328,8 @@ def test_show_tells_the_file_and_line_of_every_value(
     lines = {line.partition("#")[0].strip(): line.partition("# ")[2] for line in out.splitlines()}
     assert lines["r: 16"] == "child.yaml:4"
     assert lines["max_steps: 4"] == "shared/base.yaml:9"
-    assert lines["- {path: rows.jsonl, format: alpaca}"] == "shared/base.yaml:6"
+    rows = "- {path: rows.jsonl, format: alpaca, weight: null, repeat: 1.0, limit: null}"
+    assert lines[rows] == "shared/base.yaml:6"
     assert lines["seed: 42"] == "default"
     (project / "shown.yaml").write_text(out)
     assert load_recipe(project / "shown.yaml") == load_recipe(project / "child.yaml")

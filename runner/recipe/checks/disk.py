@@ -144,7 +144,8 @@ def check_held_out_rows(recipe: Recipe) -> Iterator[Finding]:
     counts = counted(recipe, files)
     if None in counts:  # too large to count, or on the hub
         return
-    rows = sum(count for count in counts if count is not None)
+    taken = [file.mix.get("limit", MAX_COUNTED_BYTES) for file in files]
+    rows = sum(min(count or 0, most) for count, most in zip(counts, taken, strict=True))
     held_out = rows if recipe.data.validation.files else rows * fraction
     wanted = max(recipe.evaluate.samples, 1 if recipe.evaluate.loss else 0)
     if held_out < wanted:

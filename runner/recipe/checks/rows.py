@@ -21,7 +21,7 @@ from runner.recipe.finding import Finding, listed
 from runner.recipe.model import DataFile, Recipe
 from runner.recipe.model_facts import Facts
 from runner.recipe.paths import is_readable_file
-from runner.report.printable import escaped
+from runner.report.printable import escaped, quoted
 from runner.scripts.data.formats import EVERY, FIELDS
 from runner.scripts.data.guess import guess_format
 from runner.scripts.data.packed_files import unpacked
@@ -31,6 +31,7 @@ from runner.system.regular import NotReadable, open_regular
 
 FIRST = 5  # rows that are looked at
 MAX_FILES = 50  # files of one recipe whose rows are
+MAX_REPEATS = 20  # of a row in one pass, before it is called often
 MAX_HEAD = 1 << 20  # bytes of a JSONL file that they are looked for in
 
 Row = tuple[int, dict[str, Any]]
@@ -110,6 +111,23 @@ def _misfit(row: dict[str, Any], item: DataFile) -> str:
     except RowError as error:
         return error.message
     return ""
+
+
+def check_split_columns(recipe: Recipe) -> Iterator[Finding]:
+    """The first rows of a file lack a column that rows are grouped or stratified by."""
+    held_out = recipe.data.validation
+    for setting in ("group_by", "stratify"):
+        column = getattr(held_out, setting)
+        if column is None:
+            continue
+        for item in recipe.data.train[:MAX_FILES]:
+            rows = [] if item.path is None else first_rows(recipe.resolve(item.path))
+            lines = [line for line, row in rows if row.get(column) is None]
+            if lines:
+                message = f"{item.name}:{lines[0]} has no {quoted(column)}"
+                hint = "name a column that the rows of every file have"
+                yield Finding("E255", f"/data/validation/{setting}", message, hint)
+                break
 
 
 # --- the template
@@ -221,8 +239,32 @@ def check_batch(recipe: Recipe) -> Iterator[Finding]:
     yield Finding("W216", f"/train/{key}", message, hint)
 
 
+def check_repeats(recipe: Recipe) -> Iterator[Finding]:
+    """A weight by which the rows of a small file are learnt by heart."""
+    from runner.scripts.data.mixing import times_of
+
+    files = recipe.data.train
+    counts = counted(recipe, files)
+    taken = [
+        min(count or 0, file.limit or count or 0) for count, file in zip(counts, files, strict=True)
+    ]
+    if any(file.weight is None for file in files) or not all(taken):
+        return
+    for number, times in enumerate(times_of(taken, [file.mix for file in files])):
+        if times > MAX_REPEATS:
+            name = quoted(files[number].name)
+            message = f"by its weight each row of {name} is trained on {float(times):.0f} times"
+            message += " in one pass"
+            hint = "give it less weight, or the larger files a limit"
+            yield Finding("W258", f"/data/train/{number}/weight", message, hint)
+
+
 def _training_rows(recipe: Recipe) -> int | None:
+    from runner.scripts.data.mixing import rows_about
+
     counts = counted(recipe, recipe.data.train)
     if None in counts:
         return None
-    return math.ceil(sum(count or 0 for count in counts) * (1 - recipe.data.validation.fraction))
+    sources = [file.mix for file in recipe.data.train]
+    known = [count or 0 for count in counts]
+    return math.ceil(rows_about(known, sources, recipe.data.validation.fraction))

@@ -15,6 +15,20 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True, slots=True)
+class Traits:
+    """What the file says of a row beside what is learnt: where it comes from (number of the item of
+    data.train) and its values of the columns that rows are grouped and stratified by.
+    """
+
+    source: int = 0
+    group: str | None = None
+    stratum: str | None = None
+
+
+NO_TRAITS = Traits()
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """Turns, or (format `text`) a plain text without turns.
 
@@ -28,6 +42,7 @@ class Conversation:
     untrained: frozenset[int] = frozenset()
     place: Place = NOWHERE
     tools: tuple[dict[str, Any], ...] = ()
+    traits: Traits = NO_TRAITS
 
     @property
     def answers(self) -> list[int]:

@@ -10,7 +10,15 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.scripts.data.conversation import NOWHERE, Conversation, Message, check_turns, is_empty
+from runner.scripts.data.conversation import (
+    NO_TRAITS,
+    NOWHERE,
+    Conversation,
+    Message,
+    Traits,
+    check_turns,
+    is_empty,
+)
 from runner.scripts.data.rows import Place, RowError
 
 
@@ -21,6 +29,7 @@ class Pair:
     chosen: Conversation
     rejected: Conversation
     place: Place = NOWHERE
+    traits: Traits = NO_TRAITS
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -48,6 +57,7 @@ class Judged:
     answered: Conversation
     desirable: bool
     place: Place = NOWHERE
+    traits: Traits = NO_TRAITS
 
     @property
     def messages(self) -> tuple[Message, ...]:
