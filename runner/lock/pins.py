@@ -87,7 +87,7 @@ def environment_pins(recipe: Recipe) -> dict[str, str]:
     from runner.stages import evaluate
     from runner.system.folders import shipped
 
-    chain = recipes_of(recipe)
+    chain = [*recipes_of(recipe)]
     beside = [set(environments_beside(each.train.backend)) for each in chain]
     unused = {*NOT_OF_STAGES, *set.intersection(*beside)}
     if all(evaluate.environment(each) != evaluate.WITH_METRICS for each in chain):
