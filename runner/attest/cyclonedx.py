@@ -124,11 +124,30 @@ def _base(model: Mapping[str, Any], inputs: list[Input]) -> dict[str, Any]:
     sources = [each for each in inputs if each.kind == "source"]
     used = [each for each in inputs if each.kind == "model"]
     base: dict[str, Any] = {"type": "machine-learning-model", "bom-ref": BASE}
+    if recipe := model.get("recipe"):
+        base |= {"name": recipe["name"], "components": [_file(each) for each in used]}
+        return {**base, "pedigree": {"ancestors": [_first_model(recipe["model"], sources)]}}
     if path := model.get("path"):
         return {**base, "name": path, "components": [_file(each) for each in [*sources, *used]]}
     (source,) = sources
-    base |= {"name": source.name, "version": source.version, "purl": source.uri}
-    return {**base, **_hashes(source), "components": [_file(each) for each in used]}
+    return {**base, **_published(source), "components": [_file(each) for each in used]}
+
+
+def _first_model(model: Mapping[str, Any], sources: list[Input]) -> dict[str, Any]:
+    """The model that the first recipe of a chain starts from; its files are in that one's run."""
+    while recipe := model.get("recipe"):
+        model = recipe["model"]
+    first: dict[str, Any] = {"type": "machine-learning-model"}
+    if path := model.get("path"):
+        return {**first, "name": path, "components": [_file(each) for each in sources]}
+    (source,) = sources
+    return {**first, **_published(source)}
+
+
+def _published(source: Input) -> dict[str, Any]:
+    """A model of an index or the hub."""
+    named = {"name": source.name, "version": source.version, "purl": source.uri}
+    return {**named, **_hashes(source)}
 
 
 def _card(about: Finished, data: list[Input]) -> dict[str, Any]:

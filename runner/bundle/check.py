@@ -6,13 +6,12 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.bundle.archive import Archive
-from runner.bundle.contents import INPUTS, MANIFEST_FILE, MODEL, RECORD_FILE, place
+from runner.bundle.contents import INPUTS, MANIFEST_FILE, RECORD_FILE, is_of_model, place
 from runner.bundle.index import BASE
 from runner.bundle.texts import FILES, Texts, read_texts, require_texts
 from runner.bundle.unpacked import admit, as_run, locked_recipe, shown_names, unpack
@@ -24,8 +23,8 @@ from runner.verify.prove import Proof
 from runner.verify.run import Run
 
 if TYPE_CHECKING:
+    from runner.execution.display import OpenDisplay
     from runner.store.store import Store
-    from runner.verify.rederive import Display
 
 READERS = 8  # members at once, at most
 REMEDY = "get the archive again from whoever made it"
@@ -39,7 +38,7 @@ def prove_bundle(
     *,
     trust_code: bool,
     on_file: Callable[[int, int], None],
-    open_display: Callable[[Path, list[str]], AbstractContextManager[Display]],
+    open_display: OpenDisplay,
 ) -> Proof:
     """Hash every member and, where they are intact, derive what the level asks for.
 
@@ -113,7 +112,7 @@ def _unlike(
             continue
         expected |= {place(stage, path): facts["sha256"] for path, facts in listed.items()}
     for name, digest in lock["files"].items():
-        if not (base_absent and name.startswith(f"{MODEL}/")):
+        if not (base_absent and is_of_model(name)):
             expected[name] = digest
     for name, digest in sorted(expected.items()):
         if name not in files:

@@ -5,6 +5,7 @@
     recipe.lock.yaml      of the run; its paths start here
     run.json              of the run, without clock, host, path and measures
     inputs/               the files that the recipe names
+    inputs/base/          those of the recipe that it starts from, whose result is what it fetched
     fetched/STAGE/        what the run got from the hub or an index
     adapter/ merged/ …    results, as in the run's folder
 
@@ -32,6 +33,7 @@ from runner.lock.file import as_text, read_lock
 from runner.lock.of_run import FILE as LOCK_FILE
 from runner.lock.of_run import HEAD
 from runner.plan.keys import key_of
+from runner.recipe.base_recipe import POINTER
 from runner.recipe.model import build
 from runner.recipe.paths import NamedPath, named_paths
 from runner.recipe.source import Source as RecipeSource
@@ -50,6 +52,7 @@ MODEL = f"{INPUTS}/model"
 GGUF = "model.gguf"
 # Of run.json: what is the same for equal runs, and what deriving them again needs to know.
 _RECORDED = ("schema", "recipe", "runner", "until", "platform", "environments", "tools")
+_OF_MODEL = re.compile(rf"{INPUTS}/(base/)*model/")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,12}")
 
 
@@ -67,7 +70,13 @@ class Contents:
     @property
     def base_size(self) -> int:
         """Bytes of the base model's files."""
-        return self.size(f"{MODEL}/") + self.size(f"{FETCHED}/fetch/")
+        models = [name for name in self.index.files if is_of_model(name)]
+        return sum(self.index.files[name].size for name in models) + self.size(f"{FETCHED}/fetch/")
+
+
+def is_of_model(name: str) -> bool:
+    """Is the member a file of a base model that was a folder, of whichever recipe of the chain?"""
+    return _OF_MODEL.match(name) is not None
 
 
 def place(stage: str, path: str) -> str:
@@ -205,37 +214,41 @@ def _rename(
     recipe: dict[str, Any], named: NamedPath, pinned: Mapping[str, str]
 ) -> list[tuple[str, str]]:
     """Put the new path into `recipe`; (old, new) of every pinned file that it stands for."""
+    pointer, folder = named.pointer, INPUTS
+    while pointer.startswith(f"{POINTER}/"):
+        pointer, folder = pointer.removeprefix(POINTER), f"{folder}/base"
+        recipe = recipe["model"]["recipe"]
     if named.kind == "model folder":
-        recipe["model"]["path"] = MODEL
+        recipe["model"]["path"] = f"{folder}/model"
         model = PurePosixPath(named.text)
         inside = [old for old in pinned if PurePosixPath(old).parent == model]
-        return [(old, f"{MODEL}/{PurePosixPath(old).name}") for old in inside]
-    if named.pointer == "/model/file":
-        recipe["model"] |= {"path": MODEL, "file": GGUF}
-        return [(named.text, f"{MODEL}/{GGUF}")]
-    *sections, last = pointer_tokens(named.pointer)
+        return [(old, f"{folder}/model/{PurePosixPath(old).name}") for old in inside]
+    if pointer == "/model/file":
+        recipe["model"] |= {"path": f"{folder}/model", "file": GGUF}
+        return [(named.text, f"{folder}/model/{GGUF}")]
+    *sections, last = pointer_tokens(pointer)
     spot: Any = recipe
     for token in sections:
         spot = spot[int(token) if isinstance(spot, list) else token]
-    spot[last] = _input_name(sections, last, named.text)
+    spot[last] = f"{folder}/{_input_name(sections, last, named.text)}"
     return [(named.text, spot[last])]
 
 
 def _input_name(sections: list[str], last: str, text: str) -> str:
-    """`inputs/train-0.jsonl` for /data/train/0/path, `inputs/questions.txt` for the questions."""
+    """`train-0.jsonl` for /data/train/0/path, `questions.txt` for the questions."""
     suffix = PurePosixPath(text).suffix
     suffix = suffix if _SUFFIX.fullmatch(suffix) else ""
     if last != "path":
-        return f"{INPUTS}/{last}{suffix}"
+        return f"{last}{suffix}"
     kind = "train" if sections[1] == "train" else "validation"
-    return f"{INPUTS}/{kind}-{sections[-1]}{suffix}"
+    return f"{kind}-{sections[-1]}{suffix}"
 
 
 def _inputs(
     run: Run, lock: Mapping[str, Any], moved: Moved, base: bool
 ) -> Iterator[tuple[str, Path, str]]:
     for old, new in moved.names:
-        if base or not new.startswith(f"{MODEL}/"):
+        if base or not is_of_model(new):
             yield new, run.folder / old, lock["files"][old]
 
 

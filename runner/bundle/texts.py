@@ -43,13 +43,14 @@ def require_texts(archive: Archive) -> None:
 
 def read_texts(archive: Archive, folder: Path) -> Texts:
     """Those that were unpacked to `folder`. Raises UsageError (E801, E820) and LockStale (E803)."""
+    from runner.recipe.base_recipe import resolved_findings
     from runner.recipe.schema import load_schema
     from runner.recipe.validate import findings
 
     lock = read_lock(folder / LOCK_FILE)
     manifest = _json(archive, folder / MANIFEST_FILE)
     record = _json(archive, folder / RECORD_FILE)
-    if bad := findings(lock["recipe"], load_schema()):
+    if bad := resolved_findings(lock["recipe"]):
         raise _no_bundle(archive, f"the recipe in its lock is none: {bad[0].message}")
     if bad := findings(manifest, load_schema("manifest-1")):
         raise _no_bundle(archive, f"its {MANIFEST_FILE} is none: {bad[0].message}")

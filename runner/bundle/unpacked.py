@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.bundle.contents import FETCHED, INPUTS, MANIFEST_FILE, MODEL, RECORD_FILE
+from runner.bundle.contents import FETCHED, INPUTS, MANIFEST_FILE, RECORD_FILE, is_of_model
 from runner.bundle.given import given_by
 from runner.bundle.index import BASE, FILE
 from runner.bundle.texts import FILES, read_texts, require_texts
@@ -203,7 +203,7 @@ def _before_platforms(stages: Mapping[str, Any]) -> list[str]:
 def require_inputs(archive: Archive, lock: Mapping[str, Any]) -> None:
     """Every file that the lock names is in the bundle, and nothing else is read by it."""
     absent = [name for name in lock["files"] if name not in archive.index.files]
-    if BASE in archive.index.left_out and any(name.startswith(f"{MODEL}/") for name in absent):
+    if BASE in archive.index.left_out and any(is_of_model(name) for name in absent):
         raise MachineCannot(
             f"{archive.path} was made without its base model, which was a folder of that machine",
             hint="ask for a bundle that was made without --without-base",

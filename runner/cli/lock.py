@@ -60,7 +60,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def fetched_model(recipe: Recipe) -> Outputs:
-    """The outputs of `fetch`: from the store, else fetched now."""
+    """The outputs of `fetch`: from the store, else fetched now.
+
+    Where the recipe starts from another one, that one is run first.
+    """
+    from runner.execution.chain import ensure_base, runner_of
     from runner.execution.execute import Execution
     from runner.execution.run_folder import RunFolder
     from runner.plan.snapshot import read_surroundings
@@ -71,6 +75,8 @@ def fetched_model(recipe: Recipe) -> Outputs:
     from runner.system.folders import cache_folder, store_folder
 
     stages = stages_of(recipe, "fetch")
+    store = Store(store_folder())
+    base = ensure_base(recipe, store, runner_of(store, cache_folder()))
     with clean_place(cache_folder()) as place:
         run = RunFolder(place / "runs")
         with Progress(run.events, [stage.NAME for stage in stages], sys.stderr) as progress:
@@ -78,11 +84,12 @@ def fetched_model(recipe: Recipe) -> Outputs:
                 recipe=recipe,
                 stages=stages,
                 surroundings=read_surroundings(recipe, stages),
-                store=Store(store_folder()),
+                store=store,
                 run=run,
                 cache=cache_folder(),
                 on_poll=progress.poll,
                 say=progress.say,
+                base=base,
             ).execute()
     return result.outputs
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import UsageError
-from runner.plan.plan import Action, Step, make_plan
+from runner.plan.plan import Action, Step
 
 if TYPE_CHECKING:
     from runner.execution.lacks import Lack
+    from runner.plan.chain import Link
     from runner.plan.cost import Cost, Time
     from runner.recipe.model import Recipe
 
@@ -47,39 +49,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the plan."""
-    from runner.execution.lacks import lacks
-    from runner.execution.run_folder import runs_folder
-    from runner.plan.cost import cost_of, this_machine
+    from runner.plan.chain import plan_chain
     from runner.plan.machines import AUTO
-    from runner.plan.published_models import published_facts
-    from runner.plan.snapshot import take_snapshot
     from runner.recipe.load import load_recipe
-    from runner.recipe.model_facts import known_facts
     from runner.recipe.shrink import shrink_recipe
     from runner.report.reporters import print_beside
     from runner.stages import stages_of
     from runner.store.store import Store
-    from runner.system.folders import cache_folder, store_folder
+    from runner.system.folders import store_folder
 
     recipe = load_recipe(args.recipe, warn=print_beside, overrides=args.set)
     if args.shrink:
         recipe = shrink_recipe(recipe)
     if args.hardware != AUTO:
         return _fit(recipe, args)
-    stages = stages_of(recipe, args.until)
-    runs = runs_folder(recipe.project_root, recipe.name)
-    snapshot = take_snapshot(recipe, stages, Store(store_folder()), runs)
-    steps = make_plan(recipe, stages, snapshot)
-    machine = this_machine()
-    facts = known_facts(recipe) or published_facts(recipe)
-    cost = cost_of(recipe, steps, facts, runs, machine)
-    missing = lacks(recipe, steps, cost, machine, cache_folder())
-    if args.format == "markdown":
-        print(as_markdown(args.recipe, steps, cost, missing))
+    links = plan_chain(recipe, stages_of(recipe, args.until), Store(store_folder()))
+    plans = list(map(_plan_of, links))
+    if args.format == "json":
+        print(as_json(plans))
+    elif args.format == "markdown":
+        print(
+            "\n\n".join(
+                as_markdown(_file_of(link, args.recipe), plan)
+                for link, plan in zip(links, plans, strict=True)
+            )
+        )
+    elif len(plans) == 1:
+        print(as_text(plans[0]))
     else:
-        show = as_json if args.format == "json" else as_text
-        print(show(recipe.name, steps, cost, missing))
+        heads = [f"{link.recipe.name}, by {_file_of(link, args.recipe)}" for link in links]
+        print(
+            "\n\n".join(f"{head}\n{as_text(plan)}" for head, plan in zip(heads, plans, strict=True))
+        )
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Of one recipe: what its stages would do, what that takes, and what is missing for it."""
+
+    name: str
+    steps: list[Step]
+    cost: Cost
+    missing: Sequence[Lack]
+
+
+def _plan_of(link: Link) -> Plan:
+    from runner.execution.lacks import lacks
+    from runner.plan.cost import cost_of, this_machine
+    from runner.plan.published_models import published_facts
+    from runner.recipe.model_facts import known_facts
+    from runner.system.folders import cache_folder
+
+    recipe, machine = link.recipe, this_machine()
+    facts = known_facts(recipe) or published_facts(recipe)
+    cost = cost_of(recipe, link.steps, facts, link.runs, machine)
+    missing = lacks(recipe, link.steps, cost, machine, cache_folder())
+    return Plan(recipe.name, link.steps, cost, missing)
+
+
+def _file_of(link: Link, given: Path) -> Path:
+    """As the one at the terminal names it: `given` is the file of the last recipe of the chain."""
+    path = link.recipe.source.path
+    return given if path == given else path
 
 
 def _fit(recipe: Recipe, args: argparse.Namespace) -> int:
@@ -111,12 +143,12 @@ def _fit(recipe: Recipe, args: argparse.Namespace) -> int:
     return 0
 
 
-def as_text(name: str, steps: list[Step], cost: Cost, missing: Sequence[Lack]) -> str:
+def as_text(plan: Plan) -> str:
     """One line a stage: name, action, reason. Then what it takes, and what is missing."""
-    lines = [f"{step.stage:<10} {step.action:<8} {step.reason}" for step in steps]
-    if any(step.action is not Action.REUSE for step in steps):
-        lines += ["", *_cost_lines(cost)]
-    lines += [str(lack) for lack in missing]
+    lines = [f"{step.stage:<10} {step.action:<8} {step.reason}" for step in plan.steps]
+    if any(step.action is not Action.REUSE for step in plan.steps):
+        lines += ["", *_cost_lines(plan.cost)]
+    lines += [str(lack) for lack in plan.missing]
     return "\n".join(lines)
 
 
@@ -173,42 +205,45 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
 
 
-def as_markdown(recipe: Path, steps: list[Step], cost: Cost, missing: Sequence[Lack]) -> str:
+def as_markdown(recipe: Path, plan: Plan) -> str:
     """The recipe's path, a table, the memory at the peak and what is missing, for a page."""
     from runner.execution.lacks import gb
     from runner.report.markdown import code, table
 
-    rows = [(step.stage, step.action.value, code(step.reason)) for step in steps]
+    cost = plan.cost
+    rows = [(step.stage, step.action.value, code(step.reason)) for step in plan.steps]
     lines = [f"**{code(str(recipe))}**", "", *table(("stage", "action", "why"), rows)]
     notes = [
         f"{stage}: about {gb(memory.total)} at its peak" for stage, memory in cost.memory.items()
     ]
-    notes += [code(str(lack)) for lack in missing]
+    notes += [code(str(lack)) for lack in plan.missing]
     return "\n".join([*lines, *([""] if notes else []), *(f"- {note}" for note in notes)])
 
 
-def as_json(name: str, steps: list[Step], cost: Cost, missing: Sequence[Lack]) -> str:
-    """The plan for machines; `key` is null while it cannot be known. Bytes and seconds."""
-    from dataclasses import asdict
+def as_json(plans: Sequence[Plan]) -> str:
+    """The plan for machines; `key` is null while it cannot be known. Bytes and seconds.
 
+    Of a recipe that starts from others, theirs stand under `bases`, the innermost first.
+    """
+    *bases, last = map(_as_data, plans)
+    data = {"schema": PLAN, **last, **({"bases": bases} if bases else {})}
+    return json.dumps(data, indent=2, ensure_ascii=False)
+
+
+def _as_data(plan: Plan) -> dict[str, Any]:
     from runner.plan.cost import as_data
 
-    return json.dumps(
-        {
-            "schema": PLAN,
-            "recipe": name,
-            "stages": [
-                {
-                    "stage": step.stage,
-                    "action": step.action.value,
-                    "reason": step.reason,
-                    "key": step.key or None,
-                }
-                for step in steps
-            ],
-            "cost": as_data(cost),
-            "lacks": [asdict(lack) for lack in missing],
-        },
-        indent=2,
-        ensure_ascii=False,
-    )
+    return {
+        "recipe": plan.name,
+        "stages": [
+            {
+                "stage": step.stage,
+                "action": step.action.value,
+                "reason": step.reason,
+                "key": step.key or None,
+            }
+            for step in plan.steps
+        ],
+        "cost": as_data(plan.cost),
+        "lacks": [asdict(lack) for lack in plan.missing],
+    }

@@ -14,7 +14,10 @@ from runner.plan.plan import Action, Step, make_plan
 
 if TYPE_CHECKING:
     from runner.errors import NotReproduced
+    from runner.execution.chain import BaseResult
+    from runner.execution.execute import Execution, StageResult
     from runner.execution.run_folder import RunFolder
+    from runner.plan.chain import Link
     from runner.plan.snapshot import Snapshot
     from runner.recipe.model import Recipe
     from runner.stages.contract import Stage
@@ -84,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the recipe; exit code 0 when every stage is done."""
     from runner.bundle.archive import is_bundle
-    from runner.plan.snapshot import take_snapshot
+    from runner.plan.chain import plan_chain
     from runner.runs.background import Parent, split
     from runner.stages import stages_of
     from runner.store import known_digests
@@ -104,22 +107,23 @@ def main(args: argparse.Namespace) -> int:
     if args.get:
         return _get(args, recipe, stages)
     store = Store(store_folder(), paranoid=args.paranoid)
-    snapshot = take_snapshot(recipe, stages, store, runs)
+    links = plan_chain(recipe, stages, store)
     known_digests.keep()
-    steps = make_plan(recipe, stages, snapshot)
     if args.offline:
         from runner.execution.ready import require_ready
 
-        require_ready(recipe, steps, cache_folder(), _get_command(args), _say)
-    if shown := up_to_date(steps, runs):
+        todo = [(link.recipe, link.steps) for link in links]
+        require_ready(todo, cache_folder(), _get_command(args), _say)
+    if shown := up_to_date(links[-1].steps, runs):
         _say_up_to_date(args, shown, time.monotonic() - started)
     else:
-        _warn_of_lacks(recipe, steps)
+        for link in links:
+            _warn_of_lacks(link.recipe, link.steps)
         background = split(_named(args)) if args.detach else None
         if isinstance(background, Parent):
             return _say_in_background(args, background.wait())
         announce = background.announce if background else nothing
-        shown = execute(args, recipe, stages, store, snapshot, lock, announce)
+        shown = execute_chain(args, links[-1], store, lock, announce)
         _print_result(args, shown)
     if bundled:
         _compare_with_bundle(recipe, shown)
@@ -326,7 +330,8 @@ def _warn(message: str) -> None:
 
 def _verify(args: argparse.Namespace, folder: Path, store: Store) -> int:
     """Prove the run at the strongest level; 7 when it is not reproduced."""
-    from runner.report.proof import open_display, print_proof, show_count
+    from runner.execution.display import show_progress
+    from runner.report.proof import print_proof, show_count
     from runner.system.folders import cache_folder
     from runner.verify.prove import prove
     from runner.verify.run import open_run
@@ -337,7 +342,7 @@ def _verify(args: argparse.Namespace, folder: Path, store: Store) -> int:
         store,
         cache_folder(),
         on_file=show_count,
-        open_display=open_display,
+        open_display=show_progress,
     )
     print_proof(proof, args.format)
     return 0 if proof.holds else 7
@@ -354,6 +359,44 @@ def _say_up_to_date(args: argparse.Namespace, folder: Path, seconds: float) -> N
         print(f"Talk to the model:  {command}")
 
 
+def execute_chain(
+    args: argparse.Namespace,
+    link: Link,
+    store: Store,
+    lock: Mapping[str, Any] | None,
+    on_start: Callable[[RunFolder], None],
+) -> Path:
+    """Run what is missing of the recipes that `link` starts from, then its own stages.
+
+    Returns its run's folder: the newest one's where the others gave again what they had given.
+    `on_start` is told the folder of the first run.
+    """
+    from runner.execution.chain import ensure_base
+    from runner.plan.snapshot import take_snapshot
+
+    started: list[RunFolder] = []
+
+    def starts(run: RunFolder) -> None:
+        if not started:
+            on_start(run)
+        started.append(run)
+
+    def run_base(
+        base: Recipe, stages: list[Stage], snapshot: Snapshot, before: BaseResult | None
+    ) -> list[StageResult]:
+        until = stages[-1].NAME
+        return execute(args, base, stages, store, snapshot, None, starts, before, until).results
+
+    recipe, stages, snapshot = link.recipe, link.stages, link.snapshot
+    base = ensure_base(recipe, store, run_base)
+    if base is not None:
+        snapshot = take_snapshot(recipe, stages, store, link.runs, base.given())
+        if shown := up_to_date(make_plan(recipe, stages, snapshot), link.runs):
+            return shown
+    done = execute(args, recipe, stages, store, snapshot, lock, starts, base, args.until)
+    return done.run.path
+
+
 def execute(
     args: argparse.Namespace,
     recipe: Recipe,
@@ -362,8 +405,10 @@ def execute(
     snapshot: Snapshot,
     lock: Mapping[str, Any] | None,
     on_start: Callable[[RunFolder], None],
-) -> Path:
-    """Run the stages and return the run's folder, which `on_start` is told first."""
+    base: BaseResult | None,
+    until: str | None,
+) -> Execution:
+    """Run the stages of one recipe, whose run's folder `on_start` is told first."""
     from runner.errors import StageFailed
     from runner.execution.execute import Execution
     from runner.execution.out_of_memory import explain
@@ -388,7 +433,8 @@ def execute(
             say=progress.say,
             before_device=nothing if args.no_preflight else preflight(recipe, progress.say),
             check_outputs=outputs_checker(lock),
-            until=args.until,
+            until=until,
+            base=base,
         )
         if recipe.shrink is not None:
             progress.say(NOTICE)
@@ -397,7 +443,7 @@ def execute(
         except StageFailed as error:
             explain(error, recipe)
             raise
-    return run.path
+    return execution
 
 
 def _print_result(args: argparse.Namespace, folder: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.recipe.base_recipe import POINTER
 from runner.recipe.flow import flow
 from runner.recipe.overrides import OPTION, add_option
 from runner.report.printable import escaped
@@ -72,9 +74,7 @@ def as_text(recipe: Recipe, *, resolved: bool) -> str:
 
     The place is a line, with the file where there are several, or the option `--set NAME`.
     """
-    values = recipe.resolved()
-    if not resolved:
-        values = _given(values, recipe, "")
+    values = _shown(recipe, resolved=resolved)
     lines = list(_mapping_lines(values, "", 0))
     width = min(48, max(len(line.text) for line in lines))
     return "".join(
@@ -89,9 +89,7 @@ def as_json(recipe: Recipe, *, resolved: bool) -> str:
     """
     import json
 
-    values = recipe.resolved()
-    if not resolved:
-        values = _given(values, recipe, "")
+    values = _shown(recipe, resolved=resolved)
     report = {
         "version": JSON_VERSION,
         "file": str(recipe.source.path),
@@ -99,6 +97,30 @@ def as_json(recipe: Recipe, *, resolved: bool) -> str:
         "origin": {pointer: _origin(recipe, pointer) for pointer in _leaves(values, "")},
     }
     return json.dumps(report, indent=2, allow_nan=False) + "\n"
+
+
+def _shown(recipe: Recipe, *, resolved: bool) -> Any:
+    """All values, or those that the recipe gives; then a recipe that it starts from by its path."""
+    values = recipe.resolved()
+    if resolved:
+        return values
+    values = _given(values, recipe, "")
+    if recipe.base is not None and isinstance(recipe.source.at(POINTER), str):
+        values["model"]["recipe"] = _path_of_base(recipe)
+    return values
+
+
+def _path_of_base(recipe: Recipe) -> str:
+    """As it would be written in the recipe's own file."""
+    assert recipe.base is not None
+    return Path(os.path.relpath(recipe.base.source.path.resolve(), recipe.folder)).as_posix()
+
+
+def _place(recipe: Recipe, pointer: str) -> tuple[Recipe, str]:
+    """The recipe of the chain that says the value at `pointer`, and where in it."""
+    if recipe.base is None or not pointer.startswith(f"{POINTER}/"):
+        return recipe, pointer
+    return _place(recipe.base, pointer.removeprefix(POINTER))
 
 
 def _given(values: Any, recipe: Recipe, pointer: str) -> Any:
@@ -118,6 +140,7 @@ def _given(values: Any, recipe: Recipe, pointer: str) -> Any:
 def _origin(recipe: Recipe, pointer: str) -> dict[str, Any]:
     if pointer in (recipe.shrink or ()):
         return {"given": False, "shrink": True}
+    recipe, pointer = _place(recipe, pointer)
     span = recipe.origin(pointer)
     if span is None:
         return {"given": False}
@@ -132,13 +155,15 @@ def _origin_comment(recipe: Recipe, line: _Line) -> str:
         return ""
     if line.pointer in (recipe.shrink or ()):
         return "  # shrink"
-    span = recipe.origin(line.pointer)
+    said, pointer = _place(recipe, line.pointer)
+    span = said.origin(pointer)
     if span is None:
         return "  # default"
-    file = escaped(str(recipe.source.file(line.pointer)))
+    file = escaped(str(said.source.file(pointer)))
     if not span.line:
         return f"  # {file}"
-    return f"  # {file}:{span.line}" if recipe.source.bases else f"  # line {span.line}"
+    several = said.source.bases or said is not recipe
+    return f"  # {file}:{span.line}" if several else f"  # line {span.line}"
 
 
 def _leaves(values: Any, pointer: str) -> Iterator[str]:

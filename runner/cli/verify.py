@@ -43,7 +43,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _of_run(args: argparse.Namespace) -> Proof:
-    from runner.report.proof import open_display, show_count
+    from runner.execution.display import show_progress
+    from runner.report.proof import show_count
     from runner.store.store import Store
     from runner.system.folders import cache_folder, store_folder
     from runner.verify.prove import prove
@@ -55,14 +56,15 @@ def _of_run(args: argparse.Namespace) -> Proof:
         Store(store_folder()),
         cache_folder(),
         on_file=show_count,
-        open_display=open_display,
+        open_display=show_progress,
     )
 
 
 def _of_bundle(args: argparse.Namespace) -> Proof:
     from runner.bundle.archive import open_archive
     from runner.bundle.check import prove_bundle
-    from runner.report.proof import open_display, show_count
+    from runner.execution.display import show_progress
+    from runner.report.proof import show_count
     from runner.store.store import Store
     from runner.system.folders import cache_folder, store_folder
 
@@ -74,5 +76,5 @@ def _of_bundle(args: argparse.Namespace) -> Proof:
             cache_folder(),
             trust_code=args.trust_bundled_code,
             on_file=show_count,
-            open_display=open_display,
+            open_display=show_progress,
         )

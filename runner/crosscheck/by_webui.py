@@ -58,6 +58,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         {
             "config": f"{recipe.name}.yaml",
             "model_path": f"models/{recipe.name}",
+            "stage": form["train.training_stage"],
             "datasets": form["train.dataset"],
             "extra_args": json.loads(form[EXTRA]) | by_cli.count_tokens(recipe),
             "output_dir": OUTPUT_DIR,

@@ -110,6 +110,7 @@ def train(recipe: Recipe, way: Way, place: Path, say: Callable[[str], None]) -> 
 
     Raises what a run raises.
     """
+    from runner.execution.chain import ensure_base, runner_of
     from runner.execution.execute import Execution
     from runner.execution.run_folder import RunFolder
     from runner.plan.snapshot import read_surroundings
@@ -120,6 +121,7 @@ def train(recipe: Recipe, way: Way, place: Path, say: Callable[[str], None]) -> 
 
     stages = stages_of_way(recipe, way)
     store = Store(store_folder())
+    base = ensure_base(recipe, store, runner_of(store, cache_folder()))
     run = RunFolder(place)
     say(f"{way.name}: {way.title}")
     with Progress(run.events, [stage.NAME for stage in stages], sys.stderr) as progress:
@@ -133,6 +135,7 @@ def train(recipe: Recipe, way: Way, place: Path, say: Callable[[str], None]) -> 
             on_poll=progress.poll,
             say=progress.say,
             until="train",
+            base=base,
         )
         results = execution.execute()
     return _read(way, open_run(run.path), store, reused=results[-1].action == "reuse")

@@ -13,6 +13,7 @@ from runner.plan.plan import Action
 from runner.system import environments, hardware
 
 if TYPE_CHECKING:
+    from runner.plan.chain import Link
     from runner.plan.cost import Cost
     from runner.plan.plan import Step
     from runner.recipe.model import Recipe
@@ -29,32 +30,34 @@ _NAMES = {
 
 
 def checks(recipe: Recipe, cache: Path, root: Path) -> Iterator[Check]:
-    """What the recipe's remaining stages lack here."""
-    from runner.execution.run_folder import runs_folder
-    from runner.plan.cost import cost_of, this_machine
-    from runner.plan.plan import make_plan
-    from runner.plan.published_models import published_facts
-    from runner.plan.snapshot import take_snapshot
-    from runner.recipe.model_facts import known_facts
+    """What the remaining stages of the recipe, and of those it starts from, lack here."""
+    from runner.plan.chain import plan_chain
     from runner.stages import stages_of
     from runner.store.store import Store
     from runner.system.folders import store_folder
 
-    stages = stages_of(recipe, None)
-    runs = runs_folder(recipe.project_root, recipe.name)
-    steps = make_plan(recipe, stages, take_snapshot(recipe, stages, Store(store_folder()), runs))
-    machine = this_machine()
+    links = plan_chain(recipe, stages_of(recipe, None), Store(store_folder()))
+    found = [check for link in links for check in _checks_of(link, cache, root)]
+    yield from dict.fromkeys(found)
+    if all(link.finished for link in links):
+        yield ok("recipe", "everything that it makes is in the store")
+
+
+def _checks_of(link: Link, cache: Path, root: Path) -> Iterator[Check]:
+    from runner.plan.cost import cost_of, this_machine
+    from runner.plan.published_models import published_facts
+    from runner.recipe.model_facts import known_facts
+
+    recipe, machine = link.recipe, this_machine()
     facts = known_facts(recipe) or published_facts(recipe)
-    cost = cost_of(recipe, steps, facts, runs, machine)
-    found = lacks(recipe, steps, cost, machine, cache)
+    cost = cost_of(recipe, link.steps, facts, link.runs, machine)
+    found = lacks(recipe, link.steps, cost, machine, cache)
     for lack in found:
         state = State.NOTE if lack.mends_itself else State.PROBLEM
         yield Check(_NAMES[lack.code], state, f"lacking: {lack.what}", "", lack.next)
     if not any(lack.code == "W252" for lack in found):
         yield from memory_now(cost, hardware.memory(root))
-    yield from hub_access(recipe, steps, cache)
-    if not found and all(step.action is Action.REUSE for step in steps):
-        yield ok("recipe", "everything that it makes is in the store")
+    yield from hub_access(recipe, link.steps, cache)
 
 
 def memory_now(cost: Cost, have: hardware.Memory) -> Iterator[Check]:

@@ -29,6 +29,7 @@ from runner.store.manifest import build_manifest
 from runner.store.roots import register_root
 
 if TYPE_CHECKING:
+    from runner.execution.chain import BaseResult
     from runner.plan.keys import Surroundings
     from runner.recipe.model import Recipe
     from runner.stages.contract import Outputs, Stage
@@ -66,6 +67,7 @@ class Execution:
     check_outputs: Callable[[Outputs], None] = lambda outputs: None  # may raise to end the run
     given: Mapping[str, Outputs] = field(default_factory=dict)  # of stages that are not to run
     ollama_models: Path | None = None  # deploy to a server of our own with this models folder
+    base: BaseResult | None = None  # what another recipe gave, where this one starts from it
     manifest_sha256: str | None = None
     results: list[StageResult] = field(default_factory=list)
 
@@ -89,11 +91,12 @@ class Execution:
 
     def _run_all(self) -> None:
         # Before anything else, so that `recipe gc` knows the folder from its first file on.
-        register_root(self.store, self.run.path, [])
+        self._register()
         self._write_record("running")
         known: dict[str, Outputs] = dict(self.given)
+        outside = {} if self.base is None else self.base.given()
         for stage in self.stages:
-            result = self._execute_stage(stage, known)
+            result = self._execute_stage(stage, {**known, **outside})
             self.check_outputs(result.outputs)
             known[stage.NAME] = result.outputs
             self.run.show(result.outputs)
@@ -127,8 +130,14 @@ class Execution:
                     result = self._run_stage(stage, upstream, key, material, (lock.fd, *device_fds))
             self.results.append(result)
             # Before the lock is released, so that no `recipe gc` can come between.
-            register_root(self.store, self.run.path, [(r.name, r.key) for r in self.results])
+            self._register()
         return result
+
+    def _register(self, *more: tuple[str, str]) -> None:
+        """Write down that this run needs its stages so far, `more`, and what it started from."""
+        base = () if self.base is None else self.base.stages
+        own = [(result.name, result.key) for result in self.results]
+        register_root(self.store, self.run.path, [*base, *own, *more])
 
     def _run_stage(
         self,
@@ -190,8 +199,7 @@ class Execution:
         material = material | {PRIVATE: self.run.id}
         key = key_of(material)
         # Before there is anything to keep, so that no `recipe gc` can come between.
-        entries = [(result.name, result.key) for result in self.results]
-        register_root(self.store, self.run.path, [*entries, (stage.NAME, key)])
+        self._register((stage.NAME, key))
         return material, key
 
     def _check_unchanged(self, stage: Stage) -> None:

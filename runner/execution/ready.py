@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import MachineCannot
+from runner.plan.chain import bases_of, stages_of_base
 from runner.plan.plan import Action, Step
 from runner.stages import load_stage
 from runner.stages.contract import environment_of
+from runner.stages.models.base_result import starts_from_recipe
 from runner.system import offline
 
 if TYPE_CHECKING:
@@ -22,20 +24,23 @@ Say = Callable[[str], None]
 FETCHING = ("fetch", "fetch_data")
 
 
-def require_ready(recipe: Recipe, steps: list[Step], cache: Path, command: str, say: Say) -> None:
+def require_ready(
+    plans: Sequence[tuple[Recipe, list[Step]]], cache: Path, command: str, say: Say
+) -> None:
     """Raises MachineCannot (E829) naming everything that the run would have to download.
 
     Environments and tools that are missing are built where the caches of uv and Go allow it.
-    `command` is the one that gets what is missing.
+    `plans`: of the recipe and of those that it starts from. `command` is the one that gets what is
+    missing.
     """
-    stages = [load_stage(step.stage) for step in steps if step.action is not Action.REUSE]
-    things = [
-        *downloads(recipe, stages),
-        *_unbuilt(recipe, stages, cache, say),
-        *_servers(stages),
-    ]
+    things: list[str] = []
+    for recipe, steps in plans:
+        stages = [load_stage(step.stage) for step in steps if step.action is not Action.REUSE]
+        things += downloads(recipe, stages)
+        things += _unbuilt(recipe, stages, cache, say)
+        things += _servers(stages)
     if things:
-        raise offline.missing(things, command)
+        raise offline.missing(list(dict.fromkeys(things)), command)
 
 
 def downloads(recipe: Recipe, stages: list[Stage]) -> Iterator[str]:
@@ -101,18 +106,28 @@ def _servers(stages: list[Stage]) -> Iterator[str]:
 
 
 def get_all(recipe: Recipe, stages: list[Stage], cache: Path, say: Say) -> None:
-    """Build environments and tools and fetch model and data, so that a run needs no network."""
+    """Build environments and tools and fetch model and data, so that a run needs no network.
+
+    Also those of the recipes that this one starts from; what these give is no download.
+    """
     from runner.system import environments, tools
 
-    for role in roles(recipe, stages):
-        environments.ensure(role, cache, say)
-    for name in tools_of(stages):
-        tools.ensure_tool(name, cache, say)
-    _fetch(recipe, [stage for stage in stages if stage.NAME in FETCHING], cache)
+    bases = [(base, stages_of_base(base)) for base in bases_of(recipe)]
+    for each, its_stages in [*bases, (recipe, stages)]:
+        for role in roles(each, its_stages):
+            environments.ensure(role, cache, say)
+        for name in tools_of(its_stages):
+            tools.ensure_tool(name, cache, say)
+        fetching = [stage for stage in its_stages if stage.NAME in FETCHING]
+        if starts_from_recipe(each):
+            fetching = [stage for stage in fetching if stage.NAME != "fetch"]
+        _fetch(each, fetching, cache)
 
 
 def _fetch(recipe: Recipe, stages: list[Stage], cache: Path) -> None:
     """The fetching stages, into the store; their run's folder is not kept."""
+    if not stages:
+        return
     from runner.execution.execute import Execution
     from runner.execution.run_folder import RunFolder
     from runner.plan.snapshot import read_surroundings

@@ -33,6 +33,7 @@ def run_record(execution: Execution, state: str, error: BaseException | None) ->
         **_laid_together(execution.recipe),
         **_shrunken(execution.recipe),
         **_given(execution.recipe),
+        **({} if execution.base is None else {"base": execution.base.as_data()}),
         "runner": runner.__version__,
         "started": execution.run.started.isoformat(),
         "ended": None if state == "running" else datetime.now(UTC).isoformat(),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StageFailed
+from runner.recipe.base_recipe import recipes_of, with_base
 from runner.system.offline import require_network
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ def pin_revisions(recipe: Recipe, runs: Path, say: Callable[[str], None]) -> Rec
 
 def pinned_as(recipe: Recipe, locked: Mapping[str, Any]) -> Recipe:
     """`recipe` with the commits that its resolved form in a lock, `locked`, has. Asks nobody."""
+    commits = _commits_in(recipe, locked)
+    return _pinned(recipe, commits) if commits else recipe
+
+
+def _commits_in(recipe: Recipe, locked: Mapping[str, Any]) -> dict[Asked, str]:
     model, data = locked["model"], locked["data"]
     files = [*data["train"], *data["validation"].get("files", ())]
     parts: list[Model | DataFile] = [recipe.model, *(file for _, file in recipe.data_files())]
@@ -58,17 +64,19 @@ def pinned_as(recipe: Recipe, locked: Mapping[str, Any]) -> Recipe:
         asked = (part.hub or "", part.revision, kind)
         if asked in unpinned and locked_part.get("hub") == part.hub:
             commits[asked] = str(locked_part["revision"])
-    return _pinned(recipe, commits) if commits else recipe
+    base = model.get("recipe")
+    inner = {} if recipe.base is None or base is None else _commits_in(recipe.base, base)
+    return {**inner, **commits}
 
 
 def _unpinned(recipe: Recipe) -> list[Asked]:
     """What must be asked for, each once."""
     from runner.recipe.model import is_commit
 
-    parts: list[tuple[Model | DataFile, str]] = [
-        (recipe.model, "model"),
-        *((file, "dataset") for _, file in recipe.data_files()),
-    ]
+    parts: list[tuple[Model | DataFile, str]] = []
+    for each in recipes_of(recipe):
+        parts.append((each.model, "model"))
+        parts += [(file, "dataset") for _, file in each.data_files()]
     asked = [
         (part.hub, part.revision, kind)
         for part, kind in parts
@@ -151,7 +159,7 @@ def _pinned(recipe: Recipe, commits: dict[Asked, str]) -> Recipe:
     _pin_resolved(resolved, commits)
     model, held_out = recipe.model, recipe.data.validation
     commit = commits.get((model.hub or "", model.revision, "model"), model.revision)
-    return replace(
+    pinned = replace(
         recipe,
         model=replace(model, revision=commit),
         data=replace(
@@ -161,6 +169,7 @@ def _pinned(recipe: Recipe, commits: dict[Asked, str]) -> Recipe:
         ),
         _resolved=resolved,
     )
+    return pinned if recipe.base is None else with_base(pinned, _pinned(recipe.base, commits))
 
 
 def _pin_resolved(resolved: dict[str, Any], commits: dict[Asked, str]) -> None:

@@ -64,12 +64,25 @@ def check_model(lock: Mapping[str, Any], outputs: Outputs) -> None:
     from runner.plan.plan import list_changes
 
     if entries := list_changes(dict(lock["model"]), model_pins(outputs)):
+        if lock["recipe"]["model"].get("recipe") is not None:
+            raise _other_result(lock, entries)
         raise LockStale(
             "the base model is not the one in the lock: other bytes came under the same name",
             hint="find out why they changed; if you trust them, lock the recipe again",
             code="E804",
             entries=entries,
         )
+
+
+def _other_result(lock: Mapping[str, Any], entries: list[str]) -> LockStale:
+    name = lock["recipe"]["model"]["recipe"]["name"]
+    return LockStale(
+        f"the recipe {name} gave another model here than the one in the lock",
+        hint="equal bytes of a training are claimed on one platform: run the recipe itself, "
+        "without its lock, or lock it again here",
+        code="E367",
+        entries=entries,
+    )
 
 
 def lock_of_run(

@@ -36,9 +36,7 @@ FACTS = (
 
 def cheap_pins(recipe: Recipe) -> dict[str, Any]:
     """Everything a lock holds but what needs the model's bytes, in the lock's order."""
-    from runner.stages import stages_of
-
-    stages = stages_of(recipe)
+    stages = _stages_of_chain(recipe)
     return {
         "lock": LOCK,
         "runner": runner.__version__,
@@ -48,6 +46,18 @@ def cheap_pins(recipe: Recipe) -> dict[str, Any]:
         "tools": tool_pins(stages),
         "stages": {stage.NAME: stage.VERSION for stage in stages},
     }
+
+
+def _stages_of_chain(recipe: Recipe) -> list[Stage]:
+    """All stages of the recipe, and those that the recipes it starts from run for it, each once."""
+    from runner.plan.chain import stages_of_base
+    from runner.recipe.base_recipe import recipes_of
+    from runner.stages import ORDER, stages_of
+
+    *bases, last = recipes_of(recipe)
+    found = {stage.NAME: stage for base in bases for stage in stages_of_base(base)}
+    found |= {stage.NAME: stage for stage in stages_of(last)}
+    return [found[name] for name in ORDER if name in found]
 
 
 def file_pins(recipe: Recipe) -> dict[str, str]:
@@ -70,12 +80,18 @@ def environment_pins(recipe: Recipe) -> dict[str, str]:
     """Role -> sha256 of its lock file: not of the interpreter, which may differ between machines.
 
     All of them, since a stage may borrow another stage's environment; but for those of backends
-    that do not train this recipe.
+    that do not train this recipe, and that of task metrics which it does not ask for.
     """
     from runner.backends import environments_beside
+    from runner.recipe.base_recipe import recipes_of
+    from runner.stages import evaluate
     from runner.system.folders import shipped
 
-    unused = {*NOT_OF_STAGES, *environments_beside(recipe.train.backend)}
+    chain = [*recipes_of(recipe)]
+    beside = [set(environments_beside(each.train.backend)) for each in chain]
+    unused = {*NOT_OF_STAGES, *set.intersection(*beside)}
+    if all(evaluate.environment(each) != evaluate.WITH_METRICS for each in chain):
+        unused.add(evaluate.WITH_METRICS)
     locks = sorted(shipped("environments").glob("*.txt"))
     return {
         path.stem: hashlib.sha256(path.read_bytes()).hexdigest()

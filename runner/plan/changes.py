@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from runner.plan.plan import list_changes, needs_of
 from runner.plan.snapshot import file_digests
+from runner.recipe.base_recipe import as_seen_from
+from runner.recipe.model import build_base
 from runner.stages import ORDER, stages_of
+from runner.stages.models.base_result import last_stage
 
 if TYPE_CHECKING:
     from runner.recipe.model import DataFile, Model, Recipe
@@ -55,7 +58,7 @@ def changes(first: Recipe, second: Recipe) -> Changes:
     chain = stages_of(second)
     touched = {name for name in after if name in before and before[name] != after[name]}
     added = set(after) - set(before)
-    reached = _reached(chain, touched | added)
+    reached = _reached(second, chain, touched | added)
     groups = {
         "touched": touched,
         "perhaps": reached - touched - added,
@@ -63,9 +66,10 @@ def changes(first: Recipe, second: Recipe) -> Changes:
         "added": added,
         "removed": set(before) - set(after),
     }
+    files = _of_other_bytes(_contents(first, before), _contents(second, after))
     return Changes(
         tuple(list_changes(first.resolved(), second.resolved(), MAX_SHOWN)),
-        tuple(_of_other_bytes(_contents(first, before), _contents(second, after))),
+        tuple(files),
         **{name: _in_order(stages) for name, stages in groups.items()},
     )
 
@@ -74,11 +78,11 @@ def _in_order(stages: set[str]) -> tuple[str, ...]:
     return tuple(name for name in ORDER if name in stages)
 
 
-def _reached(chain: list[Stage], begun: set[str]) -> set[str]:
+def _reached(recipe: Recipe, chain: list[Stage], begun: set[str]) -> set[str]:
     """The stages of `begun`, and all that read what one of them gives, at first or second hand."""
     reached = set(begun)
     for stage in chain:  # in order: what it reads was looked at before
-        if reached.intersection(needs_of(stage, chain)):
+        if reached.intersection(needs_of(stage, chain, recipe)):
             reached.add(stage.NAME)
     return reached
 
@@ -89,8 +93,10 @@ def _of_other_bytes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def _contents(recipe: Recipe, materials: dict[str, Any]) -> dict[str, Any]:
     """The files that a recipe names, as it names them -> digest."""
+    base = recipe.base
+    found = {} if base is None else _contents_of_base(base, recipe)
     _, model = materials["fetch"]
-    found = {f"{recipe.model.path}/{name}": digest for name, digest in model.items()}
+    found |= {f"{recipe.model.path}/{name}": digest for name, digest in model.items()}
     if "prepare" in materials:
         _, digests = materials["prepare"]
         files = (*recipe.data.train, *recipe.data.validation.files)
@@ -100,16 +106,32 @@ def _contents(recipe: Recipe, materials: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _contents_of_base(base: Recipe, recipe: Recipe) -> dict[str, Any]:
+    """The files of the recipe that `recipe` starts from, as they are seen from there."""
+    inner = build_base(as_seen_from(base, recipe.folder), recipe.source.path)
+    return _contents(inner, _materials(base))
+
+
 def _materials(recipe: Recipe) -> dict[str, Any]:
     """What of recipe and files decides each stage's bytes, given equal bytes from upstream."""
     recipe = _with_commits(recipe)
     chain = stages_of(recipe)
     found = {}
     for stage in chain:
-        upstream = {name: _SameBytes(name) for name in needs_of(stage, chain)}
+        upstream = {name: _SameBytes(name) for name in needs_of(stage, chain, recipe)}
         inputs = stage.key_inputs(recipe, cast("Upstream", upstream))
         found[stage.NAME] = (inputs, file_digests(stage, recipe))
+    if recipe.base is not None:
+        inputs, files = found["fetch"]
+        found["fetch"] = (inputs | {"base": _of_result(recipe.base)}, files)
     return found
+
+
+def _of_result(base: Recipe) -> dict[str, Any]:
+    """What decides the model that `base` gives to a recipe that starts from it."""
+    stages = ("fetch", "fetch_data", "prepare", "train", last_stage(base))
+    materials = _materials(base)
+    return {name: materials[name] for name in stages if name in materials}
 
 
 def _with_commits(recipe: Recipe) -> Recipe:
@@ -121,7 +143,8 @@ def _with_commits(recipe: Recipe) -> Recipe:
     data, validation = recipe.data, recipe.data.validation
     validation = dataclasses.replace(validation, files=files(tuple(validation.files)))
     data = dataclasses.replace(data, train=files(tuple(data.train)), validation=validation)
-    return dataclasses.replace(recipe, model=_with_commit(recipe.model), data=data)
+    base = None if recipe.base is None else _with_commits(recipe.base)
+    return dataclasses.replace(recipe, model=_with_commit(recipe.model), data=data, base=base)
 
 
 def _with_commit(part: _Part) -> _Part:

@@ -197,7 +197,8 @@ def _disk(stage: str, recipe: Recipe, shapes: Shapes) -> Disk | None:
 def _fetched(recipe: Recipe, shapes: Shapes) -> Disk:
     """The weights in the recipe's dtype; beside them what is downloaded, until it is read."""
     size = shapes.parameters * DTYPE_BYTES[recipe.model.dtype]
-    return Disk("fetch", size, 0 if recipe.model.path is not None else size)
+    is_here = recipe.model.path is not None or recipe.base is not None
+    return Disk("fetch", size, 0 if is_here else size)
 
 
 def _prepared(recipe: Recipe, shapes: Shapes) -> Disk:

@@ -3,6 +3,8 @@
         fetch ── prepare ── train ──┬── merge ── gguf ── ollama ── benchmark
                                     └── evaluate
 
+Where a recipe starts from another one, `fetch` is handed what that one gave (plan/chain.py).
+
 A stage whose upstream will run is `pending`: its key depends on bytes that do not exist yet, and if
 they come out as before it will be reused after all (early cut-off).
 """
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.plan.keys import key_material, key_of
 from runner.recipe.flow import flow
+from runner.stages.models.base_result import BASE, starts_from_recipe
 
 if TYPE_CHECKING:
     from runner.plan.snapshot import Snapshot
@@ -49,14 +52,14 @@ class Step:
 def make_plan(recipe: Recipe, stages: list[Stage], snapshot: Snapshot) -> list[Step]:
     """One step a stage, in order. Pure: everything it knows of the machine is in `snapshot`."""
     steps: list[Step] = []
-    known: dict[str, Outputs] = {}
+    known = dict(snapshot.given)
     for stage in stages:
         if reason := unresolved(stage, recipe):
             steps.append(Step(stage.NAME, Action.PENDING, reason))
             continue
-        missing = [name for name in needs_of(stage, stages) if name not in known]
+        missing = [name for name in needs_of(stage, stages, recipe) if name not in known]
         if missing:
-            reason = f"depends on the bytes that {missing[0]} will give"
+            reason = f"depends on the bytes that {_in_words(missing[0], recipe)} will give"
             steps.append(Step(stage.NAME, Action.PENDING, reason))
             continue
         step = _decide(stage, recipe, upstream_of(stage, known), snapshot)
@@ -66,10 +69,18 @@ def make_plan(recipe: Recipe, stages: list[Stage], snapshot: Snapshot) -> list[S
     return steps
 
 
-def needs_of(stage: Stage, stages: list[Stage]) -> list[str]:
-    """The upstream stages of `stage` that are part of this chain."""
+def needs_of(stage: Stage, stages: list[Stage], recipe: Recipe) -> list[str]:
+    """What `stage` is handed: upstream stages of this chain, the result of another recipe."""
     chain = {other.NAME for other in stages}
+    if starts_from_recipe(recipe):
+        chain.add(BASE)
     return [name for name in stage.NEEDS if name in chain]
+
+
+def _in_words(needed: str, recipe: Recipe) -> str:
+    if needed != BASE or recipe.base is None:
+        return needed
+    return f"the recipe {recipe.base.name}"
 
 
 def unresolved(stage: Stage, recipe: Recipe) -> str:

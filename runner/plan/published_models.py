@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.recipe.base_recipe import innermost
 from runner.recipe.model_facts import Facts
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ FOLDER = Path(__file__).parent / "data" / "published"
 
 def published_facts(recipe: Recipe) -> Facts | None:
     """The published sizes of the recipe's model; None when they are not known here."""
-    repository = recipe.model.hub
+    repository = innermost(recipe).model.hub
     repositories: dict[str, str] = json.loads((FOLDER / "repositories.json").read_bytes())
     if repository is None or repository not in repositories:
         return None

@@ -30,6 +30,7 @@ class Snapshot:
 
     `resumable`: keys with a usable checkpoint. `lost_effects`: why an outside effect (a model in
     Ollama) is no longer there. `previous`: stage -> key material of the newest run, for reasons.
+    `given`: what comes from outside of the recipe's own stages (stages/models/base_result.py).
     """
 
     surroundings: Surroundings
@@ -37,17 +38,28 @@ class Snapshot:
     resumable: frozenset[StageKey] = frozenset()
     lost_effects: Mapping[StageKey, str] = field(default_factory=dict)
     previous: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    given: Mapping[str, Outputs] = field(default_factory=dict)
 
 
-def take_snapshot(recipe: Recipe, stages: list[Stage], store: Store, runs: Path) -> Snapshot:
-    """Read what planning `recipe` needs to know. `runs` is the folder of this recipe's runs."""
+def take_snapshot(
+    recipe: Recipe,
+    stages: list[Stage],
+    store: Store,
+    runs: Path,
+    given: Mapping[str, Outputs] | None = None,
+) -> Snapshot:
+    """Read what planning `recipe` needs to know. `runs` is the folder of this recipe's runs.
+
+    `given`: as in Snapshot; nothing of it where the other recipe has not given its result yet.
+    """
+    given = given or {}
     surroundings = read_surroundings(recipe, stages)
     entries: dict[StageKey, Inspection] = {}
     resumable: set[StageKey] = set()
     lost: dict[StageKey, str] = {}
-    known: dict[str, Outputs] = {}
+    known = dict(given)
     for stage in stages:
-        if any(name not in known for name in needs_of(stage, stages)):
+        if any(name not in known for name in needs_of(stage, stages, recipe)):
             continue
         if unresolved(stage, recipe):
             continue
@@ -62,7 +74,8 @@ def take_snapshot(recipe: Recipe, stages: list[Stage], store: Store, runs: Path)
                 del known[stage.NAME]
         elif has_checkpoint(stage, store.scratch_folder(stage.NAME, key)):
             resumable.add((stage.NAME, key))
-    return Snapshot(surroundings, entries, frozenset(resumable), lost, previous_materials(runs))
+    before = previous_materials(runs)
+    return Snapshot(surroundings, entries, frozenset(resumable), lost, before, given)
 
 
 def read_surroundings(recipe: Recipe, stages: list[Stage]) -> Surroundings:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import RecipeInvalid
+from runner.recipe.base_recipe import POINTER, as_seen_from, names_base, read_base
 from runner.recipe.checks.unfit import is_lock, unfit
 from runner.recipe.finding import Finding
 from runner.recipe.layers import layered
@@ -23,6 +24,8 @@ from runner.recipe.versions import newest, up_to_date
 from runner.report.diagnostic import Diagnostic, has_errors
 
 __all__ = ["check_recipe", "load_recipe", "project_root"]
+
+Read = tuple[Recipe | None, list[Diagnostic]]
 
 UNPINNED = frozenset({"W206"})  # an error where everything must be pinned (--locked)
 
@@ -72,7 +75,12 @@ def check_content(
         source, schema = _prepared(read(), overrides)
     except RecipeInvalid as error:
         return None, _sorted(error.diagnostics)
-    recipe, checked = _check_source(source, schema)
+    return _usable(source, schema, (source.path.resolve(),))
+
+
+def _usable(source: Source, schema: Schema, above: tuple[Path, ...]) -> Read:
+    """A recipe that can be run; `above`: the files of those that start from it, and its own."""
+    recipe, checked = _check_source(source, schema, above)
     diagnostics = checked.diagnostics
     if source.data.get("abstract") is True:
         message = f"{source.path.name} is abstract: it is there to be extended"
@@ -87,7 +95,7 @@ def check_file(path: Path, overrides: Sequence[str] = ()) -> Checked:
         source, schema = _prepared(read_source(path), overrides)
     except RecipeInvalid as error:
         return Checked(_sorted(error.diagnostics))
-    checked = _check_source(source, schema)[1]
+    checked = _check_source(source, schema, (source.path.resolve(),))[1]
     silent = has_errors(checked.diagnostics) or source.data.get("abstract") is True
     return Checked(_sorted(checked.diagnostics), "" if silent else checked.not_checked)
 
@@ -119,25 +127,45 @@ def _prepared(source: Source, overrides: Sequence[str]) -> tuple[Source, Schema]
     return source, newest().schema(source.data)
 
 
-def _check_source(source: Source, schema: Schema) -> tuple[Recipe, Checked]:
+def _check_source(
+    source: Source, schema: Schema, above: tuple[Path, ...]
+) -> tuple[Recipe, Checked]:
     found = [each for each in findings(source.data, schema) if not source.is_damaged(each.pointer)]
     unsound = _unsound_sections(source, schema, found)
-    sound = {key: value for key, value in source.data.items() if key not in unsound}
-    recipe = _build(fill_defaults(sound, newest().resolved()), source)
     problems = [*source.problems, *(_diagnostic(source, finding) for finding in found)]
+    base = None
+    if "model" not in unsound and names_base(source):
+        base, said = read_base(source, above, _check_base)
+        problems += said
+        unsound |= {"model"} if base is None else set()
+    sound = {key: value for key, value in source.data.items() if key not in unsound}
+    recipe = _build(fill_defaults(sound, newest().resolved()), source, base)
     more, not_checked = _cross_checks(recipe, unsound)
     return recipe, Checked(problems + more, not_checked)
 
 
-def _build(filled: dict[str, Any], source: Source) -> Recipe:
+def _check_base(source: Source, above: tuple[Path, ...]) -> Read:
+    """The recipe that another one starts from: no option changes it."""
+    try:
+        return _usable(*_prepared(source, ()), above)
+    except RecipeInvalid as error:
+        return None, list(error.diagnostics)
+
+
+def _build(filled: dict[str, Any], source: Source, base: Recipe | None) -> Recipe:
     """The recipe, its paths as seen from its own folder, wherever the base lies that names them."""
+    if base is not None:
+        filled["model"]["recipe"] = as_seen_from(base, source.folder)
     recipe = build(filled, source)
-    if not source.bases:
-        return recipe
-    return build(replace_paths(recipe, lambda pointer, text: _seen(source, pointer, text)), source)
+    if source.bases:
+        moved = replace_paths(recipe, lambda pointer, text: _seen(source, pointer, text))
+        recipe = build(moved, source)
+    return replace(recipe, base=base)
 
 
 def _seen(source: Source, pointer: str, text: str) -> str:
+    if pointer.startswith(f"{POINTER}/"):
+        return text  # is seen from here already
     base = source.file(pointer)
     return text if base not in source.bases else moved_path(text, base.resolve(), source.folder)
 
@@ -207,6 +235,7 @@ def _file_checks(recipe: Recipe, unsound: set[str], bad: set[str]) -> tuple[list
         found += model.check_learning_layers(recipe, facts)
     if data:
         found += model.check_context(recipe, facts)
+        found += model.check_template_of_base(recipe, facts)
         found += rows.check_roles(recipe, facts)
     return found, model.not_checked(recipe, facts)
 

@@ -33,7 +33,8 @@ class Quantization:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The base model: of a `wheel`, a folder `path`, or the repository `hub` at `revision`.
+    """The base model: of a `wheel`, a folder `path`, the repository `hub` at `revision`, or what
+    another `recipe` gives, which is here as resolved data, its paths as in this recipe.
 
     `file` is a GGUF file in it; without one a folder or repository is a safetensors model.
     """
@@ -41,6 +42,7 @@ class Model:
     wheel: str | None
     path: str | None
     hub: str | None
+    recipe: Mapping[str, Any] | None
     revision: str | None  # a commit, a branch or a tag; None: the hub's main branch
     sha256: str | None  # of the wheel file
     file: str | None
@@ -185,6 +187,8 @@ class Evaluate:
     samples: int
     max_new_tokens: int
     questions: str | None
+    metrics: bool
+    forgetting: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +253,8 @@ class Recipe:
     benchmark: Benchmark | None
     source: Source = field(compare=False, repr=False)
     _resolved: dict[str, Any] = field(compare=False, repr=False)
+    # What `model.recipe` is, as read: from a file of its own, where its paths start.
+    base: Recipe | None = field(default=None, compare=False, repr=False)
     # Not in a recipe: what `--shrink` changed, by JSON pointer. None: the recipe as it is written.
     shrink: Mapping[str, Any] | None = None
     # Not in a recipe: the bundle that it came in, which holds what would else be fetched.
@@ -320,7 +326,23 @@ def build(filled: dict[str, Any], source: Source) -> Recipe:
         benchmark=_plain(Benchmark, filled.get("benchmark")),
         source=source,
         _resolved=filled,
+        base=_base(filled.get("model"), source),
     )
+
+
+def _base(model: dict[str, Any] | None, source: Source) -> Recipe | None:
+    """The recipe that stands in the place of a base model."""
+    if model is None or not isinstance(model.get("recipe"), dict):
+        return None
+    return build_base(model["recipe"], source.path)
+
+
+def build_base(data: Mapping[str, Any], path: Path) -> Recipe:
+    """The recipe that stands, valid, in the one at `path`, in the place of a base model."""
+    from runner.recipe.schema import fill_defaults, load_schema
+    from runner.recipe.source import Source as SourceOfBase
+
+    return build(fill_defaults(dict(data), load_schema()), SourceOfBase(path=path, data=data))
 
 
 def _choose_deployed_file(filled: dict[str, Any]) -> None:

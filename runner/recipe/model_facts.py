@@ -1,14 +1,15 @@
 """What is known of the base model without the network: its config, from where it lies at hand.
 
 In this order: the model's own folder or GGUF file, the recipe's lock, the store. A repository that
-is in none of them is not known, and nobody is asked: `recipe lock` brings its facts.
+is in none of them is not known, and nobody is asked: `recipe lock` brings its facts. A recipe that
+starts from another one has that one's facts, whether it was trained yet or not.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,12 +57,28 @@ class Facts:
 def known_facts(recipe: Recipe) -> Facts | None:
     """The facts of `recipe.model`; None when they are not at hand. Reads only."""
     model = recipe.model
+    if recipe.base is not None:
+        return _of_base(recipe.base) or _of_lock(recipe)
     if model.path is None:
         return _of_lock(recipe) or _of_store(recipe)
     folder = recipe.resolve(model.path)
     if model.file is None:
         return facts_of_folder(folder, "its config.json")
     return _of_gguf(folder / model.file)
+
+
+def _of_base(base: Recipe) -> Facts | None:
+    """The facts of what `base` gives: its model's own shapes, and the template it trained with."""
+    from runner.stages.prepare import template_file
+
+    facts = known_facts(base)
+    if facts is None or base.data.chat_template == "model":
+        return facts
+    try:
+        template = read_regular(template_file(base), MAX_CONFIG_BYTES).decode(errors="replace")
+    except NotReadable:
+        return replace(facts, chat_template=None)
+    return replace(facts, chat_template=template)
 
 
 def facts_of_folder(folder: Path, where: str) -> Facts | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,6 +48,8 @@ def named_paths(recipe: Recipe) -> Iterator[NamedPath]:
         else:
             joined = str(Path(folder, file))
             yield NamedPath("/model/file", joined, "file", may_be_absolute=True)
+    if recipe.model is not None and recipe.model.recipe is not None:
+        yield from _paths_of_base(recipe, recipe.model.recipe)
     if recipe.data is not None:
         for pointer, item in recipe.data_files():
             if item.path is not None:
@@ -57,12 +60,20 @@ def named_paths(recipe: Recipe) -> Iterator[NamedPath]:
         yield NamedPath("/evaluate/questions", recipe.evaluate.questions, "file")
 
 
+def _paths_of_base(recipe: Recipe, base: Mapping[str, Any]) -> Iterator[NamedPath]:
+    """Those of the recipe that this one starts from, as they stand in this one."""
+    from runner.recipe.model import build_base
+
+    for named in named_paths(build_base(base, recipe.source.path)):
+        yield replace(named, pointer=f"/model/recipe{named.pointer}")
+
+
 def replace_paths(recipe: Recipe, change: Callable[[str, str], str]) -> dict[str, Any]:
     """The resolved recipe with every relative path as `change(pointer, path)` gives it."""
     resolved = recipe.resolved()
     for named in named_paths(recipe):
         if not named.text.startswith("/"):
-            pointer = "/model/path" if named.pointer == "/model/file" else named.pointer
+            pointer = re.sub("/model/file$", "/model/path", named.pointer)
             above, _, last = pointer.rpartition("/")
             holder = at_pointer(resolved, above)
             holder[last] = change(pointer, holder[last])

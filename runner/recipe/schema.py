@@ -109,6 +109,8 @@ def fill_defaults(data: Any, schema: Schema) -> Any:
 
 
 def _fill_object(data: dict[str, Any], schema: Schema) -> dict[str, Any]:
+    if not schema.keys() & {"properties", "additionalProperties"}:
+        return copy.deepcopy(data)  # a recipe in a recipe: who reads it fills it (base_recipe.py)
     filled: dict[str, Any] = {}
     for name, property_schema in schema.get("properties", {}).items():
         if name in data:

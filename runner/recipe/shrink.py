@@ -7,9 +7,10 @@ Pure.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from runner.recipe.base_recipe import POINTER, with_base
 from runner.recipe.model import build
 
 if TYPE_CHECKING:
@@ -36,9 +37,29 @@ def shrink_recipe(recipe: Recipe) -> Recipe:
     """The twin of `recipe`. Its keys differ from the recipe's, so the two share no model."""
     resolved = recipe.resolved()
     changed: dict[str, Any] = {}
+    base = None if recipe.base is None else shrink_recipe(recipe.base)
     for change in (_names, _training, _lengths):
         change(resolved, lambda pointer, value: _put(resolved, changed, pointer, value))
-    return dataclasses.replace(build(resolved, recipe.source), shrink=changed)
+    twin = build(resolved, recipe.source)
+    if base is not None:
+        twin = with_base(twin, base)
+        changed |= {f"{POINTER}{at}": value for at, value in (base.shrink or {}).items()}
+    return dataclasses.replace(twin, shrink=changed)
+
+
+def shrunken_as(recipe: Recipe, changed: Mapping[str, Any] | None) -> Recipe:
+    """`recipe`, which is a twin already, with what `--shrink` changed in it; None: nothing."""
+    if changed is None:
+        return recipe
+    base = recipe.base
+    if base is not None:
+        inner = {
+            at.removeprefix(POINTER): value
+            for at, value in changed.items()
+            if at.startswith(f"{POINTER}/")
+        }
+        base = shrunken_as(base, inner)
+    return dataclasses.replace(recipe, base=base, shrink=changed)
 
 
 _Put = Callable[[str, Any], None]

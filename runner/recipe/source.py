@@ -112,6 +112,11 @@ class Source:
             values=inside(self.values),
             keys=inside(self.keys),
             damaged=frozenset(damaged),
+            files={
+                name[len(pointer) :]: file
+                for name, file in self.files.items()
+                if name == pointer or name.startswith(f"{pointer}/")
+            },
         )
 
     def diagnostic(

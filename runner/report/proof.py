@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.verify.prove import Proof
-    from runner.verify.rederive import Display
 
 
 def print_proof(proof: Proof, style: str) -> None:
@@ -87,12 +83,3 @@ def show_count(done: int, total: int) -> None:
     """On a terminal, how many files are hashed."""
     if sys.stderr.isatty():
         print(f"\r{done}/{total} files hashed", end="\n" if done == total else "", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def open_display(events: Path, stages: list[str]) -> Iterator[Display]:
-    from runner.report.progress import Progress
-    from runner.verify.rederive import Display
-
-    with Progress(events, stages, sys.stderr) as progress:
-        yield Display(progress.poll, progress.say)

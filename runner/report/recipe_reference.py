@@ -96,10 +96,11 @@ gguf: null
 - `null` takes away what the base says: a section, or a value, which then has its default. Where
   `null` is a value of the key (`data.system`), it is that value.
 - Of alternatives, the one that is named takes the other's place: `num_train_epochs` that of
-  `max_steps`, `adapter: {type: none}` that of `lora` with all its settings. Another `wheel`, `path`
-  or `hub` of the model takes away `sha256`, `revision`, `file` and `trust_remote_code`, which went
-  with the old one; `dtype`, `attn_implementation` and `quantization` stay. The same holds for the
-  same key with another value: another `hub` has its own `revision`.
+  `max_steps`, `adapter: {type: none}` that of `lora` with all its settings. Another `wheel`,
+  `path`, `hub` or `recipe` of the model takes away `sha256`, `revision`, `file` and
+  `trust_remote_code`, which went with the old one; `dtype`, `attn_implementation` and
+  `quantization` stay. The same holds for the same key with another value: another `hub` has its
+  own `revision`.
 - A path is relative to the folder of the file that names it, and so is `extends`. No file may lie
   outside of the project root.
 - A base can be a recipe of its own, or have a base itself (at most eight, one upon the other). One
@@ -161,8 +162,9 @@ def _object(name: str, title: str, schema: Schema) -> Iterator[str]:
     yield f"## {title}\n\n{schema['description']}\n"
     if name and "examples" in schema:
         yield "\n".join(f"```yaml\n{line}\n```\n" for line in _examples(name, schema))
-    for word, branch in zip(("Either", "Or", "Or"), schema.get("oneOf", ()), strict=False):
+    for number, branch in enumerate(schema.get("oneOf", ())):
         if "properties" in branch:
+            word = "Or" if number else "Either"
             yield f"**{word} {branch['title']}.** {branch.get('description', '')}\n"
             yield _table(branch)
     if "properties" in schema:

@@ -64,18 +64,13 @@ def seen_rows(recipe: Recipe, files: Sequence[RowFile], rows: int) -> list[dict[
 
 
 def _fetched_model(recipe: Recipe) -> Path:
-    from runner.execution.run_folder import runs_folder
-    from runner.plan.plan import make_plan
-    from runner.plan.snapshot import take_snapshot
+    from runner.plan.chain import plan_chain
     from runner.stages import stages_of
     from runner.store.store import Store
     from runner.system.folders import store_folder
 
-    stages = stages_of(recipe, "fetch")
-    runs = runs_folder(recipe.project_root, recipe.name)
-    snapshot = take_snapshot(recipe, stages, Store(store_folder()), runs)
-    steps = make_plan(recipe, stages, snapshot)
-    found = next(step.outputs for step in steps if step.stage == "fetch")
+    *_, link = plan_chain(recipe, stages_of(recipe, "fetch"), Store(store_folder()))
+    found = next(step.outputs for step in link.steps if step.stage == "fetch")
     if found is None:
         raise MachineCannot(
             "the model of the recipe is not at hand, so its tokens cannot be shown",

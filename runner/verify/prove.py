@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from runner.plan.keys import PRIVATE
 from runner.verify.files import Checked, verify_files
-from runner.verify.rederive import Display, Rederived, rederive
+from runner.verify.rederive import Rederived, rederive
 
 if TYPE_CHECKING:
+    from runner.execution.display import OpenDisplay
     from runner.store.store import Store
     from runner.verify.run import Run
 
@@ -53,7 +53,7 @@ def prove(
     cache: Path,
     *,
     on_file: Callable[[int, int], None],
-    open_display: Callable[[Path, list[str]], contextlib.AbstractContextManager[Display]],
+    open_display: OpenDisplay,
 ) -> Proof:
     """Hash the run's files again and, when they are intact, derive what the level asks for."""
     checked = verify_files(run, store, on_file)

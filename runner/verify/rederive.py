@@ -7,8 +7,6 @@ run folder and Ollama models, and is removed at the end.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +15,14 @@ from runner.errors import MachineCannot
 from runner.plan.plan import list_changes
 from runner.plan.snapshot import file_digests, read_surroundings
 from runner.stages.contract import Class
+from runner.stages.models.base_result import starts_from_recipe
 from runner.store.clean_place import clean_place
 from runner.verify.differences import Difference, first_difference
 from runner.verify.run import Run, open_derived
 
 if TYPE_CHECKING:
+    from runner.execution.chain import BaseResult
+    from runner.execution.display import OpenDisplay
     from runner.execution.execute import Execution
     from runner.plan.keys import Surroundings
     from runner.recipe.model import Recipe
@@ -42,21 +43,13 @@ class Rederived:
     notes: tuple[str, ...]  # what is not as it was when the run was made
 
 
-@dataclass(frozen=True)
-class Display:
-    """How the one at the terminal is kept informed."""
-
-    on_poll: Callable[[], None] = lambda: None
-    say: Callable[[str], None] = lambda message: None
-
-
 def rederive(
     run: Run,
     level: str,
     store: Store,
     cache: Path,
     *,
-    open_display: Callable[[Path, list[str]], contextlib.AbstractContextManager[Display]],
+    open_display: OpenDisplay,
 ) -> Rederived:
     """Derive the run's outputs again at `level` and compare them with its manifest.
 
@@ -70,7 +63,9 @@ def rederive(
     surroundings = read_surroundings(recipe, stages)
     notes = _what_changed(run, recipe, todo, surroundings)
     with clean_place(cache) as place:
+        base = _base_again(run, recipe, todo, place, cache, open_display)
         execution = _execution(recipe, todo, surroundings, given, place, cache)
+        execution.base = base
         with open_display(execution.run.events, [stage.NAME for stage in todo]) as display:
             execution.on_poll, execution.say = display.on_poll, display.say
             execution.execute()
@@ -114,6 +109,8 @@ def _what_changed(
 ) -> list[str]:
     """What differs from when the run was made. Raises MachineCannot where bytes must differ."""
     names = {stage.NAME for stage in todo}
+    if "fetch" in names and starts_from_recipe(recipe):
+        names.add("train")  # of the recipe that it starts from
     before, now = run.record["platform"], dict(surroundings.platform)
     if before != now and names & {"train", "evaluate", "imatrix"}:
         raise MachineCannot(
@@ -144,6 +141,50 @@ def _what_changed(
 def _unequal(before: Any, now: Any, *, shared: bool = False) -> list[str]:
     names = {*before} & {*now} if shared else {*before} | {*now}
     return sorted(name for name in names if before.get(name) != now.get(name))
+
+
+def _base_again(
+    run: Run,
+    recipe: Recipe,
+    todo: list[Stage],
+    place: Path,
+    cache: Path,
+    open_display: OpenDisplay,
+) -> BaseResult | None:
+    """What the recipe starts from, derived again too, unless `fetch` is given."""
+    from runner.execution.chain import ensure_base, runner_of
+    from runner.plan.chain import needed_of_base
+    from runner.store.store import Store
+
+    if "fetch" not in [stage.NAME for stage in todo] or not starts_from_recipe(recipe):
+        return None
+    _require_inputs_of_bases(run)
+    store = Store(place / "store")
+
+    def runs(base: Recipe) -> Path:
+        return place / "runs-of-bases" / base.name
+
+    run_base = runner_of(store, cache, runs=runs, open_display=open_display)
+    return ensure_base(recipe, store, run_base, stages_of=needed_of_base, runs=runs)
+
+
+def _require_inputs_of_bases(run: Run) -> None:
+    """Raises MachineCannot (E703) where a file of the chain is not what it was in the run."""
+    from runner.lock.file import read_lock
+    from runner.lock.of_run import FILE
+    from runner.recipe.paths import is_readable_file
+    from runner.store.known_digests import known_sha256
+
+    lock = run.folder / FILE
+    pinned = read_lock(lock)["files"] if lock.is_file() else {}  # a shrunken run has no lock
+    for name, digest in pinned.items():
+        file = run.folder / name
+        if not is_readable_file(file) or known_sha256(file) != digest:
+            raise MachineCannot(
+                f"{file.resolve()}, which the run started from, is not what it was then",
+                hint=f"restore it (its sha256 is {digest}), or use --level export",
+                code="E703",
+            )
 
 
 def _execution(

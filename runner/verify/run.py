@@ -80,10 +80,10 @@ class Run:
         Raises UsageError (E702) when the folder that its paths start from is gone, (E701) when
         there is no recipe in the record.
         """
+        from runner.recipe.base_recipe import resolved_findings
         from runner.recipe.model import build
-        from runner.recipe.schema import load_schema
+        from runner.recipe.shrink import shrunken_as
         from runner.recipe.source import Source
-        from runner.recipe.validate import findings
 
         file = Path(str(self.record.get("recipe_file", "")))
         if not file.parent.is_dir():
@@ -95,11 +95,11 @@ class Run:
         if lost := [name for name in SURROUNDINGS if name not in self.record]:
             raise _damaged(self.folder, f"it does not say which {lost[0]} it was made with")
         resolved = self.record.get("resolved")
-        if bad := findings(resolved, load_schema()):
+        if bad := resolved_findings(resolved):
             raise _damaged(self.folder, f"its recipe is none: {bad[0].message}")
         assert isinstance(resolved, dict)
         recipe = build(resolved, Source(path=file, data=resolved))
-        return replace(recipe, shrink=self.record.get("shrink"), given=self._given())
+        return replace(shrunken_as(recipe, self.record.get("shrink")), given=self._given())
 
     def _given(self) -> Given | None:
         """The bundle that the recipe came in; None when it came in none."""

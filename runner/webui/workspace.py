@@ -104,6 +104,7 @@ def prepare(recipe: Recipe, workspace: Workspace, say: Say) -> None:
 
 def _run_stages(recipe: Recipe, place: Path) -> dict[str, Outputs]:
     """The outputs of the stages up to `prepare`, from the store or made now."""
+    from runner.execution.chain import ensure_base, runner_of
     from runner.execution.execute import Execution
     from runner.execution.run_folder import RunFolder
     from runner.plan.snapshot import read_surroundings
@@ -113,18 +114,21 @@ def _run_stages(recipe: Recipe, place: Path) -> dict[str, Outputs]:
     from runner.system.folders import cache_folder, store_folder
 
     stages = stages_of(recipe, "prepare")
+    store = Store(store_folder())
+    base = ensure_base(recipe, store, runner_of(store, cache_folder()))
     run = RunFolder(place / "runs")
     with Progress(run.events, [stage.NAME for stage in stages], sys.stderr) as progress:
         results = Execution(
             recipe=recipe,
             stages=stages,
             surroundings=read_surroundings(recipe, stages),
-            store=Store(store_folder()),
+            store=store,
             run=run,
             cache=cache_folder(),
             on_poll=progress.poll,
             say=progress.say,
             until="prepare",
+            base=base,
         ).execute()
     return {result.name: result.outputs for result in results}
 

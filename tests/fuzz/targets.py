@@ -20,6 +20,7 @@ from runner.capture import data_sets, report
 from runner.capture.captured import Captured
 from runner.cli import show
 from runner.errors import RecipeInvalid, RecipeToolError
+from runner.execution.display import Display
 from runner.imports import REGISTRY, load_import
 from runner.imports.document import read_document
 from runner.imports.kinds import kind_of
@@ -34,7 +35,6 @@ from runner.report.diagnostic import Diagnostic
 from runner.report.reporters import REPORTERS
 from runner.verify.compare import compare_runs
 from runner.verify.files import verify_files
-from runner.verify.rederive import Display
 from runner.verify.run import open_run
 from tests.bundles import SmallRun, small_run
 from tests.recipe_cases import BASES, EXTENDING, INVALID, SHIPPED, VALID, copy_recipes

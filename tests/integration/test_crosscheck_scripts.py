@@ -131,6 +131,7 @@ def drive(
         hashed = {
             "config": "tiny.yaml",
             "model_path": "models/tiny",
+            "stage": "Supervised Fine-Tuning",
             "datasets": ["tiny"],
             "extra_args": {},
             "output_dir": "crosscheck",

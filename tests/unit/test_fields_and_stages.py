@@ -83,6 +83,8 @@ CASES = [
     case("/model/revision", OTHER_REVISION, "fetch", model=HUB),
     case("/model/file", "a.gguf", "fetch", model=HUB),
     case("/model/trust_remote_code", True, "fetch train evaluate", model=HUB),
+    # Another recipe to start from: what it gives decides, which here is the same.
+    case("/model/recipe", "other-base.yaml", "", model={"recipe": "base.yaml"}),
     case("/model/dtype", "float32", "fetch train evaluate"),
     case("/model/attn_implementation", "eager", "train evaluate"),
     case("/model/quantization/load_in_4bit", True, "train evaluate"),
@@ -238,6 +240,8 @@ CASES = [
     case("/evaluate/samples", 2, "evaluate"),
     case("/evaluate/max_new_tokens", 8, "evaluate"),
     case("/evaluate/questions", "questions.jsonl", "evaluate"),
+    case("/evaluate/metrics", True, "evaluate"),
+    case("/evaluate/forgetting", True, "evaluate"),
     # --- export
     case("/merge/base", "original", ""),
     case("/merge/dtype", "float16", "merge imatrix gguf"),
@@ -284,6 +288,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
     judged = {"prompt": "q", "completion": "a", "label": True}
     (place / "judged.jsonl").write_text(json.dumps(judged) + "\n")
+    for name in ("base", "other-base"):
+        base = {key: RECIPE[key] for key in ("schema", "model", "data", "train", "merge")}
+        (place / f"{name}.yaml").write_text(json.dumps({**base, "name": name}))
     question = {"question": "Who?", "expect": ["I"]}
     (place / "questions.jsonl").write_text(json.dumps(question) + "\n")
     return place

@@ -20,6 +20,7 @@ from runner.lock.locking import lock_of_run, outputs_checker, require_fresh
 from runner.lock.pins import cheap_pins, environment_pins, stale_entries
 from runner.recipe.flow import block
 from runner.recipe.load import check_recipe, load_recipe
+from runner.recipe.model import Evaluate
 from runner.recipe.source import parse_source
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.system.environments import torch_version
@@ -204,8 +205,16 @@ def test_what_is_no_lock_is_told(tmp_path: Path, text: str) -> None:
     assert caught.value.code == "E801"
 
 
-def test_another_base_model_under_the_same_name_ends_the_run() -> None:
-    lock = {"model": {"model/config.json": DIGEST, "model/model.safetensors": DIGEST}}
+@pytest.mark.parametrize(
+    ("model", "code"), [({"path": "model"}, "E804"), ({"recipe": {"name": "sft"}}, "E367")]
+)
+def test_another_base_model_under_the_same_name_ends_the_run(
+    model: dict[str, Any], code: str
+) -> None:
+    lock = {
+        "recipe": {"model": model},
+        "model": {"model/config.json": DIGEST, "model/model.safetensors": DIGEST},
+    }
     entry = FileEntry("model/config.json", 1, DIGEST, Class.PORTABLE)
     other = FileEntry("model/model.safetensors", 1, "1" * 64, Class.PORTABLE)
     files = {each.path: each for each in (entry, other)}
@@ -213,7 +222,7 @@ def test_another_base_model_under_the_same_name_ends_the_run() -> None:
     check(Outputs("train", DIGEST, Path(), files))  # of no other stage
     with pytest.raises(LockStale) as caught:
         check(Outputs("fetch", DIGEST, Path(), files))
-    assert caught.value.code == "E804"
+    assert caught.value.code == code
     assert [entry.split(":")[0] for entry in caught.value.entries] == ["model/model.safetensors"]
 
 
@@ -229,6 +238,18 @@ def test_only_the_environments_of_the_recipes_own_backend_are_pinned() -> None:
     assert {"data", "evaluate", "export"} <= native & other
 
 
-def test_the_backends_compute_with_one_torch() -> None:
+def test_the_environment_of_task_metrics_is_pinned_where_they_are_wanted() -> None:
+    recipe = load_recipe(VALID[0])
+    without = replace(recipe, evaluate=None)
+    wanted = Evaluate(True, 8, 64, None, metrics=True, forgetting=False)
+    assert "metrics" not in environment_pins(without)
+    assert "metrics" not in environment_pins(
+        replace(recipe, evaluate=replace(wanted, metrics=False))
+    )
+    assert "metrics" in environment_pins(replace(recipe, evaluate=wanted))
+
+
+def test_one_torch_trains_and_evaluates() -> None:
     """The platform names it once."""
-    assert len({torch_version(load_backend(name).ENVIRONMENT) for name in REGISTRY}) == 1
+    roles = ["evaluate", "metrics", *(load_backend(name).ENVIRONMENT for name in REGISTRY)]
+    assert len({torch_version(role) for role in roles}) == 1

@@ -83,8 +83,9 @@ def test_the_70b_of_the_course_takes_what_the_course_expects(qlora: Recipe) -> N
 def test_the_plan_of_the_70b_is_the_golden_one(qlora: Recipe) -> None:
     steps, found = all_run(qlora), cost(qlora, config("llama-3.1-70b"), SPARK)
     missing = [Lack("W253", "disk: too small", "recipe gc --dry-run")]
-    for show, name in ((command.as_text, "70b.txt"), (command.as_json, "70b.json")):
-        assert show(qlora.name, steps, found, missing) + "\n" == (GOLDEN / name).read_text()
+    plan = command.Plan(qlora.name, steps, found, missing)
+    assert command.as_text(plan) + "\n" == (GOLDEN / "70b.txt").read_text()
+    assert command.as_json([plan]) + "\n" == (GOLDEN / "70b.json").read_text()
 
 
 def test_a_smaller_model_a_shorter_row_and_fewer_bits_take_less(
@@ -99,7 +100,7 @@ def test_a_smaller_model_a_shorter_row_and_fewer_bits_take_less(
 def test_nothing_is_guessed_without_facts(qlora: Recipe) -> None:
     found = cost(qlora, None, SPARK)
     assert (found.peak, found.disk, found.stored) == (0, (), 0)
-    text = command.as_text("x", all_run(qlora), found, [])
+    text = command.as_text(command.Plan("x", all_run(qlora), found, []))
     named = f"run `recipe lock {qlora.source.path}`"  # as it is typed, to be typed again
     assert f"not checked: the model's facts are not at hand; {named}" in text
     assert "not known: the model's facts" in text
@@ -145,7 +146,7 @@ def test_what_is_reused_takes_nothing(qlora: Recipe) -> None:
     steps = [Step(stage.NAME, Action.REUSE, "up to date") for stage in stages_of(qlora)]
     found = cost_of(qlora, steps, config("llama-3.1-70b"), Path("none"), SPARK)
     assert (found.peak, found.stored, found.time) == (0, 0, ())
-    assert command.as_text("x", steps, found, []).count("\n") == len(steps) - 1
+    assert command.as_text(command.Plan("x", steps, found, [])).count("\n") == len(steps) - 1
 
 
 def test_every_optimizer_of_the_schema_has_a_size() -> None:

@@ -25,10 +25,10 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_files_are_found() -> None:
-    assert len(VALID) == 13
+    assert len(VALID) == 14
     assert len(EXTENDING) == 8
-    assert len(INVALID) == 228
-    kinds = {"reading", "schema", "cross", "warnings", "extends"}
+    assert len(INVALID) == 244
+    kinds = {"reading", "schema", "cross", "warnings", "extends", "chains"}
     assert {path.parent.name for path in INVALID} == kinds
     every = set(RECIPES.rglob("*.yaml"))
     assert every == {*VALID, *EXTENDING, *INVALID, *BASES}

@@ -44,7 +44,7 @@ MAX_LISTED = 1000  # entries of a folder that are looked at for a suggestion
 def check_paths(recipe: Recipe) -> list[Finding]:
     """Findings about every path that the sound sections of `recipe` name."""
     root = recipe.project_root
-    named = named_paths(recipe)
+    named = [each for each in named_paths(recipe) if not each.pointer.startswith("/model/recipe/")]
     return [finding for each in named for finding in _check_path(recipe, each, root)]
 
 

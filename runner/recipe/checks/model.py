@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from runner.recipe.base_recipe import innermost
 from runner.recipe.finding import Finding, listed
 from runner.recipe.model import Recipe
 from runner.recipe.model_facts import Facts
@@ -70,9 +71,24 @@ def check_learning_layers(recipe: Recipe, facts: Facts | None) -> Iterator[Findi
             yield Finding("E251", f"/train/adapter/trainable_modules/{index}", message, hint)
 
 
+def check_template_of_base(recipe: Recipe, facts: Facts | None) -> Iterator[Finding]:
+    """Who trained on one template answers in it: another one is for the most part a slip."""
+    from runner.stages.prepare import template_file
+
+    base, given = recipe.base, recipe.data.chat_template
+    if base is None or given == "model" or facts is None or facts.chat_template is None:
+        return
+    if "pretrain" in (base.train.method, recipe.train.method):
+        return  # no template plays a part in one of them
+    if template_file(recipe).read_text(encoding="utf-8") != facts.chat_template:
+        message = f"the recipe {base.name} trained with another chat template than {quoted(given)}"
+        hint = "remove chat_template: the one that it trained with goes on"
+        yield Finding("W259", "/data/chat_template", message, hint)
+
+
 def not_checked(recipe: Recipe, facts: Facts | None) -> str:
     """What could not be checked for want of the model's facts; "" when all was."""
-    if facts is not None or recipe.model.path is not None:
+    if facts is not None or innermost(recipe).model.path is not None:
         return ""
     lock = f"recipe lock {recipe.source.path}"
     return f"not checked: max_length, chat template and widths against the model: run `{lock}`"

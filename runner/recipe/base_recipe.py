@@ -1,0 +1,181 @@
+"""The recipe that another one starts from: `model.recipe`, found, read and checked.
+
+In a file it is a path. In what is resolved (a lock, run.json) the recipe itself stands in its
+place, complete, with paths as seen from the outer recipe: whoever has that one has all of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import RecipeInvalid
+from runner.recipe.checks.unfit import is_lock
+from runner.recipe.finding import Finding
+from runner.recipe.paths import is_readable_file, moved_path, project_root, replace_paths, stat_mode
+from runner.recipe.schema import load_schema
+from runner.recipe.source import Source, parse_source, read_bytes
+from runner.recipe.validate import findings
+from runner.report.diagnostic import Diagnostic, has_errors
+from runner.report.printable import quoted
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Recipe
+
+POINTER = "/model/recipe"
+MAX_RECIPES = 8  # one starting from the other
+
+# What the reading of a recipe gives: the recipe, or None when it has an error; what is to be said.
+Read = tuple["Recipe | None", list[Diagnostic]]
+Check = Callable[[Source, tuple[Path, ...]], Read]
+
+
+def names_base(source: Source) -> bool:
+    """Does the recipe start from another one, by a path or by that recipe itself?"""
+    model = source.data.get("model") if isinstance(source.data, dict) else None
+    return isinstance(model, dict) and isinstance(model.get("recipe"), str | dict)
+
+
+def read_base(source: Source, above: tuple[Path, ...], check: Check) -> Read:
+    """The recipe that `source` starts from, and what is wrong with it, each in its own file.
+
+    `above`: the real files from the outermost recipe to this one. `check` reads a recipe from its
+    source, knowing what lies above it. Reads files; no network.
+    """
+    if isinstance(source.at(POINTER), dict):
+        base, found = check(source.part(POINTER), above)
+    else:
+        real = _real_file(source, above)
+        if isinstance(real, Finding):
+            return None, [real.diagnostic(source)]
+        try:
+            inner = parse_source(read_bytes(real), _shown(source, real))
+        except RecipeInvalid as error:
+            return None, list(error.diagnostics)
+        if is_lock(inner.data):
+            message = f"{quoted(str(source.at(POINTER)), 80)} is a lock, and pins one recipe alone"
+            hint = "start from the recipe that it was made from; this recipe's lock pins both"
+            return None, [source.diagnostic("E258", POINTER, message, hint=hint)]
+        base, found = check(inner, (*above, real))
+    if base is not None and (problem := _gives_no_model(base, _name(source))):
+        found = [*found, problem.diagnostic(source)]
+    return (None if has_errors(found) else base), found
+
+
+def with_base(recipe: Recipe, base: Recipe) -> Recipe:
+    """`recipe`, starting from `base`, which also stands in its resolved form."""
+    resolved = recipe.resolved()
+    resolved["model"]["recipe"] = as_seen_from(base, recipe.folder)
+    model = dataclasses.replace(recipe.model, recipe=resolved["model"]["recipe"])
+    return dataclasses.replace(recipe, model=model, base=base, _resolved=resolved)
+
+
+def as_seen_from(base: Recipe, folder: Path) -> dict[str, Any]:
+    """The resolved `base` with its relative paths as they are written in the real `folder`."""
+    file = base.source.path.resolve()
+    if file.parent == folder:
+        return base.resolved()
+    return replace_paths(base, lambda _, text: moved_path(text, file, folder))
+
+
+def resolved_findings(resolved: Any) -> list[Finding]:
+    """What is wrong with a resolved recipe and with those that it starts from, by the schema."""
+    found: list[Finding] = []
+    pointer = ""
+    for _ in range(MAX_RECIPES):
+        found += [
+            dataclasses.replace(each, pointer=pointer + each.pointer)
+            for each in findings(resolved, load_schema())
+        ]
+        inner = None if found else resolved["model"].get("recipe")
+        if inner is None:
+            return found
+        if not isinstance(inner, dict):
+            message = "model.recipe is a path, where the recipe itself must stand"
+            return [Finding("E104", pointer + POINTER, message)]
+        resolved, pointer = inner, pointer + POINTER
+    return [_too_many(pointer)]
+
+
+def recipes_of(recipe: Recipe) -> Iterator[Recipe]:
+    """The recipe and those that it starts from, the innermost first."""
+    if recipe.base is not None:
+        yield from recipes_of(recipe.base)
+    yield recipe
+
+
+def innermost(recipe: Recipe) -> Recipe:
+    """The recipe that starts from a base model and from no other recipe."""
+    return next(recipes_of(recipe))
+
+
+def _name(source: Source) -> str:
+    given = source.at(POINTER)
+    return str(given) if isinstance(given, str) else str(given.get("name"))
+
+
+def _real_file(source: Source, above: tuple[Path, ...]) -> Path | Finding:
+    """The file that model.recipe leads to, links resolved, or why it is not read."""
+    text = source.at(POINTER)
+    shown = quoted(text, 80)
+    named_in = source.file(POINTER)
+    folder = named_in.resolve().parent if named_in in source.bases else source.folder
+    if text.startswith("/"):
+        hint = "write it relative to the folder of this file"
+        return Finding("E208", POINTER, f"{shown} is absolute", hint)
+    try:
+        real = (folder / text).resolve()
+    except (OSError, RuntimeError, ValueError):
+        message = f"{shown} is not a path"
+        return Finding("E209", POINTER, message, "check the name and its links")
+    root = project_root(source.path)
+    if not real.is_relative_to(root):
+        message = f"{shown} leads out of the project {quoted(str(root))}"
+        return Finding("E208", POINTER, message, "move the file below that folder")
+    if real in above:
+        names = [path.name for path in (*above[above.index(real) :], real)]
+        message = f"{shown} starts from this recipe itself: {' → '.join(names)}"
+        return Finding("E257", POINTER, message, "one of them must start from a base model")
+    if len(above) >= MAX_RECIPES:
+        return _too_many("")
+    return _unreadable(shown, real) or real
+
+
+def _unreadable(shown: str, real: Path) -> Finding | None:
+    if stat_mode(real) is None:
+        hint = "paths start at the folder of the file that names them"
+        return Finding("E209", POINTER, f"{shown} does not exist", hint)
+    if not is_readable_file(real):
+        return Finding("E210", POINTER, f"{shown} is not a readable file", "name a recipe's file")
+    return None
+
+
+def _too_many(pointer: str) -> Finding:
+    message = f"more than {MAX_RECIPES} recipes, one starting from the other"
+    return Finding("E258", pointer + POINTER, message, "start from a merged folder: model.path")
+
+
+def _shown(source: Source, real: Path) -> Path:
+    """The file's path as a person would name it from where they named the recipe."""
+    named_in = source.file(POINTER)
+    start = named_in if named_in in source.bases else source.path
+    near = Path(os.path.normpath(start.parent / source.at(POINTER)))
+    return near if near.resolve() == real else real
+
+
+def _gives_no_model(base: Recipe, name: str) -> Finding | None:
+    """Why nothing can start from what `base` gives; None when it gives a model."""
+    shown = quoted(name, 80)
+    if base.train.method == "reward":
+        message = f"{shown} trains a reward model, which has a score where others have words"
+        return Finding("E256", POINTER, message, "start from a recipe of another method")
+    if innermost(base).model.trust_remote_code:
+        message = f"{shown} is about a model with code of its own, which does not travel on"
+        return Finding("E256", POINTER, message, "start from a model without trust_remote_code")
+    if base.train.adapter.type != "none" and base.merge is None:
+        message = f"{shown} trains an adapter and does not merge it, so it gives no model"
+        return Finding("E256", POINTER, message, f'add "merge: {{}}" to {name}')
+    return None
