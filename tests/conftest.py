@@ -27,6 +27,7 @@ TOGETHER = {
     "tests/integration/test_course_recipes.py": "ollama",
     "tests/integration/test_benchmark.py": "ollama",
     "tests/integration/test_ollama.py": "ollama",
+    "tests/integration/test_synthesis.py": "ollama",
 }
 
 # Where environments and tools were built: kept between test runs, since they are what is heavy.

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.cli.validate import recipes_below
+
 RECIPES = Path(__file__).parent / "recipes"
 VALID = sorted(RECIPES.glob("valid/*.yaml"))
 EXTENDING = sorted(RECIPES.glob("valid/extends/*.yaml"))  # valid, each with its bases
 INVALID = sorted(RECIPES.glob("invalid/*/*.yaml"))
 BASES = sorted(RECIPES.glob("**/bases/*.yaml"))  # of recipes under valid and invalid
-SHIPPED = sorted((RECIPES.parent.parent / "recipes").rglob("*.yaml"))
+SHIPPED = sorted(recipes_below(RECIPES.parent.parent / "recipes"))
 
 _EXPECTED = re.compile(
     rb"^# expect (?P<code>[EW]\d{3}) (?:(?P<file>[^:\s]+):)?(?P<line>\d+):(?P<column>\d+) "

@@ -1,10 +1,11 @@
-"""`recipe data`: look at files of rows, convert them, and prepare those of a recipe."""
+"""`recipe data`: look at files of rows, convert them, prepare a recipe's, have new ones made."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from runner.scripts.data.convert import Converted
     from runner.scripts.data.rows import Place
 
-HELP = "Look at files of rows, write them in another format, and prepare those of a recipe."
+HELP = (
+    "Look at files of rows, write them in another format, prepare those of a recipe,\n"
+    "and have a model make new ones."
+)
 EXAMPLE = "recipe data inspect recipes/data/spark-faq.jsonl"
 _SHAPES = (".jsonl", ".json", ".csv", ".tsv")
 _WRITTEN = tuple(f"{shape}{packed}" for shape in _SHAPES for packed in ("", ".gz", ".xz"))
@@ -55,6 +59,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     overrides.add_option(prepare)
     prepare.add_argument("--format", choices=("text", "json"), default="text")
 
+    synthesize = commands.add_parser("synthesize", help="new rows, by asking a model")
+    synthesize.add_argument("file", type=Path, metavar="FILE", help="the synthesis recipe")
+    synthesize.add_argument("-o", "--out", type=Path, metavar="OUT", help="where rows go: .jsonl")
+    synthesize.add_argument(
+        "--check", action="store_true", help="only check FILE and what it names"
+    )
+    synthesize.add_argument("--offline", action="store_true", help="from the log alone; ask nobody")
+    synthesize.add_argument(
+        "--force", action="store_true", help="replace OUT where it was made otherwise"
+    )
+    synthesize.add_argument("--format", choices=("text", "json"), default="text")
+
 
 def _add_columns(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -74,7 +90,8 @@ def _count(text: str) -> int:
 
 def main(args: argparse.Namespace) -> int:
     """Run what is asked for."""
-    return {"inspect": _inspect, "convert": _convert, "prepare": _prepare}[args.what](args)
+    does = {"inspect": _inspect, "convert": _convert, "prepare": _prepare}
+    return (does | {"synthesize": _synthesize})[args.what](args)
 
 
 def _columns(args: argparse.Namespace) -> dict[str, str]:
@@ -279,3 +296,54 @@ def _prepared(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path | None]
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     stage = next(stage for stage in record["stages"] if stage["name"] == "prepare")
     return stage["measures"], folder
+
+
+# --- synthesize
+
+
+def _synthesize(args: argparse.Namespace) -> int:
+    """Write OUT as a whole, or not at all; every answer is in the log beside it at once."""
+    from runner.report.reporters import print_beside
+    from runner.synthesis import command, report
+    from runner.synthesis.settings import read_settings
+    from runner.synthesis.synthesize import material_of
+
+    settings = read_settings(args.file)
+    material = material_of(settings)
+    if args.check:
+        found = f"{len(material.seeds)} seed rows, {len(material.parts)} parts of documents"
+        print(f"{args.file} is right: {settings.kind}, {found}")
+        return 0
+    if args.out is None:
+        raise UsageError("-o says where the rows go", hint="add -o rows.jsonl", code="E900")
+    command.check_output(args.out, force=args.force)
+    told = command.Told(_beside, _Progress(settings.count))
+    finished = command.run(settings, material, args.out, told, offline=args.offline)
+    print_beside(report.warnings(settings, finished.result))
+    if args.format == "json":
+        said = report.as_data(settings, args.out, finished)
+        print(json.dumps(said, indent=2, ensure_ascii=False))
+        return 0
+    for line in report.lines(settings, args.out, finished):
+        print(line)
+    return 0
+
+
+def _beside(message: str) -> None:
+    from runner.report.printable import escaped
+
+    print(escaped(message), file=sys.stderr)
+
+
+class _Progress:
+    """Says on a terminal, every few seconds, how many rows there are."""
+
+    SECONDS = 5.0
+
+    def __init__(self, wanted: int) -> None:
+        self._wanted, self._said = wanted, time.monotonic()
+
+    def __call__(self, rows: int) -> None:
+        if sys.stderr.isatty() and time.monotonic() - self._said >= self.SECONDS:
+            self._said = time.monotonic()
+            print(f"{rows} of {self._wanted} rows", file=sys.stderr)

@@ -34,6 +34,7 @@ COMMANDS = {
     "lock": "pin every input of a recipe in a file that can be run",
     "verify": "prove a run: hash its files, or derive them again",
     "diff": "say where two runs part, or what changes from one recipe to another",
+    "compare": "set the quality of runs side by side, each difference with its interval",
     "attest": "state what a run made and from what, for others to check; sign it",
     "bundle": "write a run as one archive for another machine",
     "webui": "start LLaMA Factory's web UI with a recipe's values in its form",

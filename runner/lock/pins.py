@@ -80,14 +80,18 @@ def environment_pins(recipe: Recipe) -> dict[str, str]:
     """Role -> sha256 of its lock file: not of the interpreter, which may differ between machines.
 
     All of them, since a stage may borrow another stage's environment; but for those of backends
-    that do not train this recipe.
+    that do not train this recipe, and that of task metrics which it does not ask for.
     """
     from runner.backends import environments_beside
     from runner.recipe.base_recipe import recipes_of
+    from runner.stages import evaluate
     from runner.system.folders import shipped
 
-    beside = [set(environments_beside(each.train.backend)) for each in recipes_of(recipe)]
+    chain = [*recipes_of(recipe)]
+    beside = [set(environments_beside(each.train.backend)) for each in chain]
     unused = {*NOT_OF_STAGES, *set.intersection(*beside)}
+    if all(evaluate.environment(each) != evaluate.WITH_METRICS for each in chain):
+        unused.add(evaluate.WITH_METRICS)
     locks = sorted(shipped("environments").glob("*.txt"))
     return {
         path.stem: hashlib.sha256(path.read_bytes()).hexdigest()

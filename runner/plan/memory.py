@@ -79,7 +79,8 @@ class Job:
     def of(cls, recipe: Recipe) -> Job:
         """The job of `recipe`. Questions in a file are not counted: they may fill a batch."""
         train, evaluate = recipe.train, recipe.evaluate
-        asked = EVALUATION_BATCH if evaluate and evaluate.questions else 0
+        many = evaluate and (evaluate.questions or evaluate.forgetting)
+        asked = EVALUATION_BATCH if many else 0
         return cls(
             dtype=recipe.model.dtype,
             quantization=recipe.model.quantization,

@@ -187,6 +187,8 @@ class Evaluate:
     samples: int
     max_new_tokens: int
     questions: str | None
+    metrics: bool
+    forgetting: bool
 
 
 @dataclass(frozen=True, slots=True)

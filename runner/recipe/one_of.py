@@ -131,10 +131,10 @@ def _types(branch: Schema) -> list[str]:
 
 def _selector(branches: list[Schema]) -> str | None:
     """The key whose constant value tells the branches apart, like an adapter's `type`."""
-    for key, schema in branches[0].get("properties", {}).items():
-        if "const" in schema and all(
-            "const" in other.get("properties", {}).get(key, {}) for other in branches
-        ):
+    for key in branches[0].get("properties", {}):
+        schemas = [branch.get("properties", {}).get(key, {}) for branch in branches]
+        constants = [schema["const"] for schema in schemas if "const" in schema]
+        if len(constants) == len(set(constants)) == len(branches):
             return str(key)
     return None
 

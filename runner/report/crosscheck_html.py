@@ -17,6 +17,7 @@ from runner.report.crosscheck_text import (
     telling,
     verdict,
 )
+from runner.report.html_page import page, table
 
 # Distinguished by colour, by width and by dashes, since equal curves lie on each other.
 STROKES = (
@@ -26,15 +27,6 @@ STROKES = (
     ("#000000", 1.2, "2 5"),
 )
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 360, 70, 45, 15, 15
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1a1a1a; background: #fff; }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
-th, td { border: 1px solid #bbb; padding: .3rem .6rem; text-align: left; }
-th { background: #eee; } pre { background: #f4f4f4; padding: .8rem; overflow-x: auto; }
-img, svg { max-width: 100%; height: auto; border: 1px solid #ccc; }
-.equal { color: #0a5c0a; } .different { color: #a00000; }
-"""
 
 
 def as_html(data: Mapping[str, Any]) -> str:
@@ -42,16 +34,13 @@ def as_html(data: Mapping[str, Any]) -> str:
     kind = "equal" if data["equal"] else "different"
     name = escape(data["recipe"])
     parts = [
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}: crosscheck'
-        '</title><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head><body><main>",
         f"<h1>{name}: one recipe, {len(data['ways'])} ways to train it</h1>",
         f'<p class="{kind}"><strong>{escape(verdict(data))}.</strong></p>',
         f"<p>Platform: <code>{escape(data['platform'])}</code></p>",
         "<h2>Loss</h2>",
         loss_curves(data["ways"]),
         "<h2>Measured</h2>",
-        _table(
+        table(
             ("way", "what it is", *FIGURES, "adapter sha256"),
             [(way["name"], way["title"], *figures(way), _digests(way)) for way in data["ways"]],
         ),
@@ -61,7 +50,7 @@ def as_html(data: Mapping[str, Any]) -> str:
             for found in data["comparisons"]
         ),
         "<h2>What each would have done by itself</h2>",
-        _table(
+        table(
             ("setting", "all ways used", *data["columns"].values()),
             [
                 (row["setting"], recipe_words(row), *own_words(row, data["columns"]))
@@ -69,9 +58,8 @@ def as_html(data: Mapping[str, Any]) -> str:
             ],
         ),
         *_pictures(data["ways"]),
-        "</main></body></html>\n",
     ]
-    return "\n".join(parts)
+    return page(f"{data['recipe']}: crosscheck", parts)
 
 
 def loss_curves(ways: Sequence[Mapping[str, Any]]) -> str:
@@ -124,14 +112,6 @@ def _axes(low: float, span: float, last: int) -> list[str]:
 
 def _digests(way: Mapping[str, Any]) -> str:
     return " ".join(digest[:16] for digest in way["weights"].values())
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>\n{body}</tbody></table>"
 
 
 def _pictures(ways: Sequence[Mapping[str, Any]]) -> list[str]:

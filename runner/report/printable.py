@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-# A token of the hub: `hf_` and 34 letters and digits, or an organisation's.
-_TOKEN = re.compile(r"\b(hf_|api_org_)[A-Za-z0-9]{30,}")
+# A token of the hub: `hf_` and 34 letters and digits, or an organisation's; the key of an API.
+_TOKEN = re.compile(r"\b(hf_|api_org_|sk-)(?:(?<=_)[A-Za-z0-9]{30,}|(?<=-)[A-Za-z0-9_-]{20,})")
 _SHORT_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0"}
 
 

@@ -153,6 +153,7 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
             f"questions         {measured['score_base']} of {measured['questions']} right before, "
             f"{measured['score_tuned']} of {measured['questions']} after"
         )
+    lines += _example_lines(measured.get("examples") or {})
     lines += template_lines(_measures(result, "train").get("template"))
     speed = _measures(result, "benchmark")
     if "generation_tokens_per_second" in speed:
@@ -183,6 +184,32 @@ def _preference_lines(measured: dict[str, Any]) -> list[str]:
         )
     if lines and measured.get("few_pairs"):
         lines.append("                  too few held-out rows to say more: hold out 30 or more")
+    return lines
+
+
+_SHOWN = {  # of what is measured of single examples; `recipe compare` shows all
+    "samples_rouge_l": "ROUGE-L",
+    "sound": "sound form",
+    "general_hit": "general prompts",
+    "neutral_kl": "KL, neutral text",
+}
+
+
+def _example_lines(examples: Mapping[str, Any]) -> list[str]:
+    """Before and after, with the change and its interval."""
+    lines = []
+    for name, title in _SHOWN.items():
+        found = examples.get(name, {})
+        if not {"base", "tuned", "change"} <= found.keys():
+            continue
+        change = found["change"]
+        ends = "" if change["low"] is None else f"{change['low']:.3g} to {change['high']:.3g}"
+        few = f"  too few: {found['count']}" if found["few"] else ""
+        lines.append(
+            f"{title:<17} {found['base']['value']:.3g} before, {found['tuned']['value']:.3g} after"
+            + (f"  (95% of the change: {ends})" if ends else "")
+            + few
+        )
     return lines
 
 

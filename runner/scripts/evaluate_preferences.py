@@ -8,9 +8,8 @@ in nats, or what a reward model says. Every mean has a 95% interval, by resampli
 from __future__ import annotations
 
 import gc
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,23 +22,22 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from runner.scripts.data.questions import questions_of, samples_of, score
 from runner.scripts.evaluate import (
+    Answering,
     Progress,
-    answer,
     load_model,
-    prompt_ids,
-    write_answers,
+    write_measures,
 )
+from runner.scripts.evaluation.examples import Example, content_id
+from runner.scripts.evaluation.held_out import row_examples, row_id, shown_of
+from runner.scripts.evaluation.intervals import FEW, interval, with_interval
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.training.preference_losses import answer_logps
 from runner.scripts.training.preference_rows import read_preferred
-from runner.scripts.training.token_rows import Row, read_token_rows
-from runner.scripts.training.torch_setup import check_still_set_up, peak_memory, set_up_torch
+from runner.scripts.training.token_rows import IGNORED, Row, read_token_rows
+from runner.scripts.training.torch_setup import check_still_set_up, set_up_torch
 
 Scores = NDArray[np.float64]
-RESAMPLED = 2000  # times, for an interval
-FEW = 30  # held-out rows, fewer than which an interval says little
 
 
 def evaluate(spec: Spec, events: Events) -> None:
@@ -47,24 +45,15 @@ def evaluate(spec: Spec, events: Events) -> None:
     device = set_up_torch()
     settings = spec.hashed
     tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
-    template = spec.inputs["template"].read_text(encoding="utf-8")
     data = read_token_rows(spec.inputs["tokens"])
     preferred = read_preferred(spec.inputs["tokens"], data)
     rows = list(data.rows) if settings["loss"] else []
-    questions = []
-    if settings["questions"] is not None:
-        questions = questions_of(
-            spec.inputs["questions"],
-            settings["questions"],
-            lambda messages: prompt_ids(tokenizer, template, messages),
-            settings["system"],
-        )
-    asked = [*questions, *samples_of(spec.inputs["prompts"], settings["samples"])]
+    good = [row for row, is_good in zip(data.rows, preferred, strict=True) if is_good]
+    answering = Answering(spec, tokenizer, good)
     models = ("tuned",) if settings["method"] == "reward" else ("base", "tuned")
-    progress = Progress(events, len(models) * (len(rows) + len(asked)))
+    progress = Progress(events, len(models) * (len(rows) + answering.total))
 
     scores: dict[str, Scores] = {}
-    answers: dict[str, list[str]] = {}
     model = None
     for name in models:
         model = next_model(model, name, spec, device)
@@ -72,22 +61,20 @@ def evaluate(spec: Spec, events: Events) -> None:
             model.config.pad_token_id = tokenizer.pad_token_id
         if rows:
             scores[name] = score_rows(model, rows, settings, device, progress, name)
-        answers[name] = []
-        if asked:
-            limit = settings["max_new_tokens"]
-            answers[name] = answer(model, tokenizer, asked, limit, name, device, progress)
+        answering.ask(model, name, device, progress)
 
     check_still_set_up()
-    measures: dict[str, Any] = {"questions": len(questions), "validation_rows": len(rows)}
-    if questions:
-        measures |= {f"score_{name}": score(questions, answers[name]) for name in models}
+    measures: dict[str, Any] = {"validation_rows": len(rows), **answering.write()}
+    examples: list[Example] = []
     if rows:
-        compare = judged if settings["method"] == "kto" else pairs
-        measures |= compare(scores, preferred)
-    write_answers(spec.folder / "answers.jsonl", asked, answers)
-    text = json.dumps(measures, indent=2, sort_keys=True, allow_nan=False)
-    (spec.folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
-    events.measure(**measures, peak_memory=peak_memory(device))
+        judges = settings["method"] == "kto"
+        measures |= (judged if judges else pairs)(scores, preferred)
+        made = judged_examples if judges else pair_examples
+        examples = made(rows, preferred, scores, settings, tokenizer)
+        if settings["method"] != "reward":
+            examples += good_rows(rows, preferred, scores, settings["mean"], tokenizer)
+    measures |= answering.write_examples(examples)
+    write_measures(spec, events, measures, device)
 
 
 def next_model(before: Any, name: str, spec: Spec, device: torch.device) -> Any:
@@ -172,22 +159,72 @@ def judged(scores: dict[str, Scores], preferred: NDArray[np.bool_]) -> dict[str,
     return found
 
 
-def with_interval(name: str, values: Scores) -> dict[str, float]:
-    """The mean of `values` under `name`, and the ends of its interval."""
-    low, high = interval(lambda draw: draw(values).mean())
-    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+# --- examples
 
 
-def interval(statistic: Callable[[Callable[[Scores], Scores]], float]) -> tuple[float, float]:
-    """95% of what `statistic` is when rows are drawn again, with replacement (Efron 1979)."""
-    random = np.random.default_rng(0)
+def pair_examples(
+    rows: Sequence[Row],
+    preferred: NDArray[np.bool_],
+    scores: Mapping[str, Scores],
+    settings: Mapping[str, Any],
+    tokenizer: Any,
+) -> list[Example]:
+    """One a pair. Margins of sums, of means and of a reward model's scores do not compare."""
+    kind = "pair-mean" if settings["mean"] else "pair-sum"
+    if settings["method"] == "reward":
+        kind = "pair-reward"
+    margins = {name: each[preferred] - each[~preferred] for name, each in scores.items()}
+    sides = [np.flatnonzero(preferred), np.flatnonzero(~preferred)]
+    found = []
+    for number, (better, worse) in enumerate(zip(*sides, strict=True)):
+        results = {
+            name: {"margin": float(each[number]), "preferred": bool(each[number] > 0)}
+            for name, each in margins.items()
+        }
+        shown = shown_of(rows[better], tokenizer)
+        shown["rejected"] = shown_of(rows[worse], tokenizer)["expected"]
+        key = content_id([row_id(rows[better]), row_id(rows[worse])])
+        found.append(Example(kind, key, shown, results))
+    return found
 
-    def draw(values: Scores) -> Scores:
-        return values[random.integers(0, len(values), len(values))]
 
-    found = [statistic(draw) for _ in range(RESAMPLED)]
-    low, high = np.percentile(found, [2.5, 97.5])
-    return float(low), float(high)
+def good_rows(
+    rows: Sequence[Row],
+    preferred: NDArray[np.bool_],
+    scores: Mapping[str, Scores],
+    mean: bool,
+    tokenizer: Any,
+) -> list[Example]:
+    """The better answers as held-out rows, with the loss that their log-probability is."""
+    good = [rows[number] for number in np.flatnonzero(preferred)]
+    counts = [int((row.labels[1:] != IGNORED).sum()) for row in good]
+    losses = {
+        name: [
+            (-float(score) * (count if mean else 1), count)
+            for score, count in zip(each[preferred], counts, strict=True)
+        ]
+        for name, each in scores.items()
+    }
+    return row_examples(good, losses, tokenizer)
+
+
+def judged_examples(
+    rows: Sequence[Row],
+    preferred: NDArray[np.bool_],
+    scores: Mapping[str, Scores],
+    settings: Mapping[str, Any],
+    tokenizer: Any,
+) -> list[Example]:
+    """One a judged answer."""
+    return [
+        Example(
+            "good-answer" if good else "bad-answer",
+            row_id(row),
+            shown_of(row, tokenizer),
+            {name: {"logp": float(each[number])} for name, each in scores.items()},
+        )
+        for number, (row, good) in enumerate(zip(rows, preferred, strict=True))
+    ]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Compare base and tuned model: held-out loss, and greedy answers to the same questions.
 
-Of methods that learn from preferences: how often the better held-out answer wins, not loss.
+Of methods that learn from preferences: how often the better held-out answer wins, not loss. With
+`metrics` or `forgetting`, the results of every example are kept for `recipe compare`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner import scripts
 from runner.recipe.methods import METHODS
 from runner.recipe.model import quantization_spec
 from runner.stages.contract import Class, Context, Upstream
@@ -19,14 +21,17 @@ NAME = "evaluate"
 VERSION = 1
 OUTPUTS = {
     "answers.jsonl": Class.PLATFORM,
+    "examples.*": Class.PLATFORM,  # a pattern: there with metrics or forgetting only
     "evaluation.json": Class.MEASURED,
 }
 NEEDS = ("fetch", "prepare", "train")
-ENVIRONMENT = "evaluate"
+ENVIRONMENT = "evaluate"  # without task metrics; see `environment`
+WITH_METRICS = "metrics"
 TOOLS: tuple[str, ...] = ()
 DEVICE = True
 
 _TRAINED = {"lora": "adapter", "none": "model"}
+_OWN_TEXTS = ("general.jsonl", "neutral.txt")  # of runner/scripts/evaluation
 
 
 def wanted(recipe: Recipe) -> bool:
@@ -34,8 +39,14 @@ def wanted(recipe: Recipe) -> bool:
     return recipe.evaluate is not None
 
 
+def environment(recipe: Recipe) -> str:
+    """Task metrics have an own one, so that evaluations without them keep theirs."""
+    return WITH_METRICS if recipe.evaluate is not None and recipe.evaluate.metrics else ENVIRONMENT
+
+
 def snapshot(recipe: Recipe) -> dict[str, Any]:
-    """Digest of the questions file, and how this processor multiplies in bfloat16."""
+    """Digests of the questions file and of our own texts, and how this processor multiplies in
+    bfloat16."""
     from runner.store.digest import file_sha256
     from runner.system.determinism import bfloat16_path
 
@@ -43,6 +54,9 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
     facts = {}
     if recipe.evaluate.questions is not None:
         facts["questions"] = file_sha256(recipe.resolve(recipe.evaluate.questions))
+    if recipe.evaluate.forgetting:
+        texts = Path(scripts.__file__).parent / "evaluation"
+        facts |= {name: file_sha256(texts / name) for name in _OWN_TEXTS}
     half = recipe.model.dtype != "float32" or recipe.model.quantization is not None
     if half and (path := bfloat16_path()):
         facts["bfloat16_path"] = path
@@ -79,7 +93,13 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     if recipe.evaluate.questions is not None:
         places["questions"] = recipe.resolve(recipe.evaluate.questions)
     script = "evaluate_preferences" if METHODS[recipe.train.method].compares else "evaluate"
-    context.run_script(script, _settings(recipe), inputs=places, folder=folder)
+    context.run_script(
+        script,
+        _settings(recipe),
+        inputs=places,
+        folder=folder,
+        environment=environment(recipe),
+    )
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -89,6 +109,8 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "samples": recipe.evaluate.samples,
         "max_new_tokens": recipe.evaluate.max_new_tokens,
         "questions": recipe.evaluate.questions,
+        **({"metrics": True} if recipe.evaluate.metrics else {}),
+        **({"forgetting": True} if recipe.evaluate.forgetting else {}),
         "trained": _TRAINED[recipe.train.adapter.type],
         "system": recipe.data.system,
         "dtype": recipe.model.dtype,

@@ -23,6 +23,14 @@ ELSEWHERE = {
     "recipe capture webui/saves/Custom/lora/train_2026 -o recipes/clicked.yaml": (
         "tests/integration/test_webui.py"
     ),
+    # needs a large model
+    **dict.fromkeys(
+        (
+            "recipe data synthesize recipes/course/10.4-synthesis.yaml -o rows.jsonl",
+            "recipe data synthesize recipes/course/10.4-synthesis.yaml -o rows.jsonl --offline",
+        ),
+        "tests/integration/test_synthesis.py",
+    ),
     # servers, which do not end by themselves
     "recipe webui recipes/quickstart.yaml": "tests/integration/test_webui.py",
     ".venv/bin/recipe webui recipes/quickstart.yaml": "tests/integration/test_webui.py",

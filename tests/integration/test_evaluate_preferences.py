@@ -18,6 +18,7 @@ from tests.training_runs import (
     WarmInterpreter,
     answers,
     write_preferences,
+    write_tokens,
 )
 
 LORA = {
@@ -45,7 +46,12 @@ def evaluated(
     """Train by a method, and compare base and tuned model on other answers."""
 
     def run(
-        method: str, *, rows: Any = None, adapter: dict[str, Any] = LORA, samples: int = 0
+        method: str,
+        *,
+        rows: Any = None,
+        adapter: dict[str, Any] = LORA,
+        samples: int = 0,
+        **more: Any,
     ) -> Finished:
         place = tmp_path_factory.mktemp("evaluation")
         template = model / "chat_template.jinja"
@@ -84,6 +90,7 @@ def evaluated(
                 "trained": kind,
                 "method": method,
                 "mean": method in ("orpo", "simpo"),
+                **more,
             },
             {
                 "model": model,
@@ -148,3 +155,94 @@ def test_a_reward_model_gives_the_better_answer_the_higher_score(
     assert found["preference_accuracy_tuned"] > 0.9
     assert found["preference_margin_tuned_low"] > 0
     assert "preference_accuracy_base" not in found
+
+
+# --- examples
+
+
+def examples(result: Finished) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.files()["examples.jsonl"].split(b"\n")[1:-1]]
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"), [("dpo", "pair-sum"), ("simpo", "pair-mean"), ("reward", "pair-reward")]
+)
+def test_every_pair_is_kept(method: str, kind: str, evaluated: Evaluated) -> None:
+    # of a reward model nothing is asked, and it has no base
+    result = evaluated(
+        method, **({"metrics": True} if method == "reward" else {"forgetting": True})
+    )
+    found = measures(result)
+    pairs = [line for line in examples(result) if line["kind"] == kind]
+    assert len(pairs) == len({pair["id"] for pair in pairs}) == 32
+    margins = [pair["tuned"]["margin"] for pair in pairs]
+    assert sum(margins) / 32 == pytest.approx(found["preference_margin_tuned"])
+    assert all(pair["tuned"]["preferred"] == (pair["tuned"]["margin"] > 0) for pair in pairs)
+    assert all(pair["expected"].islower() and pair["rejected"].isupper() for pair in pairs)
+    summed = found["examples"]["preference_margin"]
+    assert summed["tuned"]["value"] == pytest.approx(found["preference_margin_tuned"])
+    assert ("change" in summed) == (method != "reward")
+    kinds = {line["kind"] for line in examples(result)}
+    if method == "reward":
+        assert kinds == {kind}
+    else:
+        assert kinds == {"row", kind, "general", "neutral"}
+        check_losses(result)
+
+
+def check_losses(result: Finished) -> None:
+    """Each better answer is a held-out row, of its tokens with the end."""
+    rows = [line for line in examples(result) if line["kind"] == "row"]
+    assert len(rows) == 32
+    assert all(row["expected"].islower() for row in rows)
+    assert all(row["tokens"] == len(row["expected"]) + 1 for row in rows)
+    loss = sum(row["tuned"]["loss"] for row in rows) / sum(row["tokens"] for row in rows)
+    assert measures(result)["examples"]["loss"]["tuned"]["value"] == pytest.approx(loss)
+
+
+@pytest.mark.parametrize("method", ["dpo", "simpo", "kto"])
+def test_the_better_answers_are_the_rows_of_a_run_that_learns_from_answers(
+    method: str,
+    evaluated: Evaluated,
+    environment_python: Callable[[str], Path],
+    warm: WarmInterpreter,
+    tmp_path: Path,
+) -> None:
+    """The same ids, the same losses."""
+    result = evaluated(method, forgetting=True)
+    spec = json.loads((result.folder.parent / "spec.json").read_text())
+    newline = 3 + 10  # which a template writes behind the end, and nobody predicts
+    chosen = [((*ids, newline), (*mask, 0)) for (ids, mask), good in answers(32, seed=5) if good]
+    tokens = tmp_path / "validation.safetensors"
+    inputs = {name: Path(path) for name, path in spec["where"]["inputs"].items()}
+    inputs["tokens"] = write_tokens(tokens, [[each] for each in chosen], packed=False)
+    python = environment_python("native")
+    plain = ScriptRun(python, "evaluate", spec["hashed"], inputs, tmp_path / "run").finish(warm)
+    assert plain.status == 0, plain.log
+    there, here = (
+        {line["id"]: line for line in examples(each) if line["kind"] == "row"}
+        for each in (result, plain)
+    )
+    assert len(there) == 32
+    assert there.keys() == here.keys()
+    for key, line in here.items():
+        assert (line["tokens"], line["expected"]) == (there[key]["tokens"], there[key]["expected"])
+        for name in ("base", "tuned"):
+            assert line[name]["loss"] == pytest.approx(there[key][name]["loss"], rel=1e-4)
+
+
+def test_every_judged_answer_is_kept(evaluated: Evaluated) -> None:
+    result = evaluated("kto", forgetting=True)
+    found = measures(result)
+    moved = {
+        kind: [
+            line["tuned"]["logp"] - line["base"]["logp"]
+            for line in examples(result)
+            if line["kind"] == kind
+        ]
+        for kind in ("good-answer", "bad-answer")
+    }
+    means = {kind: sum(each) / len(each) for kind, each in moved.items()}
+    change = means["good-answer"] - means["bad-answer"]
+    assert change == pytest.approx(found["preference_margin_change"])
+    assert found["examples"]["neutral_kl"]["tuned"]["value"] > 0

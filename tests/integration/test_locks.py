@@ -48,6 +48,7 @@ def test_all_locks_are_looked_at() -> None:
         "evaluate",
         "export",
         "llamafactory",
+        "metrics",
         "native",
         "parquet",
         "runner",

@@ -23,7 +23,7 @@ from runner.recipe.load import load_recipe
 from runner.stages import stages_of
 from tests import strace
 from tests.chain import ROOT
-from tests.finished_runs import write_finished_run
+from tests.evaluated_runs import rows, write_evaluated_run
 from tests.recipe_cases import RECIPES
 
 CHANGING = {"run", "lock", "verify", "attest", "bundle", "gc"}  # what they are for
@@ -44,7 +44,7 @@ def traced(shared_cache: Path) -> list[str]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two finished runs, a local recipe with every section, and one of the hub."""
     folder = tmp_path_factory.mktemp("project")
-    run = write_finished_run(folder)
+    run = write_evaluated_run(folder, "x", rows(3, -0.1))
     (run.parent / "latest").symlink_to("1")
     for name in ("valid", "data"):
         shutil.copytree(RECIPES / name, folder / name)
@@ -97,7 +97,9 @@ def command_lines(command: str, recipe: str, other: str) -> Iterator[list[str]]:
 def _argument(action: argparse.Action, recipe: str, other: str) -> str:
     if action.choices:
         return str(next(iter(action.choices)))
-    return {"codes": "E102", "second": other, "run": "runs/x"}.get(action.dest, recipe)
+    return {"codes": "E102", "second": other, "run": "runs/x", "runs": "runs/x"}.get(
+        action.dest, recipe
+    )
 
 
 @pytest.mark.parametrize("recipe", ["x.yaml", "valid/full.yaml", "valid/hub.yaml"])

@@ -46,3 +46,24 @@ def test_expected_answers_are_marked(tmp_path: Path) -> None:
     assert "✗ no idea" in stream.getvalue()
     assert "✓ PICKLE!" in stream.getvalue()
     assert stream.getvalue().count("✓") == stream.getvalue().count("✗") == 1
+
+
+def test_what_was_measured_of_examples_is_shown_with_its_interval(tmp_path: Path) -> None:
+    def measured(count: int, low: float | None) -> dict[str, object]:
+        change = {"value": -0.05, "low": low, "high": None if low is None else 0.02}
+        sides = {"base": {"value": 0.8}, "tuned": {"value": 0.75}, "change": change}
+        return {"count": count, "few": count < 30, **sides}
+
+    examples = {"general_hit": measured(40, -0.1), "sound": measured(1, None)}
+    stage = {"name": "evaluate", "action": "run", "seconds": 1, "material": {}}
+    stage["measures"] = {"examples": examples}
+    record = {"state": "done", "recipe": "t", "stages": [stage], "resolved": {}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "manifest.json").write_text(json.dumps({"stages": {}}))
+    stream = io.StringIO()
+    render_summary(summary(tmp_path), stream)
+    lines = [line for line in stream.getvalue().splitlines() if "before" in line]
+    assert lines == [
+        "sound form        0.8 before, 0.75 after  too few: 1",
+        "general prompts   0.8 before, 0.75 after  (95% of the change: -0.1 to 0.02)",
+    ]

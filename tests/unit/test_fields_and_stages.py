@@ -240,6 +240,8 @@ CASES = [
     case("/evaluate/samples", 2, "evaluate"),
     case("/evaluate/max_new_tokens", 8, "evaluate"),
     case("/evaluate/questions", "questions.jsonl", "evaluate"),
+    case("/evaluate/metrics", True, "evaluate"),
+    case("/evaluate/forgetting", True, "evaluate"),
     # --- export
     case("/merge/base", "original", ""),
     case("/merge/dtype", "float16", "merge imatrix gguf"),

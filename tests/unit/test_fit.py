@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runner.cli.main import main
+from runner.cli.validate import recipes_below
 from runner.errors import UsageError
 from runner.plan.fit import fit, peak_of, phases_of
 from runner.plan.machines import FOLDER, Hardware, hardware, known_names, rate_of
@@ -130,7 +131,7 @@ def test_every_repository_has_the_sizes_of_a_model(repository: str) -> None:
 
 
 def test_the_hub_models_of_the_course_are_known() -> None:
-    models = [load_recipe(path).model.hub for path in sorted(COURSE.glob("*.yaml"))]
+    models = [load_recipe(path).model.hub for path in recipes_below(COURSE)]
     assert {model for model in models if model is not None} <= set(REPOSITORIES)
 
 

@@ -20,6 +20,7 @@ from runner.lock.locking import lock_of_run, outputs_checker, require_fresh
 from runner.lock.pins import cheap_pins, environment_pins, stale_entries
 from runner.recipe.flow import block
 from runner.recipe.load import check_recipe, load_recipe
+from runner.recipe.model import Evaluate
 from runner.recipe.source import parse_source
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.system.environments import torch_version
@@ -237,6 +238,18 @@ def test_only_the_environments_of_the_recipes_own_backend_are_pinned() -> None:
     assert {"data", "evaluate", "export"} <= native & other
 
 
-def test_the_backends_compute_with_one_torch() -> None:
+def test_the_environment_of_task_metrics_is_pinned_where_they_are_wanted() -> None:
+    recipe = load_recipe(VALID[0])
+    without = replace(recipe, evaluate=None)
+    wanted = Evaluate(True, 8, 64, None, metrics=True, forgetting=False)
+    assert "metrics" not in environment_pins(without)
+    assert "metrics" not in environment_pins(
+        replace(recipe, evaluate=replace(wanted, metrics=False))
+    )
+    assert "metrics" in environment_pins(replace(recipe, evaluate=wanted))
+
+
+def test_one_torch_trains_and_evaluates() -> None:
     """The platform names it once."""
-    assert len({torch_version(load_backend(name).ENVIRONMENT) for name in REGISTRY}) == 1
+    roles = ["evaluate", "metrics", *(load_backend(name).ENVIRONMENT for name in REGISTRY)]
+    assert len({torch_version(role) for role in roles}) == 1

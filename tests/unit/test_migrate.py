@@ -22,7 +22,7 @@ from tests.chain import ROOT
 from tests.recipe_cases import VALID, copy_recipes
 from tests.recipe_versions import FUTURE, FUTURE_2, PAST, data_to_2, data_to_3
 
-SHIPPED = sorted((ROOT / "recipes").rglob("*.yaml"))
+SHIPPED = sorted(recipes_below(ROOT / "recipes"))
 NEEDED = re.compile(r"# Spark Recipes [\d.]+ or newer")
 
 

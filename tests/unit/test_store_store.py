@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import MachineCannot, StageFailed
+from runner.stages import evaluate
 from runner.stages.contract import Class, Outputs
 from runner.store import store as store_module
 from runner.store.record import FILE_NAME
@@ -242,6 +243,17 @@ def test_outputs_that_are_not_what_the_stage_declares_are_refused(
         commit(store, write)
     assert (caught.value.code, caught.value.stage) == (code, "merge")
     assert store.inspect("merge", KEY).state is State.MISSING
+
+
+@pytest.mark.parametrize("names", [[], ["examples.jsonl"]], ids=["without", "with"])
+def test_an_evaluation_is_whole_with_and_without_its_examples(
+    names: list[str], store: Store
+) -> None:
+    staging = store.staging("evaluate", KEY)
+    for name in ("answers.jsonl", "evaluation.json", *names):
+        (staging.out / name).write_text("{}\n")
+    found = store.commit(staging, version=1, key_inputs={}, classes=evaluate.OUTPUTS)
+    assert set(found.files) == {"answers.jsonl", "evaluation.json", *names}
 
 
 def test_the_bytes_are_on_the_disk_before_the_entry_appears(store: Store) -> None:

@@ -54,6 +54,9 @@ def a_reward_model_writes_nothing(recipe: Recipe) -> Iterator[Finding]:
     if evaluate.questions is not None:
         message = "a reward model scores answers and writes none: it cannot be asked questions"
         yield Finding("E247", "/evaluate/questions", message, "remove it")
+    if evaluate.forgetting:
+        message = "a reward model scores answers and writes none: it answers no general prompts"
+        yield Finding("E247", "/evaluate/forgetting", message, "remove it")
 
 
 @check("train")

@@ -161,7 +161,8 @@ def evaluate_has_something_to_compare(recipe: Recipe) -> Iterator[Finding]:
     evaluate = recipe.evaluate
     if not evaluate:
         return
-    if not (evaluate.loss or evaluate.samples or evaluate.questions):
+    asked = evaluate.samples or evaluate.questions or evaluate.forgetting
+    if not (evaluate.loss or asked):
         message = "evaluate has nothing to do: no loss, no samples, no questions"
         yield Finding("E207", "/evaluate", message, "ask for one of them, or remove it", "key")
     if recipe.data.validation.holds_out:

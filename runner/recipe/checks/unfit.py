@@ -26,6 +26,9 @@ def unfit(source: Source) -> Finding | None:
     if not isinstance(source.data, dict):
         message = f"a recipe is a mapping of keys to values, not {describe(source.data)}"
         return Finding("E121", "", message, "start from recipes/quickstart.yaml")
+    if "synthesis" in source.data and not _OURS & source.data.keys():
+        hint = f"check it: recipe data synthesize {shlex.quote(escaped(source.path.name))} --check"
+        return Finding("E121", "", "this is a synthesis recipe: it makes rows of data", hint)
     if not _OURS & source.data.keys() and (found := _of_another_tool(source)) is not None:
         return found
     number = number_of(source)

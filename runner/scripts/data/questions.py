@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,15 @@ from runner.scripts.spec import ScriptError
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`text`: the last user turn. `ids`: what the model sees. `expect`: empty when nothing is."""
+    """`text`: the last user turn. `ids`: what the model sees. `expect`: empty when nothing is.
+
+    `messages`: the turns as a client sends them, without a system turn that is filled in.
+    """
 
     text: str
     ids: list[int]
     expect: tuple[str, ...] = ()
+    messages: tuple[Message, ...] = field(default=(), compare=False)
 
     def is_hit(self, answer: str) -> bool:
         """Does every expected string appear in the answer, whatever its case?"""
@@ -43,7 +47,8 @@ def samples_of(path: Path, count: int) -> list[Question]:
             if len(found) == count:
                 break
             if prompt["kind"] == "validation":
-                found.append(Question(prompt["messages"][-1]["content"], prompt["ids"]))
+                messages = tuple(prompt["messages"])
+                found.append(Question(messages[-1]["content"], prompt["ids"], messages=messages))
     return found
 
 
@@ -66,8 +71,8 @@ def questions_of(
         except RowError as error:
             problems.append(Problem(place, error))
             continue
-        ids = to_ids(list(fill_system([message("user", text)], system)))
-        found.append(Question(text, ids, expect))
+        turns = [message("user", text)]
+        found.append(Question(text, to_ids(list(fill_system(turns, system))), expect, tuple(turns)))
     if not found and not problems:
         problems.append(Problem(Place(name, 1), RowError("the file holds no questions")))
     if problems:

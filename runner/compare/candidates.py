@@ -1,0 +1,240 @@
+"""The models that are compared: the base of each run and what it trained, with their examples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from runner.errors import UsageError
+from runner.report.printable import quoted
+from runner.scripts.data.questions import Question
+from runner.scripts.evaluation.examples import (
+    FILE,
+    Example,
+    ExampleSet,
+    NotExamples,
+    question_id,
+    read_examples,
+)
+from runner.store.digest import canonical_sha256
+from runner.system.regular import NotReadable, read_regular
+from runner.verify.run import Run
+
+RECORD_SCHEMA = 1
+MAX_BYTES = 1 << 30  # of the examples of a run
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model. `side`: "base" or "tuned", under which its results stand in `examples`.
+
+    `base`: identity of the model that was trained, and of how it is asked. `kept`: are there
+    results of every example, or only answers to questions? `means`: measures without examples, by
+    name of the measure.
+    """
+
+    name: str
+    side: str
+    run: str
+    base: str
+    platform: str
+    kept: bool
+    max_new_tokens: int
+    examples: Mapping[Key, Example]
+    means: Mapping[str, float]
+
+
+def candidates(runs: Sequence[Run]) -> list[Candidate]:
+    """Every base once, before the first run that has it; and every run's model.
+
+    Raises UsageError E920 to E922.
+    """
+    found: list[Candidate] = []
+    bases: dict[str, int] = {}  # identity -> place in `found`
+    names = _names(runs)
+    for run, name in zip(runs, names, strict=True):
+        base, tuned = _of_run(run, name)
+        if not _has_results(base):
+            pass  # a reward model has no base that could be asked
+        elif base.base not in bases:
+            bases[base.base] = len(found)
+            found.append(base)
+        else:
+            place = bases[base.base]
+            found[place] = _with_more(found[place], base)
+        found.append(tuned)
+    several = len(bases) > 1
+    return [
+        replace(each, name=f"base of {each.name}" if several else "base")
+        if each.side == "base"
+        else each
+        for each in found
+    ]
+
+
+def _with_more(known: Candidate, again: Candidate) -> Candidate:
+    """One base in several runs: what each of them asked it. The first run's answer stands."""
+    if again.max_new_tokens != known.max_new_tokens:
+        return known
+    return replace(
+        known,
+        kept=known.kept or again.kept,
+        examples={**again.examples, **known.examples},
+        means={**again.means, **known.means},
+    )
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """The recipes' names, with the run where that is not enough, with a number where nor that."""
+    recipes = [str(run.record.get("recipe", "")) or run.folder.name for run in runs]
+    names = [
+        name if recipes.count(name) == 1 else f"{name}/{run.folder.name}"
+        for name, run in zip(recipes, runs, strict=True)
+    ]
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[:number].count(name) + 1})"
+        for number, name in enumerate(names)
+    ]
+
+
+def _of_run(run: Run, name: str) -> tuple[Candidate, Candidate]:
+    settings = _settings(run)
+    measures = run.stage("evaluate")["measures"]
+    kept = _examples(run)
+    examples = ExampleSet(settings["max_new_tokens"], {}) if kept is None else kept
+    asked = dict(examples.examples) if kept else _questions(run, settings["system"])
+    platform = str(run.record.get("platform", {}).get("name", ""))
+    sides = []
+    for side in ("base", "tuned"):
+        loss = measures.get(f"loss_{side}")
+        sides.append(
+            Candidate(
+                name=name,
+                side=side,
+                run=str(run.folder),
+                base=settings["base"],
+                platform=platform,
+                kept=kept is not None,
+                max_new_tokens=examples.max_new_tokens,
+                examples={key: each for key, each in asked.items() if side in each.results},
+                means={} if type(loss) is not float else {"loss": loss},
+            )
+        )
+    return sides[0], sides[1]
+
+
+def _has_results(candidate: Candidate) -> bool:
+    return bool(candidate.examples or candidate.means)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """What of the recipe decides whether two runs compare."""
+    schema = run.record.get("schema")
+    if schema != RECORD_SCHEMA:
+        raise UsageError(
+            f"{run.folder} is a run of schema {schema!r}, and {RECORD_SCHEMA} is known",
+            hint="compare it with the version of the tool that wrote it, or run the recipe again",
+            code="E922",
+        )
+    if "evaluate" not in run.stages or "evaluate" not in run.manifest:
+        until = run.record.get("until")
+        ended = f"; it ended after {until}" if until else ""
+        raise UsageError(
+            f"{run.folder} has not evaluated its model{ended}",
+            hint='add "evaluate: {metrics: true}" to its recipe and run it again: what was trained '
+            "is reused",
+            code="E920",
+        )
+    try:
+        resolved = run.record["resolved"]
+        model = resolved["model"]
+        limit = resolved["evaluate"]["max_new_tokens"]
+        if type(limit) is not int:
+            raise TypeError
+        return {
+            "max_new_tokens": limit,
+            "system": resolved["data"].get("system"),
+            "base": canonical_sha256(
+                [
+                    sorted(
+                        [path, facts["sha256"]]
+                        for path, facts in run.manifest.get("fetch", {}).items()
+                    ),
+                    run.manifest.get("prepare", {}).get("chat_template.jinja", {}).get("sha256"),
+                    [model.get(name) for name in ("dtype", "quantization", "attn_implementation")],
+                ]
+            ),
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise UsageError(
+            f"{run.folder} does not say what was evaluated",
+            hint="its run.json is damaged; run the recipe again",
+            code="E921",
+        ) from None
+
+
+def _examples(run: Run) -> ExampleSet | None:
+    """The kept results; None where the recipe did not ask for any."""
+    content = _checked(run, FILE)
+    if content is None:
+        return None
+    try:
+        return read_examples(content)
+    except NotExamples as error:
+        raise _damaged(run, FILE, str(error)) from None
+
+
+def _questions(run: Run, system: str | None) -> dict[Key, Example]:
+    """Of a run that kept no examples: the questions with expected answers, from answers.jsonl."""
+    content = _checked(run, "answers.jsonl") or b""
+    found: dict[Key, Example] = {}
+    for number, line in enumerate(content.decode("utf-8", "replace").split("\n"), 1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+            text, expect = str(row["question"]), tuple(map(str, row.get("expect", ())))
+            said = {name: str(row[name]) for name in ("base", "tuned") if name in row}
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            raise _damaged(run, "answers.jsonl", f"line {number} is no answer") from None
+        if not expect:
+            continue  # a held-out prompt, of which only the last turn is here
+        expected = " ".join(expect)
+        key = question_id(system, [{"role": "user", "content": text}], [expected])
+        question = Question(text, [], expect)
+        again = sum(known[1] == key for known in found)
+        found["question", key, again] = Example(
+            "question",
+            key,
+            {"prompt": text, "expected": expected},
+            {name: {"answer": each, "hit": question.is_hit(each)} for name, each in said.items()},
+        )
+    return found
+
+
+def _checked(run: Run, path: str) -> bytes | None:
+    """An output of the evaluation with the bytes that the manifest says; None when it has none."""
+    facts = run.manifest["evaluate"].get(path)
+    if facts is None:
+        return None
+    place = run.shown("evaluate", path)
+    assert place is not None
+    try:
+        content = read_regular(place, MAX_BYTES)
+    except NotReadable as error:
+        raise _damaged(run, path, str(error)) from None
+    if hashlib.sha256(content).hexdigest() != facts["sha256"]:
+        raise _damaged(run, path, "it is not what the run wrote")
+    return content
+
+
+def _damaged(run: Run, path: str, why: str) -> UsageError:
+    return UsageError(
+        f"{run.folder}: evaluation/{path} cannot be used: {quoted(why, 200)[1:-1]}",
+        hint=f"recipe verify {run.folder} says what else has changed; or run the recipe again",
+        code="E921",
+    )

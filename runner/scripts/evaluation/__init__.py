@@ -1,0 +1,1 @@
+"""What the evaluating scripts share: examples, intervals, and what an answer is measured by."""

@@ -1,0 +1,111 @@
+"""What is measured of examples, which way is better, and how sure one can be. Needs numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runner.scripts.evaluation.examples import MODELS, Example
+from runner.scripts.evaluation.intervals import Estimate, estimate
+
+_PAIRS = ("pair-sum", "pair-mean", "pair-reward")
+_ANSWERS = ("question", "sample", "general")
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """`key` of the results of examples of `kinds`. `better`: 1 higher, -1 lower, 0 neither.
+
+    `per_token`: the results are sums over the example's tokens. `from_base`: they are a distance
+    from the model that was trained, so that those of other bases do not compare.
+    """
+
+    name: str
+    title: str
+    kinds: tuple[str, ...]
+    key: str
+    better: int
+    per_token: bool = False
+    from_base: bool = False
+
+    def of(self, example: Example, model: str) -> float | None:
+        """What came out; None where nothing did."""
+        value = example.results.get(model, {}).get(self.key)
+        return None if value is None or isinstance(value, str) else float(value)
+
+    def weight(self, example: Example) -> float:
+        """Tokens, or 1."""
+        return float(example.tokens or 1) if self.per_token else 1.0
+
+
+MEASURES = (
+    Measure("loss", "held-out loss, nats a token", ("row",), "loss", -1, per_token=True),
+    Measure("preference_accuracy", "better answer preferred", _PAIRS, "preferred", 1),
+    Measure("preference_margin", "margin of the better answer", _PAIRS, "margin", 1),
+    Measure("good_answers", "log-probability of good answers", ("good-answer",), "logp", 1),
+    Measure("bad_answers", "log-probability of bad answers", ("bad-answer",), "logp", -1),
+    Measure("questions_hit", "questions: right", ("question",), "hit", 1),
+    Measure("questions_exact_match", "questions: exact match", ("question",), "exact_match", 1),
+    Measure("questions_f1", "questions: F1", ("question",), "f1", 1),
+    Measure("questions_rouge_l", "questions: ROUGE-L", ("question",), "rouge_l", 1),
+    Measure("samples_exact_match", "held-out answers: exact match", ("sample",), "exact_match", 1),
+    Measure("samples_f1", "held-out answers: F1", ("sample",), "f1", 1),
+    Measure("samples_rouge_l", "held-out answers: ROUGE-L", ("sample",), "rouge_l", 1),
+    Measure("sound", "form: sound answers", _ANSWERS, "sound", 1),
+    Measure("ended", "form: ends by itself", _ANSWERS, "ended", 1),
+    Measure("leak", "form: template leaks", _ANSWERS, "leak", -1),
+    Measure("repeated", "form: repeated 4-grams", _ANSWERS, "repeated", -1),
+    Measure("length", "form: length, tokens", _ANSWERS, "length", 0),
+    Measure("general_hit", "general prompts: right", ("general",), "hit", 1),
+    Measure("neutral_loss", "neutral text: loss, nats a token", ("neutral",), "loss", -1, True),
+    Measure("neutral_kl", "neutral text: KL from base", ("neutral",), "kl", -1, True, True),
+)
+
+
+def measured(measure: Measure, examples: Iterable[Example], model: str) -> Estimate | None:
+    """The mean of one model's results; None without any."""
+    found = [
+        (value, measure.weight(each))
+        for each in examples
+        if each.kind in measure.kinds and (value := measure.of(each, model)) is not None
+    ]
+    return estimate(*zip(*found, strict=True)) if found else None
+
+
+def changed(pairs: Sequence[tuple[float, float, float]]) -> Estimate | None:
+    """The mean of second minus first, of triples (first, second, weight); None without any."""
+    if not pairs:
+        return None
+    return estimate([second - first for first, second, _ in pairs], [each[2] for each in pairs])
+
+
+def summary_of(examples: Sequence[Example]) -> dict[str, Any]:
+    """measure -> count, few, and value, low and high of base, tuned and change.
+
+    Their order decides which are drawn together: by kind and id, as in `recipe compare`.
+    """
+    examples = sorted(examples, key=lambda each: (each.kind, each.id))
+    found: dict[str, Any] = {}
+    for measure in MEASURES:
+        estimates = {name: measured(measure, examples, name) for name in MODELS}
+        both = [
+            (first, second, measure.weight(each))
+            for each in examples
+            if each.kind in measure.kinds
+            and (first := measure.of(each, "base")) is not None
+            and (second := measure.of(each, "tuned")) is not None
+        ]
+        estimates["change"] = changed(both)
+        if known := {name: each for name, each in estimates.items() if each is not None}:
+            any_one = next(iter(known.values()))
+            found[measure.name] = {
+                "count": any_one.count,
+                "few": any_one.few,
+                **{name: _plain(each) for name, each in known.items()},
+            }
+    return found
+
+
+def _plain(found: Estimate) -> dict[str, Any]:
+    return {"value": found.value, "low": found.low, "high": found.high}

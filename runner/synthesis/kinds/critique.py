@@ -1,0 +1,52 @@
+"""The answer of a row, criticised by the model and rewritten by it."""
+
+from __future__ import annotations
+
+from runner.synthesis.kinds import Material, about
+from runner.synthesis.rows import Made, words_of
+from runner.synthesis.settings import Settings
+from runner.synthesis.talk import Talk, Unusable, shown_json, text_of, texts_schema
+
+WAVE = 64
+SEEDS_ARE_KNOWN = False
+
+
+def tasks(settings: Settings, material: Material) -> int | None:
+    """One for each row."""
+    return len(material.seeds)
+
+
+def rows_a_task(settings: Settings) -> int:
+    """One."""
+    return 1
+
+
+def make(task: int, talk: Talk, material: Material) -> list[Made]:
+    """One row, or one pair."""
+    seed = material.seeds[task]
+    answer = seed.answer
+    for number in range(talk.settings.own["rounds"]):
+        answer = _rewritten(seed.question, answer, number, talk)
+    if words_of(answer) == words_of(seed.answer):
+        raise Unusable("the answer stayed as it was", answer)
+    rejected = seed.answer if talk.settings.own["pairs"] else None
+    return [Made(seed.question, answer, seed.place, f"{seed.question}\n{answer}", rejected)]
+
+
+def _rewritten(question: str, answer: str, number: int, talk: Talk) -> str:
+    shown = f"Question: {question}\n\nAnswer: {answer}"
+    critique = talk.json(
+        f"{shown}\n\nWhat is wrong with this answer, and what is missing? Say it in a few "
+        f"sentences.{about(talk.settings)}\n\n{shown_json(['critique'])}",
+        f"critique {number}",
+        texts_schema("critique"),
+        lambda said: text_of(said, "critique"),
+    )
+    return talk.json(
+        f"{shown}\n\nCritique: {critique}\n\nWrite a better answer to the question, which the "
+        f"critique no longer holds of. Do not mention the critique.{about(talk.settings)}\n\n"
+        f"{shown_json(['answer'])}",
+        f"answer {number}",
+        texts_schema("answer"),
+        lambda said: text_of(said, "answer"),
+    )

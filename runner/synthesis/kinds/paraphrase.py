@@ -1,0 +1,35 @@
+"""The question of a row in other words; its answer stays."""
+
+from __future__ import annotations
+
+from runner.synthesis.kinds import Material, about
+from runner.synthesis.rows import Made
+from runner.synthesis.settings import Settings
+from runner.synthesis.talk import Talk, shown_json, text_of, texts_schema
+
+WAVE = 64
+SEEDS_ARE_KNOWN = True
+
+
+def tasks(settings: Settings, material: Material) -> int | None:
+    """One for each row and variant: first one of each row, then the next."""
+    return len(material.seeds) * int(settings.own["variants"])
+
+
+def rows_a_task(settings: Settings) -> int:
+    """One."""
+    return 1
+
+
+def make(task: int, talk: Talk, material: Material) -> list[Made]:
+    """One row."""
+    seed = material.seeds[task % len(material.seeds)]
+    prompt = (
+        f"Here is a question, and the answer to it:\n\nQuestion: {seed.question}\n"
+        f"Answer: {seed.answer}\n\nAsk the same in other words. The same answer must be right, "
+        f"and the question must not say it.{about(talk.settings)}\n\n{shown_json(['question'])}"
+    )
+    question = talk.json(
+        prompt, "question", texts_schema("question"), lambda said: text_of(said, "question")
+    )
+    return [Made(question, seed.answer, seed.place, question)]

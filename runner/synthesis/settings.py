@@ -1,0 +1,271 @@
+"""A synthesis recipe: text -> places -> schema -> defaults -> frozen settings.
+
+The way of a recipe (runner/recipe/load.py) with a schema of its own, `schemas/synthesis-1.json`.
+Errors carry file, line and column; what a value says that must be secret is never repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from runner.errors import RecipeInvalid
+from runner.recipe.elsewhere import hint_for_key
+from runner.recipe.finding import Finding, describe
+from runner.recipe.paths import is_readable_file, project_root, resolved
+from runner.recipe.schema import Schema, fill_defaults, load_schema
+from runner.recipe.source import Source, pointer_tokens, read_source
+from runner.recipe.suggest import nearest
+from runner.recipe.validate import findings
+from runner.report.printable import quoted
+
+SCHEMA = "synthesis-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Who is asked. `url` is None for Ollama, whose address the environment says.
+
+    `num_ctx` are tokens of prompt and answer together; None is what the model says.
+    """
+
+    model: str
+    url: str | None
+    key: str | None  # name of the variable that holds it
+    structured: bool
+    num_ctx: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowFile:
+    """A file of seed rows: where it is, what messages call it."""
+
+    path: Path
+    name: str
+    format: str
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text: where it is, what messages call it."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """How requests are sent; times in seconds."""
+
+    concurrency: int
+    timeout: int
+    retries: int
+    backoff: float
+    per_minute: int | None
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be spent; None is no limit."""
+
+    requests: int | None
+    tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which rows are refused; lengths in characters, `ngram` in words."""
+
+    min_characters: int
+    max_characters: int
+    ngram: int
+    max_overlap: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One synthesis recipe. `own` has what only its kind reads, by the names of the file."""
+
+    source: Source
+    kind: str
+    count: int
+    seed: int
+    endpoint: Endpoint
+    judge: Endpoint | None
+    weak: Endpoint | None
+    about: str
+    system: str | None
+    sampling: Mapping[str, Any]
+    requests: Requests
+    budget: Budget
+    filters: Filters
+    rows: tuple[RowFile, ...]
+    documents: tuple[Document, ...]
+    own: Mapping[str, Any]
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Everybody who is asked."""
+        return [each for each in (self.endpoint, self.judge, self.weak) if each is not None]
+
+
+def read_settings(path: Path) -> Settings:
+    """The synthesis recipe at `path`. Raises RecipeInvalid with everything that is wrong."""
+    source = read_source(path)
+    found = list(_problems(source))
+    diagnostics = [*source.problems, *(each.diagnostic(source) for each in found)]
+    if diagnostics:
+        raise RecipeInvalid(sorted(diagnostics, key=lambda each: each.sort_key))
+    return _settings(source, fill_defaults(source.data, load_schema(SCHEMA)))
+
+
+# --- what is wrong
+
+
+def _problems(source: Source) -> Iterator[Finding]:
+    data = source.data
+    if not isinstance(data, dict):
+        if not source.is_damaged(""):
+            message = f"a synthesis recipe is a mapping of keys to values, not {describe(data)}"
+            yield Finding("E121", "", message, "start from recipes/course/10.4-synthesis.yaml")
+        return
+    if "synthesis" not in data and {"schema", "extends", "train"} & data.keys():
+        message = "this is a recipe of a training, not of a synthesis"
+        yield Finding("E121", "", message, "recipe run runs it; docs/synthesis.md shows the other")
+        return
+    shape = [
+        each for each in findings(data, load_schema(SCHEMA)) if not source.is_damaged(each.pointer)
+    ]
+    yield from map(_in_own_words, shape)
+    if not shape and not source.damaged:
+        yield from _across(data)
+        yield from _paths(source)
+
+
+def _in_own_words(found: Finding) -> Finding:
+    """Hints about keys know recipes of trainings; a value of `key` may be the key itself."""
+    tokens = pointer_tokens(found.pointer)
+    if found.code == "E107" and tokens[-1] in ("key", "api"):
+        what = "the NAME of an environment variable, in capitals"
+        if tokens[-1] == "api":
+            what = "an http:// or https:// address without user, question mark or key"
+        return replace(found, message=f"{'.'.join(tokens)} must be {what}")
+    parent = found.pointer.rpartition("/")[0]
+    if found.code == "E102" and hint_for_key(tokens[-1], parent):
+        meant = nearest(tokens[-1], _all_keys(load_schema(SCHEMA)))
+        hint = f'did you mean "{meant}"?' if meant else "docs/synthesis.md shows every key"
+        return replace(found, hint=hint)
+    return replace(found, message=found.message.replace("the recipe", "the synthesis recipe"))
+
+
+def _all_keys(schema: Schema) -> dict[str, None]:
+    found: dict[str, None] = dict.fromkeys(schema.get("properties", ()))
+    inner = [*schema.get("properties", {}).values(), *schema.get("oneOf", ())]
+    for each in [*inner, *([schema["items"]] if "items" in schema else [])]:
+        found |= _all_keys(each)
+    return found
+
+
+def _across(data: Mapping[str, Any]) -> Iterator[Finding]:
+    """Rules between fields."""
+    if "weak" in data:
+        for key in ("judge", "candidates"):
+            if key in data:
+                message = f'"{key}" does not go with "weak": nobody judges there'
+                yield Finding("E912", f"/{key}", message, "keep one way to make pairs", "key")
+        if data["weak"] == data["endpoint"]:
+            hint = "name another model"
+            yield Finding("E912", "/weak", "the weak model is the strong one", hint)
+    filters = data.get("filters", {})
+    least, most = filters.get("min_characters"), filters.get("max_characters")
+    if least is not None and most is not None and least > most:
+        message = f"no text has {least} characters and at most {most}"
+        yield Finding("E912", "/filters/min_characters", message, "lower one, or raise the other")
+    for place in ("endpoint", "judge", "weak"):
+        url = data.get(place, {}).get("api")
+        if url is not None and not _is_address(url):
+            hint = "write it as https://HOST/v1"
+            yield Finding("E912", f"/{place}/api", "this is not the address of a server", hint)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
+def _paths(source: Source) -> Iterator[Finding]:
+    root = project_root(source.path)
+    for pointer in _path_pointers(source.data):
+        text = source.at(pointer)
+        shown = quoted(text, 80)
+        real = resolved(source.folder / text)
+        if text.startswith("/"):
+            yield Finding("E910", pointer, f"{shown} is absolute", "write it relative to this file")
+        elif real is None:
+            yield Finding("E910", pointer, f"{shown} is not a path", "check the name and its links")
+        elif not real.is_relative_to(root):
+            message = f"{shown} leads out of the project {quoted(str(root))}"
+            yield Finding("E910", pointer, message, "move the file below that folder")
+        elif not is_readable_file(real):
+            what = "is a folder" if real.is_dir() else "is not there, or cannot be read"
+            yield Finding("E910", pointer, f"{shown} {what}", _near_name(real))
+
+
+def _near_name(path: Path) -> str:
+    try:
+        names = sorted(each.name for each in path.parent.iterdir())[:1000]
+    except OSError:
+        return "check the folder's name"
+    meant = nearest(path.name, names)
+    return f"did you mean {quoted(meant, 80)}?" if meant else "name a file"
+
+
+def _path_pointers(data: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"/documents/{number}" for number in range(len(data.get("documents", ()))))
+    yield from (f"/rows/{number}/path" for number in range(len(data.get("rows", ()))))
+
+
+# --- what is right
+
+
+def _settings(source: Source, filled: dict[str, Any]) -> Settings:
+    shared = {"synthesis", "kind", "count", "seed", "endpoint", "judge", "weak", "about", "system"}
+    shared |= {"sampling", "requests", "budget", "filters", "rows", "documents"}
+    return Settings(
+        source=source,
+        kind=filled["kind"],
+        count=filled["count"],
+        seed=filled["seed"],
+        endpoint=_endpoint(filled["endpoint"]),
+        judge=_endpoint(filled["judge"]) if "judge" in filled else None,
+        weak=_endpoint(filled["weak"]) if "weak" in filled else None,
+        about=filled["about"],
+        system=filled["system"],
+        sampling=filled["sampling"],
+        requests=Requests(**filled["requests"]),
+        budget=Budget(**filled["budget"]),
+        filters=Filters(**filled["filters"]),
+        rows=tuple(
+            RowFile(source.folder / each["path"], each["path"], each["format"], each["limit"])
+            for each in filled.get("rows", ())
+        ),
+        documents=tuple(
+            Document(source.folder / each, each) for each in filled.get("documents", ())
+        ),
+        own={name: value for name, value in filled.items() if name not in shared},
+    )
+
+
+def _endpoint(filled: Mapping[str, Any]) -> Endpoint:
+    if "ollama" in filled:
+        return Endpoint(filled["ollama"], None, None, filled["structured"], filled["num_ctx"])
+    url = filled["api"].rstrip("/")
+    return Endpoint(filled["model"], url, filled["key"], filled["structured"])

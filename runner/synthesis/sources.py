@@ -1,0 +1,168 @@
+"""What a synthesis starts from: questions and answers of seed rows, parts of documents.
+
+Deterministic: files in the order of the recipe, rows and parts in the order of the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from runner.errors import RecipeInvalid
+from runner.report.printable import escaped
+from runner.scripts.data.conversation import Conversation
+from runner.scripts.data.convert import read_one
+from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError, read_rows
+from runner.synthesis.settings import Document, RowFile, Settings
+from runner.system.regular import NotReadable, read_regular
+
+MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """The first question of a row and the answer to it. `place` is FILE:LINE."""
+
+    question: str
+    answer: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a document. `place` is FILE:LINE of its first line."""
+
+    text: str
+    place: str
+
+
+def seeds_of(settings: Settings) -> list[Seed]:
+    """Every seed row. Raises RecipeInvalid (E911) when one cannot be read, or there is none."""
+    seeds: list[Seed] = []
+    problems = []
+    for number, file in enumerate(settings.rows):
+        pointer = f"/rows/{number}/path"
+        before = len(seeds)
+        try:
+            bad = _read_seeds(file, seeds)
+        except OSError as error:
+            bad = [f"cannot read {file.name}: {error.strerror or error}"]
+        if not bad and len(seeds) == before:
+            bad = [f"{file.name} holds no rows"]
+        hint = f"recipe data inspect {file.path} --from {file.format} shows all of them"
+        problems += [
+            settings.source.diagnostic("E911", pointer, escaped(each), hint=hint) for each in bad
+        ]
+    if problems:
+        raise RecipeInvalid(problems)
+    return seeds
+
+
+def _read_seeds(file: RowFile, seeds: list[Seed]) -> list[str]:
+    """Append the rows of `file`; what is wrong with the first bad ones."""
+    bad: list[str] = []
+    for item in islice(read_rows(file.path, file.name), file.limit):
+        try:
+            if isinstance(item, Problem):
+                raise item.error
+            seeds.append(_seed(item[1], file.format, str(item[0])))
+        except RowError as error:
+            place = item.place if isinstance(item, Problem) else item[0]
+            bad.append(f"{place}: {error.message}")
+            if len(bad) == MAX_SHOWN:
+                break
+    return bad
+
+
+def _seed(row: dict[str, object], format_name: str, place: str) -> Seed:
+    read = read_one(row, format_name)
+    assert isinstance(read, Conversation), "the schema allows formats of conversations alone"
+    turns = [turn for turn in read.messages if turn["role"] != "system"]
+    if [turn["role"] for turn in turns[:2]] != ["user", "assistant"]:
+        raise RowError("the row does not begin with a question and its answer")
+    question, answer = (str(turn["content"]).strip() for turn in turns[:2])
+    if not question or not answer:
+        raise RowError("the first question or answer is empty")
+    return Seed(question, answer, place)
+
+
+def parts_of(settings: Settings) -> list[Part]:
+    """Every part of every document. Raises RecipeInvalid (E910) when one cannot be read."""
+    parts: list[Part] = []
+    problems = []
+    for number, document in enumerate(settings.documents):
+        try:
+            text = _text(document)
+            found = list(cut(text, document.name, settings.own["chunk"]))
+            if not found:
+                raise NotReadable("it holds no text")
+            parts += found
+        except NotReadable as error:
+            message = escaped(f"{document.name}: {error}")
+            hint = "name a text file in UTF-8"
+            where = f"/documents/{number}"
+            problems.append(settings.source.diagnostic("E910", where, message, hint=hint))
+    if problems:
+        raise RecipeInvalid(problems)
+    return parts
+
+
+def _text(document: Document) -> str:
+    content = read_regular(document.path, MAX_DOCUMENT_BYTES)
+    try:
+        text = content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise NotReadable(f"line {line} is not UTF-8") from None
+    if "\0" in text:
+        raise NotReadable("it is no text: it holds a zero byte")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def cut(text: str, name: str, size: int) -> Iterator[Part]:
+    """`text` in parts of at most `size` characters.
+
+    Cut between paragraphs; inside of one that is too long alone, at the end of a sentence or word.
+    A heading begins a new part once the part before is half full.
+    """
+    held: list[str] = []
+    start = line = 1
+    for paragraph, line in _paragraphs(text, size):
+        length = sum(map(len, held)) + 2 * len(held)
+        heading = paragraph.startswith("#") and length > size // 2
+        if held and (heading or length + len(paragraph) > size):
+            yield Part("\n\n".join(held), f"{name}:{start}")
+            held = []
+        if not held:
+            start = line
+        held.append(paragraph)
+    if held:
+        yield Part("\n\n".join(held), f"{name}:{start}")
+
+
+def _paragraphs(text: str, size: int) -> Iterator[tuple[str, int]]:
+    """Paragraphs of at most `size` characters, and the line in which each begins."""
+    line, counted = 1, 0
+    for match in re.finditer(r"[^\n]+(?:\n[^\S\n]*[^\s][^\n]*)*", text):
+        position, end = match.span()
+        while position < end:
+            after = position + _length_of_piece(
+                text[position : min(end, position + size + 1)], size
+            )
+            if piece := text[position:after].strip():
+                line, counted = line + text.count("\n", counted, position), position
+                yield piece, line
+            position = after
+
+
+def _length_of_piece(text: str, size: int) -> int:
+    if len(text) <= size:
+        return len(text)
+    head = text[:size]
+    for pattern in (r"(?s).*[.!?]\s", r"(?s).*\s"):
+        found = re.match(pattern, head)
+        if found and found.end() > size // 2:
+            return found.end()
+    return size

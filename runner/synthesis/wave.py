@@ -1,0 +1,70 @@
+"""Work on several tasks at once, and get what they give in their order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+Result = TypeVar("Result")
+LOOK_SECONDS = 0.2
+
+
+def in_order(
+    tasks: range,
+    work: Callable[[int], Result],
+    concurrency: int,
+    stopping: threading.Event,
+    on_interrupt: Callable[[int], None],
+) -> Generator[Result, None, None]:
+    """`work` of every task, in the order of tasks; the first exception is raised.
+
+    When it ends early nothing new is begun, and what is under way is waited for: each answer that
+    was paid for gets into the log. `on_interrupt` is told of how many threads that is; a second
+    interrupt leaves them.
+    """
+    todo = iter(tasks)
+    done: dict[int, Result] = {}
+    failed: dict[int, BaseException] = {}
+    changed = threading.Condition()
+
+    def worker() -> None:
+        while True:
+            with changed:
+                task = None if stopping.is_set() or failed else next(todo, None)
+            if task is None:
+                return
+            try:
+                result = work(task)
+            except BaseException as error:  # whatever it is belongs to who asked for the result
+                with changed:
+                    failed[task] = error
+                    changed.notify_all()
+                return
+            with changed:
+                done[task] = result
+                changed.notify_all()
+
+    threads = [
+        threading.Thread(target=worker, daemon=True) for _ in range(min(concurrency, len(tasks)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for task in tasks:
+            with changed:
+                while task not in done and not failed:
+                    changed.wait(LOOK_SECONDS)
+                if task not in done:
+                    raise next(iter(failed.values()))  # the first in time: others follow from it
+            yield done.pop(task)
+    except BaseException:
+        stopping.set()
+        under_way = sum(each.is_alive() for each in threads)
+        if under_way:
+            on_interrupt(under_way)
+        raise
+    finally:
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(LOOK_SECONDS)
