@@ -71,9 +71,9 @@ def data_to_2(data: Data) -> Data:
     if "benchmark" in data:
         data["benchmark"] = [data["benchmark"]]
     if "fraction" in data["data"].get("validation", {}):
-        data["data"]["validation"] = {
-            "percent": round(100 * data["data"]["validation"]["fraction"], 6)
-        }
+        held_out = data["data"]["validation"]
+        held_out["fraction"] = round(100 * held_out["fraction"], 6)
+        _renamed(held_out, "fraction", "percent")
     data.setdefault("seed", 42)
     return data | {"schema": 2}
 
@@ -112,7 +112,8 @@ def _shape_2(schema: Schema) -> None:
     top["benchmark"] = {"type": "array", "items": top["benchmark"]}
     branch = top["data"]["properties"]["validation"]["oneOf"][0]
     branch["required"] = ["percent"]
-    branch["properties"] = {"percent": {"type": "number", "minimum": 0, "exclusiveMaximum": 100}}
+    _renamed(branch["properties"], "fraction", "percent")
+    branch["properties"]["percent"] = {"type": "number", "minimum": 0, "exclusiveMaximum": 100}
     top["data"]["properties"]["validation"]["default"] = {"percent": 10}
     top["seed"]["default"] = 0
 

@@ -385,6 +385,7 @@ def execute_chain(
         base: Recipe, stages: list[Stage], snapshot: Snapshot, before: BaseResult | None
     ) -> list[StageResult]:
         until = stages[-1].NAME
+        _say(f"first the recipe {base.name}, for {link.recipe.name}")
         return execute(args, base, stages, store, snapshot, None, starts, before, until).results
 
     recipe, stages, snapshot = link.recipe, link.stages, link.snapshot

@@ -162,7 +162,7 @@ def _origin_comment(recipe: Recipe, line: _Line) -> str:
     file = escaped(str(said.source.file(pointer)))
     if not span.line:
         return f"  # {file}"
-    several = said.source.bases or said is not recipe
+    several = said.source.bases or said.source.path != recipe.source.path
     return f"  # {file}:{span.line}" if several else f"  # line {span.line}"
 
 

@@ -124,7 +124,7 @@ class Log:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._descriptor, self._end)
                 raise
-            self._entries[digest] = Entry(self._end, len(data))
+            self._entries.setdefault(digest, Entry(self._end, len(data)))
             self._end += len(data)
 
     def _line(self, entry: Entry) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class Log:
             for number, data in enumerate(file, 1):
                 if not data.endswith(b"\n") and _is_torn(data):
                     break
-                self._entries[self._checked(data, number)] = Entry(self._end, len(data))
+                self._entries.setdefault(self._checked(data, number), Entry(self._end, len(data)))
                 self._end += len(data)
         if not self._read_only and os.fstat(self._descriptor).st_size > self._end:
             os.ftruncate(self._descriptor, self._end)

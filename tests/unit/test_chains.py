@@ -170,6 +170,20 @@ def test_a_mistake_in_what_a_resolved_recipe_holds_is_told_at_its_line(project: 
     assert "must stand" in finding.message
 
 
+def test_a_record_whose_base_recipe_leaves_defaults_out_is_read(project: Path) -> None:
+    """As a stranger's may: valid by the schema is enough."""
+    recipe = load_recipe(project / "dpo.yaml")
+    resolved = recipe.resolved()
+    for key in ("seed", "description"):
+        del resolved["model"]["recipe"][key]
+    del resolved["model"]["recipe"]["data"]["validation"]
+    assert resolved_findings(resolved) == []
+    again = build(resolved, Source(path=project / "x.yaml", data=resolved))
+    assert again.base is not None
+    assert again.base.seed == 42
+    assert [file.name for _, file in again.base.data_files()] == ["rows.jsonl"]
+
+
 def chain_of(project: Path, length: int) -> Path:
     """`length` recipes, each starting from the one before; the file of the last."""
     before, text = "bases/sft.yaml", SFT.replace("../", "").replace("own.jinja", "bases/own.jinja")

@@ -247,6 +247,10 @@ def test_the_environment_of_task_metrics_is_pinned_where_they_are_wanted() -> No
         replace(recipe, evaluate=replace(wanted, metrics=False))
     )
     assert "metrics" in environment_pins(replace(recipe, evaluate=wanted))
+    measured = replace(recipe, evaluate=wanted)
+    assert "metrics" in environment_pins(replace(without, base=measured))
+    assert "metrics" in environment_pins(replace(measured, base=without))
+    assert "metrics" not in environment_pins(replace(without, base=without))
 
 
 def test_one_torch_trains_and_evaluates() -> None:

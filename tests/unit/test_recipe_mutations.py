@@ -204,6 +204,8 @@ def _delete(
 
 def _replace_values(node: Node, data: dict[str, Any]) -> Iterator[Damage]:
     for value in _of_another_type(node.value):
+        if value is None and "null" in node.schema.get("type", ()):
+            continue  # no damage
         made = _with(data, node.pointer, value)
         inner = [f"{node.pointer}/{key}" for key in ("x", "0")]  # a block starts a line below
         yield _rewritten("retype", made, node.pointer, *inner)

@@ -26,6 +26,7 @@ def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+TAKEN_ONCE = {"weight": None, "repeat": 1.0, "limit": None}
 MINIMAL = Path("valid/minimal.yaml")
 
 
@@ -55,9 +56,9 @@ def said(path: Path, *options: str) -> list[tuple[str, str, int]]:
         ('train.adapter.rank_pattern."layers.0.q_proj"=4', "/train/adapter/rank_pattern",
          {"layers.0.q_proj": 4}),
         ("data.train[0].path=../data/./rows.jsonl", "/data/train",
-         [{"path": "../data/./rows.jsonl", "format": "alpaca"}]),
+         [{"path": "../data/./rows.jsonl", "format": "alpaca", **TAKEN_ONCE}]),
         ("data.train[0]={path: ../data/chats.json, format: messages}", "/data/train",
-         [{"path": "../data/chats.json", "format": "messages"}]),
+         [{"path": "../data/chats.json", "format": "messages", **TAKEN_ONCE}]),
         ("merge.dtype=float32", "/merge/dtype", "float32"),
     ],
 )  # fmt: skip
@@ -95,7 +96,7 @@ def test_null_takes_away(recipes: Path) -> None:
     full = Path("valid/full.yaml")
     recipe = load_recipe(full, overrides=["benchmark=null", "train.adapter.r=null"])
     assert (recipe.benchmark, recipe.train.adapter.r) == (None, 8)
-    assert said(full, "train.adapter=null") == [("E103", str(full), 32)]
+    assert said(full, "train.adapter=null") == [("E103", str(full), 35)]
 
 
 def test_a_null_of_the_file_stays_an_error(recipes: Path) -> None:

@@ -206,7 +206,8 @@ def test_show_says_which_line_a_value_comes_from(
     _, out, _ = run(capsys, "show", "--resolved", "valid/minimal.yaml")
     lines = {line.partition("#")[0].strip(): line.partition("# ")[2] for line in out.splitlines()}
     assert lines["max_steps: 1"] == "line 13"
-    assert lines["- {path: ../data/rows.jsonl, format: alpaca}"] == "line 8"
+    rows = "- {path: ../data/rows.jsonl, format: alpaca, weight: null, repeat: 1.0, limit: null}"
+    assert lines[rows] == "line 8"
     assert lines["learning_rate: 0.0002"] == "default"
     assert lines["fraction: 0.1"] == "default"
     _, out, _ = run(capsys, "show", "valid/minimal.yaml")
@@ -224,7 +225,7 @@ def test_show_as_json_has_the_origin_of_every_value(
     assert report["version"] == 1
     assert report["recipe"] == recipe.resolved()
     assert report["origin"]["/train/adapter/r"] == {
-        "given": True, "file": "valid/full.yaml", "line": 37, "column": 8
+        "given": True, "file": "valid/full.yaml", "line": 40, "column": 8
     }  # fmt: skip
     _, out, _ = run(capsys, "show", "--resolved", "--format", "json", "valid/minimal.yaml")
     assert json.loads(out)["origin"]["/train/bf16"] == {"given": False}

@@ -132,9 +132,9 @@ def _without_leaks(
     kept: list[R] = []
     leaks: list[tuple[str, str]] = []
     for row in train:
-        what, place = "row", contents.get(content_key(row))
-        if place is None:
-            what, place = "prompt", prompts.get(prompt_key(row))
+        what, place = "prompt", prompts.get(prompt_key(row))
+        if place is not None and (same := contents.get(content_key(row))):
+            what, place = "row", same
         if place is None:
             kept.append(row)
         else:

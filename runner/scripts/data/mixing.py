@@ -58,12 +58,12 @@ def mixed(rows: Sequence[R], sources: Sequence[Source], seed: int) -> list[R]:
         )
     result: list[tuple[str, R]] = []
     for number, total in wanted.items():
-        own = [row for row in rows if row.traits.source == number]
+        own = [(row.digest(), row) for row in rows if row.traits.source == number]
         passes, rest = divmod(total, len(own))
-        ranked = sorted(own, key=lambda row: _hash(f"{seed}:more:{row.digest()}"))
+        ranked = sorted(own, key=lambda item: _hash(f"{seed}:more:{item[0]}")) if rest else []
         for copy in range(passes + 1):
-            for row in own if copy < passes else ranked[:rest]:
-                result.append((_hash(f"{seed}:order:{copy}:{row.digest()}"), row))
+            for digest, row in own if copy < passes else ranked[:rest]:
+                result.append((_hash(f"{seed}:order:{copy}:{digest}"), row))
     return [row for _, row in sorted(result, key=lambda item: item[0])]
 
 
