@@ -24,6 +24,7 @@ def write_recipes(folder: Path, count: int, *, wrong: bool = True) -> list[Path]
     shutil.copytree(RECIPES / "data", folder / "data")
     (folder / ".git").mkdir()
     good = [read_source(path).data for path in VALID]
+    good = [data for data in good if "recipe" not in data["model"]]  # which is a file of its own
     paths = []
     for number in range(count):
         made = _varied(copy.deepcopy(good[number % len(good)]), number, chance)
