@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from runner.scripts.evaluation.examples import FILE, Example, content_id
 from runner.verify.run import open_run
 from tests.evaluated_runs import questions, relist, rows, write_evaluated_run
 from tests.finished_runs import change_record, write_finished_run
+from tests.html_page import Loaded
 
 
 def compared(*runs: Path) -> dict[str, Any]:
@@ -354,24 +354,6 @@ def test_a_file_in_the_place_of_the_folder(
 
 
 # --- reports
-
-
-class Loaded(HTMLParser):
-    """What a page would load, and what in it would run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.runs: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name in ("src", "href", "data", "srcset") and value is not None:
-                self.loads.append(value)
-            if name.startswith("on"):
-                self.runs.append(name)
-        if tag in ("script", "link", "iframe", "object", "embed"):
-            self.runs.append(tag)
 
 
 def test_the_page_loads_nothing_and_runs_nothing(

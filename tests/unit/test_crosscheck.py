@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from runner.report.crosscheck_html import as_html
 from runner.report.crosscheck_markdown import as_markdown
 from runner.store.digest import file_sha256
 from runner.verify.run import Run
+from tests.html_page import Loaded
 from tests.small_recipe import write_recipe
 from tests.training_runs import documents, write_tokens
 
@@ -213,24 +213,6 @@ def test_every_setting_is_one_of_a_recipe(tmp_path: Path) -> None:
 
 
 # --- reports and command
-
-
-class Loaded(HTMLParser):
-    """What a page would load, and what in it would run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.runs: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name in ("src", "href", "data", "srcset") and value is not None:
-                self.loads.append(value)
-            if name.startswith("on"):
-                self.runs.append(name)
-        if tag in ("script", "link", "iframe", "object", "embed"):
-            self.runs.append(tag)
 
 
 def data_of(make: Make, tmp_path: Path, change: Any = lambda folder: None) -> dict[str, Any]:
