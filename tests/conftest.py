@@ -17,6 +17,7 @@ settings.load_profile("spark-recipes")
 
 # Files that share a costly fixture, or would disturb each other: they go to one worker.
 TOGETHER = {
+    "tests/e2e/test_course_data.py": "quickstart",
     "tests/e2e/test_docs.py": "quickstart",
     "tests/e2e/test_full_fine_tuning.py": "quickstart",
     "tests/e2e/test_kills.py": "quickstart",

@@ -353,6 +353,7 @@ def with_path(pointer: str, text: str) -> str:
             "train": [{"path": "rows.jsonl", "format": "alpaca"}],
             "validation": {"files": [{"path": "held.jsonl", "format": "alpaca"}]},
             "chat_template": "chat.jinja",
+            "clean": {"decontaminate": {"files": [{"path": "held.jsonl"}]}},
         },
         "train": {"adapter": {"type": "lora"}, "max_steps": 1},
         "evaluate": {"questions": "questions.jsonl"},
