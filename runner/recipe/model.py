@@ -170,11 +170,19 @@ class Data:
     train: tuple[DataFile, ...]
     validation: Validation
     system: str | None
+    system_variants: tuple[str, ...]  # beside it, for rows to train on
+    system_for: str  # missing | all: whose system turn it is
     chat_template: str  # "model", a shipped one's name, or the path of a .jinja file
     max_length: int  # tokens
     too_long: str
     packing: bool
     clean: Clean | None
+
+    @property
+    def systems(self) -> dict[str, Any]:
+        """What is said of system turns beside `system`; nothing for what changes nothing."""
+        variants = {"system_variants": list(self.system_variants)} if self.system_variants else {}
+        return {**variants, **({"system_for": "all"} if self.system_for == "all" else {})}
 
     @property
     def measured_files(self) -> tuple[str, ...]:
@@ -449,8 +457,9 @@ def _data(data: dict[str, Any] | None) -> Any:
     with_files = {"fraction": 0.0, "stable": False}
     files = _files([{"repeat": 1.0, **file} for file in validation.get("files", ())])
     held_out = _plain(Validation, {**with_files, **validation, "files": files})
-    made = {"train": _files(data["train"]), "validation": held_out}
-    return _plain(Data, {**data, **made, "clean": _clean(data.get("clean"))})
+    variants = tuple(data.get("system_variants", ()))
+    made = {"train": _files(data["train"]), "validation": held_out, "system_variants": variants}
+    return _plain(Data, {"system_for": "missing", **data, **made, "clean": _clean(data.get("clean"))})
 
 
 def _clean(clean: dict[str, Any] | None) -> Any:

@@ -42,6 +42,7 @@ from runner.scripts.data.kinship import traits_of
 from runner.scripts.data.packing import pack
 from runner.scripts.data.parity_cases import cases
 from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError, read_rows
+from runner.scripts.data.systems import system_of, without_own
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.weights.floats import Array
 from runner.scripts.weights.safetensors_stream import SafetensorsWriter, TensorSpec
@@ -109,7 +110,8 @@ def prepare(spec: Spec, events: Events) -> None:
 
     total = len(train_rows) + len(validation_rows)
     train = tokenise(train_rows, tokenizer, settings, events, 0, total)
-    validation = tokenise(validation_rows, tokenizer, settings, events, len(train_rows), total)
+    held_out = {**settings, "system_variants": ()}  # measured with what is deployed
+    validation = tokenise(validation_rows, tokenizer, held_out, events, len(train_rows), total)
     if not train.tokens:
         raise ScriptError(
             f"no row is left to train on: {count_words(train.dropped)}",
@@ -199,7 +201,7 @@ def read_files(
     for number, file in enumerate(files):
         before = len(rows)
         path = spec.inputs[file["input"]]
-        found, bad = read_file(path, file, number, split or {}, cleaning)
+        found, bad = read_file(path, file, number, spec.hashed, split or {}, cleaning)
         rows += found
         problems += bad
         if len(rows) == before and not bad:
@@ -218,6 +220,7 @@ def read_file(
     path: Path,
     file: Mapping[str, Any],
     number: int,
+    settings: Mapping[str, Any],
     split: Mapping[str, Any],
     cleaning: Cleaning | None,
 ) -> tuple[list[Conversation], list[Problem]]:
@@ -233,7 +236,7 @@ def read_file(
             continue
         place, row = item
         try:
-            conversation = parse(row)
+            conversation = without_own(parse(row), settings)
             if not cleaning:
                 check_turns(conversation)
             traits = traits_of(row, number, columns, split)
@@ -274,7 +277,8 @@ def tokenise(
     problems: list[Problem] = []
     for number, row in enumerate(rows, done + 1):
         try:
-            parts = tokenizer.documents(with_system(row, settings["system"]))
+            system = system_of(row.digest, settings)
+            parts = tokenizer.documents(with_system(row, system))
             fitted = [
                 fit(tokens, settings["max_length"], settings["too_long"]) for _, tokens in parts
             ]

@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from runner.scripts.data.formats import COMPARED
 from runner.scripts.data.kinship import traits_of
 from runner.scripts.data.preference import Compared, Judged, check_compared
 from runner.scripts.data.rows import Problem, RowError, read_rows
+from runner.scripts.data.systems import system_of, without_own
 from runner.scripts.prepare import (
     cleaning_of,
     count_words,
@@ -92,7 +94,8 @@ def prepare(spec: Spec, events: Events) -> None:
 
     total = len(train_rows) + len(validation_rows)
     train = tokenise(train_rows, tokenizer, settings, events, 0, total)
-    validation = tokenise(validation_rows, tokenizer, settings, events, len(train_rows), total)
+    held_out = {**settings, "system_variants": ()}  # measured with what is deployed
+    validation = tokenise(validation_rows, tokenizer, held_out, events, len(train_rows), total)
     if not train.rows:
         raise ScriptError(
             f"no row is left to train on: {count_words(train.dropped)}",
@@ -133,7 +136,7 @@ def read_files(
                 continue
             place, values = item
             try:
-                row = COMPARED[file["format"]](values)
+                row = without_own_system(COMPARED[file["format"]](values), spec.hashed)
                 if not cleaning:
                     check_compared(row)
                 traits = traits_of(values, number, columns, split or {})
@@ -151,6 +154,15 @@ def read_files(
         rows, broken = cleaning.cleaned(rows)
         problems += broken
     return rows, problems
+
+
+def without_own_system(row: Compared, settings: Mapping[str, Any]) -> Compared:
+    """The row without its system turn, where the recipe's takes the place of all."""
+    if isinstance(row, Judged):
+        return replace(row, answered=without_own(row.answered, settings))
+    sides = (without_own(side, settings) for side, _ in row.sides)
+    chosen, rejected = sides
+    return replace(row, chosen=chosen, rejected=rejected)
 
 
 def prompt_of(row: Compared) -> str:
@@ -193,7 +205,8 @@ def tokenise(
     problems: list[Problem] = []
     for number, row in enumerate(rows, done + 1):
         try:
-            whole = [answer_tokens(side, tokenizer, settings["system"]) for side, _ in row.sides]
+            system = system_of(partial(prompt_of, row), settings)
+            whole = [answer_tokens(side, tokenizer, system) for side, _ in row.sides]
             sides = [fit(each, settings["max_length"], settings["too_long"]) for each in whole]
             check_same_prompt(whole)
         except RowError as error:

@@ -82,6 +82,9 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         key["columns"] = columns
     if "fetch_data" in upstream:
         key["data"] = upstream["fetch_data"].digest()
+    key |= data.systems
+    if data.system_variants:
+        key["seed"] = recipe.seed
     if data.cleaning:
         key["clean"] = cleaning(recipe)
     if data.validation.settings:
@@ -133,6 +136,7 @@ def reading(recipe: Recipe) -> dict[str, Any]:
     return {
         "seed": recipe.seed,
         "system": data.system,
+        **data.systems,
         "max_length": data.max_length,
         "too_long": data.too_long,
         "packing": data.packing,

@@ -168,3 +168,47 @@ def test_pairs_are_mixed_and_split_by_their_prompts(prepare: Prepare) -> None:
     files = {"p.jsonl": (random.Random(1).sample(pairs, 24), pair | {"repeat": 2.0})}
     again = prepare(files, script="prepare_preferences", fraction=0.3, split=split)
     assert written(run) == written(again)
+
+
+def text_of(run: ScriptRun, model: Path) -> str:
+    """All that is trained on, as text: the tiny model's tokens are bytes."""
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"] | {
+        each["content"]: each["id"] for each in tokenizer["added_tokens"]
+    }
+    spelled = {number: token for token, number in vocabulary.items()}
+    ids = load_file(run.folder / "train.tokens.safetensors")["input_ids"].tolist()
+    return "".join(spelled[each] for each in ids).replace("Ġ", " ").replace("Ċ", "\n")
+
+
+def test_system_turns_vary_in_training_alone(prepare: Prepare, tiny: Path) -> None:
+    rows = quiz("q", 60)
+    several = {"system": "one", "system_variants": ["two", "three"]}
+    files = {"q.jsonl": (rows, {})}
+    run = prepare(files, fraction=0.3, split={"stable": True}, **several)
+    text = text_of(run, tiny)
+    assert {text.count(f"system\n{each}") > 5 for each in ("one", "two", "three")} == {True}
+    held = [json.loads(line) for line in written(run)["validation.jsonl"].splitlines()]
+    assert {row["messages"][0]["content"] for row in held} == {"one"}
+    added = prepare(
+        {"q.jsonl": (quiz("new", 9) + rows, {})}, fraction=0.3, split={"stable": True}, **several
+    )
+    turns = set(text.split("<|im_start|>system"))
+    assert turns <= set(text_of(added, tiny).split("<|im_start|>system"))
+
+
+def test_the_recipes_system_turn_may_take_the_place_of_all(prepare: Prepare) -> None:
+    rows = quiz("q", 9, system="Its own.")
+    kept = prepare({"q.jsonl": (rows, {})}, fraction=0.3, system="The recipe's.")
+    taken = prepare({"q.jsonl": (rows, {})}, fraction=0.3, system="The recipe's.", system_for="all")
+    bare = prepare({"q.jsonl": (quiz("q", 9), {})}, fraction=0.3, system="The recipe's.")
+    assert written(taken) == written(bare)
+    assert written(taken) != written(kept)
+    pairs = [
+        {"prompt": f"Q{n}", "chosen": "a", "rejected": "b", "system": "Its own."} for n in range(9)
+    ]
+    plain = [{name: value for name, value in row.items() if name != "system"} for row in pairs]
+    form = {"format": "preference"}
+    changed = {"script": "prepare_preferences", "fraction": 0.3, "system": "The recipe's."}
+    taken = prepare({"p.jsonl": (pairs, form)}, system_for="all", **changed)
+    assert written(taken) == written(prepare({"p.jsonl": (plain, form)}, **changed))

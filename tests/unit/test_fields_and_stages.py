@@ -261,6 +261,14 @@ CASES = [
             ("trainable_modules/0", "mlp", {"trainable_layers": 1, "trainable_modules": ["x"]}),
         )
     ),
+    case(
+        "/data/system_variants/0",
+        "Be brief.",
+        "prepare",
+        data__system="x",
+        data__system_variants=["y"],
+    ),
+    case("/data/system_for", "all", "prepare", data__system="x"),
     case("/train/max_steps", 5, "train"),
     case("/train/num_train_epochs", 2, "train", train__max_steps=None, train__num_train_epochs=1),
     case("/train/per_device_train_batch_size", 2, "train"),

@@ -433,6 +433,21 @@ def dora_has_no_bias(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("E223", "/train/adapter/lora_bias", message, "remove one of them")
 
 
+@check("data", "train")
+def system_turns_are_those_of_the_recipe(recipe: Recipe) -> Iterator[Finding]:
+    """Variants stand beside `system`; LLaMA Factory's own template reads the files again."""
+    data = recipe.data
+    for name in data.systems:
+        pointer = f"/data/{name}"
+        if data.system is None:
+            message = f"{name} is about data.system, and there is none"
+            hint = "add the system turn that the model is deployed with: system: …"
+            yield Finding("E259", pointer, message, hint, "key")
+        elif recipe.train.template != "shared":
+            message = "a template of LLaMA Factory's own reads the rows as they are"
+            yield Finding("E259", pointer, message, "set train.template: shared", "key")
+
+
 @check("train")
 def learning_modules_lie_in_layers(recipe: Recipe) -> Iterator[Finding]:
     """Modules are chosen in the layers that learn; without these every weight would."""
