@@ -227,7 +227,8 @@ def test_start_gives_the_bytes_of_the_script_and_capture_the_recipe(
     assert "approximated" not in said
     before = load_recipe(project.folder / "tiny.yaml", overrides=["train.backend=llamafactory"])
     after = load_recipe(recipe).resolved()
-    assert after.pop("data")["train"] == [{"path": "../rows.jsonl", "format": "alpaca"}]
+    (rows,) = after.pop("data")["train"]
+    assert (rows["path"], rows["format"]) == ("../rows.jsonl", "alpaca")
     assert after.pop("model")["path"] == "../model"
     wanted = before.resolved()
     assert after == {key: value for key, value in wanted.items() if key not in ("data", "model")}
