@@ -505,7 +505,7 @@ def test_a_taken_port_names_who_holds_it(project: Checkout) -> None:
         (("--host", OTHER), "E881", "other machines"),
         (("--host", OTHER, "--expose"), "E882", "no address of this machine"),
         (("--host", "no.such.name.invalid", "--expose"), "E882", "no address"),
-        (("--port", "70000"), "E882", "no address"),
+        (("--port", "70000"), "E002", "no port 70000"),
         (("--workspace", "recipes"), "E883", "something else"),
         (("--workspace", "tiny.yaml"), "E883", "something else"),
     ],
