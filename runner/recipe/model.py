@@ -459,7 +459,8 @@ def _data(data: dict[str, Any] | None) -> Any:
     held_out = _plain(Validation, {**with_files, **validation, "files": files})
     variants = tuple(data.get("system_variants", ()))
     made = {"train": _files(data["train"]), "validation": held_out, "system_variants": variants}
-    return _plain(Data, {"system_for": "missing", **data, **made, "clean": _clean(data.get("clean"))})
+    made |= {"clean": _clean(data.get("clean"))}
+    return _plain(Data, {"system_for": "missing", **data, **made})
 
 
 def _clean(clean: dict[str, Any] | None) -> Any:

@@ -207,6 +207,8 @@ def watch(
                 code="E894",
             )
         if said.startswith(FINISHED):
+            if not seen:  # it was over between two looks
+                take(page, pictures / "3-training.png")
             return seen
         if process.poll() is not None:
             raise ScriptError("LLaMA Board ended by itself", hint="read the log", code="E894")
