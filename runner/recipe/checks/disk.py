@@ -66,6 +66,10 @@ def _check_path(recipe: Recipe, named: NamedPath, root: Path) -> Iterator[Findin
         message = f"{shown} leads out of the project {quoted(str(root))}"
         yield Finding("E208", named.pointer, message, "move the file below that folder")
         return
+    if stat_mode(real) is not None and stat_mode(recipe.resolve(named.text)) is None:
+        message = f"{shown} leads through a folder that does not exist"
+        yield Finding("E209", named.pointer, message, "leave out what stands before the ..")
+        return
     yield from _check_kind(real, named)
     if not absolute and named.kind == "model folder":
         yield from _links_out(real, root, named)
