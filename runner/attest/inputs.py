@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from runner.recipe.base_recipe import recipes_of
-from runner.recipe.model import build, is_commit
+from runner.recipe.model import build_resolved, is_commit
 from runner.recipe.paths import named_paths
-from runner.recipe.source import Source
 from runner.stages.fetch_data import output_name
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def environments_of(about: Finished) -> dict[str, str]:
 
 def recipe_of(resolved: Mapping[str, Any]) -> Recipe:
     """The recipe for its values alone: no path of it is looked at."""
-    return build(dict(resolved), Source(path=Path("recipe.yaml"), data=resolved))
+    return build_resolved(resolved, Path("recipe.yaml"))
 
 
 def _named_files(recipe: Recipe, lock: Mapping[str, Any]) -> list[Input]:

@@ -34,9 +34,8 @@ from runner.lock.of_run import FILE as LOCK_FILE
 from runner.lock.of_run import HEAD
 from runner.plan.keys import key_of
 from runner.recipe.base_recipe import POINTER
-from runner.recipe.model import build
+from runner.recipe.model import build_resolved
 from runner.recipe.paths import NamedPath, named_paths
-from runner.recipe.source import Source as RecipeSource
 from runner.recipe.source import pointer_tokens
 from runner.store.digest import file_sha256
 
@@ -198,9 +197,8 @@ class Moved:
 def moved_lock(lock: Mapping[str, Any], folder: Path) -> Moved:
     """`lock`, read in `folder`, as it stands in a bundle."""
     new = copy.deepcopy(dict(lock))
-    source = RecipeSource(path=folder / LOCK_FILE, data=lock["recipe"])
     names: list[tuple[str, str]] = []
-    for named in named_paths(build(copy.deepcopy(lock["recipe"]), source)):
+    for named in named_paths(build_resolved(lock["recipe"], folder / LOCK_FILE)):
         names += _rename(new["recipe"], named, lock["files"])
     new["files"] = {new_name: lock["files"][old] for old, new_name in sorted(names, key=_second)}
     return Moved(new, names)

@@ -225,13 +225,10 @@ def _inside(path: str) -> bool:
 
 def _paths_in(lock: Mapping[str, Any]) -> list[str]:
     """Every path that the locked recipe names."""
-    from runner.recipe.model import build
+    from runner.recipe.model import build_resolved
     from runner.recipe.paths import named_paths
-    from runner.recipe.schema import fill_defaults, load_schema
-    from runner.recipe.source import Source
 
-    source = Source(path=Path(LOCK_FILE), data=lock["recipe"])
-    recipe = build(fill_defaults(lock["recipe"], load_schema()), source)
+    recipe = build_resolved(lock["recipe"], Path(LOCK_FILE))
     return [each.text for each in named_paths(recipe)]
 
 

@@ -96,16 +96,12 @@ class Plan:
 
 def _plan_of(link: Link) -> Plan:
     from runner.execution.lacks import lacks
-    from runner.plan.cost import cost_of, this_machine
-    from runner.plan.published_models import published_facts
-    from runner.recipe.model_facts import known_facts
+    from runner.plan.cost import cost_here
     from runner.system.folders import cache_folder
 
-    recipe, machine = link.recipe, this_machine()
-    facts = known_facts(recipe) or published_facts(recipe)
-    cost = cost_of(recipe, link.steps, facts, link.runs, machine)
-    missing = lacks(recipe, link.steps, cost, machine, cache_folder())
-    return Plan(recipe.name, link.steps, cost, missing)
+    cost = cost_here(link.recipe, link.steps, link.runs)
+    missing = lacks(link.recipe, link.steps, cost, cache_folder())
+    return Plan(link.recipe.name, link.steps, cost, missing)
 
 
 def _file_of(link: Link, given: Path) -> Path:

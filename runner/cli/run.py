@@ -276,15 +276,11 @@ def up_to_date(steps: list[Step], runs: Path) -> Path | None:
 def _warn_of_lacks(recipe: Recipe, steps: list[Step]) -> None:
     """What `recipe plan` says is missing, but for what the run gets by itself."""
     from runner.execution.lacks import lacks
-    from runner.plan.cost import cost_of, this_machine
-    from runner.plan.published_models import published_facts
-    from runner.recipe.model_facts import known_facts
+    from runner.plan.cost import cost_here
     from runner.system.folders import cache_folder
 
-    machine = this_machine()
-    facts = known_facts(recipe) or published_facts(recipe)
-    cost = cost_of(recipe, steps, facts, runs_of(recipe), machine)
-    for lack in lacks(recipe, steps, cost, machine, cache_folder()):
+    cost = cost_here(recipe, steps, runs_of(recipe))
+    for lack in lacks(recipe, steps, cost, cache_folder()):
         if not lack.mends_itself:
             _warn(str(lack))
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.doctor.check import Check, State, ok
-from runner.execution.lacks import UNIFIED
 from runner.system import environments, hardware
 
 SECONDS = 120.0  # for torch to load and find its GPU
@@ -31,7 +30,7 @@ print(json.dumps({
 
 def is_unified(root: Path) -> bool:
     """Does the GPU share the processor's memory?"""
-    return any(word in gpu.name for gpu in hardware.gpus(root) for word in UNIFIED)
+    return any(hardware.shares_memory(gpu.name) for gpu in hardware.gpus(root))
 
 
 def gpus(root: Path, cache: Path) -> Iterator[Check]:

@@ -44,14 +44,11 @@ def checks(recipe: Recipe, cache: Path, root: Path) -> Iterator[Check]:
 
 
 def _checks_of(link: Link, cache: Path, root: Path) -> Iterator[Check]:
-    from runner.plan.cost import cost_of, this_machine
-    from runner.plan.published_models import published_facts
-    from runner.recipe.model_facts import known_facts
+    from runner.plan.cost import cost_here
 
-    recipe, machine = link.recipe, this_machine()
-    facts = known_facts(recipe) or published_facts(recipe)
-    cost = cost_of(recipe, link.steps, facts, link.runs, machine)
-    found = lacks(recipe, link.steps, cost, machine, cache)
+    recipe = link.recipe
+    cost = cost_here(recipe, link.steps, link.runs)
+    found = lacks(recipe, link.steps, cost, cache)
     for lack in found:
         state = State.NOTE if lack.mends_itself else State.PROBLEM
         yield Check(_NAMES[lack.code], state, f"lacking: {lack.what}", "", lack.next)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 # Organisations of the hub whose models ask for a licence to be accepted.
 GATED = ("meta-llama/", "google/gemma", "mistralai/", "CohereLabs/")
 LARGE = 1_000_000_000  # parameters from which a training without a GPU takes days
-UNIFIED = ("GB10", "GB200", "GH200")  # GPUs that share the processor's memory
 CODES = ("W250", "W251", "W252", "W253", "W254", "W255")
 
 
@@ -41,10 +40,9 @@ class Lack:
         return f"lacks[{self.code}]: {self.what} → {self.next}"
 
 
-def lacks(
-    recipe: Recipe, steps: list[Step], cost: Cost, machine: Machine, cache: Path
-) -> list[Lack]:
-    """Everything that is missing for the stages that would run."""
+def lacks(recipe: Recipe, steps: list[Step], cost: Cost, cache: Path) -> list[Lack]:
+    """Everything that is missing, on the machine of `cost`, for the stages that would run."""
+    machine = cost.machine
     stages = [load_stage(step.stage) for step in steps if step.action is not Action.REUSE]
     return [
         *_gpu(recipe, stages, cost, machine),
@@ -94,7 +92,7 @@ def _token(recipe: Recipe, stages: list[Stage]) -> Iterator[Lack]:
 def _memory(recipe: Recipe, cost: Cost, machine: Machine) -> Iterator[Lack]:
     from runner.system import hardware
 
-    if machine.gpu and not any(name in machine.gpu for name in UNIFIED):
+    if machine.gpu and not hardware.shares_memory(machine.gpu):
         return  # its own memory is not read
     have = hardware.memory()
     if cost.peak <= have.total:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import MachineCannot
-from runner.execution.lacks import UNIFIED, gb
+from runner.execution.lacks import gb
 from runner.system import hardware
 from runner.system.hardware import ROOT
 
@@ -33,7 +33,7 @@ def require_memory(
     A GPU with memory of its own is not looked at, nor a model whose shapes are unknown.
     """
     gpus = hardware.gpus(root)
-    unified = any(word in gpu.name for gpu in gpus for word in UNIFIED)
+    unified = any(hardware.shares_memory(gpu.name) for gpu in gpus)
     if stage.NAME not in LOADING or (gpus and not unified):
         return
     needed = _load_of(recipe, "cuda" if gpus else "cpu")

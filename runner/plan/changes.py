@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from runner.plan.plan import list_changes, needs_of
 from runner.plan.snapshot import file_digests
 from runner.recipe.base_recipe import as_seen_from
-from runner.recipe.model import build_base
+from runner.recipe.model import build_resolved
 from runner.stages import ORDER, stages_of
 from runner.stages.models.base_result import last_stage
 
@@ -108,7 +108,7 @@ def _contents(recipe: Recipe, materials: dict[str, Any]) -> dict[str, Any]:
 
 def _contents_of_base(base: Recipe, recipe: Recipe) -> dict[str, Any]:
     """The files of the recipe that `recipe` starts from, as they are seen from there."""
-    inner = build_base(as_seen_from(base, recipe.folder), recipe.source.path)
+    inner = build_resolved(as_seen_from(base, recipe.folder), recipe.source.path)
     return _contents(inner, _materials(base))
 
 

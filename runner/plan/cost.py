@@ -151,6 +151,15 @@ def cost_of(
     )
 
 
+def cost_here(recipe: Recipe, steps: list[Step], runs: Path) -> Cost:
+    """What they take on this machine, by the model's facts or else its published sizes."""
+    from runner.plan.published_models import published_facts
+    from runner.recipe.model_facts import known_facts
+
+    facts = known_facts(recipe) or published_facts(recipe)
+    return cost_of(recipe, steps, facts, runs, this_machine())
+
+
 def this_machine() -> Machine:
     """Read from the kernel; the rate of its GPU from data/machines."""
     from runner.plan.machines import rate_of

@@ -194,8 +194,9 @@ def _named(found: list[Finding], source: Source, properties: dict[str, Any]) -> 
 
 def _cross_checks(recipe: Recipe, unsound: set[str]) -> tuple[list[Diagnostic], str]:
     """What rules and files say, and what could not be checked."""
-    from runner.recipe.checks import cleaning, disk, methods, shares  # noqa: F401  their rules join
-    from runner.recipe.checks.settings import CHECKS
+    # the rules of these join CHECKS
+    from runner.recipe.checks import adapter, cleaning, disk, methods, settings, shares  # noqa: F401
+    from runner.recipe.checks.registry import CHECKS
 
     found = [
         finding for check in CHECKS if not check.needs & unsound for finding in check.rule(recipe)

@@ -405,11 +405,12 @@ def _base(model: dict[str, Any] | None, source: Source) -> Recipe | None:
     """The recipe that stands in the place of a base model."""
     if model is None or not isinstance(model.get("recipe"), dict):
         return None
-    return build_base(model["recipe"], source.path)
+    return build_resolved(model["recipe"], source.path)
 
 
-def build_base(data: Mapping[str, Any], path: Path) -> Recipe:
-    """The recipe that stands, valid, in the one at `path`, in the place of a base model."""
+def build_resolved(data: Mapping[str, Any], path: Path) -> Recipe:
+    """The recipe that a run, a lock or another recipe carries, resolved and valid, as if it stood
+    at `path`. Fields that came into the schema since then have their defaults."""
     from runner.recipe.schema import fill_defaults, load_schema
     from runner.recipe.source import Source as SourceOfBase
 
@@ -457,10 +458,10 @@ def _data(data: dict[str, Any] | None) -> Any:
     with_files = {"fraction": 0.0, "stable": False}
     files = _files([{"repeat": 1.0, **file} for file in validation.get("files", ())])
     held_out = _plain(Validation, {**with_files, **validation, "files": files})
-    variants = tuple(data.get("system_variants", ()))
-    made = {"train": _files(data["train"]), "validation": held_out, "system_variants": variants}
+    made = {"train": _files(data["train"]), "validation": held_out}
     made |= {"clean": _clean(data.get("clean"))}
-    return _plain(Data, {"system_for": "missing", **data, **made})
+    made |= {"system_variants": tuple(data["system_variants"])}
+    return _plain(Data, {**data, **made})
 
 
 def _clean(clean: dict[str, Any] | None) -> Any:

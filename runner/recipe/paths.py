@@ -65,9 +65,9 @@ def named_paths(recipe: Recipe) -> Iterator[NamedPath]:
 
 def _paths_of_base(recipe: Recipe, base: Mapping[str, Any]) -> Iterator[NamedPath]:
     """Those of the recipe that this one starts from, as they stand in this one."""
-    from runner.recipe.model import build_base
+    from runner.recipe.model import build_resolved
 
-    for named in named_paths(build_base(base, recipe.source.path)):
+    for named in named_paths(build_resolved(base, recipe.source.path)):
         yield replace(named, pointer=f"/model/recipe{named.pointer}")
 
 

@@ -7,10 +7,10 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from runner.errors import UsageError
 from runner.runs.known import KnownRun, read
+from runner.runs.progress import stage_at_work
 from runner.scripts.training.stopping import STOP
 from runner.store.store import Store
 
@@ -74,9 +74,3 @@ def _training_place(run: KnownRun, store: Store) -> Path | None:
         return None
     folder = store.scratch_folder("train", str(at_work["key"]))
     return folder if folder.is_dir() else None
-
-
-def stage_at_work(events: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The event with which the stage at work began; None between stages."""
-    stages = [event for event in events if event["event"] == "stage"]
-    return stages[-1] if stages and stages[-1]["state"] == "start" else None

@@ -18,6 +18,12 @@ def at_work(events: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     return found
 
 
+def stage_at_work(events: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The event with which the stage at work began; None between stages."""
+    stages = [event for event in events if event["event"] == "stage"]
+    return stages[-1] if stages and stages[-1]["state"] == "start" else None
+
+
 def in_words(found: dict[str, Any] | None) -> str:
     """Stage and step in a line; "" for none.
 

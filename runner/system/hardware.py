@@ -19,6 +19,7 @@ from typing import Any
 
 ROOT = Path("/")
 
+_UNIFIED = ("GB10", "GB200", "GH200")  # GPUs that share the processor's memory
 _VENDORS = {"GenuineIntel": "intel", "AuthenticAMD": "amd", "0x41": "arm", "0x4e": "nvidia"}
 _INSTRUCTION_SETS = (
     *("sse4_2", "avx", "avx2", "fma", "f16c"),
@@ -111,6 +112,11 @@ def gpus(root: Path = ROOT) -> tuple[Gpu, ...]:
     if devices or (root / "dev/dxg").exists():  # dxg: the one GPU door of WSL
         return _ask_nvidia_smi()
     return ()
+
+
+def shares_memory(gpu: str) -> bool:
+    """Does a GPU of this name take its memory from the processor's?"""
+    return any(word in gpu for word in _UNIFIED)
 
 
 def platform_facts(*, threads: int, torch_version: str, instruction_set: str) -> dict[str, Any]:

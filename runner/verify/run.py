@@ -81,9 +81,8 @@ class Run:
         there is no recipe in the record.
         """
         from runner.recipe.base_recipe import resolved_findings
-        from runner.recipe.model import build
+        from runner.recipe.model import build_resolved
         from runner.recipe.shrink import shrunken_as
-        from runner.recipe.source import Source
 
         file = Path(str(self.record.get("recipe_file", "")))
         if not file.parent.is_dir():
@@ -98,7 +97,7 @@ class Run:
         if bad := resolved_findings(resolved):
             raise _damaged(self.folder, f"its recipe is none: {bad[0].message}")
         assert isinstance(resolved, dict)
-        recipe = build(resolved, Source(path=file, data=resolved))
+        recipe = build_resolved(resolved, file)
         return replace(shrunken_as(recipe, self.record.get("shrink")), given=self._given())
 
     def _given(self) -> Given | None:

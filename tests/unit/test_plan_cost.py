@@ -233,7 +233,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def missing(recipe: Recipe, facts: Facts | None, machine: Machine = SPARK) -> dict[str, Lack]:
     steps = all_run(recipe)
-    found = lacks(recipe, steps, cost(recipe, facts, machine), machine, Path("/cache"))
+    found = lacks(recipe, steps, cost(recipe, facts, machine), Path("/cache"))
     return {lack.code: lack for lack in found}
 
 

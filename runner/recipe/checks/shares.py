@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runner.recipe.checks.settings import check
+from runner.recipe.checks.registry import check
 from runner.recipe.finding import Finding
 from runner.recipe.model import Recipe
 from runner.report.printable import quoted

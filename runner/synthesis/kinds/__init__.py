@@ -52,6 +52,16 @@ def load_kind(name: str) -> Kind:
     return cast(Kind, importlib.import_module(f"{__name__}.{KINDS[name]}"))
 
 
+def one_for_each_seed(settings: Settings, material: Material) -> int | None:
+    """Tasks of a kind that makes something of every row."""
+    return len(material.seeds)
+
+
+def one_row(settings: Settings) -> int:
+    """Rows of a task of most kinds."""
+    return 1
+
+
 def about(settings: Settings) -> str:
     """What the recipe says of the rows, for a prompt."""
     return f"\n\n{settings.about.strip()}" if settings.about.strip() else ""

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from runner.synthesis.kinds import Material, about
+from runner.synthesis.kinds import Material, about, one_for_each_seed, one_row
 from runner.synthesis.rows import Made, words_of
-from runner.synthesis.settings import Settings
 from runner.synthesis.talk import Talk, Unusable, shown_json, text_of, texts_schema
 
 WAVE = 64
 SEEDS_ARE_KNOWN = False
-
-
-def tasks(settings: Settings, material: Material) -> int | None:
-    """One for each row."""
-    return len(material.seeds)
-
-
-def rows_a_task(settings: Settings) -> int:
-    """One."""
-    return 1
+tasks = one_for_each_seed
+rows_a_task = one_row
 
 
 def make(task: int, talk: Talk, material: Material) -> list[Made]:

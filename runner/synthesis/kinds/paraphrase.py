@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from runner.synthesis.kinds import Material, about
+from runner.synthesis.kinds import Material, about, one_row
 from runner.synthesis.rows import Made
 from runner.synthesis.settings import Settings
 from runner.synthesis.talk import Talk, shown_json, text_of, texts_schema
 
 WAVE = 64
 SEEDS_ARE_KNOWN = True
+rows_a_task = one_row
 
 
 def tasks(settings: Settings, material: Material) -> int | None:
     """One for each row and variant: first one of each row, then the next."""
     return len(material.seeds) * int(settings.own["variants"])
-
-
-def rows_a_task(settings: Settings) -> int:
-    """One."""
-    return 1
 
 
 def make(task: int, talk: Talk, material: Material) -> list[Made]:

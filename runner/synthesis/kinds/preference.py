@@ -9,24 +9,15 @@ from __future__ import annotations
 import string
 from typing import Any
 
-from runner.synthesis.kinds import Material, about
+from runner.synthesis.kinds import Material, about, one_for_each_seed, one_row
 from runner.synthesis.rows import Made, words_of
-from runner.synthesis.settings import Settings
 from runner.synthesis.sources import Seed
 from runner.synthesis.talk import Talk, Unusable, object_schema, shown_json
 
 WAVE = 64
 SEEDS_ARE_KNOWN = False
-
-
-def tasks(settings: Settings, material: Material) -> int | None:
-    """One for each row."""
-    return len(material.seeds)
-
-
-def rows_a_task(settings: Settings) -> int:
-    """One."""
-    return 1
+tasks = one_for_each_seed
+rows_a_task = one_row
 
 
 def make(task: int, talk: Talk, material: Material) -> list[Made]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.synthesis.kinds import Material, about
+from runner.synthesis.kinds import Material, about, one_row
 from runner.synthesis.rows import Made
 from runner.synthesis.settings import Settings
 from runner.synthesis.talk import Talk, shown_json, text_of, texts_schema
@@ -10,16 +10,12 @@ from runner.synthesis.talk import Talk, shown_json, text_of, texts_schema
 WAVE = 16
 SEEDS_ARE_KNOWN = True
 _KEYS = ("question", "answer")
+rows_a_task = one_row
 
 
 def tasks(settings: Settings, material: Material) -> int | None:
     """As many as are wanted."""
     return None
-
-
-def rows_a_task(settings: Settings) -> int:
-    """One."""
-    return 1
 
 
 def make(task: int, talk: Talk, material: Material) -> list[Made]:
