@@ -22,24 +22,25 @@ from runner.scripts.data.chat_tokens import (
     Tokens,
     check_system,
     check_template,
-    end_ids_of,
 )
 from runner.scripts.data.conversation import Conversation, with_system
 from runner.scripts.data.division import by_source, divide
 from runner.scripts.data.formats import COMPARED
 from runner.scripts.data.kinship import traits_of
 from runner.scripts.data.preference import Compared, Judged, check_compared
-from runner.scripts.data.rows import Problem, RowError, read_rows
-from runner.scripts.data.systems import system_of, without_own
-from runner.scripts.prepare import (
+from runner.scripts.data.preparation import (
     cleaning_of,
-    count_words,
     fit,
+    nothing_left,
     raise_problems,
     sift_of,
+    sound_rows,
+    tokenizer_of,
     write_beside,
     write_tokens,
 )
+from runner.scripts.data.rows import Problem, RowError, read_rows
+from runner.scripts.data.systems import system_of, without_own
 from runner.scripts.spec import Events, ScriptError, Spec, main
 
 if TYPE_CHECKING:
@@ -73,17 +74,8 @@ class Answers:
 
 def prepare(spec: Spec, events: Events) -> None:
     """Write the outputs into spec.folder and report statistics."""
-    settings = spec.hashed
-    model = spec.inputs["model"]
-    template = spec.inputs["template"].read_text(encoding="utf-8") if settings["template"] else None
-    tokenizer = ChatTokenizer(model, template, end_ids_of(model))
-    cleaning = cleaning_of(spec)
-    train_rows, problems = read_files(spec, settings["train"], settings.get("split"), cleaning)
-    validation_rows, more = read_files(spec, settings["validation"], None, cleaning)
-    if problems + more:
-        raise_problems(problems + more)
-    if cleaning:
-        cleaning.require_rows(train_rows, validation_rows, held_out=bool(settings["validation"]))
+    settings, tokenizer, cleaning = spec.hashed, tokenizer_of(spec), cleaning_of(spec)
+    train_rows, validation_rows = sound_rows(spec, read_files, cleaning)
     name = settings["template"] or "of the model"
     check_template(tokenizer, name)
     check_system(tokenizer, settings["system"], name)
@@ -97,11 +89,7 @@ def prepare(spec: Spec, events: Events) -> None:
     held_out = {**settings, "system_variants": ()}  # measured with what is deployed
     validation = tokenise(validation_rows, tokenizer, held_out, events, len(train_rows), total)
     if not train.rows:
-        raise ScriptError(
-            f"no row is left to train on: {count_words(train.dropped)}",
-            hint="raise data.max_length or look at the rows",
-            code="E329",
-        )
+        raise nothing_left(train.dropped)
 
     write(spec.folder / "train.tokens.safetensors", train)
     write(spec.folder / "validation.tokens.safetensors", validation)

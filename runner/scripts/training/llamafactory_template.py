@@ -22,6 +22,7 @@ from runner.scripts import prepare
 from runner.scripts.data.chat_tokens import ChatTokenizer, end_ids_of
 from runner.scripts.data.conversation import Conversation, with_system
 from runner.scripts.data.division import divide
+from runner.scripts.data.preparation import raise_problems
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.training.token_rows import Row, TokenRows
 from runner.scripts.weights.model_folder import write_json
@@ -65,7 +66,7 @@ def conversations(spec: Spec, events: Events, shared: TokenRows) -> list[Convers
     read, problems = prepare.read_files(spec, settings["train"], settings.get("split"))
     held_out, more = prepare.read_files(spec, settings["validation"])
     if problems + more:
-        prepare.raise_problems(problems + more)
+        raise_problems(problems + more)
     read = divide(read, held_out, settings, Conversation.digest).train
     made = prepare.tokenise(read, tokenizer, settings, events, 0, len(read))
     if [each.ids for each in made.tokens] != [row.input_ids.tolist() for row in shared.rows]:
