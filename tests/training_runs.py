@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +15,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import runner
+from runner.backends import load_backend
+from runner.crosscheck.by_cli import count_tokens
+from runner.recipe.model import Recipe
 from runner.system import determinism
 
 SCRIPTS = Path(runner.__file__).parent / "scripts"
@@ -309,3 +312,46 @@ def chat(*turns: tuple[str, str]) -> tuple[list[int], list[int]]:
         ids += [*head, *said, 3 + 10]
         mask += [0] * len(head) + [int(role == "assistant")] * len(said) + [0]
     return ids, mask
+
+
+def training_of(
+    recipe: Recipe,
+    environment_python: Callable[[str], Path],
+    inputs: Mapping[str, Path],
+    place: Path,
+    *,
+    save_steps: int = 1000,
+    script: str | None = None,
+    told: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> ScriptRun:
+    """The recipe's training by its backend, or `script` of its spec. `inputs`: model, tokens.
+
+    `told`: changes of LLaMA Factory's configuration; `more`: of the settings.
+    """
+    module = load_backend(recipe.train.backend)
+    settings = {**module.spec(recipe), **more}
+    settings.get("configuration", {}).update(told or {})
+    return ScriptRun(
+        environment_python(module.ENVIRONMENT),
+        script or module.script(recipe),
+        {
+            "settings": settings,
+            "save_steps": save_steps,
+            "device": "cpu",
+            "more": count_tokens(recipe),
+        },
+        {**inputs, "template": inputs["model"] / "chat_template.jinja"},
+        place,
+    )
+
+
+WEIGHTS = {"lora": "adapter/adapter_model.safetensors", "none": "model/model.safetensors"}
+
+
+def assert_alike(ours: Finished, theirs: Finished, changes: Mapping[str, Any]) -> None:
+    """Two trainings of one recipe, `changes` of a base: step by step, and in every byte."""
+    assert trace(theirs) == trace(ours)
+    kind = changes.get("train", {}).get("adapter", {"type": "lora"})["type"]
+    assert theirs.files()[WEIGHTS[kind]] == ours.files()[WEIGHTS[kind]]
+    assert tokens_by_step(theirs) == tokens_by_step(ours)

@@ -11,24 +11,23 @@ from typing import Any
 import pytest
 import yaml
 
-from runner.backends import load_backend
-from runner.crosscheck.by_cli import count_tokens
 from runner.crosscheck.compare import tokens_sha256
 from runner.recipe.load import load_recipe
 from runner.recipe.methods import METHODS
 from tests.tiny_model import write_tiny_model
 from tests.training_runs import (
+    WEIGHTS,
     ScriptRun,
     WarmInterpreter,
     answers,
+    assert_alike,
     changed_recipe,
     done,
-    tokens_by_step,
     trace,
+    training_of,
     write_preferences,
 )
 
-WEIGHTS = {"lora": "adapter/adapter_model.safetensors", "none": "model/model.safetensors"}
 BASE: dict[str, Any] = {
     "schema": 1,
     "name": "both",
@@ -97,24 +96,15 @@ def training(
     ) -> ScriptRun:
         place = tmp_path_factory.mktemp(backend)
         recipe = load_recipe(write_recipe(place, model, backend, changes))
-        module = load_backend(backend)
-        settings = module.spec(recipe)
-        settings.get("configuration", {}).update(told)
-        return ScriptRun(
-            environment_python(module.ENVIRONMENT),
-            script or module.script(recipe),
-            {
-                "settings": settings,
-                "save_steps": save_steps,
-                "device": "cpu",
-                "more": count_tokens(recipe),
-            },
-            {
-                "model": model,
-                "tokens": write_preferences(place / "train.tokens.safetensors", ROWS),
-                "template": model / "chat_template.jinja",
-            },
+        tokens = write_preferences(place / "train.tokens.safetensors", ROWS)
+        return training_of(
+            recipe,
+            environment_python,
+            {"model": model, "tokens": tokens},
             place / "run",
+            save_steps=save_steps,
+            script=script,
+            told=told,
         )
 
     return make
@@ -140,10 +130,7 @@ def test_both_backends_give_the_same_weights_step_by_step(
 ) -> None:
     ours = done(training("native", MATRIX[case]).finish(warm))
     theirs = done(training("llamafactory", MATRIX[case]).finish(warm_factory))
-    assert trace(theirs) == trace(ours)
-    kind = MATRIX[case].get("train", {}).get("adapter", {"type": "lora"})["type"]
-    assert theirs.files()[WEIGHTS[kind]] == ours.files()[WEIGHTS[kind]]
-    assert tokens_by_step(theirs) == tokens_by_step(ours)
+    assert_alike(ours, theirs, MATRIX[case])
 
 
 def test_llamafactory_computes_the_sigmoid_loss_whatever_it_is_told(

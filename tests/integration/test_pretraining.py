@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from runner.backends import load_backend
-from runner.crosscheck.by_cli import count_tokens
 from runner.crosscheck.compare import tokens_sha256
 from runner.recipe.load import load_recipe
 from tests.tiny_model import write_tiny_model
@@ -19,16 +17,18 @@ from tests.training_runs import (
     Document,
     ScriptRun,
     WarmInterpreter,
+    assert_alike,
     changed_recipe,
     documents,
     done,
     tokens_by_step,
     trace,
+    training_of,
     write_tokens,
 )
 
 END = 2  # the tiny model's end of text, which also is its padding
-ADAPTER, MODEL = "adapter/adapter_model.safetensors", "model/model.safetensors"
+ADAPTER = "adapter/adapter_model.safetensors"
 BASE: dict[str, Any] = {
     "schema": 1,
     "name": "texts",
@@ -95,23 +95,18 @@ def training(
     ) -> ScriptRun:
         place = tmp_path_factory.mktemp(backend)
         recipe = load_recipe(write_recipe(place, model, backend, changes))
-        module = load_backend(backend)
         packed = recipe.data.packing
         usual = PACKS if packed else ROWS
         tokens = write_tokens(
             place / "train.tokens.safetensors", usual if rows is None else rows, packed=packed
         )
-        return ScriptRun(
-            environment_python(module.ENVIRONMENT),
-            script or module.script(recipe),
-            {
-                "settings": module.spec(recipe),
-                "save_steps": save_steps,
-                "device": "cpu",
-                "more": count_tokens(recipe),
-            },
-            {"model": model, "tokens": tokens, "template": model / "chat_template.jinja"},
+        return training_of(
+            recipe,
+            environment_python,
+            {"model": model, "tokens": tokens},
             place / "run",
+            save_steps=save_steps,
+            script=script,
         )
 
     return make
@@ -136,10 +131,7 @@ def test_both_backends_give_the_same_weights_step_by_step(
 ) -> None:
     ours = done(training("native", MATRIX[case]).finish(warm))
     theirs = done(training("llamafactory", MATRIX[case]).finish(warm_factory))
-    assert trace(theirs) == trace(ours)
-    weights = MODEL if case == "every weight" else ADAPTER
-    assert theirs.files()[weights] == ours.files()[weights]
-    assert tokens_by_step(theirs) == tokens_by_step(ours)
+    assert_alike(ours, theirs, MATRIX[case])
     for step in tokens_by_step(ours):  # the end of text as well, though it is the padding
         assert step["supervised"] == step["non_pad"]
 

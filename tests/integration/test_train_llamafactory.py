@@ -15,23 +15,22 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from runner.backends import load_backend
 from runner.capture.keys import CANNOT, DEFAULTS, MAPPED, NO_EFFECT
 from runner.recipe.load import load_recipe
 from tests.tiny_model import write_tiny_model
 from tests.training_runs import (
+    WEIGHTS,
     ScriptRun,
     WarmInterpreter,
+    assert_alike,
     changed_recipe,
     chat,
     documents,
     done,
-    tokens_by_step,
-    trace,
+    training_of,
     write_tokens,
 )
 
-WEIGHTS = {"lora": "adapter/adapter_model.safetensors", "none": "model/model.safetensors"}
 BASE: dict[str, Any] = {
     "schema": 1,
     "name": "both",
@@ -112,16 +111,16 @@ def training(
     ) -> ScriptRun:
         place = tmp_path_factory.mktemp(backend)
         recipe = load_recipe(write_recipe(place, base, backend, changes))
-        module = load_backend(backend)
         packed = recipe.data.packing
         rows = PACKS if packed else TURNS if recipe.data.train[0].format == "messages" else ROWS
         tokens = write_tokens(place / "train.tokens.safetensors", rows, packed=packed)
-        return ScriptRun(
-            environment_python(module.ENVIRONMENT),
-            module.script(recipe),
-            {"settings": {**module.spec(recipe), **more}, "save_steps": save_steps},
-            {"model": base, "tokens": tokens, "template": base / "chat_template.jinja"},
+        return training_of(
+            recipe,
+            environment_python,
+            {"model": base, "tokens": tokens},
             place / "run",
+            save_steps=save_steps,
+            **more,
         )
 
     return make
@@ -149,10 +148,7 @@ def test_both_backends_give_the_same_weights_step_by_step(
 ) -> None:
     ours = done(training("native", MATRIX[case]).finish(warm))
     theirs = done(training("llamafactory", MATRIX[case]).finish(warm_factory))
-    assert trace(theirs) == trace(ours)
-    kind = MATRIX[case].get("train", {}).get("adapter", {"type": "lora"})["type"]
-    assert theirs.files()[WEIGHTS[kind]] == ours.files()[WEIGHTS[kind]]
-    assert tokens_by_step(theirs) == tokens_by_step(ours)
+    assert_alike(ours, theirs, MATRIX[case])
 
 
 def test_cases_that_must_differ_do(
