@@ -10,6 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# The settings of a plain preparing of rows, but for its files; tests change some.
+PREPARING: dict[str, Any] = {
+    "seed": 42,
+    "system": None,
+    "max_length": 512,
+    "too_long": "error",
+    "packing": False,
+    "fraction": 0.0,
+    "template": None,
+    "validation": [],
+}
 SCRIPTS = Path(__file__).resolve().parent.parent / "runner" / "scripts"
 
 

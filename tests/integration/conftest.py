@@ -17,6 +17,7 @@ from runner.store.digest import file_sha256
 from runner.system import tools
 from tests.chain import copy_checkout
 from tests.crash_scene import Recording, import_the_runner, record
+from tests.tiny_model import write_tiny_model
 from tests.training_runs import WarmInterpreter
 
 ContextFor = Callable[..., StageContext]
@@ -32,6 +33,12 @@ def llama_cpp(shared_cache: Path) -> Path:
 def ollama_install(shared_cache: Path) -> Path:
     """The root folder of the pinned Ollama."""
     return tools.ensure_tool("ollama", shared_cache, print)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model made on the fly, for tests that do not change it."""
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="module")

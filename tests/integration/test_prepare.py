@@ -16,22 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from tests.script_runs import ScriptRun, run_script
+from tests.script_runs import PREPARING, ScriptRun, run_script
 from tests.tiny_model import SPECIAL, write_tiny_model
 
 Message = dict[str, str]
 IM_START, IM_END = SPECIAL.index("<|im_start|>"), SPECIAL.index("<|im_end|>")
 FIRST_BYTE = len(SPECIAL)
-SETTINGS: dict[str, Any] = {
-    "seed": 42,
-    "system": None,
-    "max_length": 512,
-    "too_long": "error",
-    "packing": False,
-    "fraction": 0.0,
-    "template": None,
-    "validation": [],
-}
 
 
 def byte_ids(text: str) -> list[int]:
@@ -76,7 +66,7 @@ def prepare(
             else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
         )
         described = {"name": "data/rows.jsonl", "format": format_name, "input": "train-0"}
-        hashed = SETTINGS | {"train": [described]} | changed
+        hashed = PREPARING | {"train": [described]} | changed
         inputs = {"model": changed.pop("model", tiny), "train-0": data}
         if "template_text" in changed:
             (place / "t.jinja").write_text(hashed.pop("template_text"))

@@ -11,26 +11,10 @@ from typing import Any
 import pytest
 
 from runner.rows.prepared import prepared_lines
-from tests.script_runs import ScriptRun, run_script
-from tests.tiny_model import write_tiny_model
+from tests.script_runs import PREPARING, ScriptRun, run_script
 
-SETTINGS: dict[str, Any] = {
-    "seed": 42,
-    "system": None,
-    "max_length": 512,
-    "too_long": "error",
-    "packing": False,
-    "fraction": 0.0,
-    "template": None,
-    "measured": [],
-}
 GITHUB = "ghp_" + "aB3dE5fG7hI9jK1lM3nO5pQ7rS9tU1vW3xY5"
 Prepare = Callable[..., ScriptRun]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture
@@ -62,7 +46,9 @@ def prepare(
         for number, (name, text) in enumerate((measured or {}).items()):
             inputs[f"measured-{number}"] = place / name
             inputs[f"measured-{number}"].write_text(text)
-        hashed = SETTINGS | described | {"clean": clean, "measured": list(measured or {})} | changed
+        hashed = (
+            PREPARING | described | {"clean": clean, "measured": list(measured or {})} | changed
+        )
         return run_script(python, script, hashed, inputs, place / "run", HF_HUB_OFFLINE="1")
 
     return run

@@ -12,26 +12,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from runner.rows.prepared import prepared_lines
-from tests.script_runs import ScriptRun, run_script
-from tests.tiny_model import write_tiny_model
+from tests.script_runs import PREPARING, ScriptRun, run_script
 
-SETTINGS: dict[str, Any] = {
-    "seed": 42,
-    "system": None,
-    "max_length": 512,
-    "too_long": "error",
-    "packing": False,
-    "fraction": 0.0,
-    "template": None,
-    "validation": [],
-}
 Rows = Sequence[Mapping[str, Any]]
 Prepare = Callable[..., ScriptRun]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture
@@ -56,7 +40,7 @@ def prepare(
                 inputs[f"{kind}-{number}"].write_bytes(as_bytes(rows))
                 item = {"name": name, "format": "alpaca", "input": f"{kind}-{number}"}
                 described[kind].append(item | settings)
-        return run_script(python, script, SETTINGS | described | changed, inputs, place / "run")
+        return run_script(python, script, PREPARING | described | changed, inputs, place / "run")
 
     return run
 

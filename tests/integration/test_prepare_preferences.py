@@ -11,27 +11,11 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from tests.script_runs import ScriptRun, run_script
-from tests.tiny_model import write_tiny_model
+from tests.script_runs import PREPARING, ScriptRun, run_script
 from tests.training_runs import chat
 
-SETTINGS: dict[str, Any] = {
-    "seed": 42,
-    "system": None,
-    "max_length": 512,
-    "too_long": "error",
-    "packing": False,
-    "fraction": 0.0,
-    "template": None,
-    "validation": [],
-}
 Prepare = Callable[..., ScriptRun]
 PAIRS = [{"prompt": f"Q{n}", "chosen": f"good {n}", "rejected": f"bad {n % 3}"} for n in range(8)]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture
@@ -45,7 +29,7 @@ def prepare(
         return run_script(
             environment_python("data"),
             "prepare_preferences",
-            SETTINGS | {"train": [described]} | changed,
+            PREPARING | {"train": [described]} | changed,
             {"model": tiny, "train-0": place / "rows.jsonl"},
             place / "run",
             HF_HUB_OFFLINE="1",
