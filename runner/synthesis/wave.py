@@ -63,8 +63,12 @@ def in_order(
         under_way = sum(each.is_alive() for each in threads)
         if under_way:
             on_interrupt(under_way)
+        _wait_for(threads)  # not in a `finally`, where a second interrupt of these lines would wait
         raise
-    finally:
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(LOOK_SECONDS)
+    _wait_for(threads)
+
+
+def _wait_for(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(LOOK_SECONDS)

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -128,9 +127,7 @@ def test_the_second_time_costs_nothing(setting: Setting) -> None:
     first = setting.ensure()
     setting.said.clear()
     shutil.rmtree(setting.wheels)
-    started = time.monotonic()
     assert setting.ensure() == first
-    assert time.monotonic() - started < 0.5
     assert setting.said == []
 
 

@@ -128,17 +128,16 @@ def test_an_interrupt_waits_for_what_is_under_way_and_keeps_it(
 
 
 def test_a_second_interrupt_does_not_wait(bench: Bench) -> None:
-    bench.server.seconds = 30
+    bench.server.seconds = 600
     bench.write()
     process = start(bench)
     wait_until(lambda: len(bench.server.asked) >= 2)
-    began = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     assert "waiting" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    assert (process.returncode, time.monotonic() - began < 15) == (130, True)
+    assert process.returncode == 130
 
 
 def test_two_at_once_on_one_output_do_not_mix(bench: Bench) -> None:
