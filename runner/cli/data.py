@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +152,9 @@ def _surveys(
         raise UsageError("name files of rows, or a recipe", hint=EXAMPLE)
     if not args.files:
         for file in files_of(recipe):
-            yield survey(file.path, file.name, args.rows, file.format, file.columns), file
+            rows = files.enter_context(readable(file.path, file.read))
+            found = survey(rows, file.name, args.rows, file.format, file.columns)
+            yield found, replace(file, path=rows)
 
 
 def _seen(recipe: Any, found: Sequence[tuple[Survey, Any]]) -> list[dict[str, Any]]:
@@ -209,7 +212,7 @@ def _converted(args: argparse.Namespace, rows: Path) -> Converted:
 
     source, columns = args.source, _columns(args)
     if source is None:
-        guess = guess_file(rows)
+        guess = guess_file(rows, args.file.name)
         if guess is None:
             raise no_format(args.file)
         source, columns = guess.format, dict(guess.columns)

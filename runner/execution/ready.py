@@ -12,7 +12,7 @@ from runner.errors import MachineCannot
 from runner.plan.chain import bases_of, stages_of_base
 from runner.plan.plan import Action, Step
 from runner.stages import load_stage
-from runner.stages.contract import environment_of
+from runner.stages.contract import borrowed_by, environment_of
 from runner.stages.models.base_result import starts_from_recipe
 from runner.system import offline
 
@@ -81,8 +81,8 @@ def roles(recipe: Recipe, stages: list[Stage]) -> list[str]:
         {
             role
             for stage in stages
-            if (role := environment_of(stage, recipe))
-            and not (recipe.given and recipe.given.holds(stage.NAME))
+            for role in (environment_of(stage, recipe), *borrowed_by(stage, recipe))
+            if role and not (recipe.given and recipe.given.holds(stage.NAME))
         }
     )
 

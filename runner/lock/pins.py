@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from runner.stages.contract import Outputs, Stage
 
 LOCK = 1
-NOT_OF_STAGES = ("parquet", "runner", "sign", "test")  # environments that no stage's script runs in
+# Environments that no stage runs in, but for `parquet` where a recipe has such files.
+NOT_OF_STAGES = ("parquet", "runner", "sign", "test")
 # Of a model's config.json, in the lock's order; what a model does not have is left out.
 FACTS = (
     "model_type",
@@ -80,11 +81,11 @@ def environment_pins(recipe: Recipe) -> dict[str, str]:
     """Role -> sha256 of its lock file: not of the interpreter, which may differ between machines.
 
     All of them, since a stage may borrow another stage's environment; but for those of backends
-    that do not train this recipe, and that of task metrics which it does not ask for.
+    that do not train this recipe, and those of task metrics and of Parquet where it has neither.
     """
     from runner.backends import environments_beside
     from runner.recipe.base_recipe import recipes_of
-    from runner.stages import evaluate
+    from runner.stages import evaluate, prepare
     from runner.system.folders import shipped
 
     chain = [*recipes_of(recipe)]
@@ -92,6 +93,7 @@ def environment_pins(recipe: Recipe) -> dict[str, str]:
     unused = {*NOT_OF_STAGES, *set.intersection(*beside)}
     if all(evaluate.environment(each) != evaluate.WITH_METRICS for each in chain):
         unused.add(evaluate.WITH_METRICS)
+    unused -= {role for each in chain for role in prepare.borrowed(each)}
     locks = sorted(shipped("environments").glob("*.txt"))
     return {
         path.stem: hashlib.sha256(path.read_bytes()).hexdigest()

@@ -214,12 +214,13 @@ def _cross_checks(recipe: Recipe, unsound: set[str]) -> tuple[list[Diagnostic], 
 
 def _file_checks(recipe: Recipe, unsound: set[str], bad: set[str]) -> tuple[list[Finding], str]:
     """What the rows and the model's facts say. Nothing is read at a place that is wrong itself."""
-    from runner.recipe.checks import disk, model, rows, widths
+    from runner.recipe.checks import disk, model, parquet, rows, widths
 
     found: list[Finding] = []
     data = "data" not in unsound and not any(pointer.startswith("/data") for pointer in bad)
     if data:
         found += rows.check_formats(recipe)
+        found += parquet.check_parquet(recipe)
         found += rows.check_split_columns(recipe)
         found += rows.check_repeats(recipe)
     if data and "evaluate" not in unsound:

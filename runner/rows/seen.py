@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import MachineCannot
 from runner.rows.script import written_by
+from runner.stages.rows.columns import read_columns
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
@@ -23,12 +24,19 @@ class RowFile:
     name: str
     format: str
     columns: dict[str, str]
+    read: tuple[str, ...] | None = None  # columns of Parquet; None for all
 
 
 def files_of(recipe: Recipe) -> list[RowFile]:
     """The recipe's own files; those on the hub are left out."""
     return [
-        RowFile(recipe.resolve(file.path), file.name, file.format, dict(file.columns or {}))
+        RowFile(
+            recipe.resolve(file.path),
+            file.name,
+            file.format,
+            dict(file.columns or {}),
+            read_columns(file, recipe),
+        )
         for _, file in recipe.data_files()
         if file.path is not None
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,7 +17,7 @@ from runner.rows.script import written_by
 from runner.scripts.data.conversation import Conversation
 from runner.scripts.data.convert import read_one
 from runner.scripts.data.guess import Guess, guess_format
-from runner.scripts.data.packed_files import PARQUET
+from runner.scripts.data.packed_files import takes_library
 from runner.scripts.data.rows import MAX_SHOWN, Place, Problem, RowError, read_rows
 from runner.scripts.data.writing import Read
 
@@ -52,24 +52,27 @@ class Survey:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[Path]:
-    """The file itself; of Parquet the same rows as JSON lines. Raises UsageError E862."""
+def readable(path: Path, columns: Sequence[str] | None = None) -> Iterator[Path]:
+    """The file itself; what takes a library made plain, one line a row of Parquet, of these
+    `columns` or of all. Raises UsageError E862, StageFailed and MachineCannot.
+    """
     try:
         with path.open("rb") as file:
-            start = file.read(len(PARQUET))
+            start = file.read(4)
     except OSError as error:
         raise unreadable(path, error) from None
-    if start != PARQUET:
+    if not takes_library(start):
         yield path
         return
-    with written_by("parquet_rows", "parquet", {}, {"file": path.resolve()}) as lines:
+    files = {"rows": {"name": path.name, "columns": columns and list(columns)}}
+    with written_by("plain_rows", "parquet", {"files": files}, {"rows": path.resolve()}) as lines:
         yield lines
 
 
-def guess_file(path: Path) -> Guess | None:
+def guess_file(path: Path, name: str) -> Guess | None:
     """By the first rows that can be read at all. Raises UsageError E862."""
     try:
-        found = islice(read_rows(path, path.name), GUESSED_BY)
+        found = islice(read_rows(path, name), GUESSED_BY)
         return guess_format([each[1] for each in found if not isinstance(each, Problem)])
     except OSError as error:
         raise unreadable(path, error) from None
@@ -83,7 +86,7 @@ def survey(
     columns: Mapping[str, str] | None = None,
 ) -> Survey:
     """Read `path` as `format_name`, else as what it looks like. Raises UsageError E862, E864."""
-    guess = guess_file(path)
+    guess = guess_file(path, name)
     if format_name is None and guess is None:
         raise no_format(path)
     given = format_name or (guess.format if guess else "")

@@ -133,6 +133,15 @@ def environment_of(stage: Stage, recipe: Recipe) -> str | None:
     return stage.ENVIRONMENT if chosen is None else str(chosen(recipe))
 
 
+def borrowed_by(stage: Stage, recipe: Recipe) -> tuple[str, ...]:
+    """Roles of the environments that it uses beside its own; a stage that does offers `borrowed`.
+
+    Their identities are in what its `snapshot` gives.
+    """
+    borrowed = getattr(stage, "borrowed", None)
+    return () if borrowed is None else tuple(borrowed(recipe))
+
+
 class Stage(Protocol):
     """The module-level names of a stage; `runner.stages.REGISTRY` lists the modules."""
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from runner.recipe.methods import METHODS
 from runner.stages.contract import Class, Context, Upstream
 from runner.stages.fetch_data import output_name
+from runner.stages.rows.columns import read_columns
+from runner.stages.rows.plain import Given, borrowed_for, plain
 from runner.stages.templates import shipped_templates
 
 if TYPE_CHECKING:
@@ -45,9 +47,16 @@ def wanted(recipe: Recipe) -> bool:
     return True
 
 
+def borrowed(recipe: Recipe) -> tuple[str, ...]:
+    """The environment that reads Parquet, where a file takes it."""
+    return borrowed_for(recipe, measured_by(recipe))
+
+
 def snapshot(recipe: Recipe) -> dict[str, Any]:
-    """Digests of the data files, in order, and of the chat template when it is a file."""
+    """Digests of the data files, in order, and of the chat template when it is a file; what reads
+    them, where that is another environment than the stage's."""
     from runner.store.known_digests import known_sha256
+    from runner.system import environments
 
     def digest(file: DataFile) -> str | None:
         """None for a file of the hub: it is an output of `fetch_data`."""
@@ -61,6 +70,8 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
         digests["chat_template"] = known_sha256(template_file(recipe))
     if measured := measured_by(recipe):
         digests["measured_by"] = [known_sha256(recipe.resolve(path)) for path in measured]
+    if roles := borrowed(recipe):
+        digests["read_by"] = {role: environments.identity(role) for role in roles}
     return digests
 
 
@@ -98,11 +109,12 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
     """Write the tokens into `folder`. Raises StageFailed naming file and line of bad rows."""
-    named = rows_of(recipe, inputs)
+    measured = measured_by(recipe)
+    files = rows_of(recipe, inputs)
+    files |= {f"measured-{n}": Given(recipe.resolve(path), path) for n, path in enumerate(measured)}
+    named = plain(files, context)
     if recipe.data.chat_template != "model":
         named["template"] = template_file(recipe)
-    measured = measured_by(recipe)
-    named |= {f"measured-{n}": recipe.resolve(path) for n, path in enumerate(measured)}
     clean = {"clean": cleaning(recipe), "measured": list(measured)} if recipe.data.cleaning else {}
     context.run_script(
         "prepare_preferences" if METHODS[recipe.train.method].compares else "prepare",
@@ -148,8 +160,8 @@ def reading(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def rows_of(recipe: Recipe, inputs: Upstream) -> dict[str, Path]:
-    """The files of rows, by the names that `reading` gives them."""
+def rows_of(recipe: Recipe, inputs: Upstream) -> dict[str, Given]:
+    """The files of rows, by the names that `reading` gives them; `plain` makes paths of them."""
     return {
         **_named(recipe, inputs, "train", recipe.data.train),
         **_named(recipe, inputs, "validation", recipe.data.validation.files),
@@ -175,10 +187,13 @@ def _described(kind: str, files: Sequence[DataFile]) -> list[dict[str, Any]]:
 
 def _named(
     recipe: Recipe, inputs: Upstream, kind: str, files: Sequence[DataFile]
-) -> dict[str, Path]:
+) -> dict[str, Given]:
+    def path(number: int, file: DataFile) -> Path:
+        if file.path is not None:
+            return recipe.resolve(file.path)
+        return inputs["fetch_data"].path(output_name(kind, number, file))
+
     return {
-        f"{kind}-{number}": inputs["fetch_data"].path(output_name(kind, number, file))
-        if file.path is None
-        else recipe.resolve(file.path)
+        f"{kind}-{number}": Given(path(number, file), file.name, read_columns(file, recipe))
         for number, file in enumerate(files)
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from runner.backends import load_backend
 from runner.stages import prepare
 from runner.stages.contract import Class, Context, Upstream
+from runner.stages.rows.plain import plain
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
@@ -34,6 +35,11 @@ def wanted(recipe: Recipe) -> bool:
 def environment(recipe: Recipe) -> str:
     """Every backend has its own."""
     return load_backend(recipe.train.backend).ENVIRONMENT
+
+
+def borrowed(recipe: Recipe) -> tuple[str, ...]:
+    """As of `prepare`, where the rows are read once more."""
+    return prepare.borrowed(recipe) if reads_rows(recipe) else ()
 
 
 def snapshot(recipe: Recipe) -> dict[str, Any]:
@@ -95,7 +101,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
             "model": inputs["fetch"].folder / "model",
             "tokens": inputs["prepare"].path("train.tokens.safetensors"),
             "template": inputs["prepare"].path("chat_template.jinja"),
-            **(prepare.rows_of(recipe, inputs) if own else {}),
+            **(plain(prepare.rows_of(recipe, inputs), context) if own else {}),
         },
         folder=folder,
         environment=backend.ENVIRONMENT,

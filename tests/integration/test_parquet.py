@@ -3,52 +3,226 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runner.cli.main import main
+from runner.recipe.checks.parquet import sample_row
+from runner.scripts.data.parquet_footer import read_footer
+from tests.script_runs import ScriptRun, run_script
+from tests.tiny_model import write_tiny_model
 
 WRITE = """
-import sys, datetime, pyarrow as pa, pyarrow.parquet as pq
+import sys, datetime, json, decimal, pyarrow as pa, pyarrow.parquet as pq
+here = sys.argv[1] + "/"
 turn = {"role": "user", "content": "Q", "name": None}
 answer = {"role": "assistant", "content": "A", "name": "Ann"}
 chats = pa.table({"id": [1, 2], "messages": [[turn, answer]] * 2})
-dated = pa.table({"text": ["T"], "at": [datetime.date(2020, 1, 1)]})
-pq.write_table(chats, sys.argv[1] + "/a.parquet")
-pq.write_table(dated, sys.argv[1] + "/b.parquet")
+dated = pa.table({"text": ["T", "U"], "at": [None, datetime.date(2020, 1, 1)]})
+pq.write_table(chats, here + "a.parquet")
+pq.write_table(dated, here + "b.parquet")
+
+rows = [json.loads(line) for line in open(here + "rows.jsonl")]
+table = pa.Table.from_pylist(rows)
+pq.write_table(table, here + "rows.parquet")
+picture = pa.array([b"no text"] * len(rows))
+table = table.append_column("picture", picture)
+pq.write_table(table, here + "rows-2.parquet", compression="zstd", row_group_size=7)
+with pa.CompressedOutputStream(here + "rows.jsonl.zst", "zstd") as file:
+    file.write(open(here + "rows.jsonl", "rb").read())
+with pa.CompressedOutputStream(here + "rows.csv.zst", "zstd") as file:
+    file.write(b"text\\n" + b"x\\n" * 3)
+
+wrong = {
+    "nan": [0.5, float("nan")],
+    "bytes": [None, b"x"],
+    "day": [None, datetime.date(2020, 1, 1)],
+    "price": [None, decimal.Decimal("1.5")],
+}
+for name, values in wrong.items():
+    pq.write_table(pa.table({"text": ["a", "b"], name: values}), here + name + ".parquet")
+ends = pa.py_buffer(b"".join(end.to_bytes(4, "little") for end in (0, 1, 2)))
+latin = pa.StringArray.from_buffers(2, ends, pa.py_buffer(b"a\\xff"))
+pq.write_table(pa.table({"text": latin}), here + "latin.parquet")
+maps = pa.array([[("k", 1)], [("k", 1), ("k", 2)]], pa.map_(pa.string(), pa.int64()))
+pq.write_table(pa.table({"text": ["a", "b"], "map": maps}), here + "map.parquet")
+"""
+ROWS: list[dict[str, Any]] = [
+    {
+        "messages": [
+            {"role": "user", "content": f"What is {n}?"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [
+                    {
+                        "type": "function",
+                        "function": {"name": "f", "arguments": {("x", "y")[n % 2]: f"é{n}"}},
+                    }
+                ],
+            },
+            {"role": "tool", "content": f"{n}"},
+            {"role": "assistant", "content": f"It is {n}.", "weight": 1},
+        ]
+    }
+    for n in range(20)
+]
+TEMPLATE = """{% for turn in messages %}<|im_start|>{{ turn.role }}
+{{ turn.content }}{% if turn.tool_calls %}{{ turn.tool_calls | tojson }}{% endif %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+RECIPE = """
+schema: 1
+name: r
+model: {path: model, dtype: float32}
+data:
+  train: [{path: FILE, format: messages}, {path: OTHER, format: messages}]
+  chat_template: tools.jinja
+  max_length: 512
+train:
+  adapter: {type: lora, r: 4, lora_alpha: 8}
+  max_steps: 4
 """
 
 
+@pytest.fixture(scope="module")
+def python(environment_python: Callable[[str], Path]) -> Path:
+    return environment_python("parquet")
+
+
+@pytest.fixture(scope="module")
+def files(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parquet")
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
+    subprocess.run([python, "-I", "-c", WRITE, folder], check=True)
+    return folder
+
+
+@pytest.fixture
+def made_plain(python: Path, tmp_path: Path) -> Callable[..., ScriptRun]:
+    def run(path: Path, columns: list[str] | None = None) -> ScriptRun:
+        described = {"files": {"rows": {"name": path.name, "columns": columns}}}
+        return run_script(
+            python, "plain_rows", described, {"rows": path}, tmp_path / "runs" / path.name
+        )
+
+    return run
+
+
 def test_parquet_is_inspected_and_converted(
-    environment_python: Callable[[str], Path],
+    files: Path,
     shared_cache: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    python = environment_python("parquet")
-    subprocess.run([python, "-I", "-c", WRITE, tmp_path], check=True)
     monkeypatch.setenv("SPARK_RECIPES_CACHE", str(shared_cache))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(files)
     capsys.readouterr()  # what building the environment said
     before = set(shared_cache.glob("rows-*"))
     assert main(["data", "inspect", "a.parquet", "--format", "json"]) == 0
     (file,) = json.loads(capsys.readouterr().out)["files"]
     assert (file["format"], file["rows"], file["fit"]) == ("messages", 2, 2)
-    assert main(["data", "convert", "a.parquet", "a.jsonl", "--to", "messages"]) == 0
+    out = tmp_path / "a.jsonl"
+    assert main(["data", "convert", "a.parquet", str(out), "--to", "messages"]) == 0
     turns = [
         {"role": "user", "content": "Q"},
         {"role": "assistant", "content": "A", "name": "Ann"},
     ]
-    rows = [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert rows == [{"messages": turns, "id": number} for number in (1, 2)]
     capsys.readouterr()
-    assert main(["data", "convert", "b.parquet", "b.jsonl", "--to", "text"]) == 1
-    assert 'the column "at" has values that are no JSON' in capsys.readouterr().err
-    (tmp_path / "c.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:40])
-    assert main(["data", "inspect", "c.parquet"]) == 1
-    assert "[E353]" in capsys.readouterr().err
+    assert main(["data", "convert", "b.parquet", str(tmp_path / "b.jsonl"), "--to", "text"]) == 1
+    assert 'b.parquet:2: the column "at" has a value that is no JSON' in capsys.readouterr().err
+    assert main(["data", "inspect", "rows.csv.zst", "--format", "json"]) == 0
+    (file,) = json.loads(capsys.readouterr().out)["files"]
+    assert (file["format"], file["fit"]) == ("text", 3)
     assert set(shared_cache.glob("rows-*")) == before
+
+
+def test_a_recipe_gives_the_same_bytes_of_parquet_as_of_json_lines(
+    files: Path,
+    shared_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Arguments that only some calls have, a column of bytes, several row groups included."""
+    monkeypatch.setenv("SPARK_RECIPES_CACHE", str(shared_cache))
+    monkeypatch.setenv("SPARK_RECIPES_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(files)
+    write_tiny_model(files / "model")
+    (files / "tools.jinja").write_text(TEMPLATE)
+    shutil.copy("rows.jsonl", "same.jsonl")
+    made = []
+    for name, other in (("rows.jsonl", "same.jsonl"), ("rows-2.parquet", "rows.jsonl.zst")):
+        Path("r.yaml").write_text(RECIPE.replace("FILE", name).replace("OTHER", other))
+        assert main(["data", "prepare", "r.yaml"]) == 0
+        run = Path("runs", "r", "latest")
+        made.append(json.loads((run / "manifest.json").read_text())["stages"]["prepare"])
+    assert len(made[0]) == 6
+    assert made[0] == made[1]
+
+
+def test_each_row_is_named_by_its_number(files: Path, made_plain: Callable[..., ScriptRun]) -> None:
+    for name in ("nan", "bytes", "day", "price"):
+        error = made_plain(files / f"{name}.parquet").error
+        wrong = f'{name}.parquet:2: the column "{name}" has a value that is no JSON'
+        assert (error["code"], error["message"]) == ("E353", wrong)
+
+
+def test_only_the_columns_that_are_asked_for_are_read(
+    files: Path, made_plain: Callable[..., ScriptRun]
+) -> None:
+    run = made_plain(files / "day.parquet", ["prompt", "text"])
+    assert (run.folder / "rows.jsonl").read_text() == '{"text": "a"}\n{"text": "b"}\n'
+    error = made_plain(files / "bytes.parquet", ["instruction"]).error
+    assert error["code"] == "E371"
+    assert error["message"].endswith('its columns: "text", "bytes"')
+
+
+def test_what_is_hostile_or_damaged_is_an_error(
+    files: Path, tmp_path: Path, made_plain: Callable[..., ScriptRun]
+) -> None:
+    assert made_plain(files / "latin.parquet").error["code"] == "E320"
+    assert made_plain(files / "map.parquet").error["code"] == "E353"  # a key that occurs twice
+    whole = (files / "rows.parquet").read_bytes()
+    for number, content in enumerate(
+        (
+            whole[:40],
+            whole[: len(whole) // 2] + whole[-8:],
+            whole[:200] + bytes(200) + whole[400:],
+            b"PAR1" + b"\xff" * 100 + b"PAR1",
+        )
+    ):
+        path = tmp_path / f"torn-{number}.parquet"
+        path.write_bytes(content)
+        run = made_plain(path)
+        assert run.returncode == 1
+        assert run.error["code"] in ("E353", "E320"), run.log
+    packed = (files / "rows.jsonl.zst").read_bytes()
+    for number, content in enumerate((packed[:-5], packed[:20] + b"\0" * 50 + packed[70:])):
+        path = tmp_path / f"torn-{number}.zst"
+        path.write_bytes(content)
+        assert made_plain(path).error["code"] == "E347"
+
+
+def test_footers_say_what_the_library_says(files: Path, python: Path) -> None:
+    asked = "import sys, pyarrow.parquet as pq; m = pq.read_metadata(sys.argv[1]);"
+    asked += "print(m.num_rows, *pq.read_schema(sys.argv[1]).names)"
+    for name in ("a", "b", "rows", "rows-2", "map", "price"):
+        path = files / f"{name}.parquet"
+        said = subprocess.run(
+            [python, "-I", "-c", asked, path], check=True, capture_output=True, text=True
+        )
+        with path.open("rb") as file:
+            found = read_footer(file)
+        names = [column.name for column in found.columns]
+        assert said.stdout.split() == [str(found.rows), *names]
+        assert set(sample_row(found.columns)) == set(names)

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from runner.recipe.checks.parquet import footer_of
 from runner.recipe.finding import Finding
 from runner.recipe.model import DataFile, Recipe
 from runner.recipe.paths import (
@@ -159,7 +160,8 @@ def check_held_out_rows(recipe: Recipe) -> Iterator[Finding]:
 
 
 def counted(recipe: Recipe, files: Sequence[DataFile]) -> list[int | None]:
-    """Rows of each file, all of them together read as far as MAX_COUNTED_BYTES."""
+    """Rows of each file, all of them together read as far as MAX_COUNTED_BYTES; of Parquet, as it
+    says itself."""
     left, counts = MAX_COUNTED_BYTES, list[int | None]()
     for item in files:
         if item.path is None or left < 0:
@@ -167,15 +169,17 @@ def counted(recipe: Recipe, files: Sequence[DataFile]) -> list[int | None]:
             continue
         path = recipe.resolve(item.path)
         counts.append(count_rows(path, left))
-        left -= size_of(path)
+        left -= 0 if footer_of(path) else size_of(path)
     return counts
 
 
 def count_rows(path: Path, limit: int = MAX_COUNTED_BYTES) -> int | None:
-    """Rows of a JSONL file, or of a JSON file with one list.
+    """Rows of a JSONL file, of a JSON file with one list, or as the footer of Parquet says.
 
     None: unreadable, too large, a table or compressed.
     """
+    if footer := footer_of(path):
+        return footer.rows
     try:
         content = read_regular(path, limit)
     except NotReadable:

@@ -176,10 +176,12 @@ def format_of_file(path: Path, among: Collection[str] = ()) -> str:
 
     Raises UsageError (E157).
     """
+    from runner.rows.survey import readable
     from runner.scripts.data.formats import EVERY
     from runner.scripts.data.rows import RowError
 
-    first = list(islice(_rows(path), _TRIED_ROWS))
+    with readable(path) as plain:
+        first = list(islice(_rows(path, plain), _TRIED_ROWS))
     if not first:
         raise _no_data(path, "holds no row", "docs/data.md shows what rows look like")
     for name in among:
@@ -203,28 +205,36 @@ def together(facts: list[DataFacts]) -> DataFacts:
 
 
 def _read_file(path: Path, wanted: str | None) -> tuple[str, DataFacts]:
-    from runner.scripts.data.formats import FORMATS
+    from runner.rows.survey import readable
 
     if not is_readable_file(path):
         raise _no_data(path, "is not a readable file", "name a .jsonl or .json file of rows")
-    first = list(islice(_rows(path), _TRIED_ROWS))
+    with readable(path) as plain:
+        return _read_plain(path, plain, wanted)
+
+
+def _read_plain(path: Path, plain: Path, wanted: str | None) -> tuple[str, DataFacts]:
+    from runner.scripts.data.formats import FORMATS
+
+    first = list(islice(_rows(path, plain), _TRIED_ROWS))
     if not first:
         raise _no_data(path, "holds no row", "docs/data.md shows what rows look like")
     name = wanted or _format_of(path, first)
     rows = longest = total = 0
-    for row in _rows(path):
+    for row in _rows(path, plain):
         size = _text_size(FORMATS[name], path, name, row)
         rows, longest, total = rows + 1, max(longest, size), total + size
         if total > MAX_READ_BYTES:
-            scale = path.stat().st_size / sum(_json_size(each) for each in first) * len(first)
+            scale = plain.stat().st_size / sum(_json_size(each) for each in first) * len(first)
             return name, DataFacts(name, round(scale), longest, round(total / rows * scale))
     return name, DataFacts(name, rows, longest, total)
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, plain: Path) -> Iterator[dict[str, Any]]:
+    """Of the file `path`, which `plain` has made plain."""
     from runner.scripts.data.rows import Problem, read_rows
 
-    for found in read_rows(path, str(path)):
+    for found in read_rows(plain, str(path)):
         if isinstance(found, Problem):
             where = f"line {found.place.line}: {found.error.message}"
             raise _no_data(path, f"cannot be used: {where}", "correct the row")

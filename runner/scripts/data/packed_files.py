@@ -9,7 +9,8 @@ from typing import IO, cast
 
 from runner.scripts.data.rows import RowError
 
-SUFFIXES = (".gz", ".xz")
+SUFFIXES = (".gz", ".xz", ".zst")
+LIBRARY_SUFFIXES = (".parquet", ".zst")  # of files that take one to read
 PARQUET = b"PAR1"
 _GZIP, _XZ, _ZSTD = b"\x1f\x8b", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
 
@@ -17,6 +18,11 @@ _GZIP, _XZ, _ZSTD = b"\x1f\x8b", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
 def is_packed(start: bytes) -> bool:
     """By the first bytes of a file."""
     return start.startswith((PARQUET, _GZIP, _XZ, _ZSTD))
+
+
+def takes_library(start: bytes) -> bool:
+    """Is it made plain by `runner/scripts/plain_rows` before it is read? By the first 4 bytes."""
+    return start.startswith((PARQUET, _ZSTD))
 
 
 def bare_name(name: str) -> str:
@@ -29,15 +35,13 @@ def bare_name(name: str) -> str:
 def unpacked(file: IO[bytes]) -> Iterator[IO[bytes]]:
     """What is in `file`, which is closed by the caller.
 
-    Raises RowError E347 for Zstandard and Parquet, and from within where what is read is damaged.
+    Raises RowError E347 for what takes a library, and from within where what is read is damaged.
     """
     start = file.read(len(_XZ))
     file.seek(0)
-    if start.startswith(PARQUET):
-        wrong = "a recipe reads no Parquet: recipe data convert writes its rows as JSON lines"
-        raise RowError(wrong, "E347")
-    if start.startswith(_ZSTD):
-        raise RowError("files compressed by zstd are not read", "E347")
+    if takes_library(start):
+        kind = "Parquet" if start.startswith(PARQUET) else "zstd"
+        raise RowError(f"{kind} is not read here: recipe data convert makes it JSON lines", "E347")
     if start.startswith(_GZIP):
         with _gzip(file) as inner:
             yield inner

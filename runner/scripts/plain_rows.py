@@ -1,0 +1,153 @@
+"""Write files of rows that take a library to read as files that `data/rows` reads.
+
+spec.hashed: files, input -> {name, columns: those to read, or null for all}. spec.inputs: the
+files. Written: INPUT.jsonl for each, one line a row of Parquet, so that the number of a row is that
+of its line; what Zstandard compressed comes as it was before. Runs in the environment `parquet`.
+
+A field of a nested value that is null is left out: Parquet has every field in every row, and null
+where a row had none. Null columns stay. A value that JSON has no kind for (bytes, times, NaN) is an
+error: what it stood for is not guessed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow  # type: ignore[import-not-found, unused-ignore]
+import pyarrow.parquet  # type: ignore[import-not-found, unused-ignore]
+
+from runner.scripts.data.packed_files import PARQUET
+from runner.scripts.data.rows import MAX_LIST_BYTES, MAX_ROW_BYTES
+from runner.scripts.spec import Events, ScriptError, Spec, main
+
+BATCH = 64  # rows: a few bytes of a hostile file can be a text of many
+PART = 1 << 20  # bytes
+SHOWN = 10  # columns
+
+
+def plain_rows(spec: Spec, events: Events) -> None:
+    """Raises ScriptError E353, E371, E320, E349 and E347, in the words for the file's name."""
+    for number, (given, file) in enumerate(spec.hashed["files"].items(), 1):
+        path, name = spec.inputs[given], file["name"]
+        with path.open("rb") as start:
+            is_parquet = start.read(len(PARQUET)) == PARQUET
+        rows = lines(path, name, file["columns"]) if is_parquet else unpacked(path, name)
+        with (spec.folder / f"{given}.jsonl").open("wb") as out:
+            out.writelines(rows)
+        events.progress(number, len(spec.hashed["files"]), message=name)
+
+
+# --- Parquet
+
+
+def lines(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[bytes]:
+    """Each row as a line."""
+    number = 0
+    for batch in batches(path, name, columns):
+        for row in objects(batch, name, number):
+            number += 1
+            yield line(row, f"{name}:{number}")
+
+
+def batches(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[Any]:
+    """Some rows at a time. The checksums of pages are compared where the file has them."""
+    try:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            chosen = None if columns is None else present(file.schema_arrow.names, columns, name)
+            yield from file.iter_batches(batch_size=BATCH, columns=chosen, use_threads=False)
+    except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        hint = "write it again with texts, numbers and lists, or fetch it again"
+        raise ScriptError(f"{name} cannot be read: {said}", hint=hint, code="E353") from None
+
+
+def present(names: Sequence[str], wanted: Sequence[str], name: str) -> list[str]:
+    """Those of `wanted` that there are. Raises ScriptError E371 without one."""
+    found = [each for each in names if each in wanted]
+    if found:
+        return found
+    listed = ", ".join(map(json.dumps, names[:SHOWN])) + (" …" if len(names) > SHOWN else "")
+    hint = "give the format that it has, or name its columns in columns of this file"
+    wrong = f"{name} has no column that its format reads; its columns: {listed or 'none'}"
+    raise ScriptError(wrong, hint=hint, code="E371")
+
+
+def objects(batch: Any, name: str, before: int) -> list[dict[str, Any]]:
+    """The rows of a batch, `before` of them read already. Raises ScriptError E320, E353."""
+    try:
+        return list(batch.to_pylist(maps_as_pydicts="strict"))
+    except UnicodeDecodeError:
+        where = f"{name}: a text in rows {before + 1} to {before + batch.num_rows} is not UTF-8"
+        raise ScriptError(where, hint="write the file again as UTF-8", code="E320") from None
+    except (KeyError, ValueError, OverflowError, pyarrow.ArrowException) as error:
+        where = f"{name}, rows {before + 1} to {before + batch.num_rows}: {error}"
+        raise ScriptError(where, hint="write the file again", code="E353") from None
+
+
+def line(row: Mapping[str, Any], place: str) -> bytes:
+    """One row; columns that are null in it stay null. Raises ScriptError E353, E349."""
+    given = {key: without_absent(value) for key, value in row.items()}
+    try:
+        made = json.dumps(given, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError, RecursionError):
+        wrong = f'{place}: the column "{unwritable(given)}" has a value that is no JSON'
+        hint = "write it as a text or a number, or leave the column out"
+        raise ScriptError(wrong, hint=hint, code="E353") from None
+    if len(made) > MAX_ROW_BYTES:
+        raise endless(f"{place}: a row of more than {MAX_ROW_BYTES >> 20} MiB is not read")
+    return made
+
+
+def without_absent(value: Any) -> Any:
+    """The value, in which fields that are null are left out."""
+    if isinstance(value, dict):
+        return {key: without_absent(each) for key, each in value.items() if each is not None}
+    return [without_absent(each) for each in value] if isinstance(value, list) else value
+
+
+def unwritable(row: Mapping[str, Any]) -> str:
+    """The first column that JSON has no kind for."""
+    for name, value in row.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            return name
+    return next(iter(row), "")
+
+
+# --- Zstandard
+
+
+def unpacked(path: Path, name: str) -> Iterator[bytes]:
+    """What was compressed, in parts. Raises ScriptError E347, E349."""
+    long = 0  # bytes since a line began
+    for part in parts(path, name):
+        long = len(part) - part.rfind(b"\n") - 1 if b"\n" in part else long + len(part)
+        if long > MAX_LIST_BYTES:
+            raise endless(f"{name}: a line of more than {MAX_LIST_BYTES >> 30} GiB is not read")
+        yield part
+
+
+def parts(path: Path, name: str) -> Iterator[bytes]:
+    """Raises ScriptError E347."""
+    try:
+        with pyarrow.OSFile(str(path)) as file:
+            plain = pyarrow.CompressedInputStream(file, "zstd")
+            while part := plain.read(PART):
+                yield part
+    except (pyarrow.ArrowException, OSError) as error:
+        hint = "fetch or compress it again"
+        wrong = f"{name}: the compressed file is damaged: {error}"
+        raise ScriptError(wrong, hint=hint, code="E347") from None
+
+
+def endless(message: str) -> ScriptError:
+    """More than is taken in."""
+    return ScriptError(message, hint="write JSON lines: one row a line", code="E349")
+
+
+if __name__ == "__main__":
+    main(plain_rows)
