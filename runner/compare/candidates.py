@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.errors import UsageError
@@ -13,9 +13,12 @@ from runner.report.printable import quoted
 from runner.scripts.data.questions import Question
 from runner.scripts.evaluation.examples import (
     FILE,
+    MODELS,
+    SHOWN,
     Example,
     ExampleSet,
     NotExamples,
+    cut,
     question_id,
     read_examples,
 )
@@ -34,7 +37,8 @@ class Candidate:
 
     `base`: identity of the model that was trained, and of how it is asked. `kept`: are there
     results of every example, or only answers to questions? `means`: measures without examples, by
-    name of the measure.
+    name of the measure. `system`: the prompt above every question that has none. `prompts`: whole
+    texts of those questions that examples show cut.
     """
 
     name: str
@@ -46,6 +50,12 @@ class Candidate:
     max_new_tokens: int
     examples: Mapping[Key, Example]
     means: Mapping[str, float]
+    system: str | None = None
+    prompts: Mapping[Key, str] = field(default_factory=dict)
+
+    def prompt(self, key: Key) -> str:
+        """The whole text of a question."""
+        return self.prompts.get(key) or str(self.examples[key].shown.get("prompt", ""))
 
 
 def candidates(runs: Sequence[Run]) -> list[Candidate]:
@@ -85,6 +95,7 @@ def _with_more(known: Candidate, again: Candidate) -> Candidate:
         kept=known.kept or again.kept,
         examples={**again.examples, **known.examples},
         means={**again.means, **known.means},
+        prompts={**again.prompts, **known.prompts},
     )
 
 
@@ -107,6 +118,7 @@ def _of_run(run: Run, name: str) -> tuple[Candidate, Candidate]:
     kept = _examples(run)
     examples = ExampleSet(settings["max_new_tokens"], {}) if kept is None else kept
     asked = dict(examples.examples) if kept else _questions(run, settings["system"])
+    prompts = _whole_prompts(run, asked) if kept else {}
     platform = str(run.record.get("platform", {}).get("name", ""))
     sides = []
     for side in ("base", "tuned"):
@@ -122,6 +134,8 @@ def _of_run(run: Run, name: str) -> tuple[Candidate, Candidate]:
                 max_new_tokens=examples.max_new_tokens,
                 examples={key: each for key, each in asked.items() if side in each.results},
                 means={} if type(loss) is not float else {"loss": loss},
+                system=settings["system"],
+                prompts=prompts,
             )
         )
     return sides[0], sides[1]
@@ -213,6 +227,31 @@ def _questions(run: Run, system: str | None) -> dict[Key, Example]:
             {"prompt": text, "expected": expected},
             {name: {"answer": each, "hit": question.is_hit(each)} for name, each in said.items()},
         )
+    return found
+
+
+def _whole_prompts(run: Run, examples: Mapping[Key, Example]) -> dict[Key, str]:
+    """Of examples that show a question cut: all of it, from answers.jsonl, by what was answered."""
+    cut_ones = {
+        (
+            str(each.shown["prompt"]),
+            *(each.results.get(side, {}).get("answer") for side in MODELS),
+        ): key
+        for key, each in examples.items()
+        if len(str(each.shown.get("prompt", ""))) == SHOWN
+    }
+    if not cut_ones:
+        return {}
+    found = {}
+    for line in (_checked(run, "answers.jsonl") or b"").decode("utf-8", "replace").split("\n"):
+        try:
+            row = json.loads(line)
+            text = str(row["question"])
+            key = cut_ones.get((cut(text), *(row.get(side) for side in MODELS)))
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            continue
+        if key is not None:
+            found[key] = text
     return found
 
 

@@ -53,7 +53,7 @@ def fields_of(schema: Schema) -> Iterator[tuple[str, Schema]]:
 # --- the schema itself
 
 
-@pytest.mark.parametrize("name", ["recipe-1", "synthesis-1", "manifest-1", "events-1"])
+@pytest.mark.parametrize("name", ["recipe-1", "synthesis-1", "judge-1", "manifest-1", "events-1"])
 def test_a_schema_is_valid_draft_07_with_all_references_resolved(name: str) -> None:
     jsonschema.Draft7Validator.check_schema(json.loads(schema_path(name).read_text()))
     assert "$ref" not in json.dumps(load_schema(name))
