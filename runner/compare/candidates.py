@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.errors import UsageError
+from runner.execution.run_folder import SHOWN_AS
 from runner.report.printable import quoted
 from runner.scripts.data.questions import Question
 from runner.scripts.evaluation.examples import (
@@ -118,6 +119,7 @@ def _of_run(run: Run, name: str) -> tuple[Candidate, Candidate]:
     kept = _examples(run)
     examples = ExampleSet(settings["max_new_tokens"], {}) if kept is None else kept
     asked = dict(examples.examples) if kept else _questions(run, settings["system"])
+    asked |= _task_examples(run)
     prompts = _whole_prompts(run, asked) if kept else {}
     platform = str(run.record.get("platform", {}).get("name", ""))
     sides = []
@@ -194,12 +196,20 @@ def _settings(run: Run) -> dict[str, Any]:
 def _examples(run: Run) -> ExampleSet | None:
     """The kept results; None where the recipe did not ask for any."""
     content = _checked(run, FILE)
-    if content is None:
-        return None
+    return None if content is None else _read(run, "evaluate", content)
+
+
+def _task_examples(run: Run) -> Mapping[Key, Example]:
+    """What came out of the tasks of lm-evaluation-harness; nothing where there were none."""
+    content = _checked(run, FILE, "harness") if "harness" in run.manifest else None
+    return {} if content is None else _read(run, "harness", content).examples
+
+
+def _read(run: Run, stage: str, content: bytes) -> ExampleSet:
     try:
         return read_examples(content)
     except NotExamples as error:
-        raise _damaged(run, FILE, str(error)) from None
+        raise _damaged(run, FILE, str(error), stage) from None
 
 
 def _questions(run: Run, system: str | None) -> dict[Key, Example]:
@@ -255,25 +265,25 @@ def _whole_prompts(run: Run, examples: Mapping[Key, Example]) -> dict[Key, str]:
     return found
 
 
-def _checked(run: Run, path: str) -> bytes | None:
-    """An output of the evaluation with the bytes that the manifest says; None when it has none."""
-    facts = run.manifest["evaluate"].get(path)
+def _checked(run: Run, path: str, stage: str = "evaluate") -> bytes | None:
+    """An output with the bytes that the manifest says; None when the stage has none."""
+    facts = run.manifest[stage].get(path)
     if facts is None:
         return None
-    place = run.shown("evaluate", path)
+    place = run.shown(stage, path)
     assert place is not None
     try:
         content = read_regular(place, MAX_BYTES)
     except NotReadable as error:
-        raise _damaged(run, path, str(error)) from None
+        raise _damaged(run, path, str(error), stage) from None
     if hashlib.sha256(content).hexdigest() != facts["sha256"]:
-        raise _damaged(run, path, "it is not what the run wrote")
+        raise _damaged(run, path, "it is not what the run wrote", stage)
     return content
 
 
-def _damaged(run: Run, path: str, why: str) -> UsageError:
+def _damaged(run: Run, path: str, why: str, stage: str = "evaluate") -> UsageError:
     return UsageError(
-        f"{run.folder}: evaluation/{path} cannot be used: {quoted(why, 200)[1:-1]}",
+        f"{run.folder}: {SHOWN_AS[stage]}/{path} cannot be used: {quoted(why, 200)[1:-1]}",
         hint=f"recipe verify {run.folder} says what else has changed; or run the recipe again",
         code="E921",
     )
