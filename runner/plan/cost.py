@@ -132,7 +132,11 @@ def cost_of(
     if shapes is None:
         return Cost(machine, unknown, "", 0, 0, {}, (), time, steps_known, backend)
     job = Job.of(recipe)
-    estimates = {"train": training_memory, "evaluate": evaluation_memory}
+    estimates = {
+        "train": training_memory,
+        "evaluate": evaluation_memory,
+        "harness": evaluation_memory,
+    }
     return Cost(
         machine=machine,
         unknown="",

@@ -251,6 +251,25 @@ class Train:
 
 
 @dataclass(frozen=True, slots=True)
+class HarnessTask:
+    """A task file of lm-evaluation-harness, and its rows. Paths are relative to the recipe."""
+
+    path: str
+    data: str
+    fewshot: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Harness:
+    """Tasks of lm-evaluation-harness. `limit`: rows of each; `num_fewshot`: None: by the task."""
+
+    tasks: tuple[HarnessTask, ...]
+    limit: int | None
+    num_fewshot: int | None
+    apply_chat_template: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluate:
     """What base and tuned model are compared by. `questions` is a path, relative to the recipe."""
 
@@ -260,6 +279,7 @@ class Evaluate:
     questions: str | None
     metrics: bool
     forgetting: bool
+    harness: Harness | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,7 +410,7 @@ def build(filled: dict[str, Any], source: Source) -> Recipe:
         model=_model(filled.get("model")),
         data=_data(filled.get("data")),
         train=_train(filled.get("train")),
-        evaluate=_plain(Evaluate, filled.get("evaluate")),
+        evaluate=_evaluate(filled.get("evaluate")),
         merge=_plain(Merge, filled.get("merge")),
         gguf=_gguf(filled.get("gguf")),
         ollama=_plain(Ollama, filled.get("ollama")),
@@ -509,6 +529,16 @@ def _adapter(adapter: dict[str, Any]) -> Adapter:
     others = _NO_ADAPTER if adapter["type"] == "none" else _WITHOUT_LAYERS
     made: Adapter = _plain(Adapter, others | values)
     return made
+
+
+def _evaluate(evaluate: dict[str, Any] | None) -> Any:
+    if evaluate is None:
+        return None
+    harness = evaluate.get("harness")
+    if harness is not None:
+        tasks = tuple(_plain(HarnessTask, each) for each in harness["tasks"])
+        harness = _plain(Harness, {**harness, "tasks": tasks})
+    return _plain(Evaluate, {**evaluate, "harness": harness})
 
 
 def _gguf(gguf: dict[str, Any] | None) -> Any:

@@ -154,6 +154,7 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
             f"{measured['score_tuned']} of {measured['questions']} after"
         )
     lines += _example_lines(measured.get("examples") or {})
+    lines += _task_lines(_measures(result, "harness").get("tasks") or {})
     lines += template_lines(_measures(result, "train").get("template"))
     speed = _measures(result, "benchmark")
     if "generation_tokens_per_second" in speed:
@@ -162,6 +163,22 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
             f"first token after {_median(speed['time_to_first_token'])} s "
             f"(median of {speed['runs']})"
         )
+    return lines
+
+
+def _task_lines(tasks: dict[str, Any]) -> list[str]:
+    """Of every task and metric: before, after, and the difference with its interval."""
+    lines = []
+    for name, found in tasks.items():
+        base, tuned, change = (found.get(side) for side in ("base", "tuned", "change"))
+        if base is None or tuned is None or change is None:
+            continue
+        words = f"{name}: {base['value']:.3f} before, {tuned['value']:.3f} after"
+        if found["few"] or change["low"] is None:
+            words += f"  ({found['count']} rows: too few to say more)"
+        else:
+            words += f"  (95% of the difference: {change['low']:+.3f} to {change['high']:+.3f})"
+        lines.append(f"task              {words}")
     return lines
 
 

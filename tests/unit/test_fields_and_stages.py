@@ -59,6 +59,10 @@ LORA = "/train/adapter"
 GGUF, OLLAMA = "/gguf/imatrix", "/ollama/parameters"
 EVERY = (*stages.ORDER,)
 
+HARNESS = "/evaluate/harness"
+TASK = {"path": "task.yaml", "data": "asked.jsonl", "fewshot": "asked.jsonl"}
+TASKS: dict[str, Any] = {"evaluate__harness": {"tasks": [TASK]}}
+
 Case = tuple[str, Any, str, dict[str, Any]]
 
 
@@ -289,6 +293,12 @@ CASES = [
     case("/evaluate/questions", "questions.jsonl", "evaluate"),
     case("/evaluate/metrics", True, "evaluate"),
     case("/evaluate/forgetting", True, "evaluate"),
+    case(f"{HARNESS}/tasks/0/path", "other-task.yaml", "harness", **TASKS),
+    case(f"{HARNESS}/tasks/0/data", "other-asked.jsonl", "harness", **TASKS),
+    case(f"{HARNESS}/tasks/0/fewshot", "other-asked.jsonl", "harness", **TASKS),
+    case(f"{HARNESS}/limit", 3, "harness", **TASKS),
+    case(f"{HARNESS}/num_fewshot", 1, "harness", **TASKS),
+    case(f"{HARNESS}/apply_chat_template", True, "harness", **TASKS),
     # --- export
     case("/merge/base", "original", ""),
     case("/merge/dtype", "float16", "merge imatrix gguf"),
@@ -338,6 +348,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("base", "other-base"):
         base = {key: RECIPE[key] for key in ("schema", "model", "data", "train", "merge")}
         (place / f"{name}.yaml").write_text(json.dumps({**base, "name": name}))
+    for name in ("task", "other-task"):
+        (place / f"{name}.yaml").write_text(
+            f"task: {name}\noutput_type: generate_until\ndoc_to_text: a\ndoc_to_target: b\n"
+        )
+    for name in ("asked", "other-asked"):
+        (place / f"{name}.jsonl").write_text(json.dumps({"a": name, "b": "x"}) + "\n")
     question = {"question": "Who?", "expect": ["I"]}
     (place / "questions.jsonl").write_text(json.dumps(question) + "\n")
     return place
@@ -455,7 +471,7 @@ def test_what_a_stage_is_made_with_touches_it(
     name: str, change: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A script's change is its stage's version: tests/unit/test_stage_versions.py ties them."""
-    tree = settings({"data__train": [HUB_ROWS]})
+    tree = settings({"data__train": [HUB_ROWS], **TASKS})
     recipe = loaded(project, tree)
     stage = stages.load_stage(name)
     assert stage.wanted(recipe)

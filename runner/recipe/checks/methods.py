@@ -57,6 +57,9 @@ def a_reward_model_writes_nothing(recipe: Recipe) -> Iterator[Finding]:
     if evaluate.forgetting:
         message = "a reward model scores answers and writes none: it answers no general prompts"
         yield Finding("E247", "/evaluate/forgetting", message, "remove it")
+    if evaluate.harness is not None:
+        message = "a reward model scores answers and writes none: it can do no task"
+        yield Finding("E247", "/evaluate/harness", message, "remove it")
 
 
 @check("train")
