@@ -22,6 +22,7 @@ MAX_MODEL = 80  # characters of a model's name in Ollama
 MAX_STEPS = 8
 MAX_WARMUP = 2
 MAX_LENGTH = 512  # tokens
+MAX_ANSWER = 64  # tokens of an answer that is learnt from
 
 HELP = (
     "the same stages on a small random model of the same architecture: a minute on a CPU, to see "
@@ -89,6 +90,8 @@ def _training(resolved: dict[str, Any], put: _Put) -> None:
     train.pop("num_train_epochs", None)
     put("/train/max_steps", min(train.get("max_steps") or MAX_STEPS, MAX_STEPS))
     put("/train/warmup_steps", min(train["warmup_steps"], MAX_WARMUP))
+    if "max_completion_length" in train:
+        put("/train/max_completion_length", min(train["max_completion_length"], MAX_ANSWER))
 
 
 def _lengths(resolved: dict[str, Any], put: _Put) -> None:
