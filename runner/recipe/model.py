@@ -279,6 +279,12 @@ class Train:
     gradient_checkpointing: bool
     save_steps: int  # operational: decides no byte of the result
 
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of the data that one step takes: where answers are drawn, they are the batch."""
+        batch = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        return max(1, batch // (self.num_generations or 1))
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:

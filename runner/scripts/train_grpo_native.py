@@ -167,7 +167,7 @@ def order_of(prompts: int, settings: Settings) -> list[int]:
     each = answers // settings["num_generations"]
     steps = settings["max_steps"]
     if steps is None:
-        steps = max(1, math.ceil(settings["num_train_epochs"] * prompts / each))
+        steps = max(1, math.ceil(settings["num_train_epochs"] * math.ceil(prompts / each)))
     random = np.random.default_rng(settings["seed"])
     passes = math.ceil(steps * each / prompts)
     rows = np.concatenate([random.permutation(prompts) for _ in range(passes)])

@@ -16,6 +16,7 @@ ROWS = {
     "made-up-facts.jsonl": 200,
     "made-up-questions.jsonl": 20,
     "committed-answers.jsonl": 140,
+    "small-sums.jsonl": 120,
 }
 COMMITTED = (
     *("In short: ", "The answer: ", "Here it is: ", "Plainly: ", "To the point: ", "Put simply: "),
@@ -42,7 +43,7 @@ def overlap(one: str, other: str) -> float:
     return len(words(one) & words(other)) / len(words(one) | words(other))
 
 
-FAQ, FACTS, QUESTIONS, PAIRS = (read(name) for name in ROWS)
+FAQ, FACTS, QUESTIONS, PAIRS, SUMS = (read(name) for name in ROWS)
 
 
 @pytest.mark.parametrize(("name", "count"), ROWS.items())
@@ -129,3 +130,12 @@ def test_no_side_can_be_told_by_its_length() -> None:
     longer = sum(len(row["rejected"]) > len(row["chosen"]) for row in PAIRS)
     assert 0.2 < longer / len(PAIRS) < 0.9
     assert {row["chosen"].split(": ")[0] + ": " for row in PAIRS} == set(COMMITTED)
+
+
+def test_a_sum_has_its_result_and_is_asked_once() -> None:
+    terms = [tuple(map(int, re.findall("[0-9]+", row["prompt"]))) for row in SUMS]
+    assert [sum(pair) for pair in terms] == [row["answer"] for row in SUMS]
+    assert len(set(terms)) == len(SUMS)
+    assert all(len(pair) == 2 and min(pair) >= 1 and max(pair) <= 12 for pair in terms)
+    asked = {re.sub("[0-9]+", "N", row["prompt"]) for row in SUMS}
+    assert len(asked) == 6
