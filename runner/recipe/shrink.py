@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runner.recipe.base_recipe import POINTER, with_base
+from runner.recipe.methods import METHODS
 from runner.recipe.model import build
 
 if TYPE_CHECKING:
@@ -95,9 +96,10 @@ def _training(resolved: dict[str, Any], put: _Put) -> None:
 
 
 def _lengths(resolved: dict[str, Any], put: _Put) -> None:
-    """Rows that only the shorter length makes too long are cut, not refused."""
+    """Rows that only the shorter length makes too long are cut or left out, not refused."""
     data = resolved["data"]
     if data["max_length"] > MAX_LENGTH:
         put("/data/max_length", MAX_LENGTH)
         if data["too_long"] == "error":
-            put("/data/too_long", "truncate")
+            generates = METHODS[resolved["train"]["method"]].generates
+            put("/data/too_long", "drop" if generates else "truncate")  # a prompt is never cut
