@@ -81,11 +81,12 @@ def environment_pins(recipe: Recipe) -> dict[str, str]:
     """Role -> sha256 of its lock file: not of the interpreter, which may differ between machines.
 
     All of them, since a stage may borrow another stage's environment; but for those of backends
-    that do not train this recipe, and those of task metrics and of Parquet where it has neither.
+    that do not train this recipe, and those of task metrics, of the harness and of Parquet where it
+    asks for none.
     """
     from runner.backends import environments_beside
     from runner.recipe.base_recipe import recipes_of
-    from runner.stages import evaluate, prepare
+    from runner.stages import evaluate, harness, prepare
     from runner.system.folders import shipped
 
     chain = [*recipes_of(recipe)]
@@ -93,6 +94,8 @@ def environment_pins(recipe: Recipe) -> dict[str, str]:
     unused = {*NOT_OF_STAGES, *set.intersection(*beside)}
     if all(evaluate.environment(each) != evaluate.WITH_METRICS for each in chain):
         unused.add(evaluate.WITH_METRICS)
+    if not any(harness.wanted(each) for each in chain):
+        unused.add(harness.ENVIRONMENT)
     unused -= {role for each in chain for role in prepare.borrowed(each)}
     locks = sorted(shipped("environments").glob("*.txt"))
     return {

@@ -31,6 +31,13 @@ ELSEWHERE = {
         ),
         "tests/integration/test_synthesis.py",
     ),
+    **dict.fromkeys(
+        (
+            "recipe compare runs/sft/latest runs/dpo/latest --judge judge.yaml",
+            "recipe compare runs/sft/latest runs/dpo/latest --judge judge.yaml --offline",
+        ),
+        "tests/integration/test_judge.py",
+    ),
     # servers, which do not end by themselves
     "recipe webui recipes/quickstart.yaml": "tests/integration/test_webui.py",
     ".venv/bin/recipe webui recipes/quickstart.yaml": "tests/integration/test_webui.py",
@@ -53,6 +60,13 @@ ELSEWHERE = {
     ".venv/bin/recipe crosscheck recipes/quickstart.yaml": "tests/e2e/test_crosscheck.py",
     # ends with 1, since a row does not fit
     ".venv/bin/recipe data inspect recipes/data/support-raw.jsonl": "tests/e2e/test_course_data.py",
+    **dict.fromkeys(
+        (
+            "sudo install -d -g team -m 2770 /srv/spark-recipes",
+            "export SPARK_RECIPES_CACHE=/srv/spark-recipes",
+        ),
+        "tests/e2e/test_two_users.py",
+    ),
     "make test": "this is the test run",
     "make test-container": "tests/container",
     f"{_COMPOSE} {_QUICKSTART}": "tests/container/test_compose.py",

@@ -31,6 +31,7 @@ REQUIRED = {
     "text": ("text",),
     "preference": ("chosen", "rejected"),
     "kto": ("prompt", "completion", "label"),
+    "prompt": ("prompt",),
 }
 _TEXTS, _LISTS, _EITHER = (Kind.TEXT,), (Kind.LIST,), (Kind.TEXT, Kind.LIST)
 KINDS = {
@@ -38,6 +39,7 @@ KINDS = {
     **dict.fromkeys(("history", "messages", "conversations"), _LISTS),
     **dict.fromkeys(("prompt", "completion", "chosen", "rejected", "tools"), _EITHER),
     "label": (Kind.BOOL,),
+    "answer": (Kind.TEXT, Kind.NUMBER),
 }
 
 
