@@ -195,7 +195,15 @@ def _named(found: list[Finding], source: Source, properties: dict[str, Any]) -> 
 def _cross_checks(recipe: Recipe, unsound: set[str]) -> tuple[list[Diagnostic], str]:
     """What rules and files say, and what could not be checked."""
     # the rules of these join CHECKS
-    from runner.recipe.checks import adapter, cleaning, disk, methods, settings, shares  # noqa: F401
+    from runner.recipe.checks import (  # noqa: F401
+        adapter,
+        cleaning,
+        disk,
+        methods,
+        rewards,
+        settings,
+        shares,
+    )
     from runner.recipe.checks.registry import CHECKS
 
     found = [

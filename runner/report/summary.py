@@ -148,6 +148,7 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
             f"{measured['perplexity_base']:.2f} → {measured['perplexity_tuned']:.2f})"
         )
     lines += _preference_lines(measured)
+    lines += _reward_lines(measured, _measures(result, "train"))
     if measured.get("questions"):
         lines.append(
             f"questions         {measured['score_base']} of {measured['questions']} right before, "
@@ -201,6 +202,26 @@ def _preference_lines(measured: dict[str, Any]) -> list[str]:
         )
     if lines and measured.get("few_pairs"):
         lines.append("                  too few held-out rows to say more: hold out 30 or more")
+    return lines
+
+
+def _reward_lines(measured: dict[str, Any], trained: dict[str, Any]) -> list[str]:
+    """What held-out answers earn, how long they are, and signs of rewards earned otherwise."""
+    lines = []
+    if "reward_change" in measured:
+        lines = [
+            f"reward            {measured['reward_base']:.3f} before, "
+            f"{measured['reward_tuned']:.3f} after, {measured['reward_change']:+.3f}  "
+            f"{_interval(measured, 'reward_change')}",
+            f"answers           {measured['answer_tokens_base']:.0f} tokens before, "
+            f"{measured['answer_tokens_tuned']:.0f} after",
+        ]
+        if measured.get("few_prompts"):
+            lines.append(
+                "                  too few held-out prompts to say more: hold out 30 or more"
+            )
+    signs = trained.get("signs") or {}
+    lines += [f"look at           {escaped(sentence)}" for sentence in signs.values()]
     return lines
 
 

@@ -55,6 +55,13 @@ WEIGHTED = {"path": "rows.jsonl", "format": "alpaca", "weight": 1}
 TEXTS = {"path": "rows.jsonl", "format": "text"}
 PAIRS = {"path": "pairs.jsonl", "format": "preference"}
 JUDGED = {"path": "judged.jsonl", "format": "kto"}
+PROMPTS = {"path": "prompts.jsonl", "format": "prompt"}
+PLAIN = {"name": "no-repetition"}
+REWARDED = {  # a recipe that learns from rewards
+    "train__method": "grpo",
+    "train__per_device_train_batch_size": 8,
+    "data__train": [PROMPTS],
+}
 LORA = "/train/adapter"
 GGUF, OLLAMA = "/gguf/imatrix", "/ollama/parameters"
 EVERY = (*stages.ORDER,)
@@ -225,6 +232,33 @@ CASES = [
         data__train=[PAIRS],
         **dict.fromkeys(("evaluate", "merge", "gguf", "ollama", "benchmark")),
     ),
+    *(
+        case(f"/train/{name}", value, touched, **REWARDED, train__rewards=[PLAIN])
+        for name, value, touched in (
+            ("num_generations", 4, "train"),
+            ("max_completion_length", 8, "prepare train evaluate"),
+            ("temperature", 0.5, "train"),
+            ("rewards/0/weight", 0.5, "train evaluate"),
+            ("rewards/0/name", "exact-answer", "prepare train evaluate"),
+        )
+    ),
+    *(
+        case(
+            f"/train/rewards/0/{name}",
+            value,
+            "train evaluate",
+            **REWARDED,
+            train__rewards=[{"name": reward, **given}],
+        )
+        for reward, given, name, value in (
+            ("matches", {"pattern": "a"}, "pattern", "b"),
+            ("number-answer", {}, "tolerance", 0.5),
+            ("contains", {"words": ["a"]}, "words/0", "b"),
+            ("json-fields", {"fields": {"a": "string"}}, "fields", {"b": "string"}),
+            ("length", {"max_words": 3}, "min_words", 2),
+            ("length", {"max_words": 3}, "max_words", 2),
+        )
+    ),
     case(
         f"{LORA}/type",
         "none",
@@ -345,6 +379,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
     judged = {"prompt": "q", "completion": "a", "label": True}
     (place / "judged.jsonl").write_text(json.dumps(judged) + "\n")
+    prompt = {"prompt": "q", "answer": "1"}
+    (place / "prompts.jsonl").write_text((json.dumps(prompt) + "\n") * 2)
     for name in ("base", "other-base"):
         base = {key: RECIPE[key] for key in ("schema", "model", "data", "train", "merge")}
         (place / f"{name}.yaml").write_text(json.dumps({**base, "name": name}))

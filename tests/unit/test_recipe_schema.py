@@ -164,6 +164,7 @@ CLASSES = {
     "data.clean.decontaminate.files[]": model.MeasuredFile,
     "train": model.Train,
     "train.adapter": model.Adapter,
+    "train.rewards[]": model.Reward,
     "evaluate": model.Evaluate,
     "evaluate.harness": model.Harness,
     "evaluate.harness.tasks[]": model.HarnessTask,
@@ -180,6 +181,7 @@ NOT_IN_THE_FILE = {
 OPEN_MAPPINGS = {
     "ollama.parameters",
     "train.adapter.rank_pattern",
+    "train.rewards[].fields",
     "data.train[].columns",
     "data.validation.files[].columns",
     "train.adapter.alpha_pattern",

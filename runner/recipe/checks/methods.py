@@ -15,7 +15,7 @@ def settings_are_the_methods_own(recipe: Recipe) -> Iterator[Finding]:
     """What another method is told would be ignored."""
     train = recipe.train
     for name in SETTINGS:
-        if getattr(train, name) is None or name in METHODS[train.method].settings:
+        if getattr(train, name) is None or name in METHODS[train.method].own:
             continue
         owners = methods_with(name)
         message = f"train.{name} is a setting of {listed(owners)}, and train.method is "

@@ -31,6 +31,7 @@ KINDS = (
     "general",  # one of our general prompts
     "neutral",  # one of our neutral texts: `loss`, `kl`
     "task",  # a row of a task of lm-evaluation-harness; `task` names it
+    "reward",  # a held-out prompt, whose answer earns a `reward`
 )
 MODELS = ("base", "tuned")
 

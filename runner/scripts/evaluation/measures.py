@@ -10,7 +10,7 @@ from runner.scripts.evaluation.examples import MODELS, Example
 from runner.scripts.evaluation.intervals import Estimate, estimate
 
 _PAIRS = ("pair-sum", "pair-mean", "pair-reward")
-_ANSWERS = ("question", "sample", "general")
+_ANSWERS = ("question", "sample", "general", "reward")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ MEASURES = (
     Measure("preference_margin", "margin of the better answer", _PAIRS, "margin", 1),
     Measure("good_answers", "log-probability of good answers", ("good-answer",), "logp", 1),
     Measure("bad_answers", "log-probability of bad answers", ("bad-answer",), "logp", -1),
+    Measure("reward", "reward of held-out answers", ("reward",), "reward", 1),
     Measure("questions_hit", "questions: right", ("question",), "hit", 1),
     Measure("questions_exact_match", "questions: exact match", ("question",), "exact_match", 1),
     Measure("questions_f1", "questions: F1", ("question",), "f1", 1),
