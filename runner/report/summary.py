@@ -148,6 +148,7 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
             f"{measured['perplexity_base']:.2f} → {measured['perplexity_tuned']:.2f})"
         )
     lines += _preference_lines(measured)
+    lines += _reward_lines(measured, _measures(result, "train"))
     if measured.get("questions"):
         lines.append(
             f"questions         {measured['score_base']} of {measured['questions']} right before, "
@@ -185,6 +186,27 @@ def _preference_lines(measured: dict[str, Any]) -> list[str]:
     if lines and measured.get("few_pairs"):
         lines.append("                  too few held-out rows to say more: hold out 30 or more")
     return lines
+
+
+def _reward_lines(measured: dict[str, Any], trained: dict[str, Any]) -> list[str]:
+    """What the reward model says of sampled answers, and signs that it was hacked."""
+    lines = []
+    if "reward_tuned" in measured:
+        lines.append(
+            f"reward            {measured['reward_base']:.3f} before, "
+            f"{measured['reward_tuned']:.3f} after  {_interval(measured, 'reward_change')} of the "
+            "change"
+        )
+        lines.append(
+            f"sampled answers   {measured['answer_tokens_base']:.0f} tokens before, "
+            f"{measured['answer_tokens_tuned']:.0f} after; in loops "
+            f"{measured['answers_in_loops_base']:.0%} before, "
+            f"{measured['answers_in_loops_tuned']:.0%} after"
+        )
+        if measured["few_reward_prompts"]:
+            lines.append("                  too few held-out prompts to say more: hold out 30")
+    signs = trained.get("reward_hacking_signs") or []
+    return lines + [f"reward hacking?   {sign}" for sign in signs]
 
 
 _SHOWN = {  # of what is measured of single examples; `recipe compare` shows all

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runner import scripts
 from runner.recipe.methods import METHODS
 from runner.recipe.model import quantization_spec
+from runner.stages import fetch_reward
 from runner.stages.contract import Class, Context, Upstream
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ OUTPUTS = {
     "examples.*": Class.PLATFORM,  # a pattern: there with metrics or forgetting only
     "evaluation.json": Class.MEASURED,
 }
-NEEDS = ("fetch", "prepare", "train")
+NEEDS = ("fetch", "fetch_reward", "prepare", "train")
 ENVIRONMENT = "evaluate"  # without task metrics; see `environment`
 WITH_METRICS = "metrics"
 TOOLS: tuple[str, ...] = ()
@@ -75,6 +76,7 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         "tokens": upstream["prepare"].digest("validation.tokens.safetensors"),
         "prompts": upstream["prepare"].digest("prompts.jsonl"),
         "template": upstream["prepare"].digest("chat_template.jinja"),
+        **fetch_reward.key_fact(upstream),
     }
 
 
@@ -89,17 +91,23 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         "tokens": prepared.path("validation.tokens.safetensors"),
         "prompts": prepared.path("prompts.jsonl"),
         "template": prepared.path("chat_template.jinja"),
+        **fetch_reward.places(inputs),
     }
     if recipe.evaluate.questions is not None:
         places["questions"] = recipe.resolve(recipe.evaluate.questions)
-    script = "evaluate_preferences" if METHODS[recipe.train.method].compares else "evaluate"
     context.run_script(
-        script,
+        _script(recipe),
         _settings(recipe),
         inputs=places,
         folder=folder,
         environment=environment(recipe),
     )
+
+
+def _script(recipe: Recipe) -> str:
+    if recipe.train.method == "ppo":
+        return "evaluate_rewards"
+    return "evaluate_preferences" if METHODS[recipe.train.method].compares else "evaluate"
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -124,6 +132,13 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 def _comparison(recipe: Recipe) -> dict[str, Any]:
     """How answers are scored by the method; nothing where none are compared."""
     train = recipe.train
+    if train.method == "ppo":
+        return {
+            "seed": recipe.seed,
+            "response_length": train.response_length,
+            "temperature": train.temperature,
+            **({"shrunken": True} if recipe.shrink is not None else {}),
+        }
     if not METHODS[train.method].compares:
         return {}
     mean = train.method in ("orpo", "simpo") or train.loss_type == "ipo"

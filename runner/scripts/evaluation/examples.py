@@ -30,6 +30,7 @@ KINDS = (
     "sample",  # a held-out prompt, with the answer that it should have had
     "general",  # one of our general prompts
     "neutral",  # one of our neutral texts: `loss`, `kl`
+    "reward",  # a held-out prompt, and an answer with the `reward` of a reward model
 )
 MODELS = ("base", "tuned")
 

@@ -43,6 +43,7 @@ MEASURES = (
     Measure("loss", "held-out loss, nats a token", ("row",), "loss", -1, per_token=True),
     Measure("preference_accuracy", "better answer preferred", _PAIRS, "preferred", 1),
     Measure("preference_margin", "margin of the better answer", _PAIRS, "margin", 1),
+    Measure("reward", "score by the reward model", ("reward",), "reward", 1),
     Measure("good_answers", "log-probability of good answers", ("good-answer",), "logp", 1),
     Measure("bad_answers", "log-probability of bad answers", ("bad-answer",), "logp", -1),
     Measure("questions_hit", "questions: right", ("question",), "hit", 1),
