@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from runner.scripts.spec import ScriptError
 from runner.scripts.training.token_rows import IGNORED, Row
+
+if TYPE_CHECKING:
+    import torch
 
 Ids = NDArray[np.int64]
 
@@ -67,6 +69,8 @@ class Prompts:
 
 def left_padded(prompts: Sequence[Ids], pad: int) -> torch.Tensor:
     """int64 [prompts, length of the longest]."""
+    import torch  # late: all else here needs numpy alone
+
     out = np.full((len(prompts), max(len(prompt) for prompt in prompts)), pad, np.int64)
     for line, prompt in zip(out, prompts, strict=True):
         line[len(line) - len(prompt) :] = prompt

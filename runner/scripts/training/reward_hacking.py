@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from runner.scripts.evaluation.form import LOOP, repeated_share
+
+if TYPE_CHECKING:
+    import torch
 
 LENGTH, ENDED, LOOPS, DISTINCT = (
     "answers/length",
