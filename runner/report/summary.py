@@ -155,6 +155,7 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
             f"{measured['score_tuned']} of {measured['questions']} after"
         )
     lines += _example_lines(measured.get("examples") or {})
+    lines += _task_lines(_measures(result, "harness").get("tasks") or {})
     lines += template_lines(_measures(result, "train").get("template"))
     speed = _measures(result, "benchmark")
     if "generation_tokens_per_second" in speed:
@@ -163,6 +164,22 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
             f"first token after {_median(speed['time_to_first_token'])} s "
             f"(median of {speed['runs']})"
         )
+    return lines
+
+
+def _task_lines(tasks: dict[str, Any]) -> list[str]:
+    """Of every task and metric: before, after, and the difference with its interval."""
+    lines = []
+    for name, found in tasks.items():
+        base, tuned, change = (found.get(side) for side in ("base", "tuned", "change"))
+        if base is None or tuned is None or change is None:
+            continue
+        words = f"{name}: {base['value']:.3f} before, {tuned['value']:.3f} after"
+        if found["few"] or change["low"] is None:
+            words += f"  ({found['count']} rows: too few to say more)"
+        else:
+            words += f"  (95% of the difference: {change['low']:+.3f} to {change['high']:+.3f})"
+        lines.append(f"task              {words}")
     return lines
 
 
@@ -189,24 +206,25 @@ def _preference_lines(measured: dict[str, Any]) -> list[str]:
 
 
 def _reward_lines(measured: dict[str, Any], trained: dict[str, Any]) -> list[str]:
-    """What the reward model says of sampled answers, and signs that it was hacked."""
+    """What held-out answers earn, how long they are, and signs of rewards earned otherwise."""
     lines = []
-    if "reward_tuned" in measured:
-        lines.append(
+    if "reward_change" in measured:
+        lines = [
             f"reward            {measured['reward_base']:.3f} before, "
-            f"{measured['reward_tuned']:.3f} after  {_interval(measured, 'reward_change')} of the "
-            "change"
-        )
-        lines.append(
-            f"sampled answers   {measured['answer_tokens_base']:.0f} tokens before, "
-            f"{measured['answer_tokens_tuned']:.0f} after; in loops "
-            f"{measured['answers_in_loops_base']:.0%} before, "
-            f"{measured['answers_in_loops_tuned']:.0%} after"
-        )
-        if measured["few_reward_prompts"]:
-            lines.append("                  too few held-out prompts to say more: hold out 30")
-    signs = trained.get("reward_hacking_signs") or []
-    return lines + [f"reward hacking?   {sign}" for sign in signs]
+            f"{measured['reward_tuned']:.3f} after, {measured['reward_change']:+.3f}  "
+            f"{_interval(measured, 'reward_change')}",
+            f"answers           {measured['answer_tokens_base']:.0f} tokens before, "
+            f"{measured['answer_tokens_tuned']:.0f} after",
+        ]
+        if measured.get("few_prompts"):
+            lines.append(
+                "                  too few held-out prompts to say more: hold out 30 or more"
+            )
+    for sign in trained.get("reward_hacking_signs") or ():
+        lines.append(f"reward hacking?   {sign}")
+    signs = trained.get("signs") or {}
+    lines += [f"look at           {escaped(sentence)}" for sentence in signs.values()]
+    return lines
 
 
 _SHOWN = {  # of what is measured of single examples; `recipe compare` shows all

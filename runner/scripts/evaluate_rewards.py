@@ -1,187 +1,157 @@
-"""Held-out prompts: what the reward model says of the answers of base and tuned model.
+"""Held-out prompts: what the greedy answers of base and tuned model earn, and what they look like.
 
-As `evaluate`, with this in place of the held-out loss. spec.hashed: what `evaluate` has, `seed`,
-`response_length` and `temperature`: answers are sampled as in the training, by equal random numbers
-for both models. spec.inputs beside those of `evaluate`: reward_model, perhaps reward_adapter (of
-`fetch_reward`). Every mean has a 95% interval, by resampling held-out prompts.
+As `evaluate`, with this in place of the held-out loss. spec.hashed: what `evaluate` has, `rewards`
+and `max_completion_length`; spec.inputs.tokens is of `prepare_prompts`. Every mean has a 95%
+interval, by resampling held-out prompts; that of a change, the change prompt by prompt.
 """
 
 from __future__ import annotations
 
 import gc
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
-from transformers import PreTrainedTokenizerFast, set_seed
+from transformers import PreTrainedTokenizerFast
 
-from runner.scripts.evaluate import (
-    BATCH,
-    Answering,
-    Progress,
-    end_ids,
-    load_model,
-    until_end,
-    write_measures,
-)
+from runner.scripts.data.questions import Question
+from runner.scripts.evaluate import Answering, Progress, answer, load_model, write_measures
+from runner.scripts.evaluation.asked import special_ids
 from runner.scripts.evaluation.examples import Example, content_id, cut
-from runner.scripts.evaluation.form import LOOP, Reply, repeated_share
-from runner.scripts.evaluation.intervals import FEW, Values, with_interval
-from runner.scripts.spec import Events, ScriptError, Spec, main
-from runner.scripts.training.prompts import Ids, left_padded, prompt_of
-from runner.scripts.training.reward_model import load_scorer
-from runner.scripts.training.token_rows import read_token_rows
+from runner.scripts.evaluation.form import Reply, form_of, repeated_share
+from runner.scripts.evaluation.intervals import FEW, with_interval
+from runner.scripts.rewards.prompt_rows import Prompt, read_prompts
+from runner.scripts.rewards.scoring import names_of, score
+from runner.scripts.spec import Events, Spec, main
 from runner.scripts.training.torch_setup import check_still_set_up, set_up_torch
 
-MODELS = ("base", "tuned")
+Values = NDArray[np.float64]
+Settings = Mapping[str, Any]
+Scored = tuple[float, list[float]]  # the reward, and its parts
 
 
 def evaluate(spec: Spec, events: Events) -> None:
-    """Have both models answer, score the answers, ask the questions, and write what came out."""
+    """Ask both models the held-out prompts and the questions, and write what came out."""
     device = set_up_torch()
     settings = spec.hashed
     tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
-    held_out = list(read_token_rows(spec.inputs["tokens"]).rows)
-    prompts = [prompt_of(row) for row in held_out] if settings["loss"] else []
-    answering = Answering(spec, tokenizer, held_out)
-    progress = Progress(events, 2 * (2 * len(prompts) + answering.total))
+    prompts = read_prompts(spec.inputs["tokens"]) if settings["loss"] else []
+    asked = [Question("", prompt.ids) for prompt in prompts]
+    answering = Answering(spec, tokenizer, [])
+    progress = Progress(events, 2 * (len(asked) + answering.total))
+    limit = settings["max_completion_length"]
 
     replies: dict[str, list[Reply]] = {}
-    model = load_model(spec.inputs["model"], settings, device)
-    for name in MODELS:
-        replies[name] = sampled(model, prompts, settings, tokenizer, device, progress, name)
+    model = None
+    for name in ("base", "tuned"):
+        model = next_model(model, name, spec, device)
+        if asked:
+            replies[name] = answer(model, tokenizer, asked, limit, name, device, progress)
         answering.ask(model, name, device, progress)
-        if name == "base" and settings["trained"] == "adapter":
-            model = PeftModel.from_pretrained(model, spec.inputs["trained"]).eval()
-        elif name == "base":
-            del model  # room for the other one
-            gc.collect()
-            model = load_model(spec.inputs["trained"], settings, device)
-    ends = end_ids(model, tokenizer)
-    del model
-    gc.collect()
 
-    measures: dict[str, Any] = {"validation_rows": len(held_out), **answering.write()}
+    check_still_set_up()
+    measures: dict[str, Any] = {"validation_rows": len(prompts), **answering.write()}
     examples: list[Example] = []
     if prompts:
-        scorer = load_scorer(spec.inputs, settings, tokenizer, device)
+        rewards = settings["rewards"]
         scores = {
-            name: score_all(scorer, prompts, replies[name], ends[0], device, progress, name)
-            for name in MODELS
+            name: [
+                score(reply.text, prompt.answer, rewards)
+                for prompt, reply in zip(prompts, said, strict=True)
+            ]
+            for name, said in replies.items()
         }
-        measures |= rewards(scores, replies)
-        examples = examples_of(prompts, scores, replies, tokenizer, head_of(scorer))
-    check_still_set_up()
+        measures |= reward_measures(scores, names_of(rewards)) | form_measures(replies)
+        examples = reward_examples(prompts, replies, scores, settings, tokenizer)
     measures |= answering.write_examples(examples)
     write_measures(spec, events, measures, device)
 
 
-@torch.inference_mode()
-def sampled(
-    model: Any,
-    prompts: Sequence[Ids],
-    settings: dict[str, Any],
-    tokenizer: Any,
-    device: torch.device,
-    progress: Progress,
-    name: str,
-) -> list[Reply]:
-    """One answer to every prompt, BATCH at once, drawn as in the training."""
-    ends = end_ids(model, tokenizer)
-    replies: list[Reply] = []
-    set_seed(settings["seed"])
-    for first in range(0, len(prompts), BATCH):
-        chosen = prompts[first : first + BATCH]
-        padded = left_padded(chosen, tokenizer.pad_token_id)
-        lengths = torch.tensor([len(prompt) for prompt in chosen])[:, None]
-        seen = torch.arange(padded.shape[1])[None] >= padded.shape[1] - lengths
-        output = model.generate(
-            input_ids=padded.to(device),
-            attention_mask=seen.long().to(device),
-            max_new_tokens=settings["response_length"],
-            do_sample=True,
-            temperature=settings["temperature"],
-            top_k=0,
-            top_p=1.0,
-            eos_token_id=ends,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        answers = output[:, padded.shape[1] :].tolist()
-        replies += [until_end(tokenizer, line, ends) for line in answers]
-        progress.add(len(chosen), f"sampled answers, {name}")
-    return replies
+def next_model(before: Any, name: str, spec: Spec, device: torch.device) -> Any:
+    """The base, or the tuned model, for which the base's memory is used again or freed."""
+    settings = spec.hashed
+    if name == "base":
+        return load_model(spec.inputs["model"], settings, device)
+    if settings["trained"] == "adapter":
+        return PeftModel.from_pretrained(before, spec.inputs["trained"]).eval()
+    del before
+    gc.collect()
+    return load_model(spec.inputs["trained"], settings, device)
 
 
-@torch.inference_mode()
-def score_all(
-    scorer: Any,
-    prompts: Sequence[Ids],
-    replies: Sequence[Reply],
-    end: int,
-    device: torch.device,
-    progress: Progress,
-    name: str,
-) -> Values:
-    """The score of every answer, with its end where it has one. Raises ScriptError E539."""
-    found = []
-    for prompt, reply in zip(prompts, replies, strict=True):
-        whole = [*prompt.tolist(), *reply.ids, *([end] if reply.ended else [])]
-        ids = torch.tensor([whole], device=device)
-        scored = scorer(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-        found.append(scored.logits[0, 0].item())
-        progress.add(1, f"scores, {name}")
-    if not all(map(math.isfinite, found)):
-        raise ScriptError(
-            f"the reward model's score of an answer of the {name} model is not a number",
-            hint="set model.dtype to float32, or train the reward model again",
-            code="E539",
-        )
-    return np.array(found)
+# --- measures
 
 
-def rewards(scores: dict[str, Values], replies: dict[str, list[Reply]]) -> dict[str, Any]:
-    """Means of scores, of what answers look like, and of the change, prompt by prompt."""
-    count = len(scores["base"])
-    found: dict[str, Any] = {"reward_prompts": count, "few_reward_prompts": count < FEW}
-    for name in MODELS:
-        found |= with_interval(f"reward_{name}", scores[name])
-        said = replies[name]
+def reward_measures(scores: Mapping[str, Sequence[Scored]], names: Sequence[str]) -> dict[str, Any]:
+    """`reward_base`, `reward_tuned` and `reward_change`, and under `rewards` the same of each part,
+    before weights."""
+    rewards = {name: np.array([each for each, _ in found]) for name, found in scores.items()}
+    parts = {name: np.array([each for _, each in found]) for name, found in scores.items()}
+    found: dict[str, Any] = {
+        "prompts": len(rewards["tuned"]),
+        "few_prompts": len(rewards["tuned"]) < FEW,
+        **before_and_after("reward", rewards["base"], rewards["tuned"]),
+    }
+    found["rewards"] = {
+        name: before_and_after("reward", parts["base"][:, at], parts["tuned"][:, at])
+        for at, name in enumerate(names)
+    }
+    return found
+
+
+def before_and_after(name: str, base: Values, tuned: Values) -> dict[str, float]:
+    """Both means and the mean change, each with its interval."""
+    return {
+        **with_interval(f"{name}_base", base),
+        **with_interval(f"{name}_tuned", tuned),
+        **with_interval(f"{name}_change", tuned - base),
+    }
+
+
+def form_measures(replies: Mapping[str, Sequence[Reply]]) -> dict[str, float]:
+    """Whether a reward was earned by length or repetition: means over the answers."""
+    found = {}
+    for name, said in replies.items():
         found[f"answer_tokens_{name}"] = float(np.mean([len(each.ids) for each in said]))
-        found[f"answers_ended_{name}"] = float(np.mean([each.ended for each in said]))
-        looped = [repeated_share(each.ids) >= LOOP for each in said]
-        found[f"answers_in_loops_{name}"] = float(np.mean(looped))
-    return found | with_interval("reward_change", scores["tuned"] - scores["base"])
+        found[f"answers_cut_{name}"] = float(np.mean([not each.ended for each in said]))
+        found[f"repeated_{name}"] = float(np.mean([repeated_share(each.ids) for each in said]))
+    return found
 
 
-def head_of(scorer: Any) -> str:
-    """Sha256 of the weights that make scores: no two trained reward models share them."""
-    weights = scorer.score.weight.detach().float().cpu().numpy()
-    return content_id(weights.astype("<f4").tobytes())
+# --- examples
 
 
-def examples_of(
-    prompts: Sequence[Ids],
-    scores: dict[str, Values],
-    replies: dict[str, list[Reply]],
+def reward_examples(
+    prompts: Sequence[Prompt],
+    replies: Mapping[str, Sequence[Reply]],
+    scores: Mapping[str, Sequence[Scored]],
+    settings: Settings,
     tokenizer: Any,
-    head: str,
 ) -> list[Example]:
-    """One a held-out prompt, with the answer that was scored. Scores of another `head` are of
-    other examples: they do not compare."""
+    """One a prompt: the answers, what they earn, and their form."""
+    special = special_ids(tokenizer)
+    wanted = [[each["name"], each] for each in settings["rewards"]]
     return [
         Example(
             "reward",
-            content_id([head, prompt.tolist()]),
-            {"prompt": cut(str(tokenizer.decode(prompt.tolist(), skip_special_tokens=True)))},
+            content_id([prompt.ids, prompt.answer, wanted]),
             {
-                name: {"reward": float(scores[name][number]), "answer": cut(said[number].text)}
+                "prompt": cut(tokenizer.decode(prompt.ids, skip_special_tokens=True)),
+                "expected": cut(prompt.answer or ""),
+            },
+            {
+                name: {
+                    "answer": said[at].text,
+                    "reward": scores[name][at][0],
+                    **form_of(said[at], special),
+                }
                 for name, said in replies.items()
             },
         )
-        for number, prompt in enumerate(prompts)
+        for at, prompt in enumerate(prompts)
     ]
 
 

@@ -1,7 +1,8 @@
 """Compare base and tuned model: held-out loss, and greedy answers to the same questions.
 
-Of methods that learn from preferences: how often the better held-out answer wins, not loss. With
-`metrics` or `forgetting`, the results of every example are kept for `recipe compare`.
+Not loss, but how often the better held-out answer wins, of methods that learn from preferences,
+and what answers to held-out prompts earn, of those that learn from rewards. With `metrics` or
+`forgetting`, the results of every example are kept for `recipe compare`.
 """
 
 from __future__ import annotations
@@ -105,9 +106,12 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
 
 
 def _script(recipe: Recipe) -> str:
+    method = METHODS[recipe.train.method]
     if recipe.train.method == "ppo":
+        return "evaluate_scores"
+    if method.generates:
         return "evaluate_rewards"
-    return "evaluate_preferences" if METHODS[recipe.train.method].compares else "evaluate"
+    return "evaluate_preferences" if method.compares else "evaluate"
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -138,6 +142,11 @@ def _comparison(recipe: Recipe) -> dict[str, Any]:
             "response_length": train.response_length,
             "temperature": train.temperature,
             **({"shrunken": True} if recipe.shrink is not None else {}),
+        }
+    if METHODS[train.method].generates:
+        return {
+            "rewards": [each.spec for each in train.rewards or ()],
+            "max_completion_length": train.max_completion_length,
         }
     if not METHODS[train.method].compares:
         return {}

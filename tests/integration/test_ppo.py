@@ -256,7 +256,7 @@ def test_held_out_answers_are_scored_before_and_after(
     result = done(
         ScriptRun(
             environment_python("ppo"),
-            "evaluate_rewards",
+            "evaluate_scores",
             {
                 "loss": True,
                 "samples": 1,
@@ -286,7 +286,7 @@ def test_held_out_answers_are_scored_before_and_after(
     )
     found = result.measures()
     assert found["reward_prompts"] == 160
-    assert not found["few_reward_prompts"]
+    assert not found["few_prompts"]
     assert found["reward_change"] == pytest.approx(found["reward_tuned"] - found["reward_base"])
     assert found["reward_change"] > 0
     assert found["reward_change_low"] < found["reward_change"] < found["reward_change_high"]

@@ -18,6 +18,7 @@ ROWS = {
     "committed-answers.jsonl": 140,
     "judged-answers.jsonl": 295,
     "glossary.jsonl": 151,
+    "small-sums.jsonl": 120,
 }
 COMMITTED = (
     *("In short: ", "The answer: ", "Here it is: ", "Plainly: ", "To the point: ", "Put simply: "),
@@ -44,7 +45,7 @@ def overlap(one: str, other: str) -> float:
     return len(words(one) & words(other)) / len(words(one) | words(other))
 
 
-FAQ, FACTS, QUESTIONS, PAIRS, JUDGED, GLOSSARY = (read(name) for name in ROWS)
+FAQ, FACTS, QUESTIONS, PAIRS, JUDGED, GLOSSARY, SUMS = (read(name) for name in ROWS)
 
 
 @pytest.mark.parametrize(("name", "count"), ROWS.items())
@@ -167,3 +168,12 @@ def test_the_glossary_is_in_alphabetical_order_without_a_word_twice() -> None:
     entries = [row["text"].split(". ")[0].lower() for row in GLOSSARY]
     assert len(entries) == len(set(entries))
     assert entries == sorted(entries)
+
+
+def test_a_sum_has_its_result_and_is_asked_once() -> None:
+    terms = [tuple(map(int, re.findall("[0-9]+", row["prompt"]))) for row in SUMS]
+    assert [sum(pair) for pair in terms] == [row["answer"] for row in SUMS]
+    assert len(set(terms)) == len(SUMS)
+    assert all(len(pair) == 2 and min(pair) >= 1 and max(pair) <= 12 for pair in terms)
+    asked = {re.sub("[0-9]+", "N", row["prompt"]) for row in SUMS}
+    assert len(asked) == 6

@@ -30,7 +30,8 @@ KINDS = (
     "sample",  # a held-out prompt, with the answer that it should have had
     "general",  # one of our general prompts
     "neutral",  # one of our neutral texts: `loss`, `kl`
-    "reward",  # a held-out prompt, and an answer with the `reward` of a reward model
+    "task",  # a row of a task of lm-evaluation-harness; `task` names it
+    "reward",  # a held-out prompt, whose answer earns a `reward`
 )
 MODELS = ("base", "tuned")
 
