@@ -46,8 +46,6 @@ def cannot_honour(recipe: Recipe) -> Iterator[tuple[str, str]]:
             "LLaMA Factory's reward model is another one: a value for every token, by a layer with "
             "a bias that no other tool loads",
         )
-    if train.method == "ppo":
-        yield "/train/method", "LLaMA Factory 0.9.5 has PPO for TRL up to 0.9.6 only, not its own"
     if train.loss_type == "robust":
         yield "/train/loss_type", "LLaMA Factory has no robust loss"
     if train.loss_type in ("ipo", "hinge"):  # it calls TRL's loss without saying which
