@@ -239,7 +239,7 @@ def _rename(
 
 
 def _input_name(sections: list[str], last: str, text: str) -> str:
-    """`train-0.jsonl` for /data/train/0/path, `questions.txt`, `task-0-data.jsonl` for a task's rows."""
+    """`train-0.jsonl` for /data/train/0/path, `task-0-data.jsonl` for the rows of a task."""
     suffix = PurePosixPath(text).suffix
     suffix = suffix if _SUFFIX.fullmatch(suffix) else ""
     if sections[:2] == ["evaluate", "harness"]:
