@@ -248,6 +248,7 @@ class Train:
     bf16: bool
     gradient_checkpointing: bool
     save_steps: int  # operational: decides no byte of the result
+    canary: bool  # operational, too
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from runner.scripts.spec import Events, Spec, main
 from runner.scripts.training import adapter_targets, four_bits, preference_losses
 from runner.scripts.training.answer_masks import check_answers, generation_prompt
 from runner.scripts.training.batches import Batches
+from runner.scripts.training.canary import canary_of
 from runner.scripts.training.checkpoints import remove_incomplete
 from runner.scripts.training.native_model import (
     add_trainable_weights,
@@ -137,7 +138,7 @@ def train(spec: Spec, events: Events) -> None:
         train_dataset=Dataset.from_dict({"row": range(rows)}),
         processing_class=tokenizer,
         data_collator=collator,
-        callbacks=[record],
+        callbacks=[record, *canary_of(spec, events, data)],
     )
     trainer.record = record
     reference = None

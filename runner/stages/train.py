@@ -48,7 +48,8 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
 
 
 def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
-    """Backend, its settings, and the contents of model and tokens; `save_steps` decides nothing."""
+    """Backend, its settings, and the contents of model and tokens; `save_steps` and `canary`
+    decide nothing."""
     return {
         "backend": recipe.train.backend,
         "settings": load_backend(recipe.train.backend).spec(recipe),
@@ -89,6 +90,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         {
             "settings": backend.spec(recipe),
             "save_steps": recipe.train.save_steps,
+            **({} if recipe.train.canary else {"canary": False}),
             **({"rows": prepare.reading(recipe)} if own else {}),
         },
         inputs={
