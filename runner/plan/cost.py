@@ -361,10 +361,14 @@ def training_flop(recipe: Recipe, shapes: Shapes, steps: int) -> float:
     train = recipe.train
     batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
     tokens = steps * batch * recipe.data.max_length
-    passes = 2 + train.gradient_checkpointing
+    return tokens * flop_per_token(recipe, shapes, 2 + train.gradient_checkpointing)
+
+
+def flop_per_token(recipe: Recipe, shapes: Shapes, passes: int) -> float:
+    """Of products with weights; those of attention come on top, and grow with the row's length."""
     multiplied = shapes.parameters - (0 if _is_tied(shapes) else shapes.vocabulary * shapes.hidden)
-    learning = trained_parameters(shapes, train.adapter)
-    return 2.0 * tokens * (passes * multiplied + learning)
+    learning = trained_parameters(shapes, recipe.train.adapter)
+    return 2.0 * (passes * multiplied + learning)
 
 
 def _is_tied(shapes: Shapes) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,10 @@ TALK = (
     "<|im_start|>user\nHow much memory does the machine have?<|im_end|>\n<|im_start|>assistant\n"
     "It has 128 GB of memory, which the GPU and the processor share.<|im_end|>\n"
 )
-LLAMA3 = "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|im_end|>{% endfor %}"
+LLAMA3 = (
+    "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+    "{{ m.content }}<|im_end|>{% endfor %}"
+)
 
 Change = Callable[[Path], None]
 
@@ -69,9 +73,29 @@ def smollm(
     return done(run.finish_cold()).folder / "model"
 
 
+_ENCODE = """
+import json, sys
+from tokenizers import Tokenizer
+print(json.dumps(Tokenizer.from_file(sys.argv[1]).encode(sys.argv[2]).ids))
+"""
+
+
+@pytest.fixture(scope="module")
+def talk(smollm: Path, environment_python: Callable[[str], Path]) -> tuple[list[int], list[int]]:
+    """TALK in ids, and where it is trained on."""
+    argv = [str(environment_python("data")), "-c", _ENCODE, str(smollm / "tokenizer.json"), TALK]
+    ids = json.loads(subprocess.run(argv, capture_output=True, check=True).stdout)
+    begin, end = ids.index(1, 1) + 3, len(ids) - 1 - ids[::-1].index(2)  # behind role and newline
+    return ids, [int(begin <= number <= end) for number in range(len(ids))]
+
+
 @pytest.fixture
 def trained(
-    smollm: Path, environment_python: Callable[[str], Path], warm: WarmInterpreter, tmp_path: Path
+    smollm: Path,
+    talk: tuple[list[int], list[int]],
+    environment_python: Callable[[str], Path],
+    warm: WarmInterpreter,
+    tmp_path: Path,
 ) -> Callable[[Change], Finished]:
     """One step of training on SmolLM2 with something changed in its folder."""
 
@@ -81,7 +105,7 @@ def trained(
         for path in smollm.iterdir():
             (model / path.name).symlink_to(path)
         change(model)
-        tokens = write_tokens(tmp_path / "train.tokens.safetensors", [[talk(smollm)]], packed=False)
+        tokens = write_tokens(tmp_path / "train.tokens.safetensors", [[talk]], packed=False)
         run = ScriptRun(
             environment_python("native"),
             "train_native",
@@ -92,16 +116,6 @@ def trained(
         return run.finish(warm)
 
     return train
-
-
-def talk(model: Path) -> tuple[list[int], list[int]]:
-    """TALK in ids, and where it is trained on."""
-    from tokenizers import Tokenizer
-
-    ids = Tokenizer.from_file(str(model / "tokenizer.json")).encode(TALK).ids
-    ends = [number for number, each in enumerate(ids) if each == 2]
-    begin = ids.index(1, 1) + 3  # behind <|im_start|>, the role and its new line
-    return ids, [int(begin <= number <= ends[-1]) for number in range(len(ids))]
 
 
 def rewrite(name: str, change: Callable[[str], str]) -> Change:

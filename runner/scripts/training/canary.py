@@ -1,5 +1,5 @@
-"""Look at a training before hours are spent on it: does the base model read text at all, do template
-and labels belong to it, do the first steps move it sanely, and when will it be done.
+"""Look at a training before hours are spent on it: does the base model read text at all, do
+template and labels belong to it, are the first gradients sane, and when will it be done.
 
 A callback of Transformers' trainers, so that both backends have the same one. The base is looked at
 when the training begins: everything lies where it will be computed, and the adapter still changes
