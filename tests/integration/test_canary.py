@@ -23,6 +23,7 @@ from tests.training_runs import (
     SETTINGS as PLAIN,
 )
 from tests.training_runs import (
+    Document,
     Finished,
     ScriptRun,
     WarmInterpreter,
@@ -43,7 +44,6 @@ LORA = {
     "target_modules": "all-linear",
 }
 SETTINGS: dict[str, Any] = PLAIN | {"adapter": LORA, "max_steps": 1, "learning_rate": 1e-4}
-# Ids of SmolLM2's ChatML: begin and end of a turn, a new line, two roles; words of a small talk.
 TALK = (
     "<|im_start|>user\nHow much memory does the machine have?<|im_end|>\n<|im_start|>assistant\n"
     "It has 128 GB of memory, which the GPU and the processor share.<|im_end|>\n"
@@ -54,6 +54,7 @@ LLAMA3 = (
 )
 
 Change = Callable[[Path], None]
+Train = Callable[..., Finished]
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +77,21 @@ def smollm(
 _ENCODE = """
 import json, sys
 from tokenizers import Tokenizer
-print(json.dumps(Tokenizer.from_file(sys.argv[1]).encode(sys.argv[2]).ids))
+tokenizer = Tokenizer.from_file(sys.argv[1])
+print(json.dumps([tokenizer.encode(text).ids for text in sys.argv[2:]]))
 """
 
 
 @pytest.fixture(scope="module")
 def talk(smollm: Path, environment_python: Callable[[str], Path]) -> tuple[list[int], list[int]]:
     """TALK in ids, and where it is trained on."""
-    argv = [str(environment_python("data")), "-c", _ENCODE, str(smollm / "tokenizer.json"), TALK]
-    ids = json.loads(subprocess.run(argv, capture_output=True, check=True).stdout)
-    begin, end = ids.index(1, 1) + 3, len(ids) - 1 - ids[::-1].index(2)  # behind role and newline
-    return ids, [int(begin <= number <= end) for number in range(len(ids))]
+    before = TALK[: TALK.index("It has")]
+    argv = [environment_python("data"), "-c", _ENCODE, smollm / "tokenizer.json", before, TALK]
+    done = subprocess.run([str(each) for each in argv], capture_output=True, check=True)
+    prompt, ids = json.loads(done.stdout)
+    assert ids[: len(prompt)] == prompt
+    end = len(ids) - ids[::-1].index(2)
+    return ids, [int(len(prompt) <= number < end) for number in range(len(ids))]
 
 
 @pytest.fixture
@@ -96,16 +101,16 @@ def trained(
     environment_python: Callable[[str], Path],
     warm: WarmInterpreter,
     tmp_path: Path,
-) -> Callable[[Change], Finished]:
+) -> Train:
     """One step of training on SmolLM2 with something changed in its folder."""
 
-    def train(change: Change) -> Finished:
+    def train(change: Change, row: Document = talk) -> Finished:
         model = tmp_path / "model"
         model.mkdir()
         for path in smollm.iterdir():
             (model / path.name).symlink_to(path)
         change(model)
-        tokens = write_tokens(tmp_path / "train.tokens.safetensors", [[talk]], packed=False)
+        tokens = write_tokens(tmp_path / "train.tokens.safetensors", [[row]], packed=False)
         run = ScriptRun(
             environment_python("native"),
             "train_native",
@@ -152,7 +157,7 @@ def called_float16(model: Path) -> None:
 
 
 def with_the_tokenizer_of_another(model: Path) -> None:
-    """Of a model with one token a byte; the rows stay as they were made."""
+    """Of a model with one token a byte."""
     other = write_tiny_model(model.parent / "other")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (model / name).unlink()
@@ -160,7 +165,7 @@ def with_the_tokenizer_of_another(model: Path) -> None:
 
 
 def test_a_sane_model_is_trained_and_its_numbers_are_kept(
-    trained: Callable[[Change], Finished],
+    trained: Train,
 ) -> None:
     found = done(trained(lambda model: None)).measures()["canary"]
     assert found["base"] == "trained"
@@ -176,12 +181,11 @@ def test_a_sane_model_is_trained_and_its_numbers_are_kept(
         pytest.param(with_rope(rope_type="linear", factor=8.0), {"E941"}, id="rope scaling"),
         pytest.param(with_rope(rope_theta=100.0), {"E941"}, id="rope theta"),
         pytest.param(called_float16, {"E941", "E945"}, id="dtype"),
-        pytest.param(with_the_tokenizer_of_another, {"E941", "E943"}, id="tokenizer"),
         pytest.param(rewrite("chat_template.jinja", lambda text: LLAMA3), {"E943"}, id="template"),
     ],
 )
 def test_a_planted_fault_ends_the_training_before_its_first_step(
-    change: Change, codes: set[str], trained: Callable[[Change], Finished]
+    change: Change, codes: set[str], trained: Train
 ) -> None:
     result = trained(change)
     assert result.status == 1, result.log
@@ -189,6 +193,13 @@ def test_a_planted_fault_ends_the_training_before_its_first_step(
     assert error["code"] in codes
     assert error["hint"]
     assert not [event for event in result.events if event["event"] == "progress"]
+
+
+def test_the_tokenizer_of_another_model_is_found(trained: Train) -> None:
+    """Its rows were made by that tokenizer, too, so that only what the model reads can tell."""
+    row = chat(("user", "How much memory has it?"), ("assistant", "It has 128 GB of memory."))
+    error = trained(with_the_tokenizer_of_another, row).error()
+    assert (error["code"], "cannot read" in error["message"]) == ("E941", True)
 
 
 # --- on tiny models: no byte depends on it

@@ -1,0 +1,46 @@
+"""`recipe bench train` by the real command line, on a tiny model: figures, and nothing kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.chain import Checkout, copy_checkout
+from tests.tiny_chain import write_tiny_chain
+
+
+@pytest.fixture(scope="module")
+def checkout(shared_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    place = tmp_path_factory.mktemp("bench")
+    made = copy_checkout(
+        place / "checkout", cache=shared_cache, store=place / "store", home=place / "home"
+    )
+    write_tiny_chain(made)
+    return made
+
+
+def test_a_few_steps_are_measured_and_nothing_of_them_is_kept(checkout: Checkout) -> None:
+    options = ["--steps", "4", "--warm-up", "2", "--format", "json"]
+    done = checkout.recipe("bench", "train", "tiny.yaml", *options)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["steps"], found["warm_up_left_out"]) == (4, 2)
+    rates = found["tokens_per_second"]
+    assert 0 < rates["supervised"] < rates["non_pad"] <= rates["padded"]
+    seconds = found["seconds_per_step"]
+    assert 0 < seconds["lower_quartile"] <= seconds["median"] <= seconds["upper_quartile"]
+    assert 0 < found["mfu"] < 1
+    assert found["peak_memory"] > 50e6
+    store = checkout.folder.parent / "store"
+    assert not list(store.glob("train/*"))
+    assert list(store.glob("prepare/*"))
+
+
+def test_a_training_that_fails_shows_its_own_words_and_its_code(checkout: Checkout) -> None:
+    broken = "--set=train.adapter.target_modules=[qproj]"
+    done = checkout.recipe("bench", "train", "tiny.yaml", "--steps", "2", broken)
+    assert done.returncode == 1
+    assert "error[E516]: the model has no module named qproj" in done.stderr
+    assert "q_proj" in done.stderr
