@@ -218,13 +218,11 @@ def _prepared(recipe: Recipe, shapes: Shapes) -> Disk:
 
 def _trained(recipe: Recipe, shapes: Shapes) -> Disk:
     """What learned, in float32; checkpoints with the optimizer's state, one more than are kept."""
-    from runner.scripts.training.checkpoints import KEPT
-
     trained = trained_parameters(shapes, recipe.train.adapter)
     written = shapes.parameters if recipe.train.adapter.type == "none" else trained
     state, _ = OPTIMIZER_BYTES[recipe.train.optim]
     each = FLOAT32 * written + state * trained
-    return Disk("train", FLOAT32 * written, (KEPT + 1) * each)
+    return Disk("train", FLOAT32 * written, (recipe.train.save_total_limit + 1) * each)
 
 
 def _merged(recipe: Recipe, shapes: Shapes) -> Disk:

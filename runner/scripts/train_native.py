@@ -51,7 +51,7 @@ from runner.scripts.training.torch_setup import (
     told_of_memory,
 )
 from runner.scripts.training.trained_files import write_adapter, write_model
-from runner.scripts.training.training_record import TrainingRecord
+from runner.scripts.training.training_record import TrainingRecord, kept_of
 
 
 class MeanTokenTrainer(SFTTrainer):
@@ -114,7 +114,7 @@ def train(spec: Spec, events: Events) -> None:
 
     seed_weights(settings)
     model = add_trainable_weights(model, settings, modules)
-    record = TrainingRecord(events, checkpoints, job, device)
+    record = TrainingRecord(events, checkpoints, job, device, kept=kept_of(spec))
     trainer = MeanTokenTrainer(
         model=model,
         args=SFTConfig(

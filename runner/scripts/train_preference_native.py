@@ -60,7 +60,7 @@ from runner.scripts.training.torch_setup import (
     told_of_memory,
 )
 from runner.scripts.training.trained_files import write_adapter, write_model
-from runner.scripts.training.training_record import TrainingRecord
+from runner.scripts.training.training_record import TrainingRecord, kept_of
 from runner.scripts.weights.model_folder import read_json, write_json
 
 Inputs = dict[str, torch.Tensor]
@@ -130,7 +130,7 @@ def train(spec: Spec, events: Events) -> None:
     model = add_trainable_weights(model, settings, modules, "SEQ_CLS" if scores else "CAUSAL_LM")
     if settings["gradient_checkpointing"] and adapter["type"] != "none":
         model.enable_input_require_grads()
-    record = TrainingRecord(events, checkpoints, job, device, TRACED)
+    record = TrainingRecord(events, checkpoints, job, device, TRACED, kept=kept_of(spec))
     arguments = trainer_settings(settings, spec.hashed["save_steps"], checkpoints, device)
     trainer = PreferenceTrainer(
         model=model,

@@ -48,8 +48,10 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
 
 
 def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
-    """Backend, its settings, and the contents of model and tokens; `save_steps` and `canary`
-    decide nothing."""
+    """Backend, its settings, and the contents of model and tokens.
+
+    Checkpoints (`save_steps`, `save_total_limit`) and the canary decide nothing.
+    """
     return {
         "backend": recipe.train.backend,
         "settings": load_backend(recipe.train.backend).spec(recipe),
@@ -90,6 +92,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         {
             "settings": backend.spec(recipe),
             "save_steps": recipe.train.save_steps,
+            "save_total_limit": recipe.train.save_total_limit,
             **({} if recipe.train.canary else {"canary": False}),
             **({"rows": prepare.reading(recipe)} if own else {}),
         },

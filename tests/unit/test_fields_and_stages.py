@@ -282,6 +282,7 @@ CASES = [
     case("/train/bf16", True, "train"),
     case("/train/gradient_checkpointing", True, "train"),
     case("/train/save_steps", 2, ""),
+    case("/train/save_total_limit", 3, ""),
     case("/train/canary", False, ""),
     # --- evaluate
     case("/evaluate/loss", False, "evaluate"),

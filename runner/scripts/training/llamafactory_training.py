@@ -24,7 +24,7 @@ from runner.scripts.training.llamafactory_inputs import adapter_of, write_inputs
 from runner.scripts.training.token_rows import IGNORED, TokenRows
 from runner.scripts.training.torch_setup import check_finite, check_still_set_up, peak_memory
 from runner.scripts.training.trained_files import copy_adapter, copy_model
-from runner.scripts.training.training_record import TrainingRecord
+from runner.scripts.training.training_record import TrainingRecord, kept_of
 
 
 def train_by_llamafactory(
@@ -47,7 +47,7 @@ def train_by_llamafactory(
     targets, weights = adapter_of(bare, settings["adapter"])
     checkpoints = spec.scratch / "checkpoints"
     remove_incomplete(checkpoints, job)
-    record = TrainingRecord(events, checkpoints, job, device, traced)
+    record = TrainingRecord(events, checkpoints, job, device, traced, kept=kept_of(spec))
     newest = (complete_checkpoints(checkpoints, job) or [None])[-1]
     if newest is not None:
         record.go_on_from(newest)
