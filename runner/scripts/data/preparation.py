@@ -50,6 +50,7 @@ HINTS = {
     "E349": "write JSON lines: one row a line",
     "E351": "write the table again with a program that quotes cells",
     "E348": "name the columns as they are in the file, in columns of this file",
+    "E357": 'a row is {"prompt": "a question", "answer": "the right answer"}',
     "E361": "name a column that every row has, or give the row a value",
     "E350": "choose a data.chat_template that writes tools, or leave them out of the rows",
     "E325": "raise data.max_length, or set data.too_long to truncate or drop",
@@ -184,7 +185,7 @@ def write_tokens(
         tensors["position_ids"] = np.array(positions, np.int32)  # from 0 in every document
         tensors["document_offsets"] = np.array(document_offsets, np.int64)
     tensors |= more or {}
-    kinds = {"int32": "I32", "int64": "I64", "int8": "I8"}
+    kinds = {"int32": "I32", "int64": "I64", "int8": "I8", "uint8": "U8"}
     specs = [
         TensorSpec(name, kinds[values.dtype.name], values.shape) for name, values in tensors.items()
     ]
