@@ -294,6 +294,8 @@ class Train:
     bf16: bool
     gradient_checkpointing: bool
     save_steps: int  # operational: decides no byte of the result
+    save_total_limit: int  # operational, too
+    canary: bool  # operational, too
 
     @property
     def rows_per_step(self) -> int:

@@ -49,7 +49,10 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
 
 
 def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
-    """Backend, its settings, and the contents of model and tokens; `save_steps` decides nothing."""
+    """Backend, its settings, and the contents of model and tokens.
+
+    Checkpoints (`save_steps`, `save_total_limit`) and the canary decide nothing.
+    """
     return {
         "backend": recipe.train.backend,
         "settings": load_backend(recipe.train.backend).spec(recipe),
@@ -96,6 +99,8 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         {
             "settings": backend.spec(recipe),
             "save_steps": recipe.train.save_steps,
+            "save_total_limit": recipe.train.save_total_limit,
+            **({} if recipe.train.canary else {"canary": False}),
             # a small random model earns nothing, and --shrink is about whether everything fits
             **({"signal_required": recipe.shrink is None} if generates(recipe) else {}),
             **({"rows": prepare.reading(recipe)} if own else {}),

@@ -339,6 +339,8 @@ CASES = [
     case("/train/bf16", True, "train"),
     case("/train/gradient_checkpointing", True, "train"),
     case("/train/save_steps", 2, ""),
+    case("/train/save_total_limit", 3, ""),
+    case("/train/canary", False, ""),
     # --- evaluate
     case("/evaluate/loss", False, "evaluate"),
     case("/evaluate/samples", 2, "evaluate"),
