@@ -69,6 +69,11 @@ class TrainingRecord(TrainerCallback):
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in self._trace)
         path.write_text(text, encoding="utf-8")
 
+    @property
+    def lines(self) -> Sequence[dict[str, Any]]:
+        """The trace so far, a line a step."""
+        return self._trace
+
     def measures(self) -> dict[str, Any]:
         """For run.json. Speeds are of the steps that this process trained; absent without any."""
         found: dict[str, Any] = {"steps": len(self._trace), "steps_trained_now": self._steps}
