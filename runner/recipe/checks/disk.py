@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from runner.recipe.checks.parquet import footer_of
 from runner.recipe.base_recipe import PLACES
+from runner.recipe.checks.parquet import footer_of
 from runner.recipe.finding import Finding
 from runner.recipe.model import DataFile, Recipe
 from runner.recipe.paths import (
