@@ -24,7 +24,12 @@ def write_recipes(folder: Path, count: int, *, wrong: bool = True) -> list[Path]
     shutil.copytree(RECIPES / "data", folder / "data")
     (folder / ".git").mkdir()
     good = [read_source(path).data for path in VALID]
-    good = [data for data in good if "recipe" not in data["model"]]  # which is a file of its own
+    # a recipe that it starts from, or that gives its reward model, is a file of its own
+    good = [
+        data
+        for data in good
+        if "recipe" not in data["model"] and "recipe" not in data.get("reward", {})
+    ]
     paths = []
     for number in range(count):
         made = _varied(copy.deepcopy(good[number % len(good)]), number, chance)

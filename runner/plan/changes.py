@@ -45,6 +45,8 @@ class Changes:
 class _SameBytes:
     """Results of a stage, equal for both recipes: a digest is what was asked for."""
 
+    files: tuple[str, ...] = ()  # which there are follows from the recipe that gives them
+
     def __init__(self, stage: str) -> None:
         self._stage = stage
 
