@@ -211,10 +211,7 @@ def _replace_values(node: Node, data: dict[str, Any]) -> Iterator[Damage]:
         yield _rewritten("retype", made, node.pointer, *inner)
     for value in _out_of_range(node):
         made = _with(data, node.pointer, value)
-        items = (
-            [f"{node.pointer}/{i}" for i in range(len(value))] if isinstance(value, list) else []
-        )
-        yield _rewritten("out of range", made, node.pointer, *items)
+        yield _rewritten("out of range", made, node.pointer, *_items(node.pointer, value))
 
 
 def _of_another_type(value: Any) -> list[Any]:
@@ -225,6 +222,14 @@ def _of_another_type(value: Any) -> list[Any]:
     if isinstance(value, str):
         return [7, 7.5, True, [7], {"x": 7}]
     return ["text", 7, True, None, {"x": 7} if isinstance(value, list) else ["x"]]
+
+
+def _items(pointer: str, value: Any) -> Iterator[str]:
+    """Of a list; a mapping in it starts a line below its dash."""
+    for number, item in enumerate(value if isinstance(value, list) else ()):
+        yield f"{pointer}/{number}"
+        if isinstance(item, dict):
+            yield f"{pointer}/{number}/{next(iter(item))}"
 
 
 def _out_of_range(node: Node) -> Iterator[Any]:
