@@ -8,7 +8,7 @@ import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,13 +58,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def ann(cache: Path, shared_cache: Path) -> Iterator[User]:
-    yield from _user(ANN, (TEAM,), cache, shared_cache)
+def prebuilt(shared_cache: Path, environment_python: Callable[[str], Path]) -> Path:
+    """With what their chains need: they have no network."""
+    for role in ("data", "native", "evaluate", "export"):
+        environment_python(role)
+    return shared_cache
 
 
 @pytest.fixture
-def ben(cache: Path, shared_cache: Path) -> Iterator[User]:
-    yield from _user(BEN, (TEAM,), cache, shared_cache)
+def ann(cache: Path, prebuilt: Path) -> Iterator[User]:
+    yield from _user(ANN, (TEAM,), cache, prebuilt)
+
+
+@pytest.fixture
+def ben(cache: Path, prebuilt: Path) -> Iterator[User]:
+    yield from _user(BEN, (TEAM,), cache, prebuilt)
 
 
 def _user(number: int, groups: tuple[int, ...], cache: Path, prebuilt: Path) -> Iterator[User]:
@@ -125,8 +133,8 @@ def test_they_take_turns_on_the_device(ann: User, ben: User) -> None:
     assert (code, str(process.pid) in words) == (6, True), words
 
 
-def test_who_is_not_of_the_group_is_told(cache: Path, shared_cache: Path) -> None:
-    for user in _user(NOT_IN_IT, (), cache, shared_cache):
+def test_who_is_not_of_the_group_is_told(cache: Path, prebuilt: Path) -> None:
+    for user in _user(NOT_IN_IT, (), cache, prebuilt):
         code, words = user.recipe("run", "tiny.yaml")
         assert (code, "E411" in words, "Traceback" in words) == (4, True, False), words
 
