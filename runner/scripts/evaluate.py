@@ -9,7 +9,6 @@ template (of `prepare`), questions. Writes `answers.jsonl` (one line a question,
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -122,12 +121,8 @@ def evaluate(spec: Spec, events: Events) -> None:
         if rows:
             losses[name] = row_losses(model, rows, name, device, progress)
         answering.ask(model, name, device, progress)
-        if name == "base" and settings["trained"] == "adapter":
-            model = PeftModel.from_pretrained(model, spec.inputs["trained"]).eval()
-        elif name == "base":
-            del model  # room for the other one
-            gc.collect()
-            model = load_model(spec.inputs["trained"], settings, device)
+        if name == "base":
+            model = tuned_model(model, spec, device)
 
     check_still_set_up()
     measures = loss_measures(losses) | {"validation_rows": len(rows)} | answering.write()
@@ -147,6 +142,27 @@ def load_model(
     if "quantization" in settings:  # it lies there already, and may not be moved
         return model.eval()
     return model.to(device).eval()
+
+
+def tuned_model(
+    base: Any,
+    spec: Spec,
+    device: torch.device,
+    family: Any = AutoModelForCausalLM,
+    **changes: Any,
+) -> Any:
+    """The model that was trained from `base`, which is used up. `changes`: as of `load_model`.
+
+    An adapter is laid on the base, which is read where it is None. Of a model of its own, there is
+    room for one at a time: the base gives its memory back, whoever still holds it.
+    """
+    if spec.hashed["trained"] == "adapter":
+        if base is None:
+            base = load_model(spec.inputs["model"], spec.hashed, device, family, **changes)
+        return PeftModel.from_pretrained(base, spec.inputs["trained"]).eval()
+    if base is not None:
+        base.to("meta")
+    return load_model(spec.inputs["trained"], spec.hashed, device, family, **changes)
 
 
 @torch.inference_mode()

@@ -7,7 +7,6 @@ in nats, or what a reward model says. Every mean has a 95% interval, by resampli
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -26,6 +24,7 @@ from runner.scripts.evaluate import (
     Answering,
     Progress,
     load_model,
+    tuned_model,
     write_measures,
 )
 from runner.scripts.evaluation.examples import Example, content_id
@@ -79,19 +78,12 @@ def evaluate(spec: Spec, events: Events) -> None:
 
 def next_model(before: Any, name: str, spec: Spec, device: torch.device) -> Any:
     """The base, or the tuned model, for which the base's memory is used again or freed."""
-    settings, adapter = spec.hashed, spec.hashed["trained"] == "adapter"
-    scores = settings["method"] == "reward"
+    scores = spec.hashed["method"] == "reward"
     family = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     changes = {"num_labels": 1} if scores else {}
     if name == "base":
-        return load_model(spec.inputs["model"], settings, device)
-    if adapter:
-        if before is None:
-            before = load_model(spec.inputs["model"], settings, device, family, **changes)
-        return PeftModel.from_pretrained(before, spec.inputs["trained"]).eval()
-    del before
-    gc.collect()
-    return load_model(spec.inputs["trained"], settings, device, family, **changes)
+        return load_model(spec.inputs["model"], spec.hashed, device)
+    return tuned_model(before, spec, device, family, **changes)
 
 
 # --- scores

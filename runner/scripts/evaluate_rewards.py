@@ -7,18 +7,22 @@ interval, by resampling held-out prompts; that of a change, the change prompt by
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.data.questions import Question
-from runner.scripts.evaluate import Answering, Progress, answer, load_model, write_measures
+from runner.scripts.evaluate import (
+    Answering,
+    Progress,
+    answer,
+    load_model,
+    tuned_model,
+    write_measures,
+)
 from runner.scripts.evaluation.asked import special_ids
 from runner.scripts.evaluation.examples import Example, content_id, cut
 from runner.scripts.evaluation.form import Reply, form_of, repeated_share
@@ -45,12 +49,13 @@ def evaluate(spec: Spec, events: Events) -> None:
     limit = settings["max_completion_length"]
 
     replies: dict[str, list[Reply]] = {}
-    model = None
+    model = load_model(spec.inputs["model"], settings, device)
     for name in ("base", "tuned"):
-        model = next_model(model, name, spec, device)
         if asked:
             replies[name] = answer(model, tokenizer, asked, limit, name, device, progress)
         answering.ask(model, name, device, progress)
+        if name == "base":
+            model = tuned_model(model, spec, device)
 
     check_still_set_up()
     measures: dict[str, Any] = {"validation_rows": len(prompts), **answering.write()}
@@ -68,18 +73,6 @@ def evaluate(spec: Spec, events: Events) -> None:
         examples = reward_examples(prompts, replies, scores, settings, tokenizer)
     measures |= answering.write_examples(examples)
     write_measures(spec, events, measures, device)
-
-
-def next_model(before: Any, name: str, spec: Spec, device: torch.device) -> Any:
-    """The base, or the tuned model, for which the base's memory is used again or freed."""
-    settings = spec.hashed
-    if name == "base":
-        return load_model(spec.inputs["model"], settings, device)
-    if settings["trained"] == "adapter":
-        return PeftModel.from_pretrained(before, spec.inputs["trained"]).eval()
-    del before
-    gc.collect()
-    return load_model(spec.inputs["trained"], settings, device)
 
 
 # --- measures

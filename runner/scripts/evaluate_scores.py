@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.evaluate import (
@@ -24,6 +23,7 @@ from runner.scripts.evaluate import (
     Progress,
     end_ids,
     load_model,
+    tuned_model,
     until_end,
     write_measures,
 )
@@ -55,12 +55,8 @@ def evaluate(spec: Spec, events: Events) -> None:
     for name in MODELS:
         replies[name] = sampled(model, prompts, settings, tokenizer, device, progress, name)
         answering.ask(model, name, device, progress)
-        if name == "base" and settings["trained"] == "adapter":
-            model = PeftModel.from_pretrained(model, spec.inputs["trained"]).eval()
-        elif name == "base":
-            del model  # room for the other one
-            gc.collect()
-            model = load_model(spec.inputs["trained"], settings, device)
+        if name == "base":
+            model = tuned_model(model, spec, device)
     ends = end_ids(model, tokenizer)
     del model
     gc.collect()

@@ -10,7 +10,6 @@ from these files alone, and templates in tasks are rendered in a sandbox.
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -25,10 +24,9 @@ from lm_eval import utils as harness_utils
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate as run_tasks
 from lm_eval.models.huggingface import HFLM
-from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
-from runner.scripts.evaluate import load_model
+from runner.scripts.evaluate import load_model, tuned_model
 from runner.scripts.evaluation.examples import FILE, Example, content_id, cut, write_examples
 from runner.scripts.evaluation.measures import summary_of, task_measures
 from runner.scripts.spec import Events, ScriptError, Spec, main
@@ -53,12 +51,8 @@ def measure(spec: Spec, events: Events) -> None:
     for number, name in enumerate(("base", "tuned")):
         events.progress(number, 2, message=f"tasks, {name}")
         found[name] = _asked(model, tokenizer, spec, shown)
-        if name == "base" and settings["trained"] == "adapter":
-            model = PeftModel.from_pretrained(model, spec.inputs["trained"]).eval()
-        elif name == "base":
-            del model  # room for the other one
-            gc.collect()
-            model = load_model(spec.inputs["trained"], settings, device)
+        if name == "base":
+            model = tuned_model(model, spec, device)
     events.progress(2, 2, message="tasks")
     check_still_set_up()
     _write(spec, events, found, shown, device)
