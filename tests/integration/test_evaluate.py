@@ -418,3 +418,31 @@ def test_a_model_of_no_numbers_is_told(
     result = run.finish(warm)
     assert (result.status, result.error()["code"]) == (1, "E370")
     assert "examples.jsonl" not in result.files()
+
+
+FREED = """
+import sys
+from pathlib import Path
+import torch
+from runner.scripts.evaluate import load_model, tuned_model
+from runner.scripts.spec import Spec
+settings = {"dtype": "float32", "attn_implementation": "sdpa", "trained": "model"}
+folder, cpu = Path(sys.argv[1]), torch.device("cpu")
+spec = Spec(settings, {"model": folder, "trained": folder}, folder, folder, folder)
+base = load_model(folder, settings, cpu)
+tuned = tuned_model(base, spec, cpu)
+print([sorted({weight.device.type for weight in each.parameters()}) for each in (base, tuned)])
+"""
+
+
+def test_the_base_is_out_of_memory_when_a_model_of_its_own_is_asked(
+    environment_python: Callable[[str], Path], model: Path
+) -> None:
+    ended = subprocess.run(
+        [str(environment_python("evaluate")), "-c", FREED, str(model)],
+        env={"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.stdout == "[['meta'], ['cpu']]\n", ended.stderr
