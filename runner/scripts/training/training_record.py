@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.training.checkpoints import KEPT, make_room, mark_complete, remove_old
+from runner.scripts.training.memory_kinds import highest, memory_by_kind
 from runner.scripts.training.stopping import STOP, STOPPED
 from runner.scripts.training.torch_setup import memory_in_use
 
@@ -54,6 +55,8 @@ class TrainingRecord(TrainerCallback):
         self._steps = 0  # that this process trained
         self._seconds = 0.0  # spent in them, without checkpoints
         self._began = 0.0
+        self._memory: dict[str, dict[str, int]] = {}  # phase -> kind -> bytes, at most
+        self._sampled: dict[str, int] = {}  # by kind, where the last step was fullest
 
     def count(self, tokens: list[int]) -> None:
         """Add one batch's tokens: without padding, with padding, supervised."""
@@ -77,6 +80,8 @@ class TrainingRecord(TrainerCallback):
     def measures(self) -> dict[str, Any]:
         """For run.json. Speeds are of the steps that this process trained; absent without any."""
         found: dict[str, Any] = {"steps": len(self._trace), "steps_trained_now": self._steps}
+        if self._memory:
+            found["memory_by_phase"] = self._memory
         if self._trace:
             found["loss_last_step"] = self._trace[-1]["loss"]
             for name in self._also:
@@ -97,6 +102,19 @@ class TrainingRecord(TrainerCallback):
             )
 
     # --- called by the trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The model is loaded, and nothing was computed yet."""
+        self._sample("load", kwargs)
+        self._events.measure(memory_by_phase=self._memory)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """All gradients are there."""
+        self._sample("train", kwargs)
+
+    def _sample(self, phase: str, given: dict[str, Any]) -> None:
+        self._sampled = memory_by_kind(given["model"], given.get("optimizer"), self._device)
+        self._memory[phase] = highest(self._sampled, self._memory.get(phase))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began = time.perf_counter()
@@ -133,6 +151,7 @@ class TrainingRecord(TrainerCallback):
             tokens=dict(zip(_KINDS, self._step, strict=True)),
             tokens_per_second=self._step[0] / seconds,
             memory=memory_in_use(self._device),
+            **{f"memory_{kind}": size for kind, size in self._sampled.items()},
             eta=(state.max_steps - state.global_step) * self._seconds / self._steps,
         )
         self._step = [0, 0, 0]
