@@ -90,10 +90,20 @@ def workers(count: int | None = None) -> Iterator[Workers]:
     made.close(at_once=False)
 
 
-def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items; the last may be shorter."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
+def chunked(
+    items: Iterable[T], count: int, size: int, size_of: Callable[[T], int]
+) -> Iterator[list[T]]:
+    """Lists of at most `count` items, and of at most `size` together where one is not larger."""
+    chunk: list[T] = []
+    filled = 0
+    for item in items:
+        own = size_of(item)
+        if chunk and (len(chunk) == count or filled + own > size):
+            yield chunk
+            chunk, filled = [], 0
+        chunk.append(item)
+        filled += own
+    if chunk:
         yield chunk
 
 
