@@ -66,12 +66,15 @@ setup: .venv/ready
 	@$(PIP) --require-hashes -r environments/test.txt
 	@touch $@
 
-# Locks carry versions and hashes, never an address, so they work with any mirror.
+# Locks carry versions and hashes, never an address, so they work with any mirror. A file NAME.overrides
+# says what of NAME.in's needs is left out, and why.
 LOCKS := $(patsubst %.in,%.txt,$(wildcard environments/*.in))
 lock: .venv/ready
 	@for lock in $(LOCKS); do \
+	  name=$$(basename $${lock%.txt}); \
 	  (cd environments && ../.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-header $$(basename $${lock%.txt}).in -o $$(basename $$lock)) || exit 1; \
+	    --no-emit-index-url --no-header $$(ls $$name.overrides 2>/dev/null | sed 's/^/--overrides /') \
+	    $$name.in -o $$name.txt) || exit 1; \
 	done
 
 clean:

@@ -28,6 +28,7 @@ TOGETHER = {
     "tests/integration/test_course_recipes.py": "ollama",
     "tests/integration/test_benchmark.py": "ollama",
     "tests/integration/test_ollama.py": "ollama",
+    "tests/integration/test_judge.py": "ollama",
     "tests/integration/test_synthesis.py": "ollama",
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from runner.execution.run_folder import SHOWN_AS
 from runner.scripts.evaluation.examples import FILE, Example, content_id, write_examples
 from tests.finished_runs import change_record, write_finished_run
 
@@ -64,11 +65,11 @@ def write_evaluated_run(
     return run
 
 
-def relist(run: Path, name: str) -> None:
-    """Let the manifest say what lies in the folder of the evaluation."""
+def relist(run: Path, name: str, stage: str = "evaluate") -> None:
+    """Let the manifest say what lies in the folder of the stage."""
     manifest = json.loads((run / "manifest.json").read_text())
-    content = (run / "evaluation" / name).read_bytes()
+    content = (run / SHOWN_AS[stage] / name).read_bytes()
     entry: dict[str, Any] = {"class": "platform", "platform": "cpu-test-t2-torch2.13.0"}
     entry |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    manifest["stages"]["evaluate"][name] = entry
+    manifest["stages"][stage][name] = entry
     (run / "manifest.json").write_text(json.dumps(manifest))

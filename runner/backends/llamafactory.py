@@ -81,6 +81,8 @@ def configuration(recipe: Recipe) -> dict[str, Any]:
 
 def cannot_honour(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """What schema 1 can say and LLaMA Factory would ignore, or do in another way."""
+    if recipe.train.method not in _STAGES:
+        yield "/train/method", f"LLaMA Factory 0.9.5 has no {recipe.train.method}"
     yield from preferences.cannot_honour(recipe)
     yield from _unknown_adapter_settings(recipe.train.adapter)
     if recipe.train.template != "shared":

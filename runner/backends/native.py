@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from runner.backends.trainer_arguments import SAME, weights_that_learn
-from runner.recipe.methods import settings_of
+from runner.recipe.methods import METHODS, settings_of
 from runner.recipe.model import quantization_spec
 
 if TYPE_CHECKING:
     from runner.recipe.model import Adapter, Recipe
 
 ENVIRONMENT = "native"
-# tests/integration/test_train_native.py and test_train_preferences.py
-PROVED_TO_RESUME = frozenset({"sft", "pretrain", "dpo", "orpo", "simpo", "kto", "reward"})
+# tests/integration/test_train_native.py, test_train_preferences.py and test_train_grpo.py
+PROVED_TO_RESUME = frozenset({"sft", "pretrain", "dpo", "orpo", "simpo", "kto", "reward", "grpo"})
 
 # every other method compares answers
-_SCRIPTS = {"sft": "train_native", "pretrain": "train_native"}
+_SCRIPTS = {"sft": "train_native", "pretrain": "train_native", "grpo": "train_grpo_native"}
 # methods that learn from packs; pairs and sampled answers do not
 PACKED = frozenset({"sft", "pretrain"})
 _SETTINGS = (
@@ -62,7 +62,9 @@ def cannot_honour(recipe: Recipe) -> Iterator[tuple[str, str]]:
             "TRL trains no adapter on lm_head; modules_to_save trains it as a whole",
         )
     if recipe.data.packing and recipe.train.method not in PACKED:
-        yield "/data/packing", f"{recipe.train.method} compares whole answers, and packs mix them"
+        does = "asks" if METHODS[recipe.train.method].generates else "compares"
+        what = "whole prompts" if does == "asks" else "whole answers"
+        yield "/data/packing", f"{recipe.train.method} {does} {what}, and packs mix them"
     if recipe.model.dtype == "float16" and recipe.train.bf16:
         yield "/train/bf16", "bf16 autocast over float16 weights mixes two 16-bit formats"
     held = recipe.model.quantization

@@ -233,9 +233,12 @@ def _rename(
 
 
 def _input_name(sections: list[str], last: str, text: str) -> str:
-    """`train-0.jsonl` for /data/train/0/path, `questions.txt` for the questions."""
+    """`train-0.jsonl` for /data/train/0/path, `questions.txt`, `task-0-data.jsonl` for a task's rows."""
     suffix = PurePosixPath(text).suffix
     suffix = suffix if _SUFFIX.fullmatch(suffix) else ""
+    if sections[:2] == ["evaluate", "harness"]:
+        part = "" if last == "path" else f"-{last}"
+        return f"task-{sections[-1]}{part}{suffix}"
     if last != "path":
         return f"{last}{suffix}"
     kind = {"train": "train", "clean": "decontaminate"}.get(sections[1], "validation")

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.compare.candidates import Candidate
+    from runner.judge.settings import Settings
 
 HELP = (
     "Quality of finished runs side by side, base and tuned models: held-out loss, answers to the "
@@ -31,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="also write compare.html and compare.json there",
     )
+    parser.add_argument(
+        "--judge",
+        type=Path,
+        metavar="FILE",
+        help="have a model judge the answers, by this file; what it says goes into a log beside it",
+    )
+    parser.add_argument("--offline", action="store_true", help="judge by the log alone; ask nobody")
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
@@ -43,7 +57,12 @@ def main(args: argparse.Namespace) -> int:
 
     if args.output is not None:
         _check_folder(args.output)
-    data = as_data(candidates([open_run(path) for path in args.runs]))
+    settings = _judge_settings(args)
+    found = candidates([open_run(path) for path in args.runs])
+    data = as_data(found)
+    if settings is not None:
+        data["judge"] = _judged(found, settings, offline=args.offline)
+        data["notes"] += data["judge"].pop("notes")
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if args.output is not None:
         from runner.report.compare_html import as_html
@@ -58,6 +77,55 @@ def main(args: argparse.Namespace) -> int:
         page = None if args.output is None else str(args.output / "compare.html")
         print_comparison(data, page, sys.stdout)
     return 0
+
+
+def _judge_settings(args: argparse.Namespace) -> Settings | None:
+    """Of --judge. Raises RecipeInvalid, and UsageError (E915) for --offline without it."""
+    from runner.errors import UsageError
+    from runner.judge.settings import read_settings
+
+    if args.judge is not None:
+        return read_settings(args.judge)
+    if args.offline:
+        raise UsageError(
+            "--offline says from where verdicts come, and nobody is to judge",
+            hint="leave it out, or name the judge's file: --judge judge.yaml",
+            code="E915",
+        )
+    return None
+
+
+def _judged(found: Sequence[Candidate], settings: Settings, *, offline: bool) -> dict[str, Any]:
+    """What the judge says, as plain data; what it cost goes to stderr."""
+    from runner.judge.command import Told, judge_candidates
+
+    told = Told(_beside, _Progress())
+    data, tally = judge_candidates(found, settings, told, offline=offline)
+    _beside(
+        f"judge: {tally.from_log} answers from the log, {tally.new} new; "
+        f"{tally.failed_tries} tries failed; {tally.new_tokens} tokens now"
+    )
+    return data
+
+
+def _beside(message: str) -> None:
+    from runner.report.printable import escaped
+
+    print(escaped(message), file=sys.stderr)
+
+
+class _Progress:
+    """Says on a terminal, every few seconds, how many prompts are judged."""
+
+    SECONDS = 5.0
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if sys.stderr.isatty() and time.monotonic() - self._said >= self.SECONDS:
+            self._said = time.monotonic()
+            print(f"{done} of {total} judged", file=sys.stderr)
 
 
 def _check_folder(folder: Path) -> None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.errors import UsageError
+from runner.execution.run_folder import SHOWN_AS
 from runner.report.printable import quoted
 from runner.scripts.data.questions import Question
 from runner.scripts.evaluation.examples import (
     FILE,
+    MODELS,
+    SHOWN,
     Example,
     ExampleSet,
     NotExamples,
+    cut,
     question_id,
     read_examples,
 )
@@ -34,7 +38,8 @@ class Candidate:
 
     `base`: identity of the model that was trained, and of how it is asked. `kept`: are there
     results of every example, or only answers to questions? `means`: measures without examples, by
-    name of the measure.
+    name of the measure. `system`: the prompt above every question that has none. `prompts`: whole
+    texts of those questions that examples show cut.
     """
 
     name: str
@@ -46,6 +51,12 @@ class Candidate:
     max_new_tokens: int
     examples: Mapping[Key, Example]
     means: Mapping[str, float]
+    system: str | None = None
+    prompts: Mapping[Key, str] = field(default_factory=dict)
+
+    def prompt(self, key: Key) -> str:
+        """The whole text of a question."""
+        return self.prompts.get(key) or str(self.examples[key].shown.get("prompt", ""))
 
 
 def candidates(runs: Sequence[Run]) -> list[Candidate]:
@@ -85,6 +96,7 @@ def _with_more(known: Candidate, again: Candidate) -> Candidate:
         kept=known.kept or again.kept,
         examples={**again.examples, **known.examples},
         means={**again.means, **known.means},
+        prompts={**again.prompts, **known.prompts},
     )
 
 
@@ -107,6 +119,8 @@ def _of_run(run: Run, name: str) -> tuple[Candidate, Candidate]:
     kept = _examples(run)
     examples = ExampleSet(settings["max_new_tokens"], {}) if kept is None else kept
     asked = dict(examples.examples) if kept else _questions(run, settings["system"])
+    asked |= _task_examples(run)
+    prompts = _whole_prompts(run, asked) if kept else {}
     platform = str(run.record.get("platform", {}).get("name", ""))
     sides = []
     for side in ("base", "tuned"):
@@ -122,6 +136,8 @@ def _of_run(run: Run, name: str) -> tuple[Candidate, Candidate]:
                 max_new_tokens=examples.max_new_tokens,
                 examples={key: each for key, each in asked.items() if side in each.results},
                 means={} if type(loss) is not float else {"loss": loss},
+                system=settings["system"],
+                prompts=prompts,
             )
         )
     return sides[0], sides[1]
@@ -180,12 +196,20 @@ def _settings(run: Run) -> dict[str, Any]:
 def _examples(run: Run) -> ExampleSet | None:
     """The kept results; None where the recipe did not ask for any."""
     content = _checked(run, FILE)
-    if content is None:
-        return None
+    return None if content is None else _read(run, "evaluate", content)
+
+
+def _task_examples(run: Run) -> Mapping[Key, Example]:
+    """What came out of the tasks of lm-evaluation-harness; nothing where there were none."""
+    content = _checked(run, FILE, "harness") if "harness" in run.manifest else None
+    return {} if content is None else _read(run, "harness", content).examples
+
+
+def _read(run: Run, stage: str, content: bytes) -> ExampleSet:
     try:
         return read_examples(content)
     except NotExamples as error:
-        raise _damaged(run, FILE, str(error)) from None
+        raise _damaged(run, FILE, str(error), stage) from None
 
 
 def _questions(run: Run, system: str | None) -> dict[Key, Example]:
@@ -216,25 +240,50 @@ def _questions(run: Run, system: str | None) -> dict[Key, Example]:
     return found
 
 
-def _checked(run: Run, path: str) -> bytes | None:
-    """An output of the evaluation with the bytes that the manifest says; None when it has none."""
-    facts = run.manifest["evaluate"].get(path)
+def _whole_prompts(run: Run, examples: Mapping[Key, Example]) -> dict[Key, str]:
+    """Of examples that show a question cut: all of it, from answers.jsonl, by what was answered."""
+    cut_ones = {
+        (
+            str(each.shown["prompt"]),
+            *(each.results.get(side, {}).get("answer") for side in MODELS),
+        ): key
+        for key, each in examples.items()
+        if len(str(each.shown.get("prompt", ""))) == SHOWN
+    }
+    if not cut_ones:
+        return {}
+    found = {}
+    for line in (_checked(run, "answers.jsonl") or b"").decode("utf-8", "replace").split("\n"):
+        try:
+            row = json.loads(line)
+            text = str(row["question"])
+            key = cut_ones.get((cut(text), *(row.get(side) for side in MODELS)))
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            continue
+        if key is not None:
+            found[key] = text
+    return found
+
+
+def _checked(run: Run, path: str, stage: str = "evaluate") -> bytes | None:
+    """An output with the bytes that the manifest says; None when the stage has none."""
+    facts = run.manifest[stage].get(path)
     if facts is None:
         return None
-    place = run.shown("evaluate", path)
+    place = run.shown(stage, path)
     assert place is not None
     try:
         content = read_regular(place, MAX_BYTES)
     except NotReadable as error:
-        raise _damaged(run, path, str(error)) from None
+        raise _damaged(run, path, str(error), stage) from None
     if hashlib.sha256(content).hexdigest() != facts["sha256"]:
-        raise _damaged(run, path, "it is not what the run wrote")
+        raise _damaged(run, path, "it is not what the run wrote", stage)
     return content
 
 
-def _damaged(run: Run, path: str, why: str) -> UsageError:
+def _damaged(run: Run, path: str, why: str, stage: str = "evaluate") -> UsageError:
     return UsageError(
-        f"{run.folder}: evaluation/{path} cannot be used: {quoted(why, 200)[1:-1]}",
+        f"{run.folder}: {SHOWN_AS[stage]}/{path} cannot be used: {quoted(why, 200)[1:-1]}",
         hint=f"recipe verify {run.folder} says what else has changed; or run the recipe again",
         code="E921",
     )

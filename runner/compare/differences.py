@@ -9,7 +9,13 @@ from typing import Any
 from runner.compare.candidates import Candidate, Key
 from runner.scripts.evaluation.examples import Example, content_id
 from runner.scripts.evaluation.intervals import Estimate
-from runner.scripts.evaluation.measures import MEASURES, Measure, changed, measured
+from runner.scripts.evaluation.measures import (
+    MEASURES,
+    Measure,
+    changed,
+    measured,
+    task_measures,
+)
 
 MOST = 5  # examples of a measure that are shown
 
@@ -63,8 +69,14 @@ def held(candidate: Candidate) -> dict[str, dict[str, Any]]:
 def estimates(candidate: Candidate) -> dict[str, Estimate]:
     """measure -> mean over all examples that the model has."""
     examples = [candidate.examples[key] for key in sorted(candidate.examples)]
-    found = {each.name: measured(each, examples, candidate.side) for each in MEASURES}
+    found = {each.name: measured(each, examples, candidate.side) for each in measures_of(candidate)}
     return {name: each for name, each in found.items() if each is not None}
+
+
+def measures_of(*found: Candidate) -> list[Measure]:
+    """All that there are, and those of every task that one of the models did."""
+    of_tasks = task_measures(each for one in found for each in one.examples.values())
+    return [*MEASURES, *of_tasks]
 
 
 def pairs_of(found: Sequence[Candidate]) -> Iterator[tuple[Candidate, Candidate]]:
@@ -81,7 +93,7 @@ def pairs_of(found: Sequence[Candidate]) -> Iterator[tuple[Candidate, Candidate]
 
 def differences(first: Candidate, second: Candidate) -> Iterator[Difference]:
     """Of every measure that one of the two has."""
-    for measure in MEASURES:
+    for measure in measures_of(first, second):
         of_first, of_second = (_results(each, measure) for each in (first, second))
         if not of_first and not of_second:
             if measure.name in first.means and measure.name in second.means:
@@ -126,7 +138,9 @@ def _why_not(
         return _lacks(measure, second if of_first else first)
     if measure.from_base and first.base != second.base:
         return "their bases differ"
-    answers = any("answer" in first.examples[key].results[first.side] for key in both)
+    answers = "task" not in measure.kinds and any(
+        "answer" in first.examples[key].results[first.side] for key in both
+    )
     if answers and first.max_new_tokens != second.max_new_tokens:
         return f"answers of at most {first.max_new_tokens} and {second.max_new_tokens} tokens"
     return "" if both else "nothing in common: other held-out rows or questions"

@@ -7,9 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner.compare.candidates import Candidate
-from runner.compare.differences import Difference, differences, estimates, held, pairs_of
+from runner.compare.differences import (
+    Difference,
+    differences,
+    estimates,
+    held,
+    measures_of,
+    pairs_of,
+)
 from runner.scripts.evaluation.intervals import FEW, RESAMPLED, Estimate
-from runner.scripts.evaluation.measures import MEASURES
 
 SCHEMA = 1
 
@@ -23,7 +29,8 @@ def as_data(found: Sequence[Candidate]) -> dict[str, Any]:
         "few": FEW,
         "models": [_model(each) for each in found],
         "measures": [
-            {"name": each.name, "title": each.title, "better": each.better} for each in MEASURES
+            {"name": each.name, "title": each.title, "better": each.better}
+            for each in measures_of(*found)
         ],
         "comparisons": [
             {

@@ -37,6 +37,7 @@ SHOWN_AS = {
     "prepare": "prepared",
     "train": ".",
     "evaluate": "evaluation",
+    "harness": "harness",
     "merge": "merged",
     "imatrix": "imatrix",
     "gguf": "gguf",

@@ -80,11 +80,12 @@ def environment_pins(recipe: Recipe) -> dict[str, str]:
     """Role -> sha256 of its lock file: not of the interpreter, which may differ between machines.
 
     All of them, since a stage may borrow another stage's environment; but for those of backends
-    that do not train this recipe, and that of task metrics which it does not ask for.
+    that do not train this recipe, and those of task metrics and of the harness where it asks for
+    none.
     """
     from runner.backends import environments_beside
     from runner.recipe.base_recipe import recipes_of
-    from runner.stages import evaluate
+    from runner.stages import evaluate, harness
     from runner.system.folders import shipped
 
     chain = [*recipes_of(recipe)]
@@ -92,6 +93,8 @@ def environment_pins(recipe: Recipe) -> dict[str, str]:
     unused = {*NOT_OF_STAGES, *set.intersection(*beside)}
     if all(evaluate.environment(each) != evaluate.WITH_METRICS for each in chain):
         unused.add(evaluate.WITH_METRICS)
+    if not any(harness.wanted(each) for each in chain):
+        unused.add(harness.ENVIRONMENT)
     locks = sorted(shipped("environments").glob("*.txt"))
     return {
         path.stem: hashlib.sha256(path.read_bytes()).hexdigest()

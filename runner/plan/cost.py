@@ -27,6 +27,7 @@ from runner.plan.memory import (
 from runner.plan.patterns import end_in_time
 from runner.plan.plan import Action, Step
 from runner.plan.shapes import Shapes, UnknownShapesError, shapes_of
+from runner.recipe.methods import METHODS
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
@@ -132,7 +133,11 @@ def cost_of(
     if shapes is None:
         return Cost(machine, unknown, "", 0, 0, {}, (), time, steps_known, backend)
     job = Job.of(recipe)
-    estimates = {"train": training_memory, "evaluate": evaluation_memory}
+    estimates = {
+        "train": training_memory,
+        "evaluate": evaluation_memory,
+        "harness": evaluation_memory,
+    }
     return Cost(
         machine=machine,
         unknown="",
@@ -334,8 +339,7 @@ def training_steps(recipe: Recipe) -> int | None:
     rows = training_rows(recipe)
     if rows is None or train.num_train_epochs is None:
         return None
-    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    return max(1, math.ceil(train.num_train_epochs * math.ceil(rows / batch)))
+    return max(1, math.ceil(train.num_train_epochs * math.ceil(rows / train.rows_per_step)))
 
 
 def training_rows(recipe: Recipe) -> int | None:
@@ -357,11 +361,12 @@ def training_flop(recipe: Recipe, shapes: Shapes, steps: int) -> float:
     """Two for each weight and token on the way there, and again where it is computed twice.
 
     On the way back two for the gradient of what flows, and two for that of a weight that learns.
+    Answers that are learnt from are drawn, and read by the reference, before that.
     """
     train = recipe.train
     batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
     tokens = steps * batch * recipe.data.max_length
-    passes = 2 + train.gradient_checkpointing
+    passes = 2 + train.gradient_checkpointing + 2 * METHODS[train.method].generates
     multiplied = shapes.parameters - (0 if _is_tied(shapes) else shapes.vocabulary * shapes.hidden)
     learning = trained_parameters(shapes, train.adapter)
     return 2.0 * tokens * (passes * multiplied + learning)

@@ -74,13 +74,12 @@ class Job:
     loss: bool  # is the held-out loss measured?
     reference: bool = False  # is there a second, frozen copy of the model?
     sides: int = 1  # rows of a forward pass for one of the recipe's batch: a pair has two
+    answers: int = 0  # that are drawn at once while training
 
     @classmethod
     def of(cls, recipe: Recipe) -> Job:
         """The job of `recipe`. Questions in a file are not counted: they may fill a batch."""
         train, evaluate = recipe.train, recipe.evaluate
-        many = evaluate and (evaluate.questions or evaluate.forgetting)
-        asked = EVALUATION_BATCH if many else 0
         return cls(
             dtype=recipe.model.dtype,
             quantization=recipe.model.quantization,
@@ -93,11 +92,14 @@ class Job:
             sides=METHODS[train.method].rows,
             accumulation=train.gradient_accumulation_steps,
             length=recipe.data.max_length,
-            new_tokens=evaluate.max_new_tokens if evaluate else 0,
-            questions=max(asked, min(EVALUATION_BATCH, evaluate.samples)) if evaluate else 0,
-            loss=bool(evaluate and evaluate.loss),
+            new_tokens=max(evaluate.max_new_tokens, train.max_completion_length or 0)
+            if evaluate
+            else 0,
+            questions=_questions(recipe),
+            loss=bool(evaluate and evaluate.loss and not METHODS[train.method].generates),
+            answers=_answers(recipe),
             # with an adapter, the model without it is the reference
-            reference=train.method in ("dpo", "kto") and train.adapter.type == "none",
+            reference=train.method in ("dpo", "kto", "grpo") and train.adapter.type == "none",
         )
 
     @property
@@ -114,7 +116,8 @@ class Job:
 def training_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
     """Peak of the training. `device`: cpu or cuda, for what the process itself takes.
 
-    The peak is where the way back begins, or, where little is kept for it, the optimizer's step.
+    The peak is where the way back begins, or, where little is kept for it, the optimizer's step, or
+    where many answers are drawn at once.
     """
     trained = trained_parameters(shapes, job.adapter)
     state, step = OPTIMIZER_BYTES[job.optim]
@@ -130,8 +133,39 @@ def training_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
         turn.append(gradients)
     temporary = step * trained if device == "cuda" else 0  # one weight after the other on a CPU
     stepping = [gradients, Item("step of the optimizer", temporary)]
-    peak = max(turn, stepping, key=lambda items: sum(item.bytes for item in items))
+    phases = [turn, stepping]
+    if job.answers:
+        phases.append(_while_answering(shapes, job))
+    peak = max(phases, key=lambda items: sum(item.bytes for item in items))
     return _memory([*kept, *peak, Item("process", PROCESS_BYTES[device])])
+
+
+def _questions(recipe: Recipe) -> int:
+    """Answers at once in the evaluation."""
+    evaluate = recipe.evaluate
+    if evaluate is None:
+        return 0
+    rewarded = evaluate.loss and METHODS[recipe.train.method].generates
+    if evaluate.questions or evaluate.forgetting or rewarded:
+        return EVALUATION_BATCH
+    return min(EVALUATION_BATCH, evaluate.samples)
+
+
+def _answers(recipe: Recipe) -> int:
+    """Answers that are drawn at once while training: all of a step."""
+    train = recipe.train
+    if not METHODS[train.method].generates:
+        return 0
+    return train.per_device_train_batch_size * train.gradient_accumulation_steps
+
+
+def _while_answering(shapes: Shapes, job: Job) -> list[Item]:
+    """What is in memory beside the weights when the last token is drawn: the keys and values of all
+    answers, and the logits of one token, as computed and as float32."""
+    value = DTYPE_BYTES[job.stream]
+    cache = job.answers * job.length * cache_bytes(shapes, value)
+    logits = job.answers * shapes.vocabulary * (value + 2 * FLOAT32)
+    return [Item(f"KV cache of {job.answers} answers", cache), Item("logits of a token", logits)]
 
 
 def loading_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:

@@ -195,7 +195,15 @@ def _named(found: list[Finding], source: Source, properties: dict[str, Any]) -> 
 def _cross_checks(recipe: Recipe, unsound: set[str]) -> tuple[list[Diagnostic], str]:
     """What rules and files say, and what could not be checked."""
     # the rules of these join CHECKS
-    from runner.recipe.checks import adapter, cleaning, disk, methods, settings, shares  # noqa: F401
+    from runner.recipe.checks import (  # noqa: F401
+        adapter,
+        cleaning,
+        disk,
+        methods,
+        rewards,
+        settings,
+        shares,
+    )
     from runner.recipe.checks.registry import CHECKS
 
     found = [
@@ -214,7 +222,7 @@ def _cross_checks(recipe: Recipe, unsound: set[str]) -> tuple[list[Diagnostic], 
 
 def _file_checks(recipe: Recipe, unsound: set[str], bad: set[str]) -> tuple[list[Finding], str]:
     """What the rows and the model's facts say. Nothing is read at a place that is wrong itself."""
-    from runner.recipe.checks import disk, model, rows, widths
+    from runner.recipe.checks import disk, harness, model, rows, widths
 
     found: list[Finding] = []
     data = "data" not in unsound and not any(pointer.startswith("/data") for pointer in bad)
@@ -224,6 +232,8 @@ def _file_checks(recipe: Recipe, unsound: set[str], bad: set[str]) -> tuple[list
         found += rows.check_repeats(recipe)
     if data and "evaluate" not in unsound:
         found += disk.check_held_out_rows(recipe)
+    if "evaluate" not in unsound and not any("/evaluate/harness" in pointer for pointer in bad):
+        found += harness.check_tasks(recipe)
     if data and "train" not in unsound:
         found += rows.check_batch(recipe)
     if "model" in unsound or any(pointer.startswith("/model") for pointer in bad):

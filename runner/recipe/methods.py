@@ -2,7 +2,8 @@
 
 `train.beta` and the like mean something for some methods only. Their defaults depend on the method,
 so they stand here and not in the schema; each is TRL's own, but for SimPO, whose paper's are taken
-(Meng et al. 2024: beta 2.0 to 10, gamma 0.3 to 1.6).
+(Meng et al. 2024: beta 2.0 to 10, gamma 0.3 to 1.6), and for GRPO's beta (Shao et al. 2024: 0.04;
+TRL's 0 measures no divergence).
 """
 
 from __future__ import annotations
@@ -15,14 +16,22 @@ CONVERSATIONS = ("messages", "alpaca", "sharegpt", "prompt-completion", "text")
 TEXTS = ("text",)
 PAIRS = ("preference",)
 JUDGED = ("kto",)
+PROMPTS = ("prompt",)
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """`formats` of rows it learns from; its own `settings` with their defaults."""
+    """`formats` of rows it learns from; its own `settings` with their defaults, and those without
+    one, which it `needs`."""
 
     formats: tuple[str, ...]
     settings: Mapping[str, float | str]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Names of all settings that are its own."""
+        return (*self.settings, *self.needs)
 
     @property
     def rows(self) -> int:
@@ -34,6 +43,11 @@ class Method:
         """Does it learn from answers that are better or worse than others?"""
         return self.formats in (PAIRS, JUDGED)
 
+    @property
+    def generates(self) -> bool:
+        """Does it learn from answers that the model gives while it learns?"""
+        return self.formats == PROMPTS
+
 
 METHODS = {
     "sft": Method(CONVERSATIONS, {}),
@@ -43,19 +57,33 @@ METHODS = {
     "simpo": Method(PAIRS, {"beta": 2.0, "simpo_gamma": 1.0}),
     "kto": Method(JUDGED, {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}),
     "reward": Method(PAIRS, {"center_rewards_coefficient": 0.0}),
+    "grpo": Method(
+        PROMPTS,
+        {
+            "beta": 0.04,
+            "num_generations": 8,
+            "max_completion_length": 256,
+            "temperature": 1.0,
+        },
+        needs=("rewards",),
+    ),
 }
 # Every setting that belongs to some method.
-SETTINGS = tuple(sorted({name for method in METHODS.values() for name in method.settings}))
+SETTINGS = tuple(sorted({name for method in METHODS.values() for name in method.own}))
 
 
-def settings_of(train: Any) -> dict[str, float | str]:
-    """The values of the method's own settings; `train`: of a recipe (`recipe.model.Train`)."""
-    return {name: getattr(train, name) for name in METHODS[train.method].settings}
+def settings_of(train: Any) -> dict[str, Any]:
+    """The values of the method's own settings, as plain data; `train`: of a recipe
+    (`recipe.model.Train`)."""
+    own = {name: getattr(train, name) for name in METHODS[train.method].own}
+    if own.get("rewards"):
+        own["rewards"] = [each.spec for each in own["rewards"]]
+    return own
 
 
 def methods_with(setting: str) -> list[str]:
     """Names of the methods that `setting` belongs to."""
-    return [name for name, method in METHODS.items() if setting in method.settings]
+    return [name for name, method in METHODS.items() if setting in method.own]
 
 
 def methods_of(data_format: str) -> list[str]:

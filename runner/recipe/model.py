@@ -220,6 +220,32 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
+class Reward:
+    """What an answer earns (scripts/rewards/functions.py). What is not given is None or empty."""
+
+    name: str
+    weight: float
+    pattern: str | None
+    tolerance: float | None
+    words: tuple[str, ...]
+    fields: Mapping[str, str]
+    min_words: int | None
+    max_words: int | None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those that are given, as plain data."""
+        given = {name: value for name, value in asdict(self).items() if value not in (None, (), {})}
+        del given["name"], given["weight"]
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in given.items()}
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """For a script: name, weight, parameters."""
+        return {"name": self.name, "weight": self.weight, **self.parameters}
+
+
+@dataclass(frozen=True, slots=True)
 class Train:
     """How the model learns. One of `max_steps` and `num_train_epochs` is None."""
 
@@ -233,6 +259,10 @@ class Train:
     desirable_weight: float | None
     undesirable_weight: float | None
     center_rewards_coefficient: float | None
+    num_generations: int | None
+    max_completion_length: int | None
+    temperature: float | None
+    rewards: tuple[Reward, ...] | None
     template: str  # "shared", or the name of one of LLaMA Factory's own
     adapter: Adapter
     max_steps: int | None
@@ -249,6 +279,31 @@ class Train:
     gradient_checkpointing: bool
     save_steps: int  # operational: decides no byte of the result
 
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of the data that one step takes: where answers are drawn, they are the batch."""
+        batch = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        return max(1, batch // (self.num_generations or 1))
+
+
+@dataclass(frozen=True, slots=True)
+class HarnessTask:
+    """A task file of lm-evaluation-harness, and its rows. Paths are relative to the recipe."""
+
+    path: str
+    data: str
+    fewshot: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Harness:
+    """Tasks of lm-evaluation-harness. `limit`: rows of each; `num_fewshot`: None: by the task."""
+
+    tasks: tuple[HarnessTask, ...]
+    limit: int | None
+    num_fewshot: int | None
+    apply_chat_template: bool
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
@@ -260,6 +315,7 @@ class Evaluate:
     questions: str | None
     metrics: bool
     forgetting: bool
+    harness: Harness | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,7 +446,7 @@ def build(filled: dict[str, Any], source: Source) -> Recipe:
         model=_model(filled.get("model")),
         data=_data(filled.get("data")),
         train=_train(filled.get("train")),
-        evaluate=_plain(Evaluate, filled.get("evaluate")),
+        evaluate=_evaluate(filled.get("evaluate")),
         merge=_plain(Merge, filled.get("merge")),
         gguf=_gguf(filled.get("gguf")),
         ollama=_plain(Ollama, filled.get("ollama")),
@@ -483,7 +539,15 @@ def _files(items: Any) -> tuple[DataFile, ...]:
 def _train(train: dict[str, Any] | None) -> Any:
     if train is None:
         return None
-    return _plain(Train, {**train, "adapter": _adapter(train["adapter"])})
+    made = {"adapter": _adapter(train["adapter"]), "rewards": _rewards(train.get("rewards"))}
+    return _plain(Train, {**train, **made})
+
+
+def _rewards(items: Any) -> tuple[Reward, ...] | None:
+    """None of a method without rewards."""
+    if items is None:
+        return None
+    return tuple(_plain(Reward, {**item, "words": tuple(item["words"])}) for item in items)
 
 
 _WITHOUT_LAYERS: dict[str, Any] = {"trainable_layers": None, "trainable_modules": ()}
@@ -509,6 +573,16 @@ def _adapter(adapter: dict[str, Any]) -> Adapter:
     others = _NO_ADAPTER if adapter["type"] == "none" else _WITHOUT_LAYERS
     made: Adapter = _plain(Adapter, others | values)
     return made
+
+
+def _evaluate(evaluate: dict[str, Any] | None) -> Any:
+    if evaluate is None:
+        return None
+    harness = evaluate.get("harness")
+    if harness is not None:
+        tasks = tuple(_plain(HarnessTask, each) for each in harness["tasks"])
+        harness = _plain(Harness, {**harness, "tasks": tasks})
+    return _plain(Evaluate, {**evaluate, "harness": harness})
 
 
 def _gguf(gguf: dict[str, Any] | None) -> Any:

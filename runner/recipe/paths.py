@@ -61,6 +61,11 @@ def named_paths(recipe: Recipe) -> Iterator[NamedPath]:
             yield NamedPath(pointer, path, "file")
     if recipe.evaluate is not None and recipe.evaluate.questions is not None:
         yield NamedPath("/evaluate/questions", recipe.evaluate.questions, "file")
+    if recipe.evaluate is not None and recipe.evaluate.harness is not None:
+        for number, task in enumerate(recipe.evaluate.harness.tasks):
+            for key in ("path", "data", "fewshot"):
+                if (text := getattr(task, key)) is not None:
+                    yield NamedPath(f"/evaluate/harness/tasks/{number}/{key}", text, "file")
 
 
 def _paths_of_base(recipe: Recipe, base: Mapping[str, Any]) -> Iterator[NamedPath]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runner.recipe.base_recipe import POINTER, with_base
+from runner.recipe.methods import METHODS
 from runner.recipe.model import build
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ MAX_MODEL = 80  # characters of a model's name in Ollama
 MAX_STEPS = 8
 MAX_WARMUP = 2
 MAX_LENGTH = 512  # tokens
+MAX_ANSWER = 64  # tokens of an answer that is learnt from
 
 HELP = (
     "the same stages on a small random model of the same architecture: a minute on a CPU, to see "
@@ -89,12 +91,15 @@ def _training(resolved: dict[str, Any], put: _Put) -> None:
     train.pop("num_train_epochs", None)
     put("/train/max_steps", min(train.get("max_steps") or MAX_STEPS, MAX_STEPS))
     put("/train/warmup_steps", min(train["warmup_steps"], MAX_WARMUP))
+    if "max_completion_length" in train:
+        put("/train/max_completion_length", min(train["max_completion_length"], MAX_ANSWER))
 
 
 def _lengths(resolved: dict[str, Any], put: _Put) -> None:
-    """Rows that only the shorter length makes too long are cut, not refused."""
+    """Rows that only the shorter length makes too long are cut or left out, not refused."""
     data = resolved["data"]
     if data["max_length"] > MAX_LENGTH:
         put("/data/max_length", MAX_LENGTH)
         if data["too_long"] == "error":
-            put("/data/too_long", "truncate")
+            generates = METHODS[resolved["train"]["method"]].generates
+            put("/data/too_long", "drop" if generates else "truncate")  # a prompt is never cut

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
@@ -15,6 +15,7 @@ from runner.report.compare_text import (
     value_rows,
 )
 from runner.report.html_page import page, table, table_of_html
+from runner.report.judge_text import judge_rows
 
 _WIDTH, _HEIGHT = 220, 22
 _STYLE = """
@@ -39,6 +40,7 @@ def as_html(data: Mapping[str, Any]) -> str:
         table(("", *(model["name"] for model in data["models"])), value_rows(data)),
         f"<p>{escape(method_words(data))}</p>",
         *(_comparison(data, found) for found in data["comparisons"]),
+        *_judged(data),
         "<h2>Models</h2>",
         table(
             ("name", "run", "base sha256", "platform"),
@@ -70,6 +72,33 @@ def _comparison(data: Mapping[str, Any], found: Mapping[str, Any]) -> str:
             *(_most(names[each["measure"]], found, each) for each in found["differences"]),
         ]
     )
+
+
+def _judged(data: Mapping[str, Any]) -> Iterator[str]:
+    """What a judge said of each pair of models, where one was asked."""
+    if "judge" not in data:
+        return
+    judge = data["judge"]
+    yield f"<h2>Judged by {escape(judge['judge'])}</h2>"
+    yield f"<p>Each prompt in both orders; all that was asked is in {escape(judge['log'])}.</p>"
+    for found in judge["comparisons"]:
+        first, second = found["first"], found["second"]
+        yield f"<h3>{escape(second)} against {escape(first)}</h3>"
+        yield table(("", ""), list(judge_rows(found)))
+        if found["most"]:
+            head = ("asked", "better", f"{first} said", f"{second} said", "why")
+            rows = [
+                (
+                    each["prompt"],
+                    found[each["won"]],
+                    each["first_answer"],
+                    each["second_answer"],
+                    "\n".join(each["reasons"]),
+                )
+                for each in found["most"]
+            ]
+            summary = "<summary>Decided answers that differ most</summary>"
+            yield f"<details>{summary}{table(head, rows)}</details>"
 
 
 def _marked(verdict: str) -> str:

@@ -24,6 +24,11 @@ def print_comparison(data: Mapping[str, Any], page: str | None, stream: TextIO) 
         console.print(_differences(data, found))
         for line in (*held_lines(found), *_example_lines(data, found)):
             console.print(line, markup=False)
+    if "judge" in data:
+        from runner.report.judge_text import judge_lines
+
+        for line in judge_lines(data):
+            console.print(line, markup=False)
     for note in data["notes"]:
         console.print(f"warning[{note['code']}]: {note['message']}", markup=False)
         console.print(f"  hint: {note['hint']}", markup=False)

@@ -161,11 +161,13 @@ def amount(event: dict[str, Any]) -> str:
 
 
 def step_details(event: dict[str, Any]) -> str:
-    """The parts of a progress event worth a glance: message, loss, speed, memory, time left."""
+    """The parts of a progress event worth a glance, from its message to the time that is left."""
     # A message may quote a model's answer, and a model may say anything.
     parts = [escaped(str(event["message"]))] if event.get("message") else []
     if event.get("loss") is not None:
         parts.append(f"loss {event['loss']:.3f}")
+    if event.get("reward") is not None:
+        parts.append(f"reward {event['reward']:.3f}")
     if event.get("margins") is not None:
         parts.append(f"margin {event['margins']:.3f}")
     if event.get("tokens_per_second"):

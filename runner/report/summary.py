@@ -148,12 +148,14 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
             f"{measured['perplexity_base']:.2f} → {measured['perplexity_tuned']:.2f})"
         )
     lines += _preference_lines(measured)
+    lines += _reward_lines(measured, _measures(result, "train"))
     if measured.get("questions"):
         lines.append(
             f"questions         {measured['score_base']} of {measured['questions']} right before, "
             f"{measured['score_tuned']} of {measured['questions']} after"
         )
     lines += _example_lines(measured.get("examples") or {})
+    lines += _task_lines(_measures(result, "harness").get("tasks") or {})
     lines += template_lines(_measures(result, "train").get("template"))
     speed = _measures(result, "benchmark")
     if "generation_tokens_per_second" in speed:
@@ -162,6 +164,22 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
             f"first token after {_median(speed['time_to_first_token'])} s "
             f"(median of {speed['runs']})"
         )
+    return lines
+
+
+def _task_lines(tasks: dict[str, Any]) -> list[str]:
+    """Of every task and metric: before, after, and the difference with its interval."""
+    lines = []
+    for name, found in tasks.items():
+        base, tuned, change = (found.get(side) for side in ("base", "tuned", "change"))
+        if base is None or tuned is None or change is None:
+            continue
+        words = f"{name}: {base['value']:.3f} before, {tuned['value']:.3f} after"
+        if found["few"] or change["low"] is None:
+            words += f"  ({found['count']} rows: too few to say more)"
+        else:
+            words += f"  (95% of the difference: {change['low']:+.3f} to {change['high']:+.3f})"
+        lines.append(f"task              {words}")
     return lines
 
 
@@ -184,6 +202,26 @@ def _preference_lines(measured: dict[str, Any]) -> list[str]:
         )
     if lines and measured.get("few_pairs"):
         lines.append("                  too few held-out rows to say more: hold out 30 or more")
+    return lines
+
+
+def _reward_lines(measured: dict[str, Any], trained: dict[str, Any]) -> list[str]:
+    """What held-out answers earn, how long they are, and signs of rewards earned otherwise."""
+    lines = []
+    if "reward_change" in measured:
+        lines = [
+            f"reward            {measured['reward_base']:.3f} before, "
+            f"{measured['reward_tuned']:.3f} after, {measured['reward_change']:+.3f}  "
+            f"{_interval(measured, 'reward_change')}",
+            f"answers           {measured['answer_tokens_base']:.0f} tokens before, "
+            f"{measured['answer_tokens_tuned']:.0f} after",
+        ]
+        if measured.get("few_prompts"):
+            lines.append(
+                "                  too few held-out prompts to say more: hold out 30 or more"
+            )
+    signs = trained.get("signs") or {}
+    lines += [f"look at           {escaped(sentence)}" for sentence in signs.values()]
     return lines
 
 

@@ -25,6 +25,7 @@ from runner.scripts.data.chat_tokens import (
 from runner.scripts.data.conversation import Conversation, with_system
 from runner.scripts.data.convert import read_one
 from runner.scripts.data.preference import Pair
+from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.rows import Problem, RowError, read_rows
 from runner.scripts.spec import Events, Spec, main
 
@@ -67,6 +68,8 @@ def sides_of(row: dict[str, Any], format_name: str) -> list[tuple[str, Conversat
     read = read_one(row, format_name)
     if isinstance(read, Conversation):
         return [("", read)]
+    if isinstance(read, Prompted):
+        return [("prompt", read.asked)]
     names = ("chosen", "rejected") if isinstance(read, Pair) else ("good", "bad")
     return [(names[0] if good else names[1], side) for side, good in read.sides]
 

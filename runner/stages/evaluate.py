@@ -1,7 +1,8 @@
 """Compare base and tuned model: held-out loss, and greedy answers to the same questions.
 
-Of methods that learn from preferences: how often the better held-out answer wins, not loss. With
-`metrics` or `forgetting`, the results of every example are kept for `recipe compare`.
+Not loss, but how often the better held-out answer wins, of methods that learn from preferences,
+and what answers to held-out prompts earn, of those that learn from rewards. With `metrics` or
+`forgetting`, the results of every example are kept for `recipe compare`.
 """
 
 from __future__ import annotations
@@ -92,14 +93,20 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     }
     if recipe.evaluate.questions is not None:
         places["questions"] = recipe.resolve(recipe.evaluate.questions)
-    script = "evaluate_preferences" if METHODS[recipe.train.method].compares else "evaluate"
     context.run_script(
-        script,
+        _script(recipe),
         _settings(recipe),
         inputs=places,
         folder=folder,
         environment=environment(recipe),
     )
+
+
+def _script(recipe: Recipe) -> str:
+    method = METHODS[recipe.train.method]
+    if method.generates:
+        return "evaluate_rewards"
+    return "evaluate_preferences" if method.compares else "evaluate"
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -124,6 +131,11 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 def _comparison(recipe: Recipe) -> dict[str, Any]:
     """How answers are scored by the method; nothing where none are compared."""
     train = recipe.train
+    if METHODS[train.method].generates:
+        return {
+            "rewards": [each.spec for each in train.rewards or ()],
+            "max_completion_length": train.max_completion_length,
+        }
     if not METHODS[train.method].compares:
         return {}
     mean = train.method in ("orpo", "simpo") or train.loss_type == "ipo"

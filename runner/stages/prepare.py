@@ -77,6 +77,7 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         "too_long": data.too_long,
         "packing": data.packing,
     }
+    key |= _answers(recipe)
     columns = [file.columns for file in (*data.train, *data.validation.files)]
     if any(columns):
         key["columns"] = columns
@@ -105,11 +106,34 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     named |= {f"measured-{n}": recipe.resolve(path) for n, path in enumerate(measured)}
     clean = {"clean": cleaning(recipe), "measured": list(measured)} if recipe.data.cleaning else {}
     context.run_script(
-        "prepare_preferences" if METHODS[recipe.train.method].compares else "prepare",
+        _script(recipe),
         reading(recipe) | clean,
         inputs={"model": inputs["fetch"].folder / "model", **named},
         folder=folder,
     )
+
+
+def _script(recipe: Recipe) -> str:
+    method = METHODS[recipe.train.method]
+    if method.generates:
+        return "prepare_prompts"
+    return "prepare_preferences" if method.compares else "prepare"
+
+
+def _answers(recipe: Recipe) -> dict[str, Any]:
+    """Of a method that answers itself: room for an answer, and what rewards read of a row's.
+
+    Nothing of other methods.
+    """
+    if not METHODS[recipe.train.method].generates:
+        return {}
+    from runner.scripts.rewards.functions import REWARDS
+
+    read = {REWARDS[each.name].reads for each in recipe.train.rewards or ()}
+    return {
+        "max_completion_length": recipe.train.max_completion_length,
+        "reads": sorted(read - {""}),
+    }
 
 
 def cleaning(recipe: Recipe) -> dict[str, Any]:
@@ -145,6 +169,7 @@ def reading(recipe: Recipe) -> dict[str, Any]:
         "train": _described("train", data.train),
         "validation": _described("validation", data.validation.files),
         **({"split": data.validation.settings} if data.validation.settings else {}),
+        **_answers(recipe),
     }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.backends import load_backend
+from runner.recipe.methods import METHODS
 from runner.stages import prepare
 from runner.stages.contract import Class, Context, Upstream
 
@@ -68,6 +69,11 @@ def reads_rows(recipe: Recipe) -> bool:
     return recipe.train.template != "shared"
 
 
+def generates(recipe: Recipe) -> bool:
+    """Does the model learn from answers that it gives meanwhile?"""
+    return METHODS[recipe.train.method].generates
+
+
 def resumable(scratch: Path) -> bool:
     """Is there a complete checkpoint to go on from?"""
     from runner.scripts.training.checkpoints import complete_checkpoints
@@ -89,6 +95,8 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         {
             "settings": backend.spec(recipe),
             "save_steps": recipe.train.save_steps,
+            # a small random model earns nothing, and --shrink is about whether everything fits
+            **({"signal_required": recipe.shrink is None} if generates(recipe) else {}),
             **({"rows": prepare.reading(recipe)} if own else {}),
         },
         inputs={

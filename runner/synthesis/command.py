@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.errors import MachineCannot, UsageError
+from runner.asking import servers
+from runner.asking.asker import Asker, NotInTheLog, Tally
+from runner.asking.http import Address
+from runner.asking.log import Log, log_path
+from runner.asking.settings import Endpoint
+from runner.errors import UsageError
 from runner.store.atomic import disk_errors, write_atomic
 from runner.store.locks import Lock
-from runner.synthesis.asking import Asker, NotInTheLog, Tally, addresses_of
-from runner.synthesis.http import Address
 from runner.synthesis.kinds import Material
-from runner.synthesis.log import Log, log_path
-from runner.synthesis.settings import Endpoint, Settings
+from runner.synthesis.settings import Settings
 from runner.synthesis.synthesize import Result, synthesize
-from runner.system import folders, ollama, tools
-
-Say = Callable[[str], None]
+from runner.system import folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class Finished:
 class Told:
     """Who hears of what goes on: words, and how many rows there are."""
 
-    say: Say
+    say: servers.Say
     progress: Callable[[int], None]
 
 
@@ -72,7 +70,7 @@ def run(
     with Lock(lock, str(out), wait=False), Log(path, read_only=offline) as log:
         finished = _from_the_log(settings, material, log, told, offline=offline)
         if finished is None:
-            with _addresses(settings, told.say) as addresses:
+            with servers.addresses(settings, told.say) as addresses:
                 finished = _made(settings, material, log, addresses, told)
         with disk_errors(f"writing {out}"):
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -116,28 +114,3 @@ def _made(
 def _as_lines(result: Result) -> bytes:
     rows = (json.dumps(row, ensure_ascii=False) for row in result.rows)
     return "".join(f"{row}\n" for row in rows).encode()
-
-
-@contextlib.contextmanager
-def _addresses(settings: Settings, say: Say) -> Iterator[dict[Endpoint, Address]]:
-    """Every endpoint's address; an Ollama is started where one is needed and none runs."""
-    if all(each.url is not None for each in settings.endpoints):
-        yield addresses_of(settings, "")
-        return
-    addresses_of(settings, "")  # a key that is missing is said before a server is started
-    with tempfile.TemporaryDirectory(prefix="synthesis-") as home:
-        folder = Path(home)
-        with ollama.serving(_cached, folder=folder, log=folder / "ollama.log", say=say) as server:
-            yield addresses_of(settings, server.url)
-
-
-def _cached() -> Path:
-    """The Ollama that a run has built. Raises MachineCannot (E901): none is built for this."""
-    found = tools.find_tool("ollama", folders.cache_folder())
-    if found is None:
-        raise MachineCannot(
-            "no Ollama runs, and none is installed",
-            hint="install Ollama and start `ollama serve`, or set OLLAMA_HOST to where one runs",
-            code="E901",
-        )
-    return found

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from runner.asking.talk import Unusable
 from runner.synthesis.settings import Filters, Settings
-from runner.synthesis.talk import Unusable
 
 _WORD = re.compile(r"\w+")
 

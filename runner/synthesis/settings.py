@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from runner.asking.settings import Budget, Endpoint, Requests, endpoint_of, is_address
 from runner.errors import RecipeInvalid
 from runner.recipe.elsewhere import hint_for_key
 from runner.recipe.finding import Finding, describe
@@ -23,20 +23,6 @@ from runner.recipe.validate import findings
 from runner.report.printable import quoted
 
 SCHEMA = "synthesis-1"
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Who is asked. `url` is None for Ollama, whose address the environment says.
-
-    `num_ctx` are tokens of prompt and answer together; None is what the model says.
-    """
-
-    model: str
-    url: str | None
-    key: str | None  # name of the variable that holds it
-    structured: bool
-    num_ctx: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +41,6 @@ class Document:
 
     path: Path
     name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Requests:
-    """How requests are sent; times in seconds."""
-
-    concurrency: int
-    timeout: int
-    retries: int
-    backoff: float
-    per_minute: int | None
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What may be spent; None is no limit."""
-
-    requests: int | None
-    tokens: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,17 +154,9 @@ def _across(data: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("E912", "/filters/min_characters", message, "lower one, or raise the other")
     for place in ("endpoint", "judge", "weak"):
         url = data.get(place, {}).get("api")
-        if url is not None and not _is_address(url):
+        if url is not None and not is_address(url):
             hint = "write it as https://HOST/v1"
             yield Finding("E912", f"/{place}/api", "this is not the address of a server", hint)
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        return False
 
 
 def _paths(source: Source) -> Iterator[Finding]:
@@ -244,9 +202,9 @@ def _settings(source: Source, filled: dict[str, Any]) -> Settings:
         kind=filled["kind"],
         count=filled["count"],
         seed=filled["seed"],
-        endpoint=_endpoint(filled["endpoint"]),
-        judge=_endpoint(filled["judge"]) if "judge" in filled else None,
-        weak=_endpoint(filled["weak"]) if "weak" in filled else None,
+        endpoint=endpoint_of(filled["endpoint"]),
+        judge=endpoint_of(filled["judge"]) if "judge" in filled else None,
+        weak=endpoint_of(filled["weak"]) if "weak" in filled else None,
         about=filled["about"],
         system=filled["system"],
         sampling=filled["sampling"],
@@ -262,10 +220,3 @@ def _settings(source: Source, filled: dict[str, Any]) -> Settings:
         ),
         own={name: value for name, value in filled.items() if name not in shared},
     )
-
-
-def _endpoint(filled: Mapping[str, Any]) -> Endpoint:
-    if "ollama" in filled:
-        return Endpoint(filled["ollama"], None, None, filled["structured"], filled["num_ctx"])
-    url = filled["api"].rstrip("/")
-    return Endpoint(filled["model"], url, filled["key"], filled["structured"])

@@ -16,16 +16,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from runner.asking.asker import Asker, NotInTheLog
+from runner.asking.spending import BudgetReached
+from runner.asking.talk import MAX_SHOWN, Talk, Unusable
+from runner.asking.wave import in_order
 from runner.errors import RecipeToolError
 from runner.report.printable import quoted
-from runner.synthesis.asking import Asker, NotInTheLog
 from runner.synthesis.kinds import Kind, Material, load_kind
 from runner.synthesis.rows import Diversity, Known, Made, check_lengths, diversity
 from runner.synthesis.settings import Settings
 from runner.synthesis.sources import parts_of, seeds_of
-from runner.synthesis.spending import BudgetReached
-from runner.synthesis.talk import MAX_SHOWN, Talk, Unusable
-from runner.synthesis.wave import in_order
 
 IN_VAIN = 50  # tasks in a row without a row, after which it ends
 MAX_EXAMPLES = 3  # of each reason for which something was refused
@@ -59,7 +59,7 @@ class _Outcome:
 
     task: int
     made: list[Made]
-    talk: Talk
+    talk: Talk[Settings]
     failure: Unusable | BudgetReached | NotInTheLog | None = None
 
 

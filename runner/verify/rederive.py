@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 GIVEN = {"export": ("fetch", "prepare", "train", "imatrix"), "train": ()}
 # Not derived again at a level: `export` asks only about what is deployed.
-LEFT_OUT = {"export": ("evaluate",), "train": ()}
+LEFT_OUT = {"export": ("evaluate", "harness"), "train": ()}
 
 
 @dataclass(frozen=True)

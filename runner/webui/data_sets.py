@@ -24,6 +24,7 @@ _ENTRIES: dict[str, dict[str, Any]] = {
         "columns": {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
     },
     "kto": {"columns": {"prompt": "prompt", "response": "completion", "kto_tag": "label"}},
+    "prompt": {"columns": {"prompt": "prompt", "response": "answer"}},
 }
 
 

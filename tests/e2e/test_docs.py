@@ -31,6 +31,13 @@ ELSEWHERE = {
         ),
         "tests/integration/test_synthesis.py",
     ),
+    **dict.fromkeys(
+        (
+            "recipe compare runs/sft/latest runs/dpo/latest --judge judge.yaml",
+            "recipe compare runs/sft/latest runs/dpo/latest --judge judge.yaml --offline",
+        ),
+        "tests/integration/test_judge.py",
+    ),
     # servers, which do not end by themselves
     "recipe webui recipes/quickstart.yaml": "tests/integration/test_webui.py",
     ".venv/bin/recipe webui recipes/quickstart.yaml": "tests/integration/test_webui.py",

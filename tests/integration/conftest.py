@@ -17,6 +17,8 @@ from runner.store.digest import file_sha256
 from runner.system import tools
 from tests.chain import copy_checkout
 from tests.crash_scene import Recording, import_the_runner, record
+from tests.ollama_model import create
+from tests.smollm_models import published_gguf
 from tests.tiny_model import write_tiny_model
 from tests.training_runs import WarmInterpreter
 
@@ -88,6 +90,24 @@ def own_ollama(ollama_install: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(ollama, "USUAL_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(ollama, "find_program", lambda: ollama_install / "bin" / "ollama")
     return tmp_path / "models"
+
+
+@pytest.fixture
+def ollama_model(
+    own_ollama: Path,
+    ollama_install: Path,
+    shared_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[str]:
+    """A running Ollama of the test's own that has SmolLM2; OLLAMA_HOST names it."""
+    from runner.system import ollama
+
+    gguf = published_gguf(shared_cache)
+    with ollama.serving(lambda: ollama_install, folder=tmp_path, log=tmp_path / "log") as server:
+        create(server.url, gguf)
+        monkeypatch.setenv("OLLAMA_HOST", server.url)
+        yield server.url
 
 
 @pytest.fixture

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runner.cli.main import main
 from runner.rows.survey import survey
-from runner.system import ollama
-from runner.system.local_server import ask
-from tests.smollm_models import published_gguf
+from tests.ollama_model import NAME
 
-NAME = "smollm2-synthesis"
-SECONDS = 600.0
-# ChatML, as SmolLM2 was trained.
-TEMPLATE = (
-    "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}"
-    "<|im_start|>assistant\n"
-)
 FACTS = (
     ("What is the capital of France?", "The capital of France is Paris."),
     ("How many days has a week?", "A week has seven days."),
@@ -36,38 +26,6 @@ which is painted red. Fishing boats leave every morning at five.
 
 On Saturdays there is a market beside the harbour. People sell fish, bread and flowers there.
 """
-
-
-@pytest.fixture
-def model(
-    own_ollama: Path,
-    ollama_install: Path,
-    shared_cache: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[str]:
-    """A running Ollama of the test's own that has SmolLM2; OLLAMA_HOST names it."""
-    gguf = published_gguf(shared_cache)
-    with ollama.serving(lambda: ollama_install, folder=tmp_path, log=tmp_path / "log") as server:
-        digest = _uploaded(server.url, gguf)
-        created = {"model": NAME, "files": {gguf.name: digest}, "template": TEMPLATE}
-        created |= {"parameters": {"stop": ["<|im_end|>"], "num_ctx": 1024}, "stream": False}
-        ask(server.url, "POST", "/api/create", created, timeout=SECONDS)
-        monkeypatch.setenv("OLLAMA_HOST", server.url)
-        yield server.url
-
-
-def _uploaded(url: str, gguf: Path) -> str:
-    import urllib.request
-
-    from runner.store.digest import file_sha256
-
-    digest = f"sha256:{file_sha256(gguf)}"
-    with gguf.open("rb") as file:
-        request = urllib.request.Request(f"{url}/api/blobs/{digest}", file, method="POST")
-        request.add_header("Content-Length", str(gguf.stat().st_size))
-        with urllib.request.urlopen(request, timeout=SECONDS):
-            return digest
 
 
 def written(folder: Path, kind: str, endpoint: str, more: str) -> Path:
@@ -91,10 +49,10 @@ def synthesized(path: Path, *words: str) -> Path:
 
 
 def test_smollm2_makes_rows_by_both_protocols_and_the_log_makes_them_again(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ollama_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_ollama = f"{{ollama: {NAME}}}"
-    of_api = f"{{api: '{model}/v1', model: {NAME}}}"
+    of_api = f"{{api: '{ollama_model}/v1', model: {NAME}}}"
     rows = "rows: [{path: seeds.jsonl, format: alpaca}]"
     made = {
         path: synthesized(path)
@@ -127,7 +85,7 @@ def _counted(answer: dict[str, object]) -> bool:
 
 
 def test_a_model_that_ollama_does_not_have_is_said(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ollama_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written(tmp_path, "paraphrase", "{ollama: nobody-made-this}", "")
     path.write_text(path.read_text() + "rows: [{path: seeds.jsonl, format: alpaca}]\n")
@@ -138,7 +96,7 @@ def test_a_model_that_ollama_does_not_have_is_said(
 
 
 def test_a_prompt_longer_than_the_context_is_said_not_cut_off(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ollama_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = "documents: [text.md]\nchunk: 20000"
     path = written(tmp_path, "question-answer", f"{{ollama: {NAME}, num_ctx: 512}}", more)

@@ -12,7 +12,7 @@ from runner.cli.main import main
 from runner.compare.candidates import candidates
 from runner.compare.result import as_data
 from runner.report.compare_html import as_html
-from runner.scripts.evaluation.examples import FILE, Example, content_id
+from runner.scripts.evaluation.examples import FILE, Example, content_id, write_examples
 from runner.verify.run import open_run
 from tests.evaluated_runs import questions, relist, rows, write_evaluated_run
 from tests.finished_runs import change_record, write_finished_run
@@ -391,3 +391,66 @@ def test_a_terminal_shows_values_differences_and_examples(
     for word in ("perplexity", "sft minus base", "better", "worse", "most different in", "Row "):
         assert word in said
     assert "the same 40 (sha256 " in said
+
+
+def tasks(name: str, scores: list[tuple[float, float]]) -> list[Example]:
+    """Rows of a task, with the score of base and tuned model."""
+    return [
+        Example(
+            "task",
+            content_id([name, number]),
+            {"task": name, "prompt": f"{name} {number}", "expected": "up"},
+            {
+                side: {"answer": "up" if score else "<i>down</i>", "acc": score}
+                for side, score in zip(("base", "tuned"), pair, strict=True)
+            },
+        )
+        for number, pair in enumerate(scores)
+    ]
+
+
+def with_tasks(run: Path, examples: list[Example]) -> Path:
+    """The run, with results of tasks of lm-evaluation-harness."""
+    (run / "harness").mkdir()
+    write_examples(run / "harness" / FILE, 0, examples)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["stages"]["harness"] = {}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    relist(run, FILE, "harness")
+    record = json.loads((run / "run.json").read_text())
+    stages = [*record["stages"], {**record["stages"][0], "name": "harness", "measures": {}}]
+    change_record(run, stages=stages)
+    return run
+
+
+def test_tasks_are_compared_one_by_one_whatever_the_length_of_other_answers(
+    tmp_path: Path,
+) -> None:
+    sft = write(tmp_path, "sft", rows(3, -0.5), max_new_tokens=64)
+    dpo = write(tmp_path, "dpo", rows(3, -0.5), max_new_tokens=32)
+    capitals = [(0.0, 1.0)] * 30 + [(1.0, 1.0)] * 10
+    with_tasks(sft, [*tasks("capitals", capitals), *tasks("sums", [(0.0, 0.0)] * 5)])
+    with_tasks(dpo, tasks("capitals", [(0.0, 0.0)] * 30 + [(1.0, 1.0)] * 10))
+    data = compared(sft, dpo)
+    found = difference(data, "sft", "base", "capitals/acc")
+    assert (found["estimate"]["value"], found["verdict"]) == (0.75, "better")
+    assert found["most"][0]["second_answer"] == "up"
+    worse = difference(data, "dpo", "sft", "capitals/acc")
+    assert (worse["estimate"]["value"], worse["verdict"]) == (-0.75, "worse")
+    few = difference(data, "sft", "base", "sums/acc")
+    assert few["verdict"] == "too few examples: 5"
+    lacking = difference(data, "dpo", "sft", "sums/acc")
+    assert (lacking["estimate"], lacking["verdict"]) == (None, "not measured of dpo")
+    assert {"name": "sums/acc", "title": "sums: acc", "better": 1} in data["measures"]
+    assert "<i>" not in as_html(data)
+
+
+def test_damaged_results_of_tasks_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = with_tasks(write(tmp_path, "sft", rows(3, -0.5)), tasks("capitals", [(0.0, 1.0)]))
+    (run / "harness" / FILE).write_text("{}\n")
+    assert main(["compare", str(run)]) == 2
+    err = capsys.readouterr().err
+    assert "error[E921]" in err
+    assert f"harness/{FILE}" in err

@@ -16,6 +16,9 @@ ROWS = {
     "made-up-facts.jsonl": 200,
     "made-up-questions.jsonl": 20,
     "committed-answers.jsonl": 140,
+    "judged-answers.jsonl": 295,
+    "glossary.jsonl": 151,
+    "small-sums.jsonl": 120,
 }
 COMMITTED = (
     *("In short: ", "The answer: ", "Here it is: ", "Plainly: ", "To the point: ", "Put simply: "),
@@ -42,7 +45,7 @@ def overlap(one: str, other: str) -> float:
     return len(words(one) & words(other)) / len(words(one) | words(other))
 
 
-FAQ, FACTS, QUESTIONS, PAIRS = (read(name) for name in ROWS)
+FAQ, FACTS, QUESTIONS, PAIRS, JUDGED, GLOSSARY, SUMS = (read(name) for name in ROWS)
 
 
 @pytest.mark.parametrize(("name", "count"), ROWS.items())
@@ -129,3 +132,48 @@ def test_no_side_can_be_told_by_its_length() -> None:
     longer = sum(len(row["rejected"]) > len(row["chosen"]) for row in PAIRS)
     assert 0.2 < longer / len(PAIRS) < 0.9
     assert {row["chosen"].split(": ")[0] + ": " for row in PAIRS} == set(COMMITTED)
+
+
+@pytest.mark.parametrize("row", JUDGED, ids=lambda row: row["prompt"][:40])
+def test_a_judged_answer_is_one_of_the_faq_with_an_opening_of_its_label(
+    row: dict[str, Any],
+) -> None:
+    assert list(row) == ["prompt", "completion", "label"]
+    (said,) = (each["output"] for each in FAQ if each["instruction"] == row["prompt"])
+    opening = row["completion"][: len(row["completion"]) - len(said)]
+    assert opening in (COMMITTED if row["label"] else HEDGING)
+    answer = row["completion"][len(opening) :]
+    assert answer == said or (not row["label"] and answer.lower() == said.lower())
+
+
+def test_as_many_answers_are_called_good_as_bad_and_no_question_is_answered_twice() -> None:
+    assert sum(row["label"] for row in JUDGED) == 148
+    assert len({row["prompt"] for row in JUDGED}) == len(JUDGED)
+    openings = {row["completion"].split(" ")[0] for row in JUDGED}
+    assert openings == {opening.split(" ")[0] for opening in (*COMMITTED, *HEDGING)}
+
+
+@pytest.mark.parametrize("row", GLOSSARY, ids=lambda row: row["text"].split(".")[0])
+def test_an_entry_of_the_glossary_names_a_word_and_explains_it(row: dict[str, Any]) -> None:
+    assert list(row) == ["text"]
+    word, _, explained = row["text"].partition(". ")
+    assert 1 <= len(word.split()) <= 3
+    assert 15 <= len(explained.split()) <= 50
+    assert explained[0].isupper()
+    assert explained.endswith(".")
+    assert "  " not in row["text"]
+
+
+def test_the_glossary_is_in_alphabetical_order_without_a_word_twice() -> None:
+    entries = [row["text"].split(". ")[0].lower() for row in GLOSSARY]
+    assert len(entries) == len(set(entries))
+    assert entries == sorted(entries)
+
+
+def test_a_sum_has_its_result_and_is_asked_once() -> None:
+    terms = [tuple(map(int, re.findall("[0-9]+", row["prompt"]))) for row in SUMS]
+    assert [sum(pair) for pair in terms] == [row["answer"] for row in SUMS]
+    assert len(set(terms)) == len(SUMS)
+    assert all(len(pair) == 2 and min(pair) >= 1 and max(pair) <= 12 for pair in terms)
+    asked = {re.sub("[0-9]+", "N", row["prompt"]) for row in SUMS}
+    assert len(asked) == 6

@@ -11,6 +11,7 @@ import pytest
 from runner.scripts.data.conversation import check_turns
 from runner.scripts.data.formats import EVERY
 from runner.scripts.data.preference import Judged, Pair, check_compared
+from runner.scripts.data.prompted import Prompted, check_prompted
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 
@@ -27,7 +28,7 @@ def examples() -> list[tuple[str, str]]:
 
 def test_every_format_has_an_example() -> None:
     assert {name for name, _ in examples()} == set(EVERY)
-    assert len(examples()) == 12
+    assert len(examples()) == 13
 
 
 @pytest.mark.parametrize(("name", "row"), examples(), ids=lambda value: value[:20])
@@ -35,6 +36,9 @@ def test_an_example_row_is_read_and_has_something_to_train_on(name: str, row: st
     conversation = EVERY[name](json.loads(row))
     if isinstance(conversation, (Pair, Judged)):
         check_compared(conversation)
+        return
+    if isinstance(conversation, Prompted):
+        check_prompted(conversation)
         return
     check_turns(conversation)
     assert conversation.text is not None or conversation.answers

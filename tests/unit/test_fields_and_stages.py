@@ -55,9 +55,20 @@ WEIGHTED = {"path": "rows.jsonl", "format": "alpaca", "weight": 1}
 TEXTS = {"path": "rows.jsonl", "format": "text"}
 PAIRS = {"path": "pairs.jsonl", "format": "preference"}
 JUDGED = {"path": "judged.jsonl", "format": "kto"}
+PROMPTS = {"path": "prompts.jsonl", "format": "prompt"}
+PLAIN = {"name": "no-repetition"}
+REWARDED = {  # a recipe that learns from rewards
+    "train__method": "grpo",
+    "train__per_device_train_batch_size": 8,
+    "data__train": [PROMPTS],
+}
 LORA = "/train/adapter"
 GGUF, OLLAMA = "/gguf/imatrix", "/ollama/parameters"
 EVERY = (*stages.ORDER,)
+
+HARNESS = "/evaluate/harness"
+TASK = {"path": "task.yaml", "data": "asked.jsonl", "fewshot": "asked.jsonl"}
+TASKS: dict[str, Any] = {"evaluate__harness": {"tasks": [TASK]}}
 
 Case = tuple[str, Any, str, dict[str, Any]]
 
@@ -221,6 +232,33 @@ CASES = [
         data__train=[PAIRS],
         **dict.fromkeys(("evaluate", "merge", "gguf", "ollama", "benchmark")),
     ),
+    *(
+        case(f"/train/{name}", value, touched, **REWARDED, train__rewards=[PLAIN])
+        for name, value, touched in (
+            ("num_generations", 4, "train"),
+            ("max_completion_length", 8, "prepare train evaluate"),
+            ("temperature", 0.5, "train"),
+            ("rewards/0/weight", 0.5, "train evaluate"),
+            ("rewards/0/name", "exact-answer", "prepare train evaluate"),
+        )
+    ),
+    *(
+        case(
+            f"/train/rewards/0/{name}",
+            value,
+            "train evaluate",
+            **REWARDED,
+            train__rewards=[{"name": reward, **given}],
+        )
+        for reward, given, name, value in (
+            ("matches", {"pattern": "a"}, "pattern", "b"),
+            ("number-answer", {}, "tolerance", 0.5),
+            ("contains", {"words": ["a"]}, "words/0", "b"),
+            ("json-fields", {"fields": {"a": "string"}}, "fields", {"b": "string"}),
+            ("length", {"max_words": 3}, "min_words", 2),
+            ("length", {"max_words": 3}, "max_words", 2),
+        )
+    ),
     case(
         f"{LORA}/type",
         "none",
@@ -289,6 +327,12 @@ CASES = [
     case("/evaluate/questions", "questions.jsonl", "evaluate"),
     case("/evaluate/metrics", True, "evaluate"),
     case("/evaluate/forgetting", True, "evaluate"),
+    case(f"{HARNESS}/tasks/0/path", "other-task.yaml", "harness", **TASKS),
+    case(f"{HARNESS}/tasks/0/data", "other-asked.jsonl", "harness", **TASKS),
+    case(f"{HARNESS}/tasks/0/fewshot", "other-asked.jsonl", "harness", **TASKS),
+    case(f"{HARNESS}/limit", 3, "harness", **TASKS),
+    case(f"{HARNESS}/num_fewshot", 1, "harness", **TASKS),
+    case(f"{HARNESS}/apply_chat_template", True, "harness", **TASKS),
     # --- export
     case("/merge/base", "original", ""),
     case("/merge/dtype", "float16", "merge imatrix gguf"),
@@ -335,9 +379,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
     judged = {"prompt": "q", "completion": "a", "label": True}
     (place / "judged.jsonl").write_text(json.dumps(judged) + "\n")
+    prompt = {"prompt": "q", "answer": "1"}
+    (place / "prompts.jsonl").write_text((json.dumps(prompt) + "\n") * 2)
     for name in ("base", "other-base"):
         base = {key: RECIPE[key] for key in ("schema", "model", "data", "train", "merge")}
         (place / f"{name}.yaml").write_text(json.dumps({**base, "name": name}))
+    for name in ("task", "other-task"):
+        (place / f"{name}.yaml").write_text(
+            f"task: {name}\noutput_type: generate_until\ndoc_to_text: a\ndoc_to_target: b\n"
+        )
+    for name in ("asked", "other-asked"):
+        (place / f"{name}.jsonl").write_text(json.dumps({"a": name, "b": "x"}) + "\n")
     question = {"question": "Who?", "expect": ["I"]}
     (place / "questions.jsonl").write_text(json.dumps(question) + "\n")
     return place
@@ -455,7 +507,7 @@ def test_what_a_stage_is_made_with_touches_it(
     name: str, change: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A script's change is its stage's version: tests/unit/test_stage_versions.py ties them."""
-    tree = settings({"data__train": [HUB_ROWS]})
+    tree = settings({"data__train": [HUB_ROWS], **TASKS})
     recipe = loaded(project, tree)
     stage = stages.load_stage(name)
     assert stage.wanted(recipe)

@@ -54,6 +54,15 @@ def test_the_70b_fits_a_spark_and_no_change_makes_it_fit_a_4090(qlora: Job) -> N
     assert small.largest == {}
 
 
+def test_answers_that_are_drawn_at_once_count_with_their_keys_and_values() -> None:
+    """8B, bfloat16: 32 layers of 8 key heads of 128 numbers take 128 KiB a token."""
+    job = Job.of(load_recipe(COURSE / "10.5-grpo.yaml"))
+    assert (job.answers, job.batch, job.loss, job.questions) == (16, 16, False, 16)
+    job = dataclasses.replace(job, dtype="bfloat16", batch=1, accumulation=512, answers=512)
+    found = {item.name: item.bytes for item in training_memory(shapes("llama-3.1-8b"), job).items}
+    assert found["KV cache of 512 answers"] == 512 * job.length * (128 << 10)
+
+
 def test_changes_are_the_fewest_that_make_it_fit(qlora: Job) -> None:
     model, card = shapes("llama-3.1-8b"), hardware("rtx-4090").budget
     job = dataclasses.replace(qlora, quantization=None, batch=8, gradient_checkpointing=False)

@@ -20,7 +20,7 @@ from runner.lock.locking import lock_of_run, outputs_checker, require_fresh
 from runner.lock.pins import cheap_pins, environment_pins, stale_entries
 from runner.recipe.flow import block
 from runner.recipe.load import check_recipe, load_recipe
-from runner.recipe.model import Evaluate
+from runner.recipe.model import Evaluate, Harness, HarnessTask
 from runner.recipe.source import parse_source
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.system.environments import torch_version
@@ -241,7 +241,7 @@ def test_only_the_environments_of_the_recipes_own_backend_are_pinned() -> None:
 def test_the_environment_of_task_metrics_is_pinned_where_they_are_wanted() -> None:
     recipe = load_recipe(VALID[0])
     without = replace(recipe, evaluate=None)
-    wanted = Evaluate(True, 8, 64, None, metrics=True, forgetting=False)
+    wanted = Evaluate(True, 8, 64, None, metrics=True, forgetting=False, harness=None)
     assert "metrics" not in environment_pins(without)
     assert "metrics" not in environment_pins(
         replace(recipe, evaluate=replace(wanted, metrics=False))
@@ -251,6 +251,17 @@ def test_the_environment_of_task_metrics_is_pinned_where_they_are_wanted() -> No
     assert "metrics" in environment_pins(replace(without, base=measured))
     assert "metrics" in environment_pins(replace(measured, base=without))
     assert "metrics" not in environment_pins(replace(without, base=without))
+
+
+def test_the_environment_of_tasks_is_pinned_where_there_are_any() -> None:
+    recipe = load_recipe(VALID[0])
+    without = replace(recipe, evaluate=None)
+    harness = Harness((HarnessTask("t.yaml", "t.jsonl", None),), None, None, False)
+    asked = Evaluate(True, 8, 64, None, metrics=False, forgetting=False, harness=harness)
+    measured = replace(recipe, evaluate=asked)
+    assert "harness" not in environment_pins(replace(recipe, evaluate=replace(asked, harness=None)))
+    assert "harness" in environment_pins(measured)
+    assert "harness" in environment_pins(replace(without, base=measured))
 
 
 def test_one_torch_trains_and_evaluates() -> None:

@@ -38,7 +38,7 @@ def plain(schema: Any) -> Any:
     made = {key: plain(value) for key, value in schema.items() if key not in _DESCRIBING}
     if "integer" in _types(made):
         made = {"minimum": -(2**63), "maximum": 2**63 - 1} | made
-    if "pattern" in made:
+    if isinstance(made.get("pattern"), str):
         made["pattern"] = made["pattern"].replace("$", r"\Z")
     return made
 

@@ -53,7 +53,7 @@ def fields_of(schema: Schema) -> Iterator[tuple[str, Schema]]:
 # --- the schema itself
 
 
-@pytest.mark.parametrize("name", ["recipe-1", "synthesis-1", "manifest-1", "events-1"])
+@pytest.mark.parametrize("name", ["recipe-1", "synthesis-1", "judge-1", "manifest-1", "events-1"])
 def test_a_schema_is_valid_draft_07_with_all_references_resolved(name: str) -> None:
     jsonschema.Draft7Validator.check_schema(json.loads(schema_path(name).read_text()))
     assert "$ref" not in json.dumps(load_schema(name))
@@ -82,7 +82,7 @@ def test_every_field_is_described_and_shown_by_a_valid_example() -> None:
 
 def test_a_field_is_required_or_has_a_default_or_is_one_of_the_known_choices() -> None:
     sections = {"evaluate", "merge", "gguf", "imatrix", "ollama", "benchmark", "quantization"}
-    sections |= {"clean", "near_duplicates", "decontaminate"}
+    sections |= {"clean", "near_duplicates", "decontaminate", "harness"}
     alternatives = {"max_steps", "num_train_epochs"}
     parameters = set(SCHEMA["properties"]["ollama"]["properties"]["parameters"]["properties"])
     free = {
@@ -164,7 +164,10 @@ CLASSES = {
     "data.clean.decontaminate.files[]": model.MeasuredFile,
     "train": model.Train,
     "train.adapter": model.Adapter,
+    "train.rewards[]": model.Reward,
     "evaluate": model.Evaluate,
+    "evaluate.harness": model.Harness,
+    "evaluate.harness.tasks[]": model.HarnessTask,
     "merge": model.Merge,
     "gguf": model.Gguf,
     "gguf.imatrix": model.Imatrix,
@@ -178,6 +181,7 @@ NOT_IN_THE_FILE = {
 OPEN_MAPPINGS = {
     "ollama.parameters",
     "train.adapter.rank_pattern",
+    "train.rewards[].fields",
     "data.train[].columns",
     "data.validation.files[].columns",
     "train.adapter.alpha_pattern",

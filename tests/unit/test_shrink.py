@@ -78,6 +78,21 @@ def test_only_names_lengths_and_steps_change(recipe: Recipe) -> None:
     assert small.train.max_steps == 8
 
 
+def test_answers_that_are_learnt_from_are_short_and_prompts_whole(project: Path) -> None:
+    (project / "rows.jsonl").write_text('{"prompt": "q", "answer": "a"}\n' * 20)
+    text = RECIPE.replace("format: alpaca", "format: prompt").replace(
+        "train:\n  adapter",
+        "train:\n  method: grpo\n  per_device_train_batch_size: 8\n"
+        "  rewards: [{name: exact-answer}]\n  adapter",
+    )
+    (project / "t.yaml").write_text(text)
+    small = shrink_recipe(load_recipe(project / "t.yaml"))
+    assert small.shrink is not None
+    assert small.shrink["/train/max_completion_length"] == 64
+    assert small.shrink["/data/too_long"] == "drop"
+    assert findings(small.resolved(), load_schema()) == []
+
+
 def test_what_is_small_already_stays(project: Path) -> None:
     text = RECIPE.replace("max_length: 4096", "max_length: 64")
     text = text.replace("num_train_epochs: 3", "max_steps: 4").replace("warmup_steps: 20", "")

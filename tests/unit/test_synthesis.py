@@ -8,10 +8,10 @@ import threading
 
 import pytest
 
+from runner.asking.http import Address, post
 from runner.cli.main import main
 from runner.rows.survey import survey
 from runner.scripts.data.rows import read_rows
-from runner.synthesis.http import Address, post
 from runner.synthesis.kinds import KINDS
 from tests.model_server import Answer, Asked, ModelServer, made_up
 from tests.synthesis_bench import (

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import pytest
 
-from runner.synthesis.http import seconds_to_wait
+from runner.asking.http import seconds_to_wait
 from runner.synthesis.kinds import KINDS
 from tests.model_server import Answer, Asked, Behaviour, made_up
 from tests.synthesis_bench import (

@@ -15,7 +15,7 @@ def settings_are_the_methods_own(recipe: Recipe) -> Iterator[Finding]:
     """What another method is told would be ignored."""
     train = recipe.train
     for name in SETTINGS:
-        if getattr(train, name) is None or name in METHODS[train.method].settings:
+        if getattr(train, name) is None or name in METHODS[train.method].own:
             continue
         owners = methods_with(name)
         message = f"train.{name} is a setting of {listed(owners)}, and train.method is "
@@ -57,6 +57,9 @@ def a_reward_model_writes_nothing(recipe: Recipe) -> Iterator[Finding]:
     if evaluate.forgetting:
         message = "a reward model scores answers and writes none: it answers no general prompts"
         yield Finding("E247", "/evaluate/forgetting", message, "remove it")
+    if evaluate.harness is not None:
+        message = "a reward model scores answers and writes none: it can do no task"
+        yield Finding("E247", "/evaluate/harness", message, "remove it")
 
 
 @check("train")

@@ -228,7 +228,7 @@ def _template(recipe: Recipe, facts: Facts | None) -> str | None:
 def check_batch(recipe: Recipe) -> Iterator[Finding]:
     """A step that takes more rows than there are is a smaller one than it says."""
     train = recipe.train
-    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    batch = train.rows_per_step
     rows = _training_rows(recipe)
     if rows is None or recipe.data.packing or batch <= rows:
         return

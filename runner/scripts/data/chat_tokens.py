@@ -27,6 +27,7 @@ from runner.scripts.data.template_clock import check_no_clock, pinned
 from runner.scripts.spec import ScriptError
 
 _PROBE_SYSTEM = "Mind the Mark-7f3a."
+_NO_TOOLS = "the row has tools, but the chat template writes nothing of them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,20 +148,25 @@ class ChatTokenizer:
             parts = one_for_each_answer(conversation)
             return [(part, self.tokens(part)) for part in parts]
 
+    def prompt_tokens(self, conversation: Conversation) -> list[int]:
+        """Ids of turns that wait for an answer, up to where it begins. Raises RowError."""
+        self._check_system(conversation)
+        text = self.render(conversation.messages, conversation.tools, generate=True)
+        bare = self.render(conversation.messages, generate=True) if conversation.tools else ""
+        if text == bare:
+            raise RowError(_NO_TOOLS, "E350")
+        ids = self.encode(text)
+        self._check_one_bos(ids)
+        return ids
+
     def tokens(self, conversation: Conversation) -> Tokens:
         """Ids and trained spans of one conversation. Raises RowError."""
         if conversation.text is not None:
             return self._plain(conversation.text)
-        if self.system_problem and any(turn["role"] == "system" for turn in conversation.messages):
-            raise RowError(
-                f"the row has a system turn, but the template takes none: {self.system_problem}",
-                "E556",
-            )
+        self._check_system(conversation)
         whole = self.render(conversation.messages, conversation.tools)
         if conversation.tools and whole == self.render(conversation.messages):
-            raise RowError(
-                "the row has tools, but the chat template writes nothing of them", "E350"
-            )
+            raise RowError(_NO_TOOLS, "E350")
         for number, turn in enumerate(conversation.messages, 1):
             if turn["role"] == "tool" and turn["content"].strip() not in whole:
                 wrong = f"the chat template does not write turn {number}, which is of a tool"
@@ -189,6 +195,13 @@ class ChatTokenizer:
             self._check_written(conversation, turn, after[len(before) :])
             spans.append((len(prompt), self._end_of_turn(ids, len(prompt), len(upto))))
         return Tokens(ids, spans)
+
+    def _check_system(self, conversation: Conversation) -> None:
+        if self.system_problem and any(turn["role"] == "system" for turn in conversation.messages):
+            raise RowError(
+                f"the row has a system turn, but the template takes none: {self.system_problem}",
+                "E556",
+            )
 
     def _check_one_bos(self, ids: Sequence[int]) -> None:
         bos = self._tokenizer.bos_token_id

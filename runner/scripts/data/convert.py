@@ -15,6 +15,7 @@ from runner.scripts.data.conversation import Conversation, check_turns
 from runner.scripts.data.formats import EVERY, FIELDS
 from runner.scripts.data.packed_files import bare_name
 from runner.scripts.data.preference import check_compared
+from runner.scripts.data.prompted import Prompted, check_prompted
 from runner.scripts.data.rows import MAX_SHOWN, Place, Problem, RowError, checked_value, read_rows
 from runner.scripts.data.tables import JSON_COLUMNS, separator_of, typed
 from runner.scripts.data.writing import CannotHold, Read, as_rows
@@ -39,6 +40,8 @@ def read_one(row: Row, format_name: str) -> Read:
     read = EVERY[format_name](row)
     if isinstance(read, Conversation):
         check_turns(read)
+    elif isinstance(read, Prompted):
+        check_prompted(read)
     else:
         check_compared(read)
     return read

@@ -12,6 +12,7 @@ _KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kto", ("prompt", "completion", "label")),
     ("preference", ("chosen", "rejected")),
     ("prompt-completion", ("prompt", "completion")),
+    ("prompt", ("prompt", "answer")),
     ("alpaca", ("instruction", "output")),
     ("text", ("text",)),
 )

@@ -12,9 +12,10 @@ from typing import Any
 
 from runner.scripts.data.conversation import Conversation, Message, Traits, is_empty
 from runner.scripts.data.preference import Compared
+from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.rows import RowError
 
-Row = Conversation | Compared
+Row = Conversation | Compared | Prompted
 
 
 def content_key(row: Row) -> str:

@@ -51,6 +51,7 @@ HINTS = {
     "E349": "write JSON lines: one row a line",
     "E351": "write the table again with a program that quotes cells",
     "E348": "name the columns as they are in the file, in columns of this file",
+    "E357": 'a row is {"prompt": "a question", "answer": "the right answer"}',
     "E361": "name a column that every row has, or give the row a value",
     "E350": "choose a data.chat_template that writes tools, or leave them out of the rows",
     "E325": "raise data.max_length, or set data.too_long to truncate or drop",

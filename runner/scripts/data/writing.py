@@ -13,11 +13,12 @@ from typing import Any
 from runner.scripts.data.conversation import Conversation, Message
 from runner.scripts.data.formats.sharegpt import FUNCTION_CALL, check_order
 from runner.scripts.data.preference import Judged, Pair
+from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.rows import RowError
 from runner.scripts.data.turns import as_json
 
 Row = dict[str, Any]
-Read = Conversation | Pair | Judged
+Read = Conversation | Pair | Judged | Prompted
 
 
 class CannotHold(Exception):
@@ -30,6 +31,8 @@ def as_rows(read: Read, target: str, losses: list[str]) -> list[Row]:
         return _of_pair(read, target, losses)
     if isinstance(read, Judged):
         return _of_judged(read, target, losses)
+    if isinstance(read, Prompted):
+        return _of_prompted(read, target, losses)
     if target == "preference":
         raise CannotHold("there is no second answer to compare with")
     if target == "kto":
@@ -60,6 +63,16 @@ def _of_judged(judged: Judged, target: str, losses: list[str]) -> list[Row]:
     return [_WRITERS[target](judged.answered, losses)]
 
 
+def _of_prompted(prompted: Prompted, target: str, losses: list[str]) -> list[Row]:
+    if target == "prompt":
+        asked = _text_or_turns([dict(turn) for turn in prompted.messages], "user")
+        answer = {} if prompted.answer is None else {"answer": prompted.answer}
+        return [{"prompt": asked, **answer, **_tools(prompted.asked)}]
+    if prompted.answer is None:
+        raise CannotHold("there is no answer to learn from")
+    return as_rows(prompted.answered(), target, losses)
+
+
 # --- one writer a format
 
 
@@ -83,6 +96,23 @@ def _prompt_completion(read: Conversation, losses: list[str]) -> Row:
     return {
         "prompt": _text_or_turns(prompt, "user"),
         "completion": _text_or_turns(completion, "assistant"),
+        **_tools(read),
+    }
+
+
+def _prompt(read: Conversation, losses: list[str]) -> Row:
+    """The last answer becomes what others are held against; ones before it are in the prompt."""
+    last = len(_turns_of(read)) - 1
+    if last < 1 or read.messages[last]["role"] != "assistant":
+        raise CannotHold("there is no answer to a question")
+    if "tool_calls" in read.messages[last]:
+        raise CannotHold("the answer calls a tool")
+    _lose(losses, "which answers are not trained on", last in read.untrained)
+    _lose(losses, "that earlier answers are trained on", len(read.answers) > 1)
+    prompt = [dict(turn) for turn in read.messages[:last]]
+    return {
+        "prompt": _text_or_turns(prompt, "user"),
+        "answer": read.messages[last]["content"],
         **_tools(read),
     }
 
@@ -163,6 +193,7 @@ _WRITERS: dict[str, Callable[[Conversation, list[str]], Row]] = {
     "sharegpt": _sharegpt,
     "prompt-completion": _prompt_completion,
     "text": _text,
+    "prompt": _prompt,
 }
 
 

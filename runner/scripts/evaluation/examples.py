@@ -30,6 +30,8 @@ KINDS = (
     "sample",  # a held-out prompt, with the answer that it should have had
     "general",  # one of our general prompts
     "neutral",  # one of our neutral texts: `loss`, `kl`
+    "task",  # a row of a task of lm-evaluation-harness; `task` names it
+    "reward",  # a held-out prompt, whose answer earns a `reward`
 )
 MODELS = ("base", "tuned")
 

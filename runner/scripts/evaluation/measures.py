@@ -10,7 +10,7 @@ from runner.scripts.evaluation.examples import MODELS, Example
 from runner.scripts.evaluation.intervals import Estimate, estimate
 
 _PAIRS = ("pair-sum", "pair-mean", "pair-reward")
-_ANSWERS = ("question", "sample", "general")
+_ANSWERS = ("question", "sample", "general", "reward")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,8 @@ class Measure:
     """`key` of the results of examples of `kinds`. `better`: 1 higher, -1 lower, 0 neither.
 
     `per_token`: the results are sums over the example's tokens. `from_base`: they are a distance
-    from the model that was trained, so that those of other bases do not compare.
+    from the model that was trained, so that those of other bases do not compare. `task`: of
+    examples of this task alone.
     """
 
     name: str
@@ -28,9 +29,12 @@ class Measure:
     better: int
     per_token: bool = False
     from_base: bool = False
+    task: str = ""
 
     def of(self, example: Example, model: str) -> float | None:
         """What came out; None where nothing did."""
+        if self.task and example.shown.get("task") != self.task:
+            return None
         value = example.results.get(model, {}).get(self.key)
         return None if value is None or isinstance(value, str) else float(value)
 
@@ -45,6 +49,7 @@ MEASURES = (
     Measure("preference_margin", "margin of the better answer", _PAIRS, "margin", 1),
     Measure("good_answers", "log-probability of good answers", ("good-answer",), "logp", 1),
     Measure("bad_answers", "log-probability of bad answers", ("bad-answer",), "logp", -1),
+    Measure("reward", "reward of held-out answers", ("reward",), "reward", 1),
     Measure("questions_hit", "questions: right", ("question",), "hit", 1),
     Measure("questions_exact_match", "questions: exact match", ("question",), "exact_match", 1),
     Measure("questions_f1", "questions: F1", ("question",), "f1", 1),
@@ -61,6 +66,22 @@ MEASURES = (
     Measure("neutral_loss", "neutral text: loss, nats a token", ("neutral",), "loss", -1, True),
     Measure("neutral_kl", "neutral text: KL from base", ("neutral",), "kl", -1, True, True),
 )
+
+
+def task_measures(examples: Iterable[Example]) -> list[Measure]:
+    """Of every task among the examples: each of its metrics, of which more is better."""
+    found = {
+        (str(each.shown.get("task", "")), key)
+        for each in examples
+        if each.kind == "task"
+        for results in each.results.values()
+        for key, value in results.items()
+        if not isinstance(value, str)
+    }
+    return [
+        Measure(f"{task}/{key}", f"{task}: {key}", ("task",), key, 1, task=task)
+        for task, key in sorted(found)
+    ]
 
 
 def measured(measure: Measure, examples: Iterable[Example], model: str) -> Estimate | None:
@@ -80,14 +101,16 @@ def changed(pairs: Sequence[tuple[float, float, float]]) -> Estimate | None:
     return estimate([second - first for first, second, _ in pairs], [each[2] for each in pairs])
 
 
-def summary_of(examples: Sequence[Example]) -> dict[str, Any]:
+def summary_of(
+    examples: Sequence[Example], measures: Sequence[Measure] = MEASURES
+) -> dict[str, Any]:
     """measure -> count, few, and value, low and high of base, tuned and change.
 
     Their order decides which are drawn together: by kind and id, as in `recipe compare`.
     """
     examples = sorted(examples, key=lambda each: (each.kind, each.id))
     found: dict[str, Any] = {}
-    for measure in MEASURES:
+    for measure in measures:
         estimates = {name: measured(measure, examples, name) for name in MODELS}
         both = [
             (first, second, measure.weight(each))

@@ -135,8 +135,8 @@ class TrainingRecord(TrainerCallback):
 
 
 def _short(name: str) -> str:
-    """`rewards/margins` without what stands before the slash."""
-    return name.rpartition("/")[2]
+    """`rewards/margins` without what stands before the slash; of `rewards/NAME/mean` the name."""
+    return name.removesuffix("/mean").rpartition("/")[2]
 
 
 def stride(weights: Iterable[torch.Tensor]) -> int:

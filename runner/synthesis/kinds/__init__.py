@@ -6,10 +6,10 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
+from runner.asking.talk import Talk
 from runner.synthesis.rows import Made
 from runner.synthesis.settings import Settings
 from runner.synthesis.sources import Part, Seed
-from runner.synthesis.talk import Talk
 
 KINDS = {
     "self-instruct": "self_instruct",
@@ -43,7 +43,7 @@ class Kind(Protocol):
     def rows_a_task(self, settings: Settings) -> int:
         """How many one gives where all goes well."""
 
-    def make(self, task: int, talk: Talk, material: Material) -> list[Made]:
+    def make(self, task: int, talk: Talk[Settings], material: Material) -> list[Made]:
         """The rows of one task, a pure function of the answers. Raises Unusable."""
 
 

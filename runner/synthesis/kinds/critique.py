@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from runner.asking.talk import Talk, Unusable, shown_json, text_of, texts_schema
 from runner.synthesis.kinds import Material, about, one_for_each_seed, one_row
 from runner.synthesis.rows import Made, words_of
-from runner.synthesis.talk import Talk, Unusable, shown_json, text_of, texts_schema
+from runner.synthesis.settings import Settings
 
 WAVE = 64
 SEEDS_ARE_KNOWN = False
@@ -12,7 +13,7 @@ tasks = one_for_each_seed
 rows_a_task = one_row
 
 
-def make(task: int, talk: Talk, material: Material) -> list[Made]:
+def make(task: int, talk: Talk[Settings], material: Material) -> list[Made]:
     """One row, or one pair."""
     seed = material.seeds[task]
     answer = seed.answer
@@ -24,7 +25,7 @@ def make(task: int, talk: Talk, material: Material) -> list[Made]:
     return [Made(seed.question, answer, seed.place, f"{seed.question}\n{answer}", rejected)]
 
 
-def _rewritten(question: str, answer: str, number: int, talk: Talk) -> str:
+def _rewritten(question: str, answer: str, number: int, talk: Talk[Settings]) -> str:
     shown = f"Question: {question}\n\nAnswer: {answer}"
     critique = talk.json(
         f"{shown}\n\nWhat is wrong with this answer, and what is missing? Say it in a few "

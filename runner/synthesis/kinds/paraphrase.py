@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from runner.asking.talk import Talk, shown_json, text_of, texts_schema
 from runner.synthesis.kinds import Material, about, one_row
 from runner.synthesis.rows import Made
 from runner.synthesis.settings import Settings
-from runner.synthesis.talk import Talk, shown_json, text_of, texts_schema
 
 WAVE = 64
 SEEDS_ARE_KNOWN = True
@@ -17,7 +17,7 @@ def tasks(settings: Settings, material: Material) -> int | None:
     return len(material.seeds) * int(settings.own["variants"])
 
 
-def make(task: int, talk: Talk, material: Material) -> list[Made]:
+def make(task: int, talk: Talk[Settings], material: Material) -> list[Made]:
     """One row."""
     seed = material.seeds[task % len(material.seeds)]
     prompt = (

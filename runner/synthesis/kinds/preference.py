@@ -9,10 +9,11 @@ from __future__ import annotations
 import string
 from typing import Any
 
+from runner.asking.talk import Talk, Unusable, object_schema, shown_json
 from runner.synthesis.kinds import Material, about, one_for_each_seed, one_row
 from runner.synthesis.rows import Made, words_of
+from runner.synthesis.settings import Settings
 from runner.synthesis.sources import Seed
-from runner.synthesis.talk import Talk, Unusable, object_schema, shown_json
 
 WAVE = 64
 SEEDS_ARE_KNOWN = False
@@ -20,7 +21,7 @@ tasks = one_for_each_seed
 rows_a_task = one_row
 
 
-def make(task: int, talk: Talk, material: Material) -> list[Made]:
+def make(task: int, talk: Talk[Settings], material: Material) -> list[Made]:
     """One pair."""
     seed = material.seeds[task]
     prompt = f"{seed.question}{about(talk.settings)}"
@@ -36,7 +37,7 @@ def make(task: int, talk: Talk, material: Material) -> list[Made]:
     return [Made(seed.question, chosen, seed.place, f"{seed.question}\n{chosen}", rejected)]
 
 
-def _judged(seed: Seed, answers: list[str], talk: Talk) -> tuple[str, str]:
+def _judged(seed: Seed, answers: list[str], talk: Talk[Settings]) -> tuple[str, str]:
     different = list({tuple(words_of(answer)): answer for answer in reversed(answers)}.values())
     if len(different) == 1:
         raise Unusable("both answers are the same", different[0])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.asking.talk import Talk, Unusable, object_schema, text_of, texts_schema
 from runner.synthesis.kinds import Material, about
 from runner.synthesis.rows import Made
 from runner.synthesis.settings import Settings
-from runner.synthesis.talk import Talk, Unusable, object_schema, text_of, texts_schema
 
 WAVE = 64
 SEEDS_ARE_KNOWN = False
@@ -23,7 +23,7 @@ def rows_a_task(settings: Settings) -> int:
     return int(settings.own["per_chunk"])
 
 
-def make(task: int, talk: Talk, material: Material) -> list[Made]:
+def make(task: int, talk: Talk[Settings], material: Material) -> list[Made]:
     """Pairs that the model finds in one part."""
     part = material.parts[task % len(material.parts)]
     count = rows_a_task(talk.settings)

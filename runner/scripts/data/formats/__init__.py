@@ -11,11 +11,13 @@ from runner.scripts.data.formats import (
     kto,
     messages,
     preference,
+    prompt,
     prompt_completion,
     sharegpt,
     text,
 )
 from runner.scripts.data.preference import Compared
+from runner.scripts.data.prompted import Prompted
 
 FORMATS: dict[str, Callable[[dict[str, Any]], Conversation]] = {
     "messages": messages.parse,
@@ -29,6 +31,8 @@ COMPARED: dict[str, Callable[[dict[str, Any]], Compared]] = {
     "preference": preference.parse,
     "kto": kto.parse,
 }
+# What methods learn from that answer themselves.
+PROMPTED: dict[str, Callable[[dict[str, Any]], Prompted]] = {"prompt": prompt.parse}
 # For formats that need turns in order: how rows are read that are brought into order later.
 ANY_ORDER: dict[str, Callable[[dict[str, Any]], Conversation]] = {
     "sharegpt": sharegpt.parse_any_order,
@@ -42,5 +46,10 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "text": text.FIELDS,
     "preference": preference.FIELDS,
     "kto": kto.FIELDS,
+    "prompt": prompt.FIELDS,
 }
-EVERY: Mapping[str, Callable[[dict[str, Any]], Conversation | Compared]] = {**FORMATS, **COMPARED}
+EVERY: Mapping[str, Callable[[dict[str, Any]], Conversation | Compared | Prompted]] = {
+    **FORMATS,
+    **COMPARED,
+    **PROMPTED,
+}

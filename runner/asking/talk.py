@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+from runner.asking.asker import Asker
+from runner.asking.protocols import Question, Reply
+from runner.asking.settings import Asks, Endpoint
 from runner.store.digest import canonical_json
-from runner.synthesis.asking import Asker
-from runner.synthesis.protocols import Question, Reply
-from runner.synthesis.settings import Endpoint, Settings
 
 Checked = TypeVar("Checked")
+Settings = TypeVar("Settings", bound=Asks)
 MAX_SHOWN = 200  # characters of an answer in the list of those that could not be used
 
 
@@ -47,11 +48,17 @@ def some(count: int, among: int, seed: int, *which: int | str) -> list[int]:
     return list(found)
 
 
-class Talk:
-    """What one task says to models. `digests` are of all its requests, in order."""
+class Talk(Generic[Settings]):
+    """What one task says to models. `digests` are of all its requests, in order.
 
-    def __init__(self, settings: Settings, asker: Asker, task: int) -> None:
+    `seeded_by`: what decides seeds besides settings and step; None for the task's number.
+    """
+
+    def __init__(
+        self, settings: Settings, asker: Asker, task: int, seeded_by: str | None = None
+    ) -> None:
         self.settings, self.task = settings, task
+        self._seeded_by = task if seeded_by is None else seeded_by
         self.digests: list[str] = []
         self.unusable: list[Unusable] = []  # answers after which it was asked anew
         self._asker = asker
@@ -106,7 +113,7 @@ class Talk:
             endpoint or self.settings.endpoint,
             [{"role": "user", "content": prompt}],
             self.settings.sampling,
-            drawn(self.settings.seed, self.settings.kind, self.task, step),
+            drawn(self.settings.seed, self.settings.kind, self._seeded_by, step),
             schema,
         )
         reply, digest = self._asker.ask(question, self.task)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.synthesis.settings import Endpoint
+from runner.asking.settings import Endpoint
 
 Message = dict[str, str]
 CHARACTERS_A_TOKEN = 3  # where a server does not count; rather too few than too many

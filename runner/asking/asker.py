@@ -7,13 +7,13 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from runner.asking.http import Address, Failure, post
+from runner.asking.log import Log, request_digest
+from runner.asking.protocols import NotTheProtocol, Question, Reply, path_of, read_reply
+from runner.asking.settings import Asks, Endpoint
+from runner.asking.spending import Pace, Spending, Stopped
 from runner.errors import MachineCannot, RecipeToolError
 from runner.report.printable import escaped
-from runner.synthesis.http import Address, Failure, post
-from runner.synthesis.log import Log, request_digest
-from runner.synthesis.protocols import NotTheProtocol, Question, Reply, path_of, read_reply
-from runner.synthesis.settings import Endpoint, Settings
-from runner.synthesis.spending import Pace, Spending, Stopped
 
 MAX_WAIT = 600.0  # seconds that a server may ask us to wait; longer ends the command
 MAX_BACKOFF = 120.0
@@ -37,7 +37,7 @@ class Asker:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: Asks,
         log: Log,
         addresses: Mapping[Endpoint, Address] | None,
         stopping: threading.Event,
@@ -124,7 +124,7 @@ class Asker:
             self.tally.new_tokens += reply.tokens if new else 0
 
 
-def addresses_of(settings: Settings, ollama_url: str) -> dict[Endpoint, Address]:
+def addresses_of(settings: Asks, ollama_url: str) -> dict[Endpoint, Address]:
     """Where each endpoint is, with its key. Raises MachineCannot (E902) without the key."""
     return {
         endpoint: Address(endpoint.url or ollama_url, _key(endpoint))

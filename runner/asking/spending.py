@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from runner.synthesis.settings import Budget
+from runner.asking.settings import Budget
 
 LOOK_SECONDS = 0.2
 

@@ -1,0 +1,246 @@
+"""Tasks of lm-evaluation-harness with base and tuned model, example by example.
+
+spec.hashed: tasks (configurations, see runner/recipe/task_files.py), limit and num_fewshot (or
+null), apply_chat_template, system, seed, trained ("adapter" or "model"), dtype,
+attn_implementation. spec.inputs: model (folder of `fetch`), trained (folder of `train`), template
+(of `prepare`), and of task N its rows, data-N and perhaps fewshot-N. Writes `examples.jsonl` and
+`results.json` (means with intervals). The harness builds prompts and scores answers; rows come
+from these files alone, and templates in tasks are rendered in a sandbox.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from jinja2 import StrictUndefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from lm_eval import utils as harness_utils
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import evaluate as run_tasks
+from lm_eval.models.huggingface import HFLM
+from peft import PeftModel
+from transformers import PreTrainedTokenizerFast
+
+from runner.scripts.evaluate import load_model
+from runner.scripts.evaluation.examples import FILE, Example, content_id, cut, write_examples
+from runner.scripts.evaluation.measures import summary_of, task_measures
+from runner.scripts.spec import Events, ScriptError, Spec, main
+from runner.scripts.training.torch_setup import check_still_set_up, peak_memory, set_up_torch
+
+BATCH = 8  # prompts at once; part of what decides the last bits
+MAX_ROWS = 1_000_000
+ROWS, EXAMPLES = "rows", "examples"  # names of the two splits
+Results = dict[tuple[str, int], dict[str, Any]]  # (task, number of the row) -> what came out
+
+
+def measure(spec: Spec, events: Events) -> None:
+    """Ask the base, then the tuned model, and write what came out."""
+    device = set_up_torch()
+    _render_in_a_sandbox()
+    settings = spec.hashed
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
+    tokenizer.chat_template = spec.inputs["template"].read_text(encoding="utf-8")
+    found: dict[str, Results] = {}
+    shown: Results = {}
+    model = load_model(spec.inputs["model"], settings, device)
+    for number, name in enumerate(("base", "tuned")):
+        events.progress(number, 2, message=f"tasks, {name}")
+        found[name] = _asked(model, tokenizer, spec, shown)
+        if name == "base" and settings["trained"] == "adapter":
+            model = PeftModel.from_pretrained(model, spec.inputs["trained"]).eval()
+        elif name == "base":
+            del model  # room for the other one
+            gc.collect()
+            model = load_model(spec.inputs["trained"], settings, device)
+    events.progress(2, 2, message="tasks")
+    check_still_set_up()
+    _write(spec, events, found, shown, device)
+
+
+def _render_in_a_sandbox() -> None:
+    """Templates of tasks get no access to Python's own objects."""
+    sandbox = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    sandbox.filters.update(harness_utils.env.filters)
+    harness_utils.env = sandbox
+
+
+def _asked(model: Any, tokenizer: Any, spec: Spec, shown: Results) -> Results:
+    """Every task of one model; `shown` gets what was asked."""
+    settings = spec.hashed
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=BATCH)
+    found: Results = {}
+    for number, configuration in enumerate(settings["tasks"]):
+        name = configuration["task"]
+        task = _task(spec, number, configuration)
+        try:
+            results = run_tasks(
+                lm,
+                {"tasks": {name: task}, "groups": {}},
+                limit=settings["limit"],
+                bootstrap_iters=0,
+                system_instruction=settings["system"],
+                apply_chat_template=settings["apply_chat_template"],
+                fewshot_as_multiturn=settings["apply_chat_template"],
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a template or a row makes the harness raise
+            raise _unfit(name, error) from error
+        _check_lengths(lm, task, name)
+        for sample in results["samples"][name]:
+            key = (name, sample["doc_id"])
+            found.setdefault(key, {}).update(_scores(sample, configuration, task))
+            shown[key] = _shown(sample, configuration, task)
+    return found
+
+
+def _task(spec: Spec, number: int, configuration: Mapping[str, Any]) -> ConfigurableTask:
+    """The task as the harness wants it: with rows of ours, and no data set of its own."""
+    name = configuration["task"]
+    splits = {ROWS: _rows(spec.inputs[f"data-{number}"], name)}
+    if (examples := spec.inputs.get(f"fewshot-{number}")) is not None:
+        splits[EXAMPLES] = _rows(examples, name)
+    shots = spec.hashed["num_fewshot"]
+    shots = configuration["num_fewshot"] if shots is None else shots
+    if shots and len(splits[EXAMPLES]) <= shots:
+        raise ScriptError(
+            f"task {name} wants {shots} examples, and its file has {len(splits[EXAMPLES])} rows",
+            hint="more rows than examples are needed, so that each question can have its own",
+            code="E924",
+        )
+    wanted = {**configuration, "num_fewshot": shots, "test_split": ROWS}
+    wanted["fewshot_split"] = EXAMPLES if EXAMPLES in splits else ROWS
+    try:
+        task = ConfigurableTask(config={**wanted, "custom_dataset": lambda **_: splits})
+    except Exception as error:  # of the first row
+        raise _unfit(name, error) from error
+    task.set_fewshot_seed(seed=spec.hashed["seed"])
+    return task
+
+
+def _rows(path: Path, name: str) -> datasets.Dataset:
+    """Rows of JSON lines. Raises ScriptError E924."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines if line.strip()]
+        if not rows or len(rows) > MAX_ROWS or not all(isinstance(row, dict) for row in rows):
+            raise ValueError("it is no list of 1 to 1,000,000 JSON objects")
+        return datasets.Dataset.from_list(rows)
+    except (
+        ValueError,
+        TypeError,
+        RecursionError,
+    ) as error:  # pyarrow's errors are of the first two
+        words = " ".join(str(error).split())[:200]
+        raise ScriptError(
+            f"the rows of task {name} cannot be used: {words}",
+            hint="write one JSON object a line, all with the same keys, each of one type",
+            code="E924",
+        ) from error
+
+
+def _unfit(name: str, error: Exception) -> ScriptError:
+    words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return ScriptError(
+        f"task {name} does not fit its rows: {words}",
+        hint="look at doc_to_text, doc_to_target and doc_to_choice: each name in them is a key of "
+        "the rows",
+        code="E925",
+    )
+
+
+def _check_lengths(lm: HFLM, task: ConfigurableTask, name: str) -> None:
+    """Raise ScriptError E926 where a prompt was cut: the harness leaves out its beginning."""
+    for instance in task.instances:
+        prompt, more = instance.args[:2]
+        room = lm.max_length
+        if isinstance(more, dict):
+            room -= more["max_gen_toks"]
+        else:
+            room -= len(lm.tok_encode(more)) - 1
+        length = len(lm.tok_encode(prompt))
+        if length > room:
+            raise ScriptError(
+                f"a prompt of task {name} has {length} tokens, and the model has room for {room}: "
+                f"row {instance.doc_id + 1}",
+                hint="fewer examples (num_fewshot), a smaller max_gen_toks, or shorter rows",
+                code="E926",
+            )
+
+
+def _scores(
+    sample: Mapping[str, Any], configuration: Mapping[str, Any], task: ConfigurableTask
+) -> dict[str, Any]:
+    """The answer, and every metric; of a named filter with its name. Raises ScriptError E927."""
+    label = "" if sample["filter"] == "none" else f",{sample['filter']}"
+    found: dict[str, Any] = {}
+    for metric in sample["metrics"]:
+        value = float(sample[metric])
+        if not math.isfinite(value):
+            raise _no_number(configuration["task"], metric)
+        found[f"{metric}{label}"] = value
+    if configuration["output_type"] == "multiple_choice":
+        likelihoods = [float(each[0]) for each in sample["filtered_resps"]]
+        if not all(map(math.isfinite, likelihoods)):
+            raise _no_number(configuration["task"], "log-likelihood")
+        choices = task.doc_to_choice(sample["doc"])
+        found["answer"] = str(choices[likelihoods.index(max(likelihoods))])
+    else:
+        found["answer"] = str(sample["resps"][0][0])
+    return found
+
+
+def _no_number(name: str, what: str) -> ScriptError:
+    return ScriptError(
+        f"task {name}: a {what} is not a number",
+        hint="lower train.learning_rate, or set model.dtype to float32",
+        code="E927",
+    )
+
+
+def _shown(
+    sample: Mapping[str, Any], configuration: Mapping[str, Any], task: ConfigurableTask
+) -> dict[str, Any]:
+    """What a person sees of an example, and what makes two examples the same."""
+    target = sample["target"]
+    if "doc_to_choice" in configuration and isinstance(target, int):
+        target = task.doc_to_choice(sample["doc"])[target]
+    prompt = sample["arguments"][0][0]
+    identity = {key: value for key, value in configuration.items() if key != "num_fewshot"}
+    return {
+        "id": content_id([identity, sample["doc"], prompt]),
+        "task": configuration["task"],
+        "prompt": cut(str(prompt)),
+        "expected": cut(str(target)),
+    }
+
+
+def _write(
+    spec: Spec,
+    events: Events,
+    found: Mapping[str, Results],
+    shown: Results,
+    device: torch.device,
+) -> None:
+    examples = []
+    for key, what in shown.items():
+        results = {name: each[key] for name, each in found.items()}
+        rest = {name: value for name, value in what.items() if name != "id"}
+        examples.append(Example("task", what["id"], rest, results))
+    write_examples(spec.folder / FILE, 0, examples)
+    measures: Sequence[Any] = task_measures(examples)
+    tasks = summary_of(examples, measures)
+    text = json.dumps({"tasks": tasks}, indent=2, sort_keys=True, allow_nan=False)
+    (spec.folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    events.measure(tasks=tasks, peak_memory=peak_memory(device))
+
+
+if __name__ == "__main__":
+    main(measure)

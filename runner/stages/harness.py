@@ -1,0 +1,118 @@
+"""Tasks of lm-evaluation-harness, of base and tuned model: the same prompts, the same scoring.
+
+A task file is data (recipe/task_files.py); what it says goes into the key with its rows' digests.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import StageFailed
+from runner.recipe.model import quantization_spec
+from runner.recipe.task_files import read_task
+from runner.stages.contract import Class, Context, Upstream
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Harness, Recipe
+
+NAME = "harness"
+VERSION = 1
+OUTPUTS = {"examples.jsonl": Class.PLATFORM, "results.json": Class.MEASURED}
+NEEDS = ("fetch", "prepare", "train")
+ENVIRONMENT = "harness"
+TOOLS: tuple[str, ...] = ()
+DEVICE = True
+
+_TRAINED = {"lora": "adapter", "none": "model"}
+
+
+def wanted(recipe: Recipe) -> bool:
+    """Only when the recipe names tasks."""
+    return recipe.evaluate is not None and recipe.evaluate.harness is not None
+
+
+def snapshot(recipe: Recipe) -> dict[str, Any]:
+    """What the task files say, digests of their rows, and how this processor multiplies."""
+    from runner.store.digest import file_sha256
+    from runner.system.determinism import bfloat16_path
+
+    facts: dict[str, Any] = {
+        "tasks": _configurations(recipe),
+        "rows": {name: file_sha256(path) for name, path in sorted(_rows(recipe).items())},
+    }
+    half = recipe.model.dtype != "float32" or recipe.model.quantization is not None
+    if half and (path := bfloat16_path()):
+        facts["bfloat16_path"] = path
+    return facts
+
+
+def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
+    """The settings, and the contents of both models; `snapshot` has the tasks."""
+    trained = _TRAINED[recipe.train.adapter.type]
+    return {
+        **_settings(recipe),
+        "model": upstream["fetch"].digest("model/*"),
+        "trained_model": upstream["train"].digest(f"{trained}/*"),
+        "template": upstream["prepare"].digest("chat_template.jinja"),
+    }
+
+
+def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
+    """Write results of every example into `folder`. Raises StageFailed."""
+    trained = _TRAINED[recipe.train.adapter.type]
+    context.run_script(
+        "harness",
+        {**_settings(recipe), "tasks": _configurations(recipe)},
+        inputs={
+            "model": inputs["fetch"].folder / "model",
+            "trained": inputs["train"].folder / trained,
+            "template": inputs["prepare"].path("chat_template.jinja"),
+            **_rows(recipe),
+        },
+        folder=folder,
+    )
+
+
+def _harness(recipe: Recipe) -> Harness:
+    assert recipe.evaluate is not None
+    assert recipe.evaluate.harness is not None
+    return recipe.evaluate.harness
+
+
+def _configurations(recipe: Recipe) -> list[dict[str, Any]]:
+    """Of every task, in order. Raises StageFailed for a file that was changed since."""
+    found = []
+    for task in _harness(recipe).tasks:
+        configuration, problems = read_task(recipe.resolve(task.path))
+        if problems:
+            code, words, hint = problems[0]
+            raise StageFailed(f"{task.path}:{words}", hint=hint, code=code)
+        found.append(configuration)
+    return found
+
+
+def _rows(recipe: Recipe) -> dict[str, Path]:
+    """`data-0`, `fewshot-0`, ... -> the file."""
+    found = {}
+    for number, task in enumerate(_harness(recipe).tasks):
+        found[f"data-{number}"] = recipe.resolve(task.data)
+        if task.fewshot is not None:
+            found[f"fewshot-{number}"] = recipe.resolve(task.fewshot)
+    return found
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    harness = _harness(recipe)
+    return {
+        "limit": harness.limit,
+        "num_fewshot": harness.num_fewshot,
+        "apply_chat_template": harness.apply_chat_template,
+        "system": recipe.data.system if harness.apply_chat_template else None,
+        "seed": recipe.seed,
+        "trained": _TRAINED[recipe.train.adapter.type],
+        "dtype": recipe.model.dtype,
+        "attn_implementation": recipe.model.attn_implementation,
+        **({"trust_remote_code": True} if recipe.model.trust_remote_code else {}),
+        **quantization_spec(recipe.model),
+    }
