@@ -72,7 +72,7 @@ def small_run(place: Path, *, absolute: bool = False) -> SmallRun:
     }
     manifest = build_manifest(outputs, "test-platform")
     (folder / "manifest.json").write_bytes(manifest)
-    write_run_lock(recipe, outputs["fetch"], folder)
+    write_run_lock(recipe, outputs, folder)
     record = {
         "schema": 1,
         "recipe": "small",

@@ -338,6 +338,7 @@ def training_of(
         {
             "settings": settings,
             "save_steps": save_steps,
+            "canary": recipe.train.canary,
             "device": "cpu",
             "more": count_tokens(recipe),
         },

@@ -17,7 +17,7 @@ import traceback
 
 HEAVY = (
     *("torch", "numpy", "safetensors.numpy", "transformers", "peft", "datasets", "trl"),
-    "llamafactory.train.tuner",
+    *("trl.experimental.ppo", "llamafactory.train.tuner"),
 )
 
 

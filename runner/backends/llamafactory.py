@@ -6,7 +6,7 @@ part: docs/decisions/0001 says what makes its adapter equal to `native`'s, byte 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from runner.recipe.model import Adapter, Quantization, Recipe
 
 ENVIRONMENT = "llamafactory"
+OWN_ENVIRONMENTS: Mapping[str, str] = {}
 # tests/integration/test_train_llamafactory.py and test_preferences_llamafactory.py
 PROVED_TO_RESUME = frozenset({"sft", "pretrain"}) | preferences.PROVED_TO_RESUME
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runner.backends.trainer_arguments import SAME, weights_that_learn
@@ -13,11 +13,16 @@ if TYPE_CHECKING:
     from runner.recipe.model import Adapter, Recipe
 
 ENVIRONMENT = "native"
+OWN_ENVIRONMENTS: Mapping[str, str] = {"ppo": "ppo"}  # an older TRL
 # tests/integration/test_train_native.py, test_train_preferences.py and test_train_grpo.py
 PROVED_TO_RESUME = frozenset({"sft", "pretrain", "dpo", "orpo", "simpo", "kto", "reward", "grpo"})
 
 # every other method compares answers
-_SCRIPTS = {"sft": "train_native", "pretrain": "train_native", "grpo": "train_grpo_native"}
+_SCRIPTS = {
+    **dict.fromkeys(("sft", "pretrain"), "train_native"),
+    "grpo": "train_grpo_native",
+    "ppo": "train_ppo",
+}
 # methods that learn from packs; pairs and sampled answers do not
 PACKED = frozenset({"sft", "pretrain"})
 _SETTINGS = (
@@ -39,6 +44,8 @@ def spec(recipe: Recipe) -> dict[str, Any]:
     return {
         **{name: getattr(recipe.train, name) for name in _SETTINGS},
         **settings_of(recipe.train),
+        # the head of a twin's reward model is drawn, where a real one must have it
+        **({"shrunken": True} if recipe.shrink is not None and recipe.reward is not None else {}),
         "seed": recipe.seed,
         "dtype": recipe.model.dtype,
         "attn_implementation": recipe.model.attn_implementation,
@@ -65,6 +72,8 @@ def cannot_honour(recipe: Recipe) -> Iterator[tuple[str, str]]:
         does = "asks" if METHODS[recipe.train.method].generates else "compares"
         what = "whole prompts" if does == "asks" else "whole answers"
         yield "/data/packing", f"{recipe.train.method} {does} {what}, and packs mix them"
+    if recipe.train.method == "ppo":
+        yield from _ppo_cannot_honour(recipe)
     if recipe.model.dtype == "float16" and recipe.train.bf16:
         yield "/train/bf16", "bf16 autocast over float16 weights mixes two 16-bit formats"
     held = recipe.model.quantization
@@ -73,6 +82,16 @@ def cannot_honour(recipe: Recipe) -> Iterator[tuple[str, str]]:
             "/model/quantization/bnb_4bit_compute_dtype",
             f"bf16 autocast computes in bfloat16, not in {held.bnb_4bit_compute_dtype}",
         )
+
+
+def _ppo_cannot_honour(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """TRL's PPO trainer has a loop of its own, which knows less than Transformers' trainer."""
+    for name in ("bf16", "gradient_checkpointing"):
+        if getattr(recipe.train, name):
+            yield f"/train/{name}", f"TRL's PPO trainer does nothing of train.{name}"
+    if recipe.model.trust_remote_code:
+        message = "ppo runs no code of a model's own: it takes the model apart"
+        yield "/model/trust_remote_code", message
 
 
 def _adapter(adapter: Adapter) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from runner.lock.file import as_text, read_lock
 from runner.lock.of_run import FILE as LOCK_FILE
 from runner.lock.of_run import HEAD
 from runner.plan.keys import key_of
-from runner.recipe.base_recipe import POINTER
+from runner.recipe.base_recipe import PLACES, section_of
 from runner.recipe.model import build_resolved
 from runner.recipe.paths import NamedPath, named_paths
 from runner.recipe.source import pointer_tokens
@@ -51,7 +51,8 @@ MODEL = f"{INPUTS}/model"
 GGUF = "model.gguf"
 # Of run.json: what is the same for equal runs, and what deriving them again needs to know.
 _RECORDED = ("schema", "recipe", "runner", "until", "platform", "environments", "tools")
-_OF_MODEL = re.compile(rf"{INPUTS}/(base/)*model/")
+REWARD = "reward-model"  # of a folder of inputs
+_OF_MODEL = re.compile(rf"{INPUTS}/((base|scorer)/)*(model|{REWARD})/")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,12}")
 
 
@@ -213,9 +214,14 @@ def _rename(
 ) -> list[tuple[str, str]]:
     """Put the new path into `recipe`; (old, new) of every pinned file that it stands for."""
     pointer, folder = named.pointer, INPUTS
-    while pointer.startswith(f"{POINTER}/"):
-        pointer, folder = pointer.removeprefix(POINTER), f"{folder}/base"
-        recipe = recipe["model"]["recipe"]
+    while place := next((each for each in PLACES if pointer.startswith(f"{each}/")), ""):
+        pointer, folder = pointer.removeprefix(place), f"{folder}/{PLACES[place]}"
+        recipe = recipe[section_of(place)]["recipe"]
+    if pointer == "/reward/path":
+        recipe["reward"]["path"] = f"{folder}/{REWARD}"
+        model = PurePosixPath(named.text)
+        inside = [old for old in pinned if PurePosixPath(old).parent == model]
+        return [(old, f"{folder}/{REWARD}/{PurePosixPath(old).name}") for old in inside]
     if named.kind == "model folder":
         recipe["model"]["path"] = f"{folder}/model"
         model = PurePosixPath(named.text)
@@ -233,7 +239,8 @@ def _rename(
 
 
 def _input_name(sections: list[str], last: str, text: str) -> str:
-    """`train-0.jsonl` for /data/train/0/path, `questions.txt`, `task-0-data.jsonl` for a task's rows."""
+    """`train-0.jsonl` for /data/train/0/path, `questions.txt` for the questions, `task-0.yaml` and
+    `task-0-data.jsonl` for a task and its rows."""
     suffix = PurePosixPath(text).suffix
     suffix = suffix if _SUFFIX.fullmatch(suffix) else ""
     if sections[:2] == ["evaluate", "harness"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,10 +60,10 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def fetched_model(recipe: Recipe) -> Outputs:
-    """The outputs of `fetch`: from the store, else fetched now.
+def fetched_model(recipe: Recipe) -> Mapping[str, Outputs]:
+    """The outputs of `fetch`, and of `fetch_reward` where it is wanted; fetched where need be.
 
-    Where the recipe starts from another one, that one is run first.
+    Where the recipe names other ones, these are run first.
     """
     from runner.execution.chain import ensure_base, runner_of
     from runner.execution.execute import Execution
@@ -74,13 +75,13 @@ def fetched_model(recipe: Recipe) -> Outputs:
     from runner.store.store import Store
     from runner.system.folders import cache_folder, store_folder
 
-    stages = stages_of(recipe, "fetch")
+    stages = stages_of(recipe, "fetch" if recipe.reward is None else "fetch_reward")
     store = Store(store_folder())
     base = ensure_base(recipe, store, runner_of(store, cache_folder()))
     with clean_place(cache_folder()) as place:
         run = RunFolder(place / "runs")
         with Progress(run.events, [stage.NAME for stage in stages], sys.stderr) as progress:
-            (result,) = Execution(
+            results = Execution(
                 recipe=recipe,
                 stages=stages,
                 surroundings=read_surroundings(recipe, stages),
@@ -91,7 +92,7 @@ def fetched_model(recipe: Recipe) -> Outputs:
                 say=progress.say,
                 base=base,
             ).execute()
-    return result.outputs
+    return {result.name: result.outputs for result in results}
 
 
 def _refuse_mixtures(args: argparse.Namespace) -> None:

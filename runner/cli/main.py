@@ -41,6 +41,7 @@ COMMANDS = {
     "webui": "start LLaMA Factory's web UI with a recipe's values in its form",
     "capture": "turn a run of LLaMA Factory's web UI into a recipe",
     "crosscheck": "train one recipe in several ways, and compare them byte for byte",
+    "bench": "say how fast a recipe trains here, and refuse what cannot be",
     "doctor": "say whether this machine is ready, and for a recipe",
     "explain": "say what a code such as E102 means, and the fix",
     "migrate": "bring recipes to the newest schema, comments kept",

@@ -141,7 +141,8 @@ def _fit(recipe: Recipe, args: argparse.Namespace) -> int:
 
 def as_text(plan: Plan) -> str:
     """One line a stage: name, action, reason. Then what it takes, and what is missing."""
-    lines = [f"{step.stage:<10} {step.action:<8} {step.reason}" for step in plan.steps]
+    width = max(10, *(len(step.stage) for step in plan.steps))
+    lines = [f"{step.stage:<{width}} {step.action:<8} {step.reason}" for step in plan.steps]
     if any(step.action is not Action.REUSE for step in plan.steps):
         lines += ["", *_cost_lines(plan.cost)]
     lines += [str(lack) for lack in plan.missing]

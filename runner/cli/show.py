@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.recipe.base_recipe import POINTER
+from runner.recipe.base_recipe import PLACES, section_of
 from runner.recipe.flow import flow
 from runner.recipe.overrides import OPTION, add_option
 from runner.report.printable import escaped
@@ -105,22 +105,25 @@ def _shown(recipe: Recipe, *, resolved: bool) -> Any:
     if resolved:
         return values
     values = _given(values, recipe, "")
-    if recipe.base is not None and isinstance(recipe.source.at(POINTER), str):
-        values["model"]["recipe"] = _path_of_base(recipe)
+    for place, name in PLACES.items():
+        inner = getattr(recipe, name)
+        if inner is not None and isinstance(recipe.source.at(place), str):
+            values[section_of(place)]["recipe"] = _path_of(inner, recipe)
     return values
 
 
-def _path_of_base(recipe: Recipe) -> str:
+def _path_of(inner: Recipe, recipe: Recipe) -> str:
     """As it would be written in the recipe's own file."""
-    assert recipe.base is not None
-    return Path(os.path.relpath(recipe.base.source.path.resolve(), recipe.folder)).as_posix()
+    return Path(os.path.relpath(inner.source.path.resolve(), recipe.folder)).as_posix()
 
 
 def _place(recipe: Recipe, pointer: str) -> tuple[Recipe, str]:
     """The recipe of the chain that says the value at `pointer`, and where in it."""
-    if recipe.base is None or not pointer.startswith(f"{POINTER}/"):
-        return recipe, pointer
-    return _place(recipe.base, pointer.removeprefix(POINTER))
+    for place, name in PLACES.items():
+        inner = getattr(recipe, name)
+        if inner is not None and pointer.startswith(f"{place}/"):
+            return _place(inner, pointer.removeprefix(place))
+    return recipe, pointer
 
 
 def _given(values: Any, recipe: Recipe, pointer: str) -> Any:

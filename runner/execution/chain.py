@@ -1,19 +1,22 @@
-"""Run the recipes that a recipe starts from, where their results are missing: runs of their own."""
+"""Run the recipes that a recipe starts from, or learns by, where their results are missing.
+
+Each is a run of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.execution.display import OpenDisplay, show_progress
 from runner.execution.run_folder import RunFolder, runs_folder
-from runner.plan.chain import stages_of_base
+from runner.plan.chain import before, stages_of_base
 from runner.plan.plan import Action, make_plan
 from runner.plan.snapshot import take_snapshot
 from runner.stages.contract import Outputs
-from runner.stages.models.base_result import BASE, MODEL, last_stage, starts_from_recipe
+from runner.stages.models.base_result import MODEL, SCORER, given_stages, last_stage
 
 if TYPE_CHECKING:
     from runner.execution.execute import StageResult
@@ -26,7 +29,7 @@ Runs = Callable[["Recipe"], Path]
 
 
 class RunBase(Protocol):
-    """Runs `stages` of a base recipe, which starts from `before` itself."""
+    """Runs `stages` of a base recipe, which is handed `before` itself."""
 
     def __call__(
         self, base: Recipe, stages: list[Stage], snapshot: Snapshot, before: BaseResult | None
@@ -35,24 +38,27 @@ class RunBase(Protocol):
 
 @dataclass(frozen=True)
 class BaseResult:
-    """What a recipe gave to the one that starts from it.
+    """What the recipes gave that another one names: the model it starts from, its reward model.
 
-    `stages`: (stage, key) of all that it is made of, those of the recipes before it included.
+    `results`: of each recipe, the digest of what it gave. `stages`: (stage, key) of all that these
+    are made of, those of the recipes before them included. `outputs`: by the names that the stages
+    of the other recipe have for them.
     """
 
-    name: str  # of the recipe
-    outputs: Outputs
+    results: tuple[tuple[str, str], ...]  # name of the recipe, digest
+    outputs: Mapping[str, Outputs]
     stages: tuple[tuple[str, str], ...]
 
-    def given(self) -> dict[str, Outputs]:
-        """As `fetch` of the next recipe is handed it."""
-        return {BASE: self.outputs}
+    def given(self) -> Mapping[str, Outputs]:
+        """As the stages of the next recipe are handed it."""
+        return self.outputs
 
     def as_data(self) -> dict[str, Any]:
-        """For run.json."""
+        """For run.json: the first recipe, and under `beside` the other one where there are two."""
+        made = [{"recipe": name, "result": digest} for name, digest in self.results]
         return {
-            "recipe": self.name,
-            "result": self.outputs.digest(MODEL),
+            **made[0],
+            **({"beside": made[1:]} if made[1:] else {}),
             "stages": [{"name": name, "key": key} for name, key in self.stages],
         }
 
@@ -106,19 +112,36 @@ def ensure_base(
 
     `stages_of`: what is run of a base recipe; `runs`: where its runs lie. Raises what a run raises.
     """
-    base = recipe.base
-    if base is None or not starts_from_recipe(recipe):
-        return None
-    before = ensure_base(base, store, run_base, stages_of=stages_of, runs=runs)
-    stages = stages_of(base)
-    given = before.given() if before else {}
-    snapshot = take_snapshot(base, stages, store, runs(base), given)
+    results: list[tuple[str, str]] = []
+    outputs: dict[str, Outputs] = {}
+    entries: dict[tuple[str, str], None] = {}
+    for base in before(recipe):
+        earlier = ensure_base(base, store, run_base, stages_of=stages_of, runs=runs)
+        found = _ensured(base, store, run_base, stages_of(base), runs(base), earlier)
+        results.append((base.name, _digest(found[last_stage(base)], base)))
+        outputs |= {named: found[stage] for stage, named in given_stages(base).items()}
+        own = [(name, each.key) for name, each in found.items()]
+        entries |= dict.fromkeys([*(earlier.stages if earlier else ()), *own])
+    return BaseResult(tuple(results), outputs, tuple(entries)) if results else None
+
+
+def _ensured(
+    base: Recipe,
+    store: Store,
+    run_base: RunBase,
+    stages: list[Stage],
+    runs: Path,
+    earlier: BaseResult | None,
+) -> dict[str, Outputs]:
+    """The outputs of `stages`, from the store or from a run of the recipe."""
+    snapshot = take_snapshot(base, stages, store, runs, earlier.given() if earlier else {})
     steps = make_plan(base, stages, snapshot)
     if all(step.action is Action.REUSE for step in steps):
-        found = {step.stage: step.outputs for step in steps if step.outputs is not None}
-    else:
-        results = run_base(base, stages, snapshot, before)
-        found = {result.name: result.outputs for result in results}
-    entries = tuple((name, outputs.key) for name, outputs in found.items())
-    earlier = before.stages if before else ()
-    return BaseResult(base.name, found[last_stage(base)], (*earlier, *entries))
+        return {step.stage: step.outputs for step in steps if step.outputs is not None}
+    results = run_base(base, stages, snapshot, earlier)
+    return {result.name: result.outputs for result in results}
+
+
+def _digest(outputs: Outputs, base: Recipe) -> str:
+    """Of what a recipe gave: a model, or for a reward model what it trained."""
+    return outputs.digest("*" if SCORER in given_stages(base).values() else MODEL)

@@ -113,7 +113,7 @@ class Execution:
 
         if "fetch" in known and self.recipe.shrink is None:
             with disk_errors("writing the run's lock"):
-                write_run_lock(self.recipe, known["fetch"], self.run.path)
+                write_run_lock(self.recipe, known, self.run.path)
 
     def _execute_stage(self, stage: Stage, known: dict[str, Outputs]) -> StageResult:
         upstream = upstream_of(stage, known)

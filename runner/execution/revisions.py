@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StageFailed
-from runner.recipe.base_recipe import recipes_of, with_base
+from runner.recipe.base_recipe import (
+    PLACES,
+    recipes_of,
+    section_of,
+    with_base,
+    with_scorer,
+)
 from runner.system.offline import require_network
 
 if TYPE_CHECKING:
@@ -64,8 +70,13 @@ def _commits_in(recipe: Recipe, locked: Mapping[str, Any]) -> dict[Asked, str]:
         asked = (part.hub or "", part.revision, kind)
         if asked in unpinned and locked_part.get("hub") == part.hub:
             commits[asked] = str(locked_part["revision"])
-    base = model.get("recipe")
-    inner = {} if recipe.base is None or base is None else _commits_in(recipe.base, base)
+    inner: dict[Asked, str] = {}
+    for place, name in PLACES.items():
+        other, locked_one = (
+            getattr(recipe, name),
+            (locked.get(section_of(place)) or {}).get("recipe"),
+        )
+        inner |= {} if other is None or locked_one is None else _commits_in(other, locked_one)
     return {**inner, **commits}
 
 
@@ -169,7 +180,9 @@ def _pinned(recipe: Recipe, commits: dict[Asked, str]) -> Recipe:
         ),
         _resolved=resolved,
     )
-    return pinned if recipe.base is None else with_base(pinned, _pinned(recipe.base, commits))
+    if recipe.base is not None:
+        pinned = with_base(pinned, _pinned(recipe.base, commits))
+    return pinned if recipe.scorer is None else with_scorer(pinned, _pinned(recipe.scorer, commits))
 
 
 def _pin_resolved(resolved: dict[str, Any], commits: dict[Asked, str]) -> None:

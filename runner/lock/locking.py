@@ -9,22 +9,29 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import LockStale
 from runner.lock.file import as_text, head_of, is_lock, lock_path, read_lock, recipe_path
 from runner.lock.pins import cheap_pins, model_facts, model_pins, stale_entries
+from runner.stages import fetch_reward
 from runner.store.atomic import write_atomic
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
     from runner.stages.contract import Outputs
 
-FetchModel = Callable[["Recipe"], "Outputs"]
-ORDER = ("lock", "runner", "recipe", "files", "model", "facts", "environments", "tools", "stages")
+FetchModel = Callable[["Recipe"], Mapping[str, "Outputs"]]
+ORDER = (
+    *("lock", "runner", "recipe", "files", "model", "reward", "facts", "environments", "tools"),
+    "stages",
+)
 
 
 def make_lock(recipe: Recipe, fetch: FetchModel) -> dict[str, Any]:
-    """Everything pinned. `fetch` gives the base model's files, from the store or its source."""
+    """Everything pinned. `fetch` gives the files of the base model, and of a reward model where the
+    recipe has one, from the store or their source, by stage."""
     outputs = fetch(recipe)
     found = cheap_pins(recipe)
-    found["model"], found["facts"] = model_pins(outputs), model_facts(outputs)
-    return {name: found[name] for name in ORDER}
+    found["model"], found["facts"] = model_pins(outputs["fetch"]), model_facts(outputs["fetch"])
+    if fetch_reward.NAME in outputs:
+        found["reward"] = model_pins(outputs[fetch_reward.NAME])
+    return {name: found[name] for name in ORDER if name in found}
 
 
 def write_lock(recipe: Recipe, lock: Mapping[str, Any]) -> Path:
@@ -64,18 +71,29 @@ def check_model(lock: Mapping[str, Any], outputs: Outputs) -> None:
     from runner.plan.plan import list_changes
 
     if entries := list_changes(dict(lock["model"]), model_pins(outputs)):
-        if lock["recipe"]["model"].get("recipe") is not None:
-            raise _other_result(lock, entries)
-        raise LockStale(
-            "the base model is not the one in the lock: other bytes came under the same name",
-            hint="find out why they changed; if you trust them, lock the recipe again",
-            code="E804",
-            entries=entries,
-        )
+        raise _other_bytes("the base model", lock["recipe"]["model"], entries)
 
 
-def _other_result(lock: Mapping[str, Any], entries: list[str]) -> LockStale:
-    name = lock["recipe"]["model"]["recipe"]["name"]
+def check_reward(lock: Mapping[str, Any], outputs: Outputs) -> None:
+    """Raise LockStale (E804, E367) when `fetch_reward` gave other files than the lock pins."""
+    from runner.plan.plan import list_changes
+
+    if entries := list_changes(dict(lock.get("reward", {})), model_pins(outputs)):
+        raise _other_bytes("the reward model", lock["recipe"]["reward"], entries)
+
+
+def _other_bytes(what: str, section: Mapping[str, Any], entries: list[str]) -> LockStale:
+    if section.get("recipe") is not None:
+        return _other_result(section["recipe"]["name"], entries)
+    return LockStale(
+        f"{what} is not the one in the lock: other bytes came under the same name",
+        hint="find out why they changed; if you trust them, lock the recipe again",
+        code="E804",
+        entries=entries,
+    )
+
+
+def _other_result(name: str, entries: list[str]) -> LockStale:
     return LockStale(
         f"the recipe {name} gave another model here than the one in the lock",
         hint="equal bytes of a training are claimed on one platform: run the recipe itself, "
@@ -118,5 +136,7 @@ def outputs_checker(lock: Mapping[str, Any] | None) -> Callable[[Outputs], None]
     def check(outputs: Outputs) -> None:
         if lock is not None and outputs.stage == "fetch":
             check_model(lock, outputs)
+        if lock is not None and outputs.stage == fetch_reward.NAME:
+            check_reward(lock, outputs)
 
     return check

@@ -7,6 +7,7 @@ files that the recipe named.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,11 @@ HEAD = (
 )
 
 
-def write_run_lock(recipe: Recipe, fetched: Outputs, folder: Path) -> None:
-    """Write FILE into the run's `folder`. Raises OSError."""
+def write_run_lock(recipe: Recipe, fetched: Mapping[str, Outputs], folder: Path) -> None:
+    """Write FILE into the run's `folder`. `fetched`: outputs by stage, `fetch` among them.
+
+    Raises OSError.
+    """
     path = folder / FILE
     resolved = moved(recipe, folder)
     again = build(resolved, Source(path=path, data=resolved))

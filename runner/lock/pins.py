@@ -89,7 +89,7 @@ def environment_pins(recipe: Recipe) -> dict[str, str]:
     from runner.system.folders import shipped
 
     chain = [*recipes_of(recipe)]
-    beside = [set(environments_beside(each.train.backend)) for each in chain]
+    beside = [set(environments_beside(each.train)) for each in chain]
     unused = {*NOT_OF_STAGES, *set.intersection(*beside)}
     if all(evaluate.environment(each) != evaluate.WITH_METRICS for each in chain):
         unused.add(evaluate.WITH_METRICS)

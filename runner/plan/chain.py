@@ -3,13 +3,18 @@
         sft.yaml:  fetch ── prepare ── train ── merge ──┐
         dpo.yaml:                                       └─ fetch ── prepare ── train ── …
 
+A recipe may have a second one before it, whose reward model scores its answers:
+
+        reward.yaml:  fetch ── prepare ── train ──┐
+        ppo.yaml:                                 └─ fetch_reward ── train ── …
+
 Each recipe keeps its own runs, stages and keys, so a base recipe that was run by itself is not run
 again, and two recipes that start from it share what it gave.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +22,12 @@ from runner.execution.run_folder import runs_folder
 from runner.plan.plan import Action, Step, make_plan
 from runner.plan.snapshot import Snapshot, take_snapshot
 from runner.stages import stages_of
-from runner.stages.models.base_result import BASE, last_stage, starts_from_recipe
+from runner.stages.models.base_result import (
+    given_stages,
+    last_stage,
+    scored_by_recipe,
+    starts_from_recipe,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,17 +57,33 @@ class Link:
         return all(step.action is Action.REUSE for step in self.steps)
 
     def given(self) -> Mapping[str, Outputs]:
-        """What the next recipe of the chain is handed; nothing while it is not known."""
-        name = last_stage(self.recipe)
-        found = next(step.outputs for step in self.steps if step.stage == name)
-        return {} if found is None else {BASE: found}
+        """What the recipe that names this one is handed; nothing while it is not known."""
+        names, outputs = (
+            given_stages(self.recipe),
+            {step.stage: step.outputs for step in self.steps},
+        )
+        found = {named: outputs[stage] for stage, named in names.items()}
+        return {named: each for named, each in found.items() if each is not None}
+
+
+def before(recipe: Recipe) -> list[Recipe]:
+    """The recipes that `recipe` itself names and that are run before it."""
+    base = recipe.base if starts_from_recipe(recipe) else None
+    scorer = recipe.scorer if scored_by_recipe(recipe) else None
+    return [each for each in (base, scorer) if each is not None]
 
 
 def bases_of(recipe: Recipe) -> list[Recipe]:
-    """The recipes that are run before `recipe`, the innermost first."""
-    if not starts_from_recipe(recipe) or recipe.base is None:
-        return []
-    return [*bases_of(recipe.base), recipe.base]
+    """The recipes that are run before `recipe`, the innermost first, each once."""
+    found: list[Recipe] = []
+    for each in before(recipe):
+        found += [one for one in [*bases_of(each), each] if not any(map(same(one), found))]
+    return found
+
+
+def same(recipe: Recipe) -> Callable[[Recipe], bool]:
+    """Is another one this very recipe, with paths that start at the same place?"""
+    return lambda other: other == recipe and other.source.path == recipe.source.path
 
 
 def stages_of_base(base: Recipe) -> list[Stage]:
@@ -78,7 +104,9 @@ def plan_chain(recipe: Recipe, stages: list[Stage], store: Store) -> list[Link]:
     links: list[Link] = []
     todo = [(base, stages_of_base(base)) for base in bases_of(recipe)]
     for each, its_stages in [*todo, (recipe, stages)]:
-        given = links[-1].given() if links else {}
+        given: dict[str, Outputs] = {}
+        for named in before(each):
+            given |= next(link.given() for link in links if same(named)(link.recipe))
         runs = runs_folder(each.project_root, each.name)
         snapshot = take_snapshot(each, its_stages, store, runs, given)
         links.append(Link(each, its_stages, snapshot, make_plan(each, its_stages, snapshot)))

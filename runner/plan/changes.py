@@ -93,8 +93,12 @@ def _of_other_bytes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def _contents(recipe: Recipe, materials: dict[str, Any]) -> dict[str, Any]:
     """The files that a recipe names, as it names them -> digest."""
-    base = recipe.base
-    found = {} if base is None else _contents_of_base(base, recipe)
+    found: dict[str, Any] = {}
+    for inner in (recipe.base, recipe.scorer):
+        found |= {} if inner is None else _contents_of_base(inner, recipe)
+    if recipe.reward is not None:
+        _, scorer = materials["fetch_reward"]
+        found |= {f"{recipe.reward.path}/{name}": digest for name, digest in scorer.items()}
     _, model = materials["fetch"]
     found |= {f"{recipe.model.path}/{name}": digest for name, digest in model.items()}
     if "prepare" in materials:
@@ -124,6 +128,9 @@ def _materials(recipe: Recipe) -> dict[str, Any]:
     if recipe.base is not None:
         inputs, files = found["fetch"]
         found["fetch"] = (inputs | {"base": _of_result(recipe.base)}, files)
+    if recipe.scorer is not None:
+        inputs, files = found["fetch_reward"]
+        found["fetch_reward"] = (inputs | {"base": _of_result(recipe.scorer)}, files)
     return found
 
 
@@ -144,7 +151,9 @@ def _with_commits(recipe: Recipe) -> Recipe:
     validation = dataclasses.replace(validation, files=files(tuple(validation.files)))
     data = dataclasses.replace(data, train=files(tuple(data.train)), validation=validation)
     base = None if recipe.base is None else _with_commits(recipe.base)
-    return dataclasses.replace(recipe, model=_with_commit(recipe.model), data=data, base=base)
+    scorer = None if recipe.scorer is None else _with_commits(recipe.scorer)
+    model = _with_commit(recipe.model)
+    return dataclasses.replace(recipe, model=model, data=data, base=base, scorer=scorer)
 
 
 def _with_commit(part: _Part) -> _Part:

@@ -223,13 +223,11 @@ def _prepared(recipe: Recipe, shapes: Shapes) -> Disk:
 
 def _trained(recipe: Recipe, shapes: Shapes) -> Disk:
     """What learned, in float32; checkpoints with the optimizer's state, one more than are kept."""
-    from runner.scripts.training.checkpoints import KEPT
-
     trained = trained_parameters(shapes, recipe.train.adapter)
     written = shapes.parameters if recipe.train.adapter.type == "none" else trained
     state, _ = OPTIMIZER_BYTES[recipe.train.optim]
     each = FLOAT32 * written + state * trained
-    return Disk("train", FLOAT32 * written, (KEPT + 1) * each)
+    return Disk("train", FLOAT32 * written, (recipe.train.save_total_limit + 1) * each)
 
 
 def _merged(recipe: Recipe, shapes: Shapes) -> Disk:
@@ -367,9 +365,14 @@ def training_flop(recipe: Recipe, shapes: Shapes, steps: int) -> float:
     batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
     tokens = steps * batch * recipe.data.max_length
     passes = 2 + train.gradient_checkpointing + 2 * METHODS[train.method].generates
+    return tokens * flop_per_token(recipe, shapes, passes)
+
+
+def flop_per_token(recipe: Recipe, shapes: Shapes, passes: int) -> float:
+    """Of products with weights; those of attention come on top, and grow with the row's length."""
     multiplied = shapes.parameters - (0 if _is_tied(shapes) else shapes.vocabulary * shapes.hidden)
-    learning = trained_parameters(shapes, train.adapter)
-    return 2.0 * tokens * (passes * multiplied + learning)
+    learning = trained_parameters(shapes, recipe.train.adapter)
+    return 2.0 * (passes * multiplied + learning)
 
 
 def _is_tied(shapes: Shapes) -> bool:

@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parent / "data" / "machines"
 MAX_BYTES = 64 * 1024  # of a file of someone's own
 LEAST_MEMORY = 10**9  # less was meant as gigabytes
 ALL, AUTO = "all", "auto"
+_OPTIONAL = ("peak_flops",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class Hardware:
     """`memory`: bytes that a GPU can have, its own or, when `unified`, the machine's.
 
     `usable`: the part of it that a training may plan with, for the reason `why_usable`. `flops`: an
-    assumed rate in bfloat16, FLOP/s. `source`: where all this comes from.
+    assumed rate in bfloat16, FLOP/s. `source`: where all this comes from. `peak_flops`: the rate in
+    bfloat16 that it cannot exceed, 0.0 when that is not known.
     """
 
     title: str
@@ -34,6 +36,7 @@ class Hardware:
     flops: float
     why_usable: str
     source: str
+    peak_flops: float = 0.0
 
     @property
     def budget(self) -> int:
@@ -50,6 +53,14 @@ def rate_of(gpu: str) -> float:
     """Assumed FLOP/s of a GPU by the name that its driver gives it; 0.0 for one that is unknown."""
     known = map(hardware, known_names())
     return next((each.flops for each in known if gpu and each.gpu in gpu), 0.0)
+
+
+def peak_of(gpu: str) -> tuple[float, str]:
+    """FLOP/s in bfloat16 that a GPU of this name cannot exceed, and its title; 0.0: unknown."""
+    known = map(hardware, known_names())
+    return next(
+        ((each.peak_flops, each.title) for each in known if gpu and each.gpu in gpu), (0.0, gpu)
+    )
 
 
 def known_names() -> list[str]:
@@ -89,9 +100,9 @@ def _checked(data: Any) -> Hardware:
     for name in sorted({*data, *types}):
         if name not in types:
             raise ValueError(f"unknown key {name}")
-        if name not in data:
+        if name not in data and name not in _OPTIONAL:
             raise ValueError(f"{name} is missing")
-        if not _fits(data[name], types[name]):
+        if name in data and not _fits(data[name], types[name]):
             raise ValueError(f"{name} is not of type {types[name]}, or not above zero")
     if data["usable"] > 1:
         raise ValueError("usable is a part, at most 1")

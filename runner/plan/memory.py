@@ -73,6 +73,8 @@ class Job:
     questions: int  # answered at once
     loss: bool  # is the held-out loss measured?
     reference: bool = False  # is there a second, frozen copy of the model?
+    scored: bool = False  # are there a reward model, and a value model that learns?
+    answer: int = 0  # tokens that are sampled behind the longest row
     sides: int = 1  # rows of a forward pass for one of the recipe's batch: a pair has two
     answers: int = 0  # that are drawn at once while training
 
@@ -91,7 +93,7 @@ class Job:
             batch=METHODS[train.method].rows * train.per_device_train_batch_size,
             sides=METHODS[train.method].rows,
             accumulation=train.gradient_accumulation_steps,
-            length=recipe.data.max_length,
+            length=recipe.data.max_length + (train.response_length or 0),
             new_tokens=max(evaluate.max_new_tokens, train.max_completion_length or 0)
             if evaluate
             else 0,
@@ -99,7 +101,10 @@ class Job:
             loss=bool(evaluate and evaluate.loss and not METHODS[train.method].generates),
             answers=_answers(recipe),
             # with an adapter, the model without it is the reference
-            reference=train.method in ("dpo", "kto", "grpo") and train.adapter.type == "none",
+            reference=train.method in ("dpo", "kto", "grpo", "ppo")
+            and train.adapter.type == "none",
+            scored=train.method == "ppo",
+            answer=train.response_length or 0,
         )
 
     @property
@@ -128,6 +133,8 @@ def training_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
         Item("adapter", 0 if job.adapter.type == "none" else FLOAT32 * trained),
         Item(f"optimizer ({job.optim})", state * trained),
     ]
+    if job.scored:
+        kept += _scorers(shapes, job, state)
     turn = _at_the_turn(shapes, job)
     if job.accumulation > 1:  # else they come as activations go
         turn.append(gradients)
@@ -138,6 +145,26 @@ def training_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
         phases.append(_while_answering(shapes, job))
     peak = max(phases, key=lambda items: sum(item.bytes for item in items))
     return _memory([*kept, *peak, Item("process", PROCESS_BYTES[device])])
+
+
+def _scorers(shapes: Shapes, job: Job, state: int) -> list[Item]:
+    """Of PPO: two models of the policy's own shapes, since the reward model's need not be known.
+
+    The value model learns as the policy does. Of every sampled token its logits are kept.
+    """
+    trained = trained_parameters(shapes, job.adapter)
+    held = DTYPE_BYTES[job.dtype]
+    whole = job.adapter.type == "none"
+    learning = (FLOAT32 if whole else held) * shapes.parameters + (
+        0 if whole else FLOAT32 * trained
+    )
+    logits = job.batch * job.accumulation * job.answer * shapes.vocabulary * job.computed
+    return [
+        Item("reward model", held * shapes.parameters),
+        Item("value model", learning),
+        Item("its gradients and optimizer", (FLOAT32 + state) * trained),
+        Item("logits of the sampled answers", logits),
+    ]
 
 
 def _questions(recipe: Recipe) -> int:

@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from runner.plan.keys import key_material, key_of
 from runner.recipe.flow import flow
-from runner.stages.models.base_result import BASE, starts_from_recipe
+from runner.stages.models.base_result import (
+    BASE,
+    BELOW_SCORER,
+    SCORER,
+    scored_by_recipe,
+    starts_from_recipe,
+)
 
 if TYPE_CHECKING:
     from runner.plan.snapshot import Snapshot
@@ -74,13 +80,15 @@ def needs_of(stage: Stage, stages: list[Stage], recipe: Recipe) -> list[str]:
     chain = {other.NAME for other in stages}
     if starts_from_recipe(recipe):
         chain.add(BASE)
+    if scored_by_recipe(recipe):
+        chain |= {SCORER, BELOW_SCORER}
     return [name for name in stage.NEEDS if name in chain]
 
 
 def _in_words(needed: str, recipe: Recipe) -> str:
-    if needed != BASE or recipe.base is None:
-        return needed
-    return f"the recipe {recipe.base.name}"
+    others = {BASE: recipe.base, SCORER: recipe.scorer, BELOW_SCORER: recipe.scorer}
+    other = others.get(needed)
+    return needed if other is None else f"the recipe {other.name}"
 
 
 def unresolved(stage: Stage, recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""The recipe that another one starts from: `model.recipe`, found, read and checked.
+"""The recipes that another one names: `model.recipe` and `reward.recipe`, found, read, checked.
 
 In a file it is a path. In what is resolved (a lock, run.json) the recipe itself stands in its
 place, complete, with paths as seen from the outer recipe: whoever has that one has all of it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,41 +26,53 @@ if TYPE_CHECKING:
     from runner.recipe.model import Recipe
 
 POINTER = "/model/recipe"
+SCORER = "/reward/recipe"
+# Where a recipe names another one -> the attribute of `Recipe` that has it, read.
+PLACES: Mapping[str, str] = {POINTER: "base", SCORER: "scorer"}
 MAX_RECIPES = 8  # one starting from the other
+MAX_IN_ALL = 32  # recipes in a resolved one: two in each would else be 2 ** 8
 
 # What the reading of a recipe gives: the recipe, or None when it has an error; what is to be said.
 Read = tuple["Recipe | None", list[Diagnostic]]
 Check = Callable[[Source, tuple[Path, ...]], Read]
 
 
-def names_base(source: Source) -> bool:
-    """Does the recipe start from another one, by a path or by that recipe itself?"""
-    model = source.data.get("model") if isinstance(source.data, dict) else None
-    return isinstance(model, dict) and isinstance(model.get("recipe"), str | dict)
+def section_of(place: str) -> str:
+    """The section of the recipe that `place`, one of PLACES, is in."""
+    return place.split("/")[1]
 
 
-def read_base(source: Source, above: tuple[Path, ...], check: Check) -> Read:
-    """The recipe that `source` starts from, and what is wrong with it, each in its own file.
+def names_recipe(source: Source, place: str) -> bool:
+    """Does the recipe name another one at `place`, by a path or by that recipe itself?"""
+    section = source.data.get(section_of(place)) if isinstance(source.data, dict) else None
+    return isinstance(section, dict) and isinstance(section.get("recipe"), str | dict)
+
+
+def read_recipe(source: Source, place: str, above: tuple[Path, ...], check: Check) -> Read:
+    """The recipe that `source` names at `place`, and what is wrong with it, each in its own file.
 
     `above`: the real files from the outermost recipe to this one. `check` reads a recipe from its
     source, knowing what lies above it. Reads files; no network.
     """
-    if isinstance(source.at(POINTER), dict):
-        base, found = check(source.part(POINTER), above)
+    if isinstance(source.at(place), dict):
+        base, found = check(source.part(place), above)
     else:
-        real = _real_file(source, above)
+        real = _real_file(source, place, above)
         if isinstance(real, Finding):
             return None, [real.diagnostic(source)]
         try:
-            inner = parse_source(read_bytes(real), _shown(source, real))
+            inner = parse_source(read_bytes(real), _shown(source, place, real))
         except RecipeInvalid as error:
             return None, list(error.diagnostics)
         if is_lock(inner.data):
-            message = f"{quoted(str(source.at(POINTER)), 80)} is a lock, and pins one recipe alone"
+            message = f"{quoted(str(source.at(place)), 80)} is a lock, and pins one recipe alone"
             hint = "start from the recipe that it was made from; this recipe's lock pins both"
-            return None, [source.diagnostic("E258", POINTER, message, hint=hint)]
+            return None, [source.diagnostic("E258", place, message, hint=hint)]
         base, found = check(inner, (*above, real))
-    if base is not None and (problem := _gives_no_model(base, _name(source))):
+    if base is not None and sum(1 for _ in recipes_of(base)) > MAX_IN_ALL // 2 - 1:
+        found = [*found, _too_many(place).diagnostic(source)]
+    gives_nothing = _gives_no_model if place == POINTER else _gives_no_scores
+    if base is not None and (problem := gives_nothing(base, _name(source, place))):
         found = [*found, problem.diagnostic(source)]
     return (None if has_errors(found) else base), found
 
@@ -73,6 +85,15 @@ def with_base(recipe: Recipe, base: Recipe) -> Recipe:
     return dataclasses.replace(recipe, model=model, base=base, _resolved=resolved)
 
 
+def with_scorer(recipe: Recipe, scorer: Recipe) -> Recipe:
+    """`recipe`, its answers scored by what `scorer` trains: as `with_base`."""
+    resolved = recipe.resolved()
+    resolved["reward"]["recipe"] = as_seen_from(scorer, recipe.folder)
+    assert recipe.reward is not None
+    reward = dataclasses.replace(recipe.reward, recipe=resolved["reward"]["recipe"])
+    return dataclasses.replace(recipe, reward=reward, scorer=scorer, _resolved=resolved)
+
+
 def as_seen_from(base: Recipe, folder: Path) -> dict[str, Any]:
     """The resolved `base` with its relative paths as they are written in the real `folder`."""
     file = base.source.path.resolve()
@@ -83,86 +104,92 @@ def as_seen_from(base: Recipe, folder: Path) -> dict[str, Any]:
 
 def resolved_findings(resolved: Any) -> list[Finding]:
     """What is wrong with a resolved recipe and with those that it starts from, by the schema."""
-    found: list[Finding] = []
-    pointer = ""
-    for _ in range(MAX_RECIPES):
-        found += [
-            dataclasses.replace(each, pointer=pointer + each.pointer)
-            for each in findings(resolved, load_schema())
-        ]
-        inner = None if found else resolved["model"].get("recipe")
-        if inner is None:
-            return found
-        if not isinstance(inner, dict):
-            message = "model.recipe is a path, where the recipe itself must stand"
-            return [Finding("E104", pointer + POINTER, message)]
-        resolved, pointer = inner, pointer + POINTER
-    return [_too_many(pointer)]
+    todo = [("", resolved, 1)]
+    for seen in range(MAX_IN_ALL):
+        if seen == len(todo):
+            return []
+        pointer, data, depth = todo[seen]
+        if found := findings(data, load_schema()):
+            return [dataclasses.replace(each, pointer=pointer + each.pointer) for each in found]
+        for place in PLACES:
+            inner = (data.get(section_of(place)) or {}).get("recipe")
+            if inner is None:
+                continue
+            if not isinstance(inner, dict):
+                message = (
+                    f"{section_of(place)}.recipe is a path, where the recipe itself must stand"
+                )
+                return [Finding("E104", pointer + place, message)]
+            if depth == MAX_RECIPES:
+                return [_too_many(pointer + place)]
+            todo.append((pointer + place, inner, depth + 1))
+    return [] if len(todo) == MAX_IN_ALL else [_too_many(todo[MAX_IN_ALL][0])]
 
 
 def recipes_of(recipe: Recipe) -> Iterator[Recipe]:
-    """The recipe and those that it starts from, the innermost first."""
-    if recipe.base is not None:
-        yield from recipes_of(recipe.base)
+    """The recipe and those that it starts from, the innermost first; one may come twice."""
+    for inner in (recipe.base, recipe.scorer):
+        if inner is not None:
+            yield from recipes_of(inner)
     yield recipe
 
 
 def innermost(recipe: Recipe) -> Recipe:
     """The recipe that starts from a base model and from no other recipe."""
-    return next(recipes_of(recipe))
+    return recipe if recipe.base is None else innermost(recipe.base)
 
 
-def _name(source: Source) -> str:
-    given = source.at(POINTER)
+def _name(source: Source, place: str) -> str:
+    given = source.at(place)
     return str(given) if isinstance(given, str) else str(given.get("name"))
 
 
-def _real_file(source: Source, above: tuple[Path, ...]) -> Path | Finding:
-    """The file that model.recipe leads to, links resolved, or why it is not read."""
-    text = source.at(POINTER)
+def _real_file(source: Source, place: str, above: tuple[Path, ...]) -> Path | Finding:
+    """The file that `place` leads to, links resolved, or why it is not read."""
+    text = source.at(place)
     shown = quoted(text, 80)
-    named_in = source.file(POINTER)
+    named_in = source.file(place)
     folder = named_in.resolve().parent if named_in in source.bases else source.folder
     if text.startswith("/"):
         hint = "write it relative to the folder of this file"
-        return Finding("E208", POINTER, f"{shown} is absolute", hint)
+        return Finding("E208", place, f"{shown} is absolute", hint)
     try:
         real = (folder / text).resolve()
     except (OSError, RuntimeError, ValueError):
         message = f"{shown} is not a path"
-        return Finding("E209", POINTER, message, "check the name and its links")
+        return Finding("E209", place, message, "check the name and its links")
     root = project_root(source.path)
     if not real.is_relative_to(root):
         message = f"{shown} leads out of the project {quoted(str(root))}"
-        return Finding("E208", POINTER, message, "move the file below that folder")
+        return Finding("E208", place, message, "move the file below that folder")
     if real in above:
         names = [path.name for path in (*above[above.index(real) :], real)]
         message = f"{shown} starts from this recipe itself: {' → '.join(names)}"
-        return Finding("E257", POINTER, message, "one of them must start from a base model")
+        return Finding("E257", place, message, "one of them must start from a base model")
     if len(above) >= MAX_RECIPES:
-        return _too_many("")
-    return _unreadable(shown, real) or real
+        return _too_many(place)
+    return _unreadable(shown, place, real) or real
 
 
-def _unreadable(shown: str, real: Path) -> Finding | None:
+def _unreadable(shown: str, place: str, real: Path) -> Finding | None:
     if stat_mode(real) is None:
         hint = "paths start at the folder of the file that names them"
-        return Finding("E209", POINTER, f"{shown} does not exist", hint)
+        return Finding("E209", place, f"{shown} does not exist", hint)
     if not is_readable_file(real):
-        return Finding("E210", POINTER, f"{shown} is not a readable file", "name a recipe's file")
+        return Finding("E210", place, f"{shown} is not a readable file", "name a recipe's file")
     return None
 
 
 def _too_many(pointer: str) -> Finding:
     message = f"more than {MAX_RECIPES} recipes, one starting from the other"
-    return Finding("E258", pointer + POINTER, message, "start from a merged folder: model.path")
+    return Finding("E258", pointer, message, "start from a merged folder: model.path")
 
 
-def _shown(source: Source, real: Path) -> Path:
+def _shown(source: Source, place: str, real: Path) -> Path:
     """The file's path as a person would name it from where they named the recipe."""
-    named_in = source.file(POINTER)
+    named_in = source.file(place)
     start = named_in if named_in in source.bases else source.path
-    near = Path(os.path.normpath(start.parent / source.at(POINTER)))
+    near = Path(os.path.normpath(start.parent / source.at(place)))
     return near if near.resolve() == real else real
 
 
@@ -178,4 +205,16 @@ def _gives_no_model(base: Recipe, name: str) -> Finding | None:
     if base.train.adapter.type != "none" and base.merge is None:
         message = f"{shown} trains an adapter and does not merge it, so it gives no model"
         return Finding("E256", POINTER, message, f'add "merge: {{}}" to {name}')
+    return None
+
+
+def _gives_no_scores(scorer: Recipe, name: str) -> Finding | None:
+    """Why nothing can be scored by what `scorer` gives; None when it gives a reward model."""
+    shown, method = quoted(name, 80), scorer.train.method
+    if method != "reward":
+        message = f"{shown} trains by {method}, and gives no model that scores answers"
+        return Finding("E265", SCORER, message, "name a recipe of method reward")
+    if innermost(scorer).model.trust_remote_code:
+        message = f"{shown} is about a model with code of its own, which does not travel on"
+        return Finding("E256", SCORER, message, "score by a model without trust_remote_code")
     return None

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runner.errors import RecipeInvalid
-from runner.recipe.base_recipe import POINTER, as_seen_from, names_base, read_base
+from runner.recipe.base_recipe import (
+    PLACES,
+    POINTER,
+    SCORER,
+    as_seen_from,
+    names_recipe,
+    read_recipe,
+    section_of,
+)
 from runner.recipe.checks.unfit import is_lock, unfit
 from runner.recipe.finding import Finding
 from runner.recipe.layers import layered
@@ -133,13 +141,15 @@ def _check_source(
     found = [each for each in findings(source.data, schema) if not source.is_damaged(each.pointer)]
     unsound = _unsound_sections(source, schema, found)
     problems = [*source.problems, *(_diagnostic(source, finding) for finding in found)]
-    base = None
-    if "model" not in unsound and names_base(source):
-        base, said = read_base(source, above, _check_base)
+    inner: dict[str, Recipe | None] = {}
+    for place in PLACES:
+        if section_of(place) in unsound or not names_recipe(source, place):
+            continue
+        inner[place], said = read_recipe(source, place, above, _check_base)
         problems += said
-        unsound |= {"model"} if base is None else set()
+        unsound |= {section_of(place)} if inner[place] is None else set()
     sound = {key: value for key, value in source.data.items() if key not in unsound}
-    recipe = _build(fill_defaults(sound, newest().resolved()), source, base)
+    recipe = _build(fill_defaults(sound, newest().resolved()), source, inner)
     more, not_checked = _cross_checks(recipe, unsound)
     return recipe, Checked(problems + more, not_checked)
 
@@ -152,19 +162,23 @@ def _check_base(source: Source, above: tuple[Path, ...]) -> Read:
         return None, list(error.diagnostics)
 
 
-def _build(filled: dict[str, Any], source: Source, base: Recipe | None) -> Recipe:
-    """The recipe, its paths as seen from its own folder, wherever the base lies that names them."""
-    if base is not None:
-        filled["model"]["recipe"] = as_seen_from(base, source.folder)
+def _build(filled: dict[str, Any], source: Source, inner: Mapping[str, Recipe | None]) -> Recipe:
+    """The recipe, its paths as seen from its own folder, wherever the base lies that names them.
+
+    `inner`: the recipes that it names, by their place.
+    """
+    for place, each in inner.items():
+        if each is not None:
+            filled[section_of(place)]["recipe"] = as_seen_from(each, source.folder)
     recipe = build(filled, source)
     if source.bases:
         moved = replace_paths(recipe, lambda pointer, text: _seen(source, pointer, text))
         recipe = build(moved, source)
-    return replace(recipe, base=base)
+    return replace(recipe, base=inner.get(POINTER), scorer=inner.get(SCORER))
 
 
 def _seen(source: Source, pointer: str, text: str) -> str:
-    if pointer.startswith(f"{POINTER}/"):
+    if any(pointer.startswith(f"{place}/") for place in PLACES):
         return text  # is seen from here already
     base = source.file(pointer)
     return text if base not in source.bases else moved_path(text, base.resolve(), source.folder)
@@ -244,6 +258,10 @@ def _file_checks(recipe: Recipe, unsound: set[str], bad: set[str]) -> tuple[list
     if "train" not in unsound:
         found += model.check_targets(recipe, facts)
         found += model.check_learning_layers(recipe, facts)
+    if "reward" not in unsound and not any(pointer.startswith("/reward") for pointer in bad):
+        found += model.check_scorer(recipe, facts)
+    if data and "train" not in unsound:
+        found += model.check_room_for_answers(recipe, facts)
     if data:
         found += model.check_context(recipe, facts)
         found += model.check_template_of_base(recipe, facts)

@@ -57,6 +57,18 @@ METHODS = {
     "simpo": Method(PAIRS, {"beta": 2.0, "simpo_gamma": 1.0}),
     "kto": Method(JUDGED, {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}),
     "reward": Method(PAIRS, {"center_rewards_coefficient": 0.0}),
+    "ppo": Method(
+        CONVERSATIONS[:-1],  # what is before their last answer: a text has no prompt
+        {
+            "kl_coef": 0.05,
+            "num_ppo_epochs": 4,
+            "cliprange": 0.2,
+            "vf_coef": 0.1,
+            "response_length": 53,
+            "temperature": 0.7,
+            "missing_eos_penalty": 0.0,
+        },
+    ),
     "grpo": Method(
         PROMPTS,
         {

@@ -53,6 +53,16 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardModel:
+    """The model that scores answers: what another `recipe` trained, which is here as resolved data,
+    its paths as in this recipe, or a folder `path`.
+    """
+
+    recipe: Mapping[str, Any] | None
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class DataFile:
     """One file of rows: `path`, or `file` in the data set repository `hub` at `revision`.
 
@@ -259,6 +269,12 @@ class Train:
     desirable_weight: float | None
     undesirable_weight: float | None
     center_rewards_coefficient: float | None
+    kl_coef: float | None
+    num_ppo_epochs: int | None
+    cliprange: float | None
+    vf_coef: float | None
+    response_length: int | None  # tokens
+    missing_eos_penalty: float | None
     num_generations: int | None
     max_completion_length: int | None
     temperature: float | None
@@ -278,6 +294,8 @@ class Train:
     bf16: bool
     gradient_checkpointing: bool
     save_steps: int  # operational: decides no byte of the result
+    save_total_limit: int  # operational, too
+    canary: bool  # operational, too
 
     @property
     def rows_per_step(self) -> int:
@@ -371,6 +389,7 @@ class Recipe:
     description: str
     seed: int
     model: Model
+    reward: RewardModel | None
     data: Data
     train: Train
     evaluate: Evaluate | None
@@ -382,6 +401,8 @@ class Recipe:
     _resolved: dict[str, Any] = field(compare=False, repr=False)
     # What `model.recipe` is, as read: from a file of its own, where its paths start.
     base: Recipe | None = field(default=None, compare=False, repr=False)
+    # The same of `reward.recipe`.
+    scorer: Recipe | None = field(default=None, compare=False, repr=False)
     # Not in a recipe: what `--shrink` changed, by JSON pointer. None: the recipe as it is written.
     shrink: Mapping[str, Any] | None = None
     # Not in a recipe: the bundle that it came in, which holds what would else be fetched.
@@ -444,6 +465,7 @@ def build(filled: dict[str, Any], source: Source) -> Recipe:
         description=filled.get("description", ""),
         seed=filled.get("seed", 0),
         model=_model(filled.get("model")),
+        reward=_plain(RewardModel, filled.get("reward")),
         data=_data(filled.get("data")),
         train=_train(filled.get("train")),
         evaluate=_evaluate(filled.get("evaluate")),
@@ -453,15 +475,16 @@ def build(filled: dict[str, Any], source: Source) -> Recipe:
         benchmark=_plain(Benchmark, filled.get("benchmark")),
         source=source,
         _resolved=filled,
-        base=_base(filled.get("model"), source),
+        base=_inner(filled.get("model"), source),
+        scorer=_inner(filled.get("reward"), source),
     )
 
 
-def _base(model: dict[str, Any] | None, source: Source) -> Recipe | None:
-    """The recipe that stands in the place of a base model."""
-    if model is None or not isinstance(model.get("recipe"), dict):
+def _inner(section: dict[str, Any] | None, source: Source) -> Recipe | None:
+    """The recipe that stands in the place of a base model, or of a reward model."""
+    if section is None or not isinstance(section.get("recipe"), dict):
         return None
-    return build_resolved(model["recipe"], source.path)
+    return build_resolved(section["recipe"], source.path)
 
 
 def build_resolved(data: Mapping[str, Any], path: Path) -> Recipe:

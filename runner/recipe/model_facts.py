@@ -58,7 +58,7 @@ def known_facts(recipe: Recipe) -> Facts | None:
     """The facts of `recipe.model`; None when they are not at hand. Reads only."""
     model = recipe.model
     if recipe.base is not None:
-        return _of_base(recipe.base) or _of_lock(recipe)
+        return facts_of_result(recipe.base) or _of_lock(recipe)
     if model.path is None:
         return _of_lock(recipe) or _of_store(recipe)
     folder = recipe.resolve(model.path)
@@ -67,7 +67,7 @@ def known_facts(recipe: Recipe) -> Facts | None:
     return _of_gguf(folder / model.file)
 
 
-def _of_base(base: Recipe) -> Facts | None:
+def facts_of_result(base: Recipe) -> Facts | None:
     """The facts of what `base` gives: its model's own shapes, and the template it trained with."""
     from runner.stages.prepare import template_file
 

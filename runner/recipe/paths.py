@@ -49,7 +49,11 @@ def named_paths(recipe: Recipe) -> Iterator[NamedPath]:
             joined = str(Path(folder, file))
             yield NamedPath("/model/file", joined, "file", may_be_absolute=True)
     if recipe.model is not None and recipe.model.recipe is not None:
-        yield from _paths_of_base(recipe, recipe.model.recipe)
+        yield from _paths_of_recipe(recipe, "/model/recipe", recipe.model.recipe)
+    if recipe.reward is not None and recipe.reward.path is not None:
+        yield NamedPath("/reward/path", recipe.reward.path, "model folder", may_be_absolute=True)
+    if recipe.reward is not None and recipe.reward.recipe is not None:
+        yield from _paths_of_recipe(recipe, "/reward/recipe", recipe.reward.recipe)
     if recipe.data is not None:
         for pointer, item in recipe.data_files():
             if item.path is not None:
@@ -68,12 +72,12 @@ def named_paths(recipe: Recipe) -> Iterator[NamedPath]:
                     yield NamedPath(f"/evaluate/harness/tasks/{number}/{key}", text, "file")
 
 
-def _paths_of_base(recipe: Recipe, base: Mapping[str, Any]) -> Iterator[NamedPath]:
-    """Those of the recipe that this one starts from, as they stand in this one."""
+def _paths_of_recipe(recipe: Recipe, place: str, inner: Mapping[str, Any]) -> Iterator[NamedPath]:
+    """Those of the recipe `inner` that this one names at `place`, as they stand in this one."""
     from runner.recipe.model import build_resolved
 
-    for named in named_paths(build_resolved(base, recipe.source.path)):
-        yield replace(named, pointer=f"/model/recipe{named.pointer}")
+    for named in named_paths(build_resolved(inner, recipe.source.path)):
+        yield replace(named, pointer=f"{place}{named.pointer}")
 
 
 def replace_paths(recipe: Recipe, change: Callable[[str, str], str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from runner.recipe.base_recipe import POINTER, with_base
+from runner.recipe.base_recipe import POINTER, SCORER, with_base, with_scorer
 from runner.recipe.methods import METHODS
 from runner.recipe.model import build
 
@@ -40,12 +40,17 @@ def shrink_recipe(recipe: Recipe) -> Recipe:
     resolved = recipe.resolved()
     changed: dict[str, Any] = {}
     base = None if recipe.base is None else shrink_recipe(recipe.base)
+    scorer = None if recipe.scorer is None else shrink_recipe(recipe.scorer)
     for change in (_names, _training, _lengths):
         change(resolved, lambda pointer, value: _put(resolved, changed, pointer, value))
     twin = build(resolved, recipe.source)
     if base is not None:
         twin = with_base(twin, base)
-        changed |= {f"{POINTER}{at}": value for at, value in (base.shrink or {}).items()}
+    if scorer is not None:
+        twin = with_scorer(twin, scorer)
+    for place, inner in ((POINTER, base), (SCORER, scorer)):
+        if inner is not None:
+            changed |= {f"{place}{at}": value for at, value in (inner.shrink or {}).items()}
     return dataclasses.replace(twin, shrink=changed)
 
 
@@ -53,15 +58,17 @@ def shrunken_as(recipe: Recipe, changed: Mapping[str, Any] | None) -> Recipe:
     """`recipe`, which is a twin already, with what `--shrink` changed in it; None: nothing."""
     if changed is None:
         return recipe
-    base = recipe.base
-    if base is not None:
-        inner = {
-            at.removeprefix(POINTER): value
+
+    def inner(place: str, each: Recipe | None) -> Recipe | None:
+        below = {
+            at.removeprefix(place): value
             for at, value in changed.items()
-            if at.startswith(f"{POINTER}/")
+            if at.startswith(f"{place}/")
         }
-        base = shrunken_as(base, inner)
-    return dataclasses.replace(recipe, base=base, shrink=changed)
+        return None if each is None else shrunken_as(each, below)
+
+    base, scorer = inner(POINTER, recipe.base), inner(SCORER, recipe.scorer)
+    return dataclasses.replace(recipe, base=base, scorer=scorer, shrink=changed)
 
 
 _Put = Callable[[str, Any], None]

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 from runner.execution.events import read_events
+from runner.report.canary_line import canary_line
 from runner.report.printable import escaped
 
 LINE_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
@@ -67,6 +68,9 @@ class Progress:
                 self._display.stage(event["stage"], event["state"], event)
             elif event["event"] == "progress":
                 self._display.step(event["stage"], event)
+            elif event["event"] == "measure" and isinstance(event["values"].get("canary"), dict):
+                line = canary_line(event["values"]["canary"], event["time"])
+                self._display.say(f"      {event['stage']:<10} {line}")
 
 
 class _Lines:

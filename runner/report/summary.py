@@ -220,6 +220,8 @@ def _reward_lines(measured: dict[str, Any], trained: dict[str, Any]) -> list[str
             lines.append(
                 "                  too few held-out prompts to say more: hold out 30 or more"
             )
+    for sign in trained.get("reward_hacking_signs") or ():
+        lines.append(f"reward hacking?   {sign}")
     signs = trained.get("signs") or {}
     lines += [f"look at           {escaped(sentence)}" for sentence in signs.values()]
     return lines

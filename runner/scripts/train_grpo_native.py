@@ -49,7 +49,7 @@ from runner.scripts.training.torch_setup import (
     told_of_memory,
 )
 from runner.scripts.training.trained_files import write_adapter, write_model
-from runner.scripts.training.training_record import TrainingRecord
+from runner.scripts.training.training_record import TrainingRecord, kept_of
 
 Settings = Mapping[str, Any]
 
@@ -128,7 +128,7 @@ def train(spec: Spec, events: Events) -> None:
     if settings["gradient_checkpointing"] and adapter["type"] != "none":
         model.enable_input_require_grads()
     order = order_of(len(prompts), settings)
-    record = RewardRecord(events, checkpoints, job, device, traced(settings))
+    record = RewardRecord(events, checkpoints, job, device, traced(settings), kept=kept_of(spec))
     record.signal_required = spec.hashed["signal_required"]
     trainer = AnsweringTrainer(
         model=model,

@@ -25,6 +25,7 @@ from runner.scripts.spec import Events, Spec, main
 from runner.scripts.training import adapter_targets, four_bits
 from runner.scripts.training.answer_masks import check_answers, generation_prompt
 from runner.scripts.training.batches import Batches
+from runner.scripts.training.canary import canary_of
 from runner.scripts.training.checkpoints import remove_incomplete
 from runner.scripts.training.native_model import (
     add_trainable_weights,
@@ -50,7 +51,7 @@ from runner.scripts.training.torch_setup import (
     told_of_memory,
 )
 from runner.scripts.training.trained_files import write_adapter, write_model
-from runner.scripts.training.training_record import TrainingRecord
+from runner.scripts.training.training_record import TrainingRecord, kept_of
 
 
 class MeanTokenTrainer(SFTTrainer):
@@ -113,7 +114,7 @@ def train(spec: Spec, events: Events) -> None:
 
     seed_weights(settings)
     model = add_trainable_weights(model, settings, modules)
-    record = TrainingRecord(events, checkpoints, job, device)
+    record = TrainingRecord(events, checkpoints, job, device, kept=kept_of(spec))
     trainer = MeanTokenTrainer(
         model=model,
         args=SFTConfig(
@@ -125,7 +126,7 @@ def train(spec: Spec, events: Events) -> None:
         train_dataset=Dataset.from_dict({"row": range(len(data.rows))}),
         processing_class=tokenizer,
         data_collator=Batches(data, tokenizer.pad_token_id, mask_dtype(settings, device)),
-        callbacks=[record],
+        callbacks=[record, *canary_of(spec, events, data)],
     )
     trainer.record = record
     # Over a 4-bit base TRL has made them bfloat16, where a step of 2e-4 is often rounded away.

@@ -33,6 +33,7 @@ from runner.scripts.spec import Events, Spec, main
 from runner.scripts.training import adapter_targets, four_bits, preference_losses
 from runner.scripts.training.answer_masks import check_answers, generation_prompt
 from runner.scripts.training.batches import Batches
+from runner.scripts.training.canary import canary_of
 from runner.scripts.training.checkpoints import remove_incomplete
 from runner.scripts.training.native_model import (
     add_trainable_weights,
@@ -59,7 +60,7 @@ from runner.scripts.training.torch_setup import (
     told_of_memory,
 )
 from runner.scripts.training.trained_files import write_adapter, write_model
-from runner.scripts.training.training_record import TrainingRecord
+from runner.scripts.training.training_record import TrainingRecord, kept_of
 from runner.scripts.weights.model_folder import read_json, write_json
 
 Inputs = dict[str, torch.Tensor]
@@ -129,7 +130,7 @@ def train(spec: Spec, events: Events) -> None:
     model = add_trainable_weights(model, settings, modules, "SEQ_CLS" if scores else "CAUSAL_LM")
     if settings["gradient_checkpointing"] and adapter["type"] != "none":
         model.enable_input_require_grads()
-    record = TrainingRecord(events, checkpoints, job, device, TRACED)
+    record = TrainingRecord(events, checkpoints, job, device, TRACED, kept=kept_of(spec))
     arguments = trainer_settings(settings, spec.hashed["save_steps"], checkpoints, device)
     trainer = PreferenceTrainer(
         model=model,
@@ -137,7 +138,7 @@ def train(spec: Spec, events: Events) -> None:
         train_dataset=Dataset.from_dict({"row": range(rows)}),
         processing_class=tokenizer,
         data_collator=collator,
-        callbacks=[record],
+        callbacks=[record, *canary_of(spec, events, data)],
     )
     trainer.record = record
     reference = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runner import scripts
 from runner.recipe.methods import METHODS
 from runner.recipe.model import quantization_spec
+from runner.stages import fetch_reward
 from runner.stages.contract import Class, Context, Upstream
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ OUTPUTS = {
     "examples.*": Class.PLATFORM,  # a pattern: there with metrics or forgetting only
     "evaluation.json": Class.MEASURED,
 }
-NEEDS = ("fetch", "prepare", "train")
+NEEDS = ("fetch", "fetch_reward", "prepare", "train")
 ENVIRONMENT = "evaluate"  # without task metrics; see `environment`
 WITH_METRICS = "metrics"
 TOOLS: tuple[str, ...] = ()
@@ -76,6 +77,7 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         "tokens": upstream["prepare"].digest("validation.tokens.safetensors"),
         "prompts": upstream["prepare"].digest("prompts.jsonl"),
         "template": upstream["prepare"].digest("chat_template.jinja"),
+        **fetch_reward.key_fact(upstream),
     }
 
 
@@ -90,6 +92,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         "tokens": prepared.path("validation.tokens.safetensors"),
         "prompts": prepared.path("prompts.jsonl"),
         "template": prepared.path("chat_template.jinja"),
+        **fetch_reward.places(inputs),
     }
     if recipe.evaluate.questions is not None:
         places["questions"] = recipe.resolve(recipe.evaluate.questions)
@@ -104,6 +107,8 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
 
 def _script(recipe: Recipe) -> str:
     method = METHODS[recipe.train.method]
+    if recipe.train.method == "ppo":
+        return "evaluate_scores"
     if method.generates:
         return "evaluate_rewards"
     return "evaluate_preferences" if method.compares else "evaluate"
@@ -131,6 +136,13 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 def _comparison(recipe: Recipe) -> dict[str, Any]:
     """How answers are scored by the method; nothing where none are compared."""
     train = recipe.train
+    if train.method == "ppo":
+        return {
+            "seed": recipe.seed,
+            "response_length": train.response_length,
+            "temperature": train.temperature,
+            **({"shrunken": True} if recipe.shrink is not None else {}),
+        }
     if METHODS[train.method].generates:
         return {
             "rewards": [each.spec for each in train.rewards or ()],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.backends import load_backend
+from runner.backends import environment_of, load_backend
 from runner.recipe.methods import METHODS
-from runner.stages import prepare
+from runner.stages import fetch_reward, prepare
 from runner.stages.contract import Class, Context, Upstream
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ OUTPUTS = {
     "trace.jsonl": Class.PLATFORM,
     "template/*": Class.PLATFORM,  # with a template of the backend's own
 }
-NEEDS = ("fetch", "fetch_data", "prepare")
+NEEDS = ("fetch", "fetch_reward", "fetch_data", "prepare")
 ENVIRONMENT = "native"  # of the default backend; see `environment`
 TOOLS: tuple[str, ...] = ()
 DEVICE = True
@@ -33,8 +33,8 @@ def wanted(recipe: Recipe) -> bool:
 
 
 def environment(recipe: Recipe) -> str:
-    """Every backend has its own."""
-    return load_backend(recipe.train.backend).ENVIRONMENT
+    """Every backend has its own, and some of its methods."""
+    return environment_of(recipe.train)
 
 
 def snapshot(recipe: Recipe) -> dict[str, Any]:
@@ -49,7 +49,10 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
 
 
 def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
-    """Backend, its settings, and the contents of model and tokens; `save_steps` decides nothing."""
+    """Backend, its settings, and the contents of model and tokens.
+
+    Checkpoints (`save_steps`, `save_total_limit`) and the canary decide nothing.
+    """
     return {
         "backend": recipe.train.backend,
         "settings": load_backend(recipe.train.backend).spec(recipe),
@@ -59,6 +62,7 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         "template": upstream["prepare"].digest("chat_template.jinja")
         if recipe.train.adapter.type == "none"
         else None,
+        **fetch_reward.key_fact(upstream),
         # The rows themselves are read by the backend's own template.
         **({"rows": upstream["prepare"].key} if reads_rows(recipe) else {}),
     }
@@ -95,6 +99,8 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         {
             "settings": backend.spec(recipe),
             "save_steps": recipe.train.save_steps,
+            "save_total_limit": recipe.train.save_total_limit,
+            **({} if recipe.train.canary else {"canary": False}),
             # a small random model earns nothing, and --shrink is about whether everything fits
             **({"signal_required": recipe.shrink is None} if generates(recipe) else {}),
             **({"rows": prepare.reading(recipe)} if own else {}),
@@ -103,8 +109,9 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
             "model": inputs["fetch"].folder / "model",
             "tokens": inputs["prepare"].path("train.tokens.safetensors"),
             "template": inputs["prepare"].path("chat_template.jinja"),
+            **fetch_reward.places(inputs),
             **(prepare.rows_of(recipe, inputs) if own else {}),
         },
         folder=folder,
-        environment=backend.ENVIRONMENT,
+        environment=environment_of(recipe.train),
     )

@@ -15,7 +15,7 @@ from runner.errors import MachineCannot
 from runner.plan.plan import list_changes
 from runner.plan.snapshot import file_digests, read_surroundings
 from runner.stages.contract import Class
-from runner.stages.models.base_result import starts_from_recipe
+from runner.stages.models.base_result import scored_by_recipe, starts_from_recipe
 from runner.store.clean_place import clean_place
 from runner.verify.differences import Difference, first_difference
 from runner.verify.run import Run, open_derived
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from runner.stages.contract import Outputs, Stage
     from runner.store.store import Store
 
-GIVEN = {"export": ("fetch", "prepare", "train", "imatrix"), "train": ()}
+GIVEN = {"export": ("fetch", "fetch_reward", "prepare", "train", "imatrix"), "train": ()}
 # Not derived again at a level: `export` asks only about what is deployed.
 LEFT_OUT = {"export": ("evaluate", "harness"), "train": ()}
 
@@ -95,7 +95,7 @@ def _given(run: Run, level: str, store: Store) -> dict[str, Outputs]:
         outputs = run.outputs(name, store)
         if outputs is not None:
             found[name] = outputs
-        elif name != "fetch":
+        elif name not in ("fetch", "fetch_reward"):
             raise MachineCannot(
                 f"the run's {name} outputs are neither in the store nor in {run.folder}",
                 hint="use --level train, which derives them again",
@@ -109,7 +109,7 @@ def _what_changed(
 ) -> list[str]:
     """What differs from when the run was made. Raises MachineCannot where bytes must differ."""
     names = {stage.NAME for stage in todo}
-    if "fetch" in names and starts_from_recipe(recipe):
+    if _needs_others(recipe, names):
         names.add("train")  # of the recipe that it starts from
     before, now = run.record["platform"], dict(surroundings.platform)
     if before != now and names & {"train", "evaluate", "imatrix"}:
@@ -138,6 +138,12 @@ def _what_changed(
     return notes
 
 
+def _needs_others(recipe: Recipe, todo: set[str]) -> bool:
+    """Is a stage to run that is handed what another recipe gave?"""
+    from_base = "fetch" in todo and starts_from_recipe(recipe)
+    return from_base or ("fetch_reward" in todo and scored_by_recipe(recipe))
+
+
 def _unequal(before: Any, now: Any, *, shared: bool = False) -> list[str]:
     names = {*before} & {*now} if shared else {*before} | {*now}
     return sorted(name for name in names if before.get(name) != now.get(name))
@@ -156,7 +162,7 @@ def _base_again(
     from runner.plan.chain import needed_of_base
     from runner.store.store import Store
 
-    if "fetch" not in [stage.NAME for stage in todo] or not starts_from_recipe(recipe):
+    if not _needs_others(recipe, {stage.NAME for stage in todo}):
         return None
     _require_inputs_of_bases(run)
     store = Store(place / "store")

@@ -67,6 +67,8 @@ ELSEWHERE = {
         ),
         "tests/e2e/test_two_users.py",
     ),
+    # the same on a tiny model: half a minute of a processor would say no more
+    "recipe bench train recipes/quickstart.yaml": "tests/integration/test_bench.py",
     "make test": "this is the test run",
     "make test-container": "tests/container",
     f"{_COMPOSE} {_QUICKSTART}": "tests/container/test_compose.py",

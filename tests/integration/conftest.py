@@ -52,6 +52,14 @@ def warm(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]
 
 
 @pytest.fixture(scope="module")
+def warm_ppo(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
+    """The same of `ppo`."""
+    interpreter = WarmInterpreter(environment_python("ppo"))
+    yield interpreter
+    interpreter.close()
+
+
+@pytest.fixture(scope="module")
 def warm_factory(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
     """The same of `llamafactory`."""
     interpreter = WarmInterpreter(environment_python("llamafactory"))

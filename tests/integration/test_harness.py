@@ -30,8 +30,16 @@ generation_kwargs: {until: ["\\n"], max_gen_toks: 4}
 metric_list: [{metric: exact_match, ignore_case: true}]
 """
 ROWS = [
-    {"asked": f"the capital of {name}", "choices": ["up", "down there", "left"], "label": 0}
-    for name in ("otters", "cats", "bees", "owls", "ants")
+    {"asked": f"the capital of {name}", "choices": choices.split(), "label": number % 3}
+    for number, (name, choices) in enumerate(
+        {  # of equal length: a model of chance takes the shortest
+            "otters": "upward inside behind",
+            "cats": "market harbor castle",
+            "bees": "violet orange yellow",
+            "owls": "winter summer autumn",
+            "ants": "silver golden copper",
+        }.items()
+    )
 ]
 SETTINGS: dict[str, Any] = {
     "limit": None,
@@ -139,7 +147,9 @@ def test_both_kinds_of_tasks_are_scored_for_both_models_and_again_to_the_same_by
     found = examples(result)
     of_choice = [line for line in found if line["task"] == "capitals"]
     assert len(of_choice) == 5
-    assert {line["expected"] for line in of_choice} == {"up"}
+    assert {line["expected"] for line in of_choice} == {
+        row["choices"][row["label"]] for row in ROWS
+    }
     argv = [str(environment_python("harness")), "-c", BY_HAND, json.dumps(ROWS), *map(str, models)]
     all_by_hand = json.loads(subprocess.run(argv, capture_output=True, check=True).stdout)
     assert all_by_hand[0] != all_by_hand[1], "two models that choose the same would prove little"
@@ -148,7 +158,7 @@ def test_both_kinds_of_tasks_are_scored_for_both_models_and_again_to_the_same_by
         prompts = [f"Question: {row['asked']}\nAnswer:" for row in ROWS]
         assert [chosen[prompt] for prompt in prompts] == by_hand
         for line in of_choice:
-            assert line[side]["acc"] == float(line[side]["answer"] == "up")
+            assert line[side]["acc"] == float(line[side]["answer"] == line["expected"])
     assert {line["base"]["exact_match"] for line in found if line["task"] == "words"} == {0.0}
     summary = result.measures()["tasks"]
     assert sorted(summary) == ["capitals/acc", "capitals/acc_norm", "words/exact_match"]

@@ -288,6 +288,9 @@ def test_a_loss_that_is_not_finite_ends_the_training(
     weights["model.layers.0.mlp.up_proj.weight"][0, 0] = np.inf
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
     error = refused(training("llamafactory", {}, base=broken), warm_factory)
+    assert error["code"] == "E945"  # before the first step
+    not_looked = {"train": {"canary": False}}
+    error = refused(training("llamafactory", not_looked, base=broken), warm_factory)
     assert (error["code"], "at step 1" in error["message"]) == ("E517", True)
 
 

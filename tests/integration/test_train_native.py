@@ -78,6 +78,7 @@ def trainer(
         packed: bool = False,
         save_steps: int = 1000,
         base: Path = model,
+        canary: bool = True,
         **settings: Any,
     ) -> ScriptRun:
         place = tmp_path_factory.mktemp("training")
@@ -85,7 +86,11 @@ def trainer(
         return ScriptRun(
             environment_python("native"),
             "train_native",
-            {"settings": SETTINGS | {"packing": packed} | settings, "save_steps": save_steps},
+            {
+                "settings": SETTINGS | {"packing": packed} | settings,
+                "save_steps": save_steps,
+                "canary": canary,
+            },
             {"model": base, "tokens": tokens, "template": base / "chat_template.jinja"},
             place,
         )
@@ -585,7 +590,8 @@ def test_a_loss_that_is_not_finite_ends_the_training(
     weights = load_file(broken / "model.safetensors")
     weights["model.layers.0.mlp.up_proj.weight"][0, 0] = np.inf
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    error = refused(trainer(base=broken))
+    assert refused(trainer(base=broken))["code"] == "E945"  # before the first step
+    error = refused(trainer(base=broken, canary=False))
     assert (error["code"], "at step 1" in error["message"]) == ("E517", True)
 
 

@@ -252,7 +252,8 @@ def test_a_name_that_no_bundle_has(
         path: FileEntry(path, facts["size"], facts["sha256"], Class.PORTABLE)
         for path, facts in manifest["stages"]["fetch"].items()
     }
-    write_run_lock(recipe, Outputs("fetch", "", model.folder, files, {}), run.folder)
+    fetched = {"fetch": Outputs("fetch", "", model.folder, files, {})}
+    write_run_lock(recipe, fetched, run.folder)
     said = refused(run, tmp_path, capsys)
     assert "error[E826]" in said
     assert "rename that file" in said

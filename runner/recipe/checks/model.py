@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from runner.recipe.base_recipe import innermost
 from runner.recipe.finding import Finding, listed
 from runner.recipe.model import Recipe
-from runner.recipe.model_facts import Facts
+from runner.recipe.model_facts import Facts, facts_of_folder, facts_of_result
 from runner.recipe.suggest import nearest
 from runner.report.printable import quoted
 
@@ -84,6 +84,66 @@ def check_template_of_base(recipe: Recipe, facts: Facts | None) -> Iterator[Find
         message = f"the recipe {base.name} trained with another chat template than {quoted(given)}"
         hint = "remove chat_template: the one that it trained with goes on"
         yield Finding("W259", "/data/chat_template", message, hint)
+
+
+def check_scorer(recipe: Recipe, facts: Facts | None) -> Iterator[Finding]:
+    """A reward model that cannot read what the policy writes, as far as its files say it."""
+    reward = recipe.reward
+    if reward is None:
+        return
+    place = "/reward/path" if reward.recipe is None else "/reward/recipe"
+    scorer = _facts_of_scorer(recipe)
+    if scorer is None:
+        return
+    if reward.path is not None:
+        yield from _scores(scorer, place)
+    theirs = scorer.config.get("vocab_size")
+    ours = facts.config.get("vocab_size") if facts else None
+    if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs:
+        message = (
+            f"the reward model has {theirs} tokens, and the model has {ours}: another tokenizer"
+        )
+        hint = "train the reward model from the same base as the policy"
+        yield Finding("E266", place, message, hint)
+        return
+    template = facts.chat_template if facts else None
+    if template and scorer.chat_template and template != scorer.chat_template:
+        message = "the reward model was trained with another chat template than the model has"
+        hint = "train it with this one: what is scored is written in the policy's"
+        yield Finding("W263", place, message, hint)
+
+
+def _facts_of_scorer(recipe: Recipe) -> Facts | None:
+    assert recipe.reward is not None
+    if recipe.scorer is not None:
+        return facts_of_result(recipe.scorer)
+    if recipe.reward.path is None:
+        return None
+    return facts_of_folder(recipe.resolve(recipe.reward.path), "its config.json")
+
+
+def _scores(scorer: Facts, place: str) -> Iterator[Finding]:
+    """A folder's model must be one that scores."""
+    names = scorer.config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    if isinstance(name, str) and not name.endswith("ForSequenceClassification"):
+        message = f"the folder holds a {quoted(name, 60)}, which gives no score"
+        hint = "name a model with one label: ...ForSequenceClassification"
+        yield Finding("E267", place, message, hint)
+
+
+def check_room_for_answers(recipe: Recipe, facts: Facts | None) -> Iterator[Finding]:
+    """Prompt and answer stand in one context."""
+    context, answer = facts.context if facts else None, recipe.train.response_length
+    if facts is None or context is None or answer is None:
+        return
+    if recipe.data.max_length <= context < recipe.data.max_length + answer:
+        message = (
+            f"data.max_length {recipe.data.max_length} and train.response_length {answer} are "
+        )
+        message += f"more than the model's context of {context} tokens"
+        hint = f"write {context - answer} or less for max_length (by {facts.where})"
+        yield Finding("E269", "/train/response_length", message, hint)
 
 
 def not_checked(recipe: Recipe, facts: Facts | None) -> str:

@@ -14,7 +14,8 @@ import shutil
 from pathlib import Path
 
 MARKER = "COMPLETE.json"
-KEPT = 2  # complete checkpoints on the disk at once
+KEPT = 2  # complete checkpoints on the disk at once, where a recipe says nothing else
+_ROOM = 1.1  # free room that the next checkpoint wants, in sizes of the newest
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -52,11 +53,30 @@ def remove_incomplete(folder: Path, job: str) -> None:
             shutil.rmtree(path)
 
 
-def remove_old(folder: Path, job: str) -> None:
-    """Keep the newest KEPT complete checkpoints."""
-    for path in complete_checkpoints(folder, job)[:-KEPT]:
-        (path / MARKER).unlink()  # first, so that half a removal is no checkpoint
-        shutil.rmtree(path)
+def remove_old(folder: Path, job: str, kept: int = KEPT) -> None:
+    """Keep the newest `kept` complete checkpoints, one at least."""
+    for path in complete_checkpoints(folder, job)[: -max(1, kept)]:
+        _remove(path)
+
+
+def make_room(folder: Path, job: str) -> None:
+    """Before another one is written: remove the oldest complete checkpoints until it has room.
+
+    The newest complete one stays whatever the disk says: without it a kill would cost everything.
+    """
+    found = complete_checkpoints(folder, job)
+    if not found:
+        return
+    needed = _ROOM * sum(path.stat().st_size for path in found[-1].rglob("*") if path.is_file())
+    for path in found[:-1]:
+        if shutil.disk_usage(folder).free >= needed:
+            return
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    (path / MARKER).unlink()  # first, so that half a removal is no checkpoint
+    shutil.rmtree(path)
 
 
 def is_finished(checkpoint: Path) -> bool:

@@ -15,14 +15,16 @@ from typing import Any
 import torch
 import yaml
 from llamafactory.train.tuner import run_exp
+from transformers import TrainerCallback
 
 from runner.scripts.spec import Events, ScriptError, Spec
+from runner.scripts.training.canary import canary_of
 from runner.scripts.training.checkpoints import complete_checkpoints, is_finished, remove_incomplete
 from runner.scripts.training.llamafactory_inputs import adapter_of, write_inputs
 from runner.scripts.training.token_rows import IGNORED, TokenRows
 from runner.scripts.training.torch_setup import check_finite, check_still_set_up, peak_memory
 from runner.scripts.training.trained_files import copy_adapter, copy_model
-from runner.scripts.training.training_record import TrainingRecord
+from runner.scripts.training.training_record import TrainingRecord, kept_of
 
 
 def train_by_llamafactory(
@@ -45,7 +47,7 @@ def train_by_llamafactory(
     targets, weights = adapter_of(bare, settings["adapter"])
     checkpoints = spec.scratch / "checkpoints"
     remove_incomplete(checkpoints, job)
-    record = TrainingRecord(events, checkpoints, job, device, traced)
+    record = TrainingRecord(events, checkpoints, job, device, traced, kept=kept_of(spec))
     newest = (complete_checkpoints(checkpoints, job) or [None])[-1]
     if newest is not None:
         record.go_on_from(newest)
@@ -61,7 +63,8 @@ def train_by_llamafactory(
             "use_cpu": device.type == "cpu",
         }
         report(record)
-        run_llamafactory(configuration, record, spec.scratch)
+        looking = canary_of(spec, events, data)
+        run_llamafactory(configuration, [record, *looking], spec.scratch)
     record.check_not_stopped()
 
     check_still_set_up()
@@ -74,12 +77,14 @@ def train_by_llamafactory(
     events.measure(**record.measures(), peak_memory=peak_memory(device))
 
 
-def run_llamafactory(configuration: dict[str, Any], record: TrainingRecord, scratch: Path) -> None:
+def run_llamafactory(
+    configuration: dict[str, Any], callbacks: list[TrainerCallback], scratch: Path
+) -> None:
     """Train as `llamafactory-cli train` does. Raises ScriptError E523 for what it refuses."""
     text = yaml.safe_dump(configuration, sort_keys=True)
     (scratch / "configuration.yaml").write_text(text, encoding="utf-8")
     try:
-        run_exp(dict(configuration), callbacks=[record])
+        run_exp(dict(configuration), callbacks=callbacks)
     except (ValueError, ImportError) as error:
         raise ScriptError(
             f"LLaMA Factory refuses: {str(error).splitlines()[0]}",

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from runner.scripts.spec import Events, ScriptError
-from runner.scripts.training.checkpoints import mark_complete, remove_old
+from runner.scripts.spec import Events, ScriptError, Spec
+from runner.scripts.training.checkpoints import KEPT, make_room, mark_complete, remove_old
 from runner.scripts.training.stopping import STOP, STOPPED
 from runner.scripts.training.torch_setup import memory_in_use
 
@@ -28,6 +28,8 @@ _HASHED = 32 << 20
 class TrainingRecord(TrainerCallback):
     """Collects the trace, reports every step, and completes checkpoints (`job`: their digest).
 
+    `kept`: how many complete ones stay, at most.
+
     `also`: what the trainer logs beside the loss; reported under the last part of its name.
     """
 
@@ -38,9 +40,11 @@ class TrainingRecord(TrainerCallback):
         job: str,
         device: torch.device,
         also: Sequence[str] = (),
+        *,
+        kept: int = KEPT,
     ) -> None:
         self._events, self._checkpoints, self._job, self._device = events, checkpoints, job, device
-        self._also = also
+        self._also, self._kept = also, kept
         self._stop = checkpoints.parent / STOP
         self._stop.unlink(missing_ok=True)  # it was meant for an earlier try
         self._stopped: tuple[int, int] | None = None
@@ -64,6 +68,11 @@ class TrainingRecord(TrainerCallback):
         """One line a step; floats by repr, so that equal lines are equal numbers."""
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in self._trace)
         path.write_text(text, encoding="utf-8")
+
+    @property
+    def lines(self) -> Sequence[dict[str, Any]]:
+        """The trace so far, a line a step."""
+        return self._trace
 
     def measures(self) -> dict[str, Any]:
         """For run.json. Speeds are of the steps that this process trained; absent without any."""
@@ -93,10 +102,12 @@ class TrainingRecord(TrainerCallback):
         self._began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """End here, with a checkpoint, when somebody asked for it."""
+        """End here, with a checkpoint, when somebody asked for it; make room for one that comes."""
         if state.global_step < state.max_steps and self._stop.exists():
             control.should_save = control.should_training_stop = True
             self._stopped = (state.global_step, state.max_steps)
+        if control.should_save:
+            make_room(self._checkpoints, self._job)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """After every step; and once at the end, with a summary that is no step."""
@@ -131,7 +142,12 @@ class TrainingRecord(TrainerCallback):
         folder = self._checkpoints / f"checkpoint-{state.global_step}"
         self.write_trace(folder / _TRACE)
         mark_complete(folder, self._job)
-        remove_old(self._checkpoints, self._job)
+        remove_old(self._checkpoints, self._job, self._kept)
+
+
+def kept_of(spec: Spec) -> int:
+    """How many complete checkpoints the recipe keeps."""
+    return int(spec.hashed.get("save_total_limit", KEPT))
 
 
 def _short(name: str) -> str:

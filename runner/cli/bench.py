@@ -1,0 +1,75 @@
+"""`recipe bench train`: how fast a recipe trains here. Keeps nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.recipe.model import Recipe
+
+SCHEMA = 1  # version of the JSON
+HELP = (
+    "Train a few steps of a recipe and say how fast: tokens per second without padding, with it, "
+    "and with a label, how far steps differ, and what part of the hardware that is. A figure that "
+    "the hardware cannot give is refused. Nothing of it is kept."
+)
+EXAMPLE = "recipe bench train recipes/quickstart.yaml"
+MOST = 10_000  # steps
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `recipe bench`."""
+    from runner.recipe import overrides
+
+    parser.add_argument("what", choices=("train",), help="what is measured")
+    parser.add_argument("recipe", type=Path, help="the recipe file")
+    parser.add_argument("--steps", type=int, default=20, help="steps to measure (default: 20)")
+    parser.add_argument(
+        "--warm-up", type=int, default=3, help="steps before them, left out (default: 3)"
+    )
+    overrides.add_option(parser)
+    overrides.add_backend_option(parser)
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    from runner.bench.train import bench
+    from runner.report.bench_text import as_data, as_text
+
+    _check(args)
+    found = bench(_recipe(args), args.steps, args.warm_up)
+    if args.format == "json":
+        print(json.dumps({"schema": SCHEMA, **as_data(found)}, indent=2, allow_nan=False))
+    else:
+        print(as_text(found))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    from runner.errors import UsageError
+
+    if not 1 <= args.steps <= MOST or not 0 <= args.warm_up <= MOST:
+        raise UsageError(
+            f"{args.steps} steps behind {args.warm_up} cannot be measured",
+            hint="--steps 20 --warm-up 3",
+            code="E935",
+        )
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    from runner.execution.revisions import pin_revisions
+    from runner.execution.run_folder import runs_folder
+    from runner.recipe.load import load_recipe
+    from runner.report.reporters import print_beside
+
+    recipe = load_recipe(args.recipe, warn=print_beside, overrides=args.set)
+    return pin_revisions(recipe, runs_folder(recipe.project_root, recipe.name), _say)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)

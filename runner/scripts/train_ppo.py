@@ -1,0 +1,282 @@
+"""Proximal policy optimisation by TRL's PPOTrainer: sample answers, score them, learn by that.
+
+spec.hashed: `settings` (runner/backends/native.py). spec.inputs: model (folder of `fetch`), tokens
+(of `prepare`), template, reward_model and perhaps reward_adapter (of `fetch_reward`). Writes
+`adapter/` or `model/`, and `trace.jsonl`.
+
+A step is one batch of answers, learnt from `num_ppo_epochs` times. The reference is the model with
+its adapter switched off, or a copy of it; the value model begins as the reward model. That trainer
+has no way to go on from a checkpoint, so none is written: a training that was killed begins anew
+and, its answers being drawn by the recipe's seed, gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+from typing import Any
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # its warning that this may change: pinned
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import PreTrainedTokenizerFast
+from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+from runner.scripts.spec import Events, ScriptError, Spec, main
+from runner.scripts.training import adapter_targets, four_bits
+from runner.scripts.training.answer_masks import check_answers, generation_prompt
+from runner.scripts.training.native_model import (
+    add_trainable_weights,
+    in_float32,
+    load_model,
+    seed_weights,
+    trainer_settings,
+)
+from runner.scripts.training.prompts import Prompts, check_prompts, pad_of, prompt_of, stop_of
+from runner.scripts.training.reward_hacking import ANSWERS, Shown, signs_of
+from runner.scripts.training.reward_model import load_scorer, score_where_it_was_trained_to
+from runner.scripts.training.stopping import STOPPED
+from runner.scripts.training.token_rows import TokenRows, check_rows, read_token_rows
+from runner.scripts.training.torch_setup import (
+    check_finite,
+    check_still_set_up,
+    peak_memory,
+    set_up_torch,
+    told_of_memory,
+)
+from runner.scripts.training.trained_files import write_adapter, write_model
+from runner.scripts.training.training_record import TrainingRecord
+
+# What of a step's log stands in the trace, by TRL's names; and what the answers look like.
+TRACED = (
+    "objective/scores",
+    "objective/kl",
+    "objective/entropy",
+    "objective/rlhf_reward",
+    "loss/policy",
+    "loss/value",
+    "policy/clipfrac",
+    *ANSWERS,
+)
+# TRL's names that say of what they are the average: all of a step's passes.
+_AVERAGES = {
+    "loss/policy": "loss/policy_avg",
+    "loss/value": "loss/value_avg",
+    "policy/clipfrac": "policy/clipfrac_avg",
+}
+
+
+class RolloutRecord(TrainingRecord):
+    """As of every training, but that nothing is there to go on from after a stop."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End here when somebody asked for it: this trainer's loop looks at no flag."""
+        if state.global_step < state.max_steps and self._stop.exists():
+            raise ScriptError(
+                f"stopped behind step {state.global_step} of {state.max_steps}, as asked; PPO has "
+                "no checkpoints and will begin anew",
+                code=STOPPED,
+            )
+        self.on_step_begin(args, state, control, **kwargs)  # which this trainer does not call
+
+
+class PolicyTrainer(PPOTrainer):
+    """TRL's, with clipped gradients, and telling what the other trainers tell."""
+
+    record: RolloutRecord
+    shown: Shown
+
+    def clip_gradients(self) -> None:
+        """Have every step of the optimizer scale gradients down first, which TRL's PPO does not."""
+        weights = [each for each in self.model.parameters() if each.requires_grad]
+        limit = self.args.max_grad_norm or float("inf")
+        self._norms: list[float] = []
+
+        def clip(*_: Any) -> None:
+            self._norms.append(torch.nn.utils.clip_grad_norm_(weights, limit).item())
+
+        self.optimizer.optimizer.register_step_pre_hook(clip)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """What TRL says of a step, under the names of every trace."""
+        found = {name: logs[name] for name in TRACED if name in logs}
+        found |= {name: logs[theirs] for name, theirs in _AVERAGES.items()}
+        found |= self.shown.told()
+        scores = found["objective/scores"]
+        if not torch.isfinite(torch.tensor(scores)):
+            raise ScriptError(
+                f"the reward model's scores became {scores} at step {self.state.global_step}",
+                hint="set model.dtype to float32, or train the reward model again",
+                code="E539",
+            )
+        found["loss"] = found["loss/policy"] + self.args.vf_coef * found["loss/value"]
+        check_finite(torch.tensor(found["loss"]), self.state.global_step)
+        found["grad_norm"] = max(self._norms, default=0.0)
+        found["learning_rate"] = logs["lr"]
+        self._norms.clear()
+        self.record.on_log(self.args, self.state, self.control, logs=found, model=self.model)
+
+
+def train(spec: Spec, events: Events) -> None:
+    """Train from the beginning and write the outputs."""
+    device = set_up_torch()
+    settings = spec.hashed["settings"]
+    adapter = settings["adapter"]
+    job = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    modules = find_modules(spec, settings)
+    data = read_token_rows(spec.inputs["tokens"])
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
+
+    seed_weights(settings)
+    model = load_model(spec.inputs["model"], settings, device)
+    check_data(spec, data, tokenizer, model)
+    prompts = [prompt_of(row) for row in data.rows]
+    check_prompts(prompts, batch_of(settings))
+    stop = stop_of(data.rows)
+    vocabulary = min(len(tokenizer), model.get_input_embeddings().num_embeddings)
+    pad = pad_of(prompts, stop, tokenizer.pad_token_id, vocabulary)
+    tokenizer.eos_token_id, tokenizer.pad_token_id = stop, pad
+    model.generation_config.pad_token_id = pad
+
+    scorer = load_scorer(spec.inputs, settings, tokenizer, device)
+    value = value_model(load_scorer(spec.inputs, settings, tokenizer, device), settings)
+    seed_weights(settings)
+    model = add_trainable_weights(model, settings, modules)
+    collator, shown = Prompts(prompts, pad), Shown(stop)
+    show_to(shown, scorer, collator)
+    score_where_it_was_trained_to(scorer)
+
+    record = RolloutRecord(events, spec.scratch / "checkpoints", job, device, TRACED)
+    seed_weights(settings)
+    trainer = PolicyTrainer(
+        args=PPOConfig(**ppo_settings(spec, settings, len(prompts), device)),
+        processing_class=tokenizer,
+        model=model,
+        ref_model=None,  # the model without its adapter, or a copy
+        reward_model=scorer,
+        value_model=value,
+        train_dataset=Dataset.from_dict({"row": range(len(prompts))}),
+        eval_dataset=Dataset.from_dict({"row": range(0)}),
+        data_collator=collator,
+        callbacks=[record],
+    )
+    trainer.record, trainer.shown = record, shown
+    trainer.clip_gradients()
+    record.on_step_begin(trainer.args, trainer.state, trainer.control)
+    gc.freeze()  # every step collects, and would look through all that the libraries loaded
+    trainer.train()
+
+    check_still_set_up()
+    if adapter["type"] == "none":
+        write_model(trainer.policy_model, spec.folder / "model", spec.inputs)
+    else:
+        write_adapter(trainer.policy_model, spec.folder / "adapter")
+    record.write_trace(spec.folder / "trace.jsonl")
+    signs = signs_of(record.lines)
+    events.measure(**record.measures(), reward_hacking_signs=signs, peak_memory=peak_memory(device))
+
+
+# --- what is trained, on what
+
+
+def find_modules(spec: Spec, settings: dict[str, Any]) -> dict[str, Any]:
+    """What LoraConfig is told of the policy's modules, before anything that takes long."""
+    if settings["adapter"] == adapter_targets.EVERY_WEIGHT:
+        return {}
+    trust = settings.get("trust_remote_code", False)
+    bare = adapter_targets.skeleton(spec.inputs["model"], trust)
+    modules = adapter_targets.resolve(bare, settings["adapter"])
+    if "quantization" in settings:
+        four_bits.check_saved(bare, modules.get("modules_to_save", ()))
+    return modules
+
+
+def check_data(spec: Spec, data: TokenRows, tokenizer: Any, model: Any) -> None:
+    """Raise ScriptError where the rows are not what this model can be asked."""
+    name = spec.inputs["tokens"].name
+    check_rows(data, name, model.get_input_embeddings().num_embeddings)
+    template = spec.inputs["template"].read_text(encoding="utf-8")
+    check_answers(data, generation_prompt(tokenizer, template), name)
+
+
+def value_model(scorer: Any, settings: dict[str, Any]) -> Any:
+    """What begins as the reward model and learns what a beginning of an answer is worth.
+
+    With an adapter as large as the policy's on all its linear layers, or of free weights.
+    """
+    adapter = settings["adapter"]
+    if adapter["type"] == "none":
+        return scorer.float().requires_grad_(True)
+    seed_weights(settings)
+    config = LoraConfig(
+        task_type="SEQ_CLS",
+        r=adapter["r"],
+        lora_alpha=adapter["lora_alpha"],
+        target_modules="all-linear",
+        modules_to_save=["score"],
+    )
+    wrapped = get_peft_model(scorer, config)
+    in_float32(wrapped)
+    return wrapped.base_model.model  # TRL looks for the model's own parts, where the adapter is in
+
+
+def show_to(shown: Shown, scorer: Any, collator: Prompts) -> None:
+    """Have `shown` collect every answer that the reward model is about to score."""
+
+    def look(_: Any, args: Any, inputs: Any) -> None:
+        begin = collator.context
+        shown.add(inputs["input_ids"][:, begin:], inputs["attention_mask"][:, begin:])
+
+    backbone = getattr(scorer, scorer.base_model_prefix)
+    backbone.register_forward_pre_hook(look, with_kwargs=True)
+
+
+# --- settings
+
+
+def batch_of(settings: dict[str, Any]) -> int:
+    """Answers of one step."""
+    rows, passes = "per_device_train_batch_size", "gradient_accumulation_steps"
+    return int(settings[rows] * settings[passes])
+
+
+def ppo_settings(
+    spec: Spec, settings: dict[str, Any], prompts: int, device: torch.device
+) -> dict[str, Any]:
+    """Of PPOConfig: every one that a default could decide otherwise."""
+    found = trainer_settings(settings, 1, spec.scratch / "checkpoints", device)
+    for name in ("max_steps", "num_train_epochs", "gradient_checkpointing_kwargs", "save_steps"):
+        found.pop(name, None)
+    batch = batch_of(settings)
+    steps = settings["max_steps"]
+    if steps is None:
+        steps = max(1, int(settings["num_train_epochs"] * prompts) // batch)
+    return {
+        **found,
+        "save_strategy": "no",
+        "total_episodes": steps * batch,
+        "num_mini_batches": 1,
+        "num_sample_generations": 0,
+        "local_rollout_forward_batch_size": settings["per_device_train_batch_size"],
+        "stop_token": "eos",
+        "whiten_rewards": False,
+        "kl_estimator": "k1",
+        "cliprange_value": 0.2,
+        "gamma": 1.0,
+        "lam": 0.95,
+        "kl_coef": settings["kl_coef"],
+        "num_ppo_epochs": settings["num_ppo_epochs"],
+        "cliprange": settings["cliprange"],
+        "vf_coef": settings["vf_coef"],
+        "response_length": settings["response_length"],
+        "temperature": settings["temperature"],
+        "missing_eos_penalty": settings["missing_eos_penalty"] or None,
+    }
+
+
+if __name__ == "__main__":
+    main(told_of_memory(train))

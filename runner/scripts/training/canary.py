@@ -1,0 +1,193 @@
+"""Look at a training before hours are spent on it: does the base model read text at all, do
+template and labels belong to it, are the first gradients sane, and when will it be done.
+
+A callback of Transformers' trainers, so that both backends have the same one. The base is looked at
+when the training begins: everything lies where it will be computed, and the adapter still changes
+nothing. No random number is drawn and no mode is left changed, so that no byte of the result
+depends on whether it looked. What the numbers mean is in canary_limits.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2.exceptions import TemplateError
+from transformers import TrainerCallback
+
+from runner.scripts.spec import Events, Spec
+from runner.scripts.training import canary_limits
+from runner.scripts.training.canary_limits import Findings
+from runner.scripts.training.canary_template import (
+    check_generation_prompt,
+    check_marks,
+    check_prompts_are_free,
+)
+from runner.scripts.training.canary_text import TEXT
+from runner.scripts.training.token_rows import TokenRows
+
+TEXT_TOKENS = 128  # at most; of a tokenizer with one token a byte, a fourth of the text
+ROWS, ROW_TOKENS = 2, 128  # of the recipe's data: so many rows, so many tokens of each
+AGAIN_TOKENS = 48  # of the passage that stands twice
+TIMED = range(2, 5)  # steps that the finish is reckoned from: the first is slower than the others
+_SAMPLED = 4096  # rows of a matrix of weights that are looked at
+
+
+def canary_of(spec: Spec, events: Events, data: TokenRows) -> list[TrainerCallback]:
+    """The callbacks that look at a training on `data`; none where the recipe wants none."""
+    if not spec.hashed.get("canary", True):
+        return []
+    settings = spec.hashed["settings"]
+    template = None
+    if settings.get("has_prompts") and "own_template" not in settings:
+        template = spec.inputs["template"].read_text(encoding="utf-8")
+    if settings.get("has_prompts"):
+        check_prompts_are_free(data, spec.inputs["tokens"].name)
+    return [Canary(events, data, template)]
+
+
+class Canary(TrainerCallback):
+    """Ends a training whose beginning is not sane. Raises ScriptError E941 to E945."""
+
+    def __init__(self, events: Events, data: TokenRows, template: str | None) -> None:
+        """`template`: which the rows were written by; None when there is none to look at."""
+        self._events, self._data, self._template = events, data, template
+        self._found: dict[str, Any] = {}
+        self._began = 0.0
+        self._seconds: list[float] = []
+        self._norms: list[float] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look at the base. A training that goes on was looked at when it began."""
+        if state.global_step > 0:
+            return
+        model, tokenizer = kwargs["model"], kwargs["processing_class"]
+        if self._template is not None:
+            check_marks(tokenizer, self._template)
+            with suppress(TemplateError):
+                check_generation_prompt(tokenizer, self._template)
+        with untouched(model):
+            findings = look(model, tokenizer, self._data)
+        kind = canary_limits.judge(findings)
+        self._found = {"base": kind, **findings.rounded()}
+        self._events.measure(canary=self._found)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Of every step the gradient; of a few early ones how long all will take."""
+        if "loss" not in logs:
+            return
+        self._norms.append(float(logs["grad_norm"]))
+        canary_limits.check_gradient(self._norms, state.global_step)
+        if not self._found or state.global_step not in TIMED:
+            return
+        self._seconds.append(time.perf_counter() - self._began)
+        if state.global_step == TIMED[-1] and state.max_steps > TIMED[-1]:
+            step = sum(self._seconds) / len(self._seconds)
+            left = step * (state.max_steps - state.global_step)
+            self._events.measure(
+                canary={**self._found, "seconds_per_step": step, "seconds_left": left}
+            )
+
+
+# --- looking
+
+
+@contextmanager
+def untouched(model: Any) -> Iterator[None]:
+    """Compute with `model` as after training; modes and random numbers are as before again."""
+    modes = [(module, module.training) for module in model.modules()]
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else []
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def look(model: Any, tokenizer: Any, data: TokenRows) -> Findings:
+    """What is measured of the base."""
+    body, random = parameters_outside_of_embeddings(model), is_as_drawn(model)
+    if model.get_output_embeddings() is None:  # a model that scores answers predicts no tokens
+        return Findings(None, None, None, None, body, random)
+    text = tokenizer(TEXT)["input_ids"][:TEXT_TOKENS]
+    rows = [text_of(row) for row in sample(data.rows, ROWS)]
+    passage = text[-AGAIN_TOKENS:]
+    again = nats(model, [*passage, *passage])
+    return Findings(
+        text_bits=bits_per_byte(model, tokenizer, [text]),
+        data_bits=bits_per_byte(model, tokenizer, rows),
+        once=float(again[: len(passage) - 1].mean()),
+        again=float(again[len(passage) :].mean()),
+        body=body,
+        random=random,
+    )
+
+
+def sample(rows: Sequence[Any], count: int) -> list[Any]:
+    """`count` of `rows`, evenly spread, or all."""
+    step = max(1, len(rows) // count)
+    return list(rows[::step][:count])
+
+
+def text_of(row: Any) -> list[int]:
+    """The first tokens of the first document of a row."""
+    return [int(each) for each in row.input_ids[row.documents == 1][:ROW_TOKENS]]
+
+
+def bits_per_byte(model: Any, tokenizer: Any, texts: Sequence[Sequence[int]]) -> float | None:
+    """Of all tokens but the first of each; None when they stand for no bytes."""
+    bits, size = 0.0, 0
+    for ids in texts:
+        if len(ids) > 1:
+            bits += float(nats(model, ids).sum()) / math.log(2)
+            size += len(tokenizer.decode(ids[1:]).encode())
+    return bits / size if size else None
+
+
+def nats(model: Any, ids: Sequence[int]) -> np.ndarray:
+    """-ln of the probability of every token but the first, float64 [len(ids) - 1]."""
+    device = model.get_input_embeddings().weight.device
+    tokens = torch.tensor([list(ids)], device=device)
+    mask = torch.ones_like(tokens)
+    logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[0, :-1]
+    logarithms = torch.log_softmax(logits.float(), dim=-1)
+    found = -logarithms.gather(1, tokens[0, 1:, None])[:, 0]
+    return np.asarray(found.double().cpu())
+
+
+def parameters_outside_of_embeddings(model: Any) -> int:
+    """Weights of the base; two of 4 bits count as one."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    apart = {id(weight) for end in ends if end is not None for weight in end.parameters()}
+    return sum(
+        weight.numel()
+        for name, weight in model.named_parameters()
+        if id(weight) not in apart and "lora_" not in name
+    )
+
+
+def is_as_drawn(model: Any) -> bool:
+    """Do the embeddings look as a random generator draws them: is no direction preferred, and is
+    every token's vector as long as any other's?"""
+    weight = model.get_input_embeddings().weight
+    if not weight.is_floating_point():
+        return False
+    step = max(1, len(weight) // _SAMPLED)
+    rows = weight.detach()[::step].float()
+    squares = rows.pow(2).sum(1)
+    if not bool(torch.isfinite(squares).all()) or float(squares.sum()) == 0:
+        return False
+    lengths = float(squares.std() / squares.mean()) / math.sqrt(2 / rows.shape[1])
+    drift = float(rows.mean(0).norm()) * math.sqrt(len(rows)) / float(squares.mean().sqrt())
+    return canary_limits.looks_drawn(lengths, drift)
