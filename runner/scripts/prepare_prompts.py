@@ -26,18 +26,13 @@ from runner.scripts.data.chat_tokens import (
     check_system,
     check_template,
 )
+from runner.scripts.data.chunk import tokenizer_for
 from runner.scripts.data.conversation import with_system
 from runner.scripts.data.division import by_source, divide
 from runner.scripts.data.formats import PROMPTED
 from runner.scripts.data.kinship import traits_of
-from runner.scripts.data.preparation import (
-    nothing_left,
-    raise_problems,
-    sound_rows,
-    tokenizer_of,
-    write_beside,
-    write_tokens,
-)
+from runner.scripts.data.listed import write_beside, write_tokens
+from runner.scripts.data.preparation import making_of, nothing_left, raise_problems
 from runner.scripts.data.prompted import Prompted, check_prompted
 from runner.scripts.data.rows import Problem, RowError, read_rows
 from runner.scripts.data.systems import system_of, without_own
@@ -63,8 +58,12 @@ class Prompts:
 
 def prepare(spec: Spec, events: Events) -> None:
     """Write the outputs into spec.folder and report statistics."""
-    settings, tokenizer = spec.hashed, tokenizer_of(spec)
-    train_rows, validation_rows = sound_rows(spec, read_files, None)
+    settings, making = spec.hashed, making_of(spec)
+    tokenizer = tokenizer_for(making.model, making.template)
+    train_rows, problems = read_files(spec, settings["train"], settings.get("split"))
+    validation_rows, more = read_files(spec, settings["validation"])
+    if problems + more:
+        raise_problems(problems + more, len(problems + more))
     name = settings["template"] or "of the model"
     check_template(tokenizer, name)
     check_system(tokenizer, settings["system"], name)
@@ -176,7 +175,7 @@ def tokenise(
         if number % 256 == 0 or number == total:
             events.progress(number, total, message="rows")
     if problems:
-        raise_problems(problems)
+        raise_problems(problems, len(problems))
     return found
 
 
@@ -203,7 +202,7 @@ def write(path: Path, prompts: Prompts) -> None:
         "answer_offsets": np.array([0, *accumulate(map(len, texts))], np.int64),
         "answered": np.array([row.answer is not None for row in prompts.rows], np.int8),
     }
-    write_tokens(path, prompts.tokens, None, more)
+    write_tokens(path, prompts.tokens, more)
 
 
 def statistics_of(prompts: Prompts) -> dict[str, Any]:
