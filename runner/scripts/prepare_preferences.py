@@ -34,7 +34,7 @@ from runner.scripts.data.reading import Reading
 from runner.scripts.data.spool import spool_folder
 from runner.scripts.data.stored import StoredRows
 from runner.scripts.data.systems import without_own
-from runner.scripts.data.workers import Workers, workers
+from runner.scripts.data.workers import Crew, workers
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.weights.floats import Array
 
@@ -45,7 +45,7 @@ def prepare(spec: Spec, events: Events) -> None:
         prepare_in(folder, crew, spec, events)
 
 
-def prepare_in(folder: Path, crew: Workers, spec: Spec, events: Events) -> None:
+def prepare_in(folder: Path, crew: Crew, spec: Spec, events: Events) -> None:
     """As `prepare`, with the processes of `crew` and files that wait in `folder`."""
     settings, making, cleaning = spec.hashed, making_of(spec), cleaning_of(spec)
     tokenizer = tokenizer_for(making.model, making.template)

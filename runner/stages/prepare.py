@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from runner.recipe.methods import METHODS
 from runner.stages.contract import Class, Context, Upstream
 from runner.stages.fetch_data import output_name
+from runner.stages.rows.cluster import by_cluster
 from runner.stages.rows.columns import read_columns
 from runner.stages.rows.plain import Given, borrowed_for, plain
 from runner.stages.templates import shipped_templates
@@ -121,6 +122,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         reading(recipe) | clean,
         inputs={"model": inputs["fetch"].folder / "model", **named},
         folder=folder,
+        **by_cluster(),
     )
 
 

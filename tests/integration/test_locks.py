@@ -51,6 +51,7 @@ def test_all_locks_are_looked_at() -> None:
         "metrics",
         "native",
         "parquet",
+        "ray",
         "runner",
         "sign",
     }

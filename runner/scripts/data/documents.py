@@ -18,7 +18,7 @@ from runner.scripts.data.chunk import Chunk, Counts, Making, tokenised
 from runner.scripts.data.facts import Facts
 from runner.scripts.data.spool import Column, Part, Spool
 from runner.scripts.data.stored import StoredRows
-from runner.scripts.data.workers import Workers
+from runner.scripts.data.workers import Crew
 from runner.scripts.weights.floats import Array
 from runner.scripts.weights.safetensors_stream import SafetensorsWriter, TensorSpec
 
@@ -73,9 +73,7 @@ class Documents:
             each.close()
 
 
-def made(
-    rows: StoredRows[Any], making: Making, documents: Documents, crew: Workers
-) -> Iterator[int]:
+def made(rows: StoredRows[Any], making: Making, documents: Documents, crew: Crew) -> Iterator[int]:
     """Add all the rows to `documents`; how many are done, from time to time."""
     count = 0
     for rows_done, chunk in crew.each(partial(_made_of_part, making=making), rows.parts()):

@@ -30,7 +30,7 @@ from runner.scripts.data.reading import Reading, read_rows_of
 from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError
 from runner.scripts.data.spool import Part
 from runner.scripts.data.stored import CHUNK, StoredRows
-from runner.scripts.data.workers import Workers
+from runner.scripts.data.workers import Crew
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.weights.floats import Array
 
@@ -72,7 +72,7 @@ def making_of(spec: Spec) -> Making:
 
 
 def sound_rows(
-    spec: Spec, reading: Reading, cleaning: Cleaning | None, folder: Path, crew: Workers
+    spec: Spec, reading: Reading, cleaning: Cleaning | None, folder: Path, crew: Crew
 ) -> tuple[StoredRows[Any], StoredRows[Any]]:
     """Rows to train on, before some are held out, and those of files to hold out, all cleaned.
 
@@ -141,7 +141,7 @@ def count_words(counts: Counter[str]) -> str:
 
 
 def tokenised_division(
-    division: Division[Any], making: Making, folder: Path, crew: Workers, events: Events
+    division: Division[Any], making: Making, folder: Path, crew: Crew, events: Events
 ) -> tuple[Documents, Documents]:
     """Tokens of the rows to train on and of those to measure with.
 
@@ -168,7 +168,7 @@ def tokenised_division(
 
 
 def write_beside(
-    spec: Spec, making: Making, rows: StoredRows[Any], asked: Array, crew: Workers
+    spec: Spec, making: Making, rows: StoredRows[Any], asked: Array, crew: Crew
 ) -> dict[str, Any]:
     """What stands beside the tokens, for the stages after the training: validation rows as JSON and
     as text, prompts, the chat template. Measures of the prompts.

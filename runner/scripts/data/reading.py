@@ -15,7 +15,7 @@ from runner.scripts.data.kinship import Row
 from runner.scripts.data.rows import Place, Problem, RowError, read_rows
 from runner.scripts.data.spool import Spool
 from runner.scripts.data.stored import CHUNK, StoredRows
-from runner.scripts.data.workers import Workers, chunked
+from runner.scripts.data.workers import Crew, chunked
 from runner.scripts.spec import ScriptError, Spec
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def read_rows_of(
     reading: Reading,
     cleaning: Cleaning | None,
     folder: Path,
-    crew: Workers,
+    crew: Crew,
     bad: Counts,
 ) -> StoredRows[Any]:
     """Rows of all files of a `kind` (train, validation) in order, cleaned; the others go to `bad`.

@@ -16,10 +16,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import chain, islice
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from runner.scripts.spec import ScriptError
 
+ADDRESS = "SPARK_RECIPES_RAY"  # HOST:PORT of a cluster; in no recipe, no key and no file
 AHEAD = 3  # chunks a worker that wait for it or for their turn: what memory is taken by
 _PR_SET_PDEATHSIG = 1
 T = TypeVar("T")
@@ -30,6 +31,14 @@ def worker_count() -> int:
     """As many as scripts may keep busy: the threads that they are given, else all processors."""
     available = len(os.sched_getaffinity(0))
     return max(1, min(available, int(os.environ.get("OMP_NUM_THREADS", available))))
+
+
+class Crew(Protocol):
+    """Who does one thing to each of many chunks: processes, or machines."""
+
+    def each(self, work: Callable[[T], U], chunks: Iterable[T]) -> Iterator[U]:
+        """`work` of every chunk, in the order of the chunks."""
+        ...
 
 
 class Workers:
@@ -79,8 +88,14 @@ class Workers:
 
 
 @contextmanager
-def workers(count: int | None = None) -> Iterator[Workers]:
-    """Workers that are gone afterwards."""
+def workers(count: int | None = None) -> Iterator[Crew]:
+    """Workers that are gone afterwards; the machines of a cluster where the variable names one."""
+    if count is None and (address := os.environ.get(ADDRESS)):
+        from runner.scripts.data.cluster import cluster
+
+        with cluster(address) as machines:
+            yield machines
+        return
     made = Workers(worker_count() if count is None else count)
     try:
         yield made
