@@ -10,7 +10,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,32 +30,32 @@ from runner.scripts.data.preparation import (
     write_beside,
 )
 from runner.scripts.data.reading import Reading
-from runner.scripts.data.spool import spool_folder
+from runner.scripts.data.spool import Files, waiting_files
 from runner.scripts.data.stored import StoredRows
 from runner.scripts.data.systems import without_own
-from runner.scripts.data.workers import Crew, workers
+from runner.scripts.data.workers import Workers, workers
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.weights.floats import Array
 
 
 def prepare(spec: Spec, events: Events) -> None:
     """Write the outputs into spec.folder and report statistics."""
-    with spool_folder(spec.scratch) as folder, workers() as crew:
-        prepare_in(folder, crew, spec, events)
+    with waiting_files(spec.scratch) as files, workers() as crew:
+        prepare_in(files, crew, spec, events)
 
 
-def prepare_in(folder: Path, crew: Crew, spec: Spec, events: Events) -> None:
-    """As `prepare`, with the processes of `crew` and files that wait in `folder`."""
+def prepare_in(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
+    """As `prepare`, with the processes of `crew` and `files` for what waits."""
     settings, making, cleaning = spec.hashed, making_of(spec), cleaning_of(spec)
     tokenizer = tokenizer_for(making.model, making.template)
-    train_rows, validation_rows = sound_rows(spec, reading_of(settings), cleaning, folder, crew)
+    train_rows, validation_rows = sound_rows(spec, reading_of(settings), cleaning, files, crew)
     name = settings["template"] or "of the model"
     check_template(tokenizer, name)
     check_system(tokenizer, settings["system"], name)
     sift = sift_of(spec, cleaning)
     division = divide(train_rows, validation_rows, settings, prompt_of, sift)
     check_labels(division.train)
-    train, validation = tokenised_division(division, making, folder, crew, events)
+    train, validation = tokenised_division(division, making, files, crew, events)
     if not train.row_count:
         raise nothing_left(train.counts.dropped)
 
@@ -125,8 +124,8 @@ def answers_of(documents: Documents) -> dict[str, Any]:
     if not documents.row_count:
         return {}
     trained, good = documents.column("trained"), documents.column("preferred").astype(bool)
-    judged = isinstance(documents.rows()[0], Judged)
-    names = ("good", "bad") if judged else ("chosen", "rejected")
+    one_a_row = len(good) == documents.row_count
+    names = ("good", "bad") if one_a_row else ("chosen", "rejected")
     found = {}
     for name, of_kind in zip(names, (trained[good], trained[~good]), strict=True):
         if len(of_kind):

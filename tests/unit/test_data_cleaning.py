@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from runner.recipe.checks.cleaning import LANGUAGES
 from runner.scripts.data.cleaning import language, personal, refusals, repair, secret, web, words
 from runner.scripts.data.cleaning.contamination import Measure
-from runner.scripts.data.cleaning.duplicates import Near
 from runner.scripts.data.cleaning.pipeline import ORDER, Cleaning
 from runner.scripts.data.cleaning.report import Drop, difference
 from runner.scripts.data.conversation import Conversation, message
@@ -391,15 +390,15 @@ def test_rows_without_words_are_no_near_duplicates() -> None:
 
 
 def test_a_pair_the_other_way_round_and_another_judgement_are_no_duplicates() -> None:
-    step = Near(0.8)
-    for row in (
+    rows = [
         pair("What is LoRA?", LONG, "A radio for wide areas, with little power."),
         pair("What is LoRA?", "A radio for wide areas, with little power.", LONG),
         Judged(talk("What is it?", LONG), desirable=True),
         Judged(talk("What is it?", LONG), desirable=False),
-    ):
-        assert step(row) == row
-    assert isinstance(step(Judged(talk("What is it?", LONG), desirable=False)), Drop)
+        Judged(talk("What is it?", LONG), desirable=False),
+    ]
+    kept, _ = Cleaning({"near_duplicates": {"threshold": 0.8}}).cleaned(rows)
+    assert kept == rows[:4]
 
 
 def test_minhash_gives_the_same_signature_everywhere() -> None:

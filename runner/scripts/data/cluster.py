@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import runner
 from runner.scripts.data.chunk import Making
 from runner.scripts.data.spool import Part
-from runner.scripts.data.workers import ADDRESS
+from runner.scripts.data.workers import ADDRESS, Workers
 from runner.scripts.spec import ScriptError
 
 GROUP = 16  # chunks that go to a machine together
@@ -51,6 +51,9 @@ class Records:
     """Some records of a spool, brought along; they are read as a Part is."""
 
     records: Sequence[bytes]
+
+    def __len__(self) -> int:
+        return len(self.records)
 
     def rows(self) -> list[Any]:
         """The objects that were pickled into it."""
@@ -203,22 +206,18 @@ def _remote(luggage: Any, models: Mapping[str, Any], work: bytes) -> Callable[[A
 # --- the cluster
 
 
-class Cluster:
+class Cluster(Workers):
     """The machines of a Ray cluster that this one belongs to. Imported late: only `ray` has it."""
 
     def __init__(self, address: str, environ: Mapping[str, str]) -> None:
         import ray
 
+        super().__init__(max(1, int(ray.cluster_resources().get("CPU", 1))))
         self._ray, self._address = ray, address
         self._prefix = f"spark-recipes-{secrets.token_hex(8)}-"
         brought = {"package": package(), "environ": dict(environ), "prefix": self._prefix}
         self._luggage = ray.put(brought)
         self._models: dict[str, Any] = {}
-
-    @property
-    def processors(self) -> int:
-        """Of the machines that are alive."""
-        return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
     def each(self, work: Callable[[T], U], chunks: Iterable[T]) -> Iterator[U]:
         """`work` of every chunk, in the order of the chunks. Chunks are taken as they are needed.
@@ -226,7 +225,7 @@ class Cluster:
         Raises the ScriptError that `work` raises; E376 when the cluster is lost.
         """
         waiting = iter(chunks)
-        while window := list(islice(waiting, GROUP * AHEAD * self.processors)):
+        while window := list(islice(waiting, GROUP * AHEAD * self.count)):
             if len(window) == 1:
                 yield work(window[0])
                 continue
@@ -241,7 +240,7 @@ class Cluster:
 
     def _of_window(self, work: Callable[[T], U], window: Sequence[T]) -> Iterator[U]:
         told, models = packed(work)
-        size = max(1, min(GROUP, len(window) // (2 * self.processors)))
+        size = max(1, min(GROUP, len(window) // (2 * self.count)))
         groups = [window[begin : begin + size] for begin in range(0, len(window), size)]
         items = []
         for number, group in enumerate(groups):

@@ -1,9 +1,9 @@
 """From the rows of all files to those that are trained on and those that are held out.
 
 In this order: `limit` of each source, the split, the check for leaks, the mix. Settings: seed,
-fraction, train and validation (files), and where they are given split ({stable, group_by, stratify,
-on_leak}) and, in an item of train, weight, repeat and limit. Without any of them rows keep the order
-of the files.
+fraction, train and validation (files), and where they are given split ({stable, group_by,
+stratify, on_leak}) and, in an item of train, weight, repeat and limit. Without any of them rows
+keep the order of the files.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ import numpy as np
 
 from runner.scripts.data.chunk import Chunk, Counts, Making, tokenised
 from runner.scripts.data.facts import Facts
-from runner.scripts.data.spool import Column, Part, Spool
+from runner.scripts.data.spool import Files, Part
 from runner.scripts.data.stored import StoredRows
-from runner.scripts.data.workers import Crew
+from runner.scripts.data.workers import Workers
 from runner.scripts.weights.floats import Array
 from runner.scripts.weights.safetensors_stream import SafetensorsWriter, TensorSpec
 
@@ -32,11 +32,11 @@ _EMPTY: dict[str, Any] = {"preferred": np.int8, "digests": "S64", "prompts": "S6
 class Documents:
     """Tokenised rows of one split, in their order, and what happened to the others."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.ids = Column(folder / f"{name}.ids", np.int32)
-        self.mask = Column(folder / f"{name}.mask", np.int8)
+    def __init__(self, files: Files, name: str) -> None:
+        self.ids = files.column(f"{name}.ids", np.int32)
+        self.mask = files.column(f"{name}.mask", np.int8)
         self.counts = Counts()
-        self._rows = Spool(folder / f"{name}.documents")
+        self._rows = files.spool(f"{name}.documents")
         self._parts: dict[str, list[Array]] = {field: [] for field in _KEPT}
 
     def add(self, chunk: Chunk) -> None:
@@ -67,13 +67,10 @@ class Documents:
         digests = self.column("digests")
         return StoredRows(self._rows, Facts(self.column("sources"), digests, digests))
 
-    def close(self) -> None:
-        """Release the files."""
-        for each in (self.ids, self.mask, self._rows):
-            each.close()
 
-
-def made(rows: StoredRows[Any], making: Making, documents: Documents, crew: Crew) -> Iterator[int]:
+def made(
+    rows: StoredRows[Any], making: Making, documents: Documents, crew: Workers
+) -> Iterator[int]:
     """Add all the rows to `documents`; how many are done, from time to time."""
     count = 0
     for rows_done, chunk in crew.each(partial(_made_of_part, making=making), rows.parts()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,9 +28,9 @@ from runner.scripts.data.documents import Documents, made
 from runner.scripts.data.parity_cases import cases
 from runner.scripts.data.reading import Reading, read_rows_of
 from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError
-from runner.scripts.data.spool import Part
-from runner.scripts.data.stored import CHUNK, StoredRows
-from runner.scripts.data.workers import Crew
+from runner.scripts.data.spool import Files, Part
+from runner.scripts.data.stored import StoredRows
+from runner.scripts.data.workers import Workers
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.weights.floats import Array
 
@@ -47,7 +47,7 @@ HINTS = {
     "E335": 'add "prompt", or let both sides begin with the same turns',
     "E337": "write true for a good answer and false for a bad one",
     "E346": "correct the order of the turns, or leave the row out",
-    "E347": "fetch or compress it again, or write it as JSON lines",
+    "E347": "write it as JSON lines, compressed by gzip or xz if at all",
     "E349": "write JSON lines: one row a line",
     "E351": "write the table again with a program that quotes cells",
     "E348": "name the columns as they are in the file, in columns of this file",
@@ -72,7 +72,7 @@ def making_of(spec: Spec) -> Making:
 
 
 def sound_rows(
-    spec: Spec, reading: Reading, cleaning: Cleaning | None, folder: Path, crew: Crew
+    spec: Spec, reading: Reading, cleaning: Cleaning | None, files: Files, crew: Workers
 ) -> tuple[StoredRows[Any], StoredRows[Any]]:
     """Rows to train on, before some are held out, and those of files to hold out, all cleaned.
 
@@ -80,9 +80,9 @@ def sound_rows(
     """
     settings = spec.hashed
     bad = Counts()
-    train = read_rows_of(spec, "train", reading, cleaning, folder, crew, bad)
+    train = read_rows_of(spec, "train", reading, cleaning, files, crew, bad)
     held_out = replace(reading, split={})  # no column is asked of them
-    validation = read_rows_of(spec, "validation", held_out, cleaning, folder, crew, bad)
+    validation = read_rows_of(spec, "validation", held_out, cleaning, files, crew, bad)
     if bad.problems:
         raise_problems(bad.problems, bad.unusable)
     if cleaning:
@@ -107,10 +107,10 @@ def sift_of(spec: Spec, cleaning: Cleaning | None) -> Sift | None:
     if cleaning is None:
         return None
     names = spec.hashed["measured"]
-    files = [(spec.inputs[f"measured-{number}"], name) for number, name in enumerate(names)]
+    measured = [(spec.inputs[f"measured-{number}"], name) for number, name in enumerate(names)]
 
     def sift(train: Sequence[Any], validation: Sequence[Any]) -> list[bool]:
-        left = cleaning.uncontaminated(train, validation, files)
+        left = cleaning.uncontaminated(train, validation, measured)
         cleaning.require_rows([None] * sum(left), validation, held_out=False)
         return left
 
@@ -141,7 +141,7 @@ def count_words(counts: Counter[str]) -> str:
 
 
 def tokenised_division(
-    division: Division[Any], making: Making, folder: Path, crew: Crew, events: Events
+    division: Division[Any], making: Making, files: Files, crew: Workers, events: Events
 ) -> tuple[Documents, Documents]:
     """Tokens of the rows to train on and of those to measure with.
 
@@ -154,7 +154,7 @@ def tokenised_division(
         ("train", division.train, making),
         ("validation", division.validation, making.of_held_out()),
     ):
-        documents = Documents(folder, name)
+        documents = Documents(files, name)
         for count in made(rows, how, documents, crew):
             events.progress(done + count, total, message="rows")
         done += len(rows)
@@ -168,7 +168,7 @@ def tokenised_division(
 
 
 def write_beside(
-    spec: Spec, making: Making, rows: StoredRows[Any], asked: Array, crew: Crew
+    spec: Spec, making: Making, rows: StoredRows[Any], asked: Array, crew: Workers
 ) -> dict[str, Any]:
     """What stands beside the tokens, for the stages after the training: validation rows as JSON and
     as text, prompts, the chat template. Measures of the prompts.
@@ -187,8 +187,7 @@ def write_beside(
             texts.write(text)
     count, left_out = 0, Counter[str]()
     with (spec.folder / "prompts.jsonl").open("wb") as out:
-        starts = range(1, len(asked) + 1, CHUNK)
-        questions = zip(starts, rows.take(asked).parts(), strict=True)
+        questions = numbered(rows.take(asked).parts())
         for found in crew.each(partial(prompts_of_part, making=making), questions):
             out.write(found.lines)
             count += found.count
@@ -206,7 +205,7 @@ def write_beside(
 
 
 def beside(part: Part, making: Making) -> tuple[bytes, bytes]:
-    """The rows of a part as JSON lines, and as the model sees them; of preferences the good ones."""
+    """The rows as JSON lines, and as the model sees them; of preferences the good answers."""
     tokenizer = tokenizer_for(making.model, making.template)
     sides = [side for row in part.rows() for side in wanted_sides(row)]
     kept = [with_system(side, making.settings["system"]) for side in sides]
@@ -232,9 +231,17 @@ class Prompts:
     left_out: Counter[str]
 
 
-def prompts_of_part(numbered: tuple[int, Part], making: Making) -> Prompts:
+def numbered(parts: Iterable[Part]) -> Iterator[tuple[int, Part]]:
+    """Each part, and the number of its first row, from 1."""
+    start = 1
+    for part in parts:
+        yield start, part
+        start += len(part)
+
+
+def prompts_of_part(question: tuple[int, Part], making: Making) -> Prompts:
     """What the deployed model is asked of rows, which are counted from a number on."""
-    start, part = numbered
+    start, part = question
     asked = [
         ("validation", f"validation-{number:05d}", question_of(sides_of(row)[0]))
         for number, row in enumerate(part.rows(), start)

@@ -10,11 +10,11 @@ import pickle
 import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -26,8 +26,8 @@ BUFFER = 1 << 20
 
 
 @contextmanager
-def spool_folder(scratch: Path) -> Iterator[Path]:
-    """A new folder below `scratch`, without what an earlier try left.
+def waiting_files(scratch: Path) -> Iterator[Files]:
+    """Files in a new folder below `scratch`, without what an earlier try left there.
 
     Raises ScriptError E366 for a disk that is full, wherever within it is noticed.
     """
@@ -35,7 +35,8 @@ def spool_folder(scratch: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)
-        yield folder
+        with ExitStack() as stack:
+            yield Files(folder, stack)
     except OSError as error:
         if error.errno not in _FULL:
             raise
@@ -47,6 +48,26 @@ def spool_folder(scratch: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of one folder, which are closed together."""
+
+    folder: Path
+    _stack: ExitStack
+
+    def spool(self, name: str) -> Spool:
+        """A new one, empty."""
+        made = Spool(self.folder / name)
+        self._stack.callback(made.close)
+        return made
+
+    def column(self, name: str, kind: Any) -> Column:
+        """A new one, empty, of numbers of a `kind` of numpy."""
+        made = Column(self.folder / name, kind)
+        self._stack.callback(made.close)
+        return made
 
 
 class Spool:
@@ -65,6 +86,10 @@ class Spool:
         self._file.write(record)
         self._ends.append(self._ends[-1] + len(record))
 
+    def size(self, index: int) -> int:
+        """Bytes of one."""
+        return self._ends[index + 1] - self._ends[index]
+
     def part(self, indexes: Iterable[int]) -> Part:
         """What another process needs to read these records."""
         self._file.flush()
@@ -72,8 +97,8 @@ class Spool:
         return Part(self.path, [(ends[index], ends[index + 1]) for index in indexes])
 
     def close(self) -> None:
-        """Release the file."""
-        self._file.close()
+        """Release the file, also where what was written last finds no room."""
+        _close(self._file)
 
 
 @dataclass(frozen=True)
@@ -82,6 +107,9 @@ class Part:
 
     path: Path
     ranges: Sequence[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.ranges)
 
     def rows(self) -> list[Any]:
         """The objects that were pickled into it."""
@@ -124,8 +152,13 @@ class Column:
         return values
 
     def close(self) -> None:
-        """Release the file."""
-        self._file.close()
+        """As of a Spool."""
+        _close(self._file)
+
+
+def _close(file: IO[bytes]) -> None:
+    with suppress(OSError):  # nobody reads it any more
+        file.close()
 
 
 def _bytes_at(descriptor: int, begin: int, end: int) -> bytes:

@@ -10,9 +10,11 @@ import numpy as np
 from runner.scripts.data.facts import Facts, facts_of
 from runner.scripts.data.kinship import Row
 from runner.scripts.data.spool import Part, Spool
+from runner.scripts.data.workers import chunked
 from runner.scripts.weights.floats import Array
 
 CHUNK = 256  # rows that are worked on at a time
+CHUNK_BYTES = 1 << 20  # of rows in files: what makes a chunk smaller where rows are long
 R = TypeVar("R", bound=Row)
 
 
@@ -41,10 +43,11 @@ class StoredRows(Sequence[R], Generic[R]):
         for part in self.parts():
             yield from part.rows()
 
-    def parts(self, size: int = CHUNK) -> Iterator[Part]:
-        """Chunks of the rows, for a worker to read."""
-        for begin in range(0, len(self), size):
-            yield self.spool.part(self._indexes[begin : begin + size].tolist())
+    def parts(self) -> Iterator[Part]:
+        """Chunks of the rows, for a worker to read: of CHUNK rows, or of CHUNK_BYTES."""
+        weighed = ((index, self.spool.size(index)) for index in map(int, self._indexes))
+        for chunk in chunked(weighed, CHUNK, CHUNK_BYTES, lambda item: item[1]):
+            yield self.spool.part([index for index, _ in chunk])
 
     def take(self, indexes: Array) -> StoredRows[R]:
         """The rows at `indexes`, in their order."""

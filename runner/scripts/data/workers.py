@@ -16,7 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import chain, islice
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from runner.scripts.spec import ScriptError
 
@@ -31,14 +31,6 @@ def worker_count() -> int:
     """As many as scripts may keep busy: the threads that they are given, else all processors."""
     available = len(os.sched_getaffinity(0))
     return max(1, min(available, int(os.environ.get("OMP_NUM_THREADS", available))))
-
-
-class Crew(Protocol):
-    """Who does one thing to each of many chunks: processes, or machines."""
-
-    def each(self, work: Callable[[T], U], chunks: Iterable[T]) -> Iterator[U]:
-        """`work` of every chunk, in the order of the chunks."""
-        ...
 
 
 class Workers:
@@ -88,7 +80,7 @@ class Workers:
 
 
 @contextmanager
-def workers(count: int | None = None) -> Iterator[Crew]:
+def workers(count: int | None = None) -> Iterator[Workers]:
     """Workers that are gone afterwards; the machines of a cluster where the variable names one."""
     if count is None and (address := os.environ.get(ADDRESS)):
         from runner.scripts.data.cluster import cluster
@@ -105,10 +97,20 @@ def workers(count: int | None = None) -> Iterator[Crew]:
     made.close(at_once=False)
 
 
-def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items; the last may be shorter."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
+def chunked(
+    items: Iterable[T], count: int, size: int, size_of: Callable[[T], int]
+) -> Iterator[list[T]]:
+    """Lists of at most `count` items, and of at most `size` together where one is not larger."""
+    chunk: list[T] = []
+    filled = 0
+    for item in items:
+        own = size_of(item)
+        if chunk and (len(chunk) == count or filled + own > size):
+            yield chunk
+            chunk, filled = [], 0
+        chunk.append(item)
+        filled += own
+    if chunk:
         yield chunk
 
 
