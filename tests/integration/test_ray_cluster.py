@@ -161,13 +161,9 @@ def test_a_cluster_gives_the_bytes_of_one_machine_also_when_it_loses_one(
     while running.is_alive() and not (events.exists() and b"progress" in events.read_bytes()):
         time.sleep(0.02)
     kill_all_on(machines.other)
+    assert running.is_alive()
     running.join()
     assert written(lost[0]) == written_of(tmp_path / "prepare-alone" / "run" / "out")
-
-    away = python_on(machines.on_other(), environment_python("ray"), tmp_path / "away")
-    refused = JOBS[0].run(away, tiny, tmp_path / "no-member", **where)
-    assert refused.error["code"] == "E374"
-    assert f"ray start --address={SERVER}:{PORT}" in refused.error["hint"]
 
 
 def written_of(folder: Path) -> Mapping[str, bytes]:
@@ -191,3 +187,51 @@ def test_no_cluster_and_no_ray_are_said_at_once(
         run = JOBS[0].run(data, tiny, tmp_path / "without", **{ADDRESS: address})
     assert run.error["code"] == "E373"
     assert not list((tmp_path / "without" / "run" / "out").iterdir())
+
+
+# A Ray that is refused, or whose other machine has an older tokenizer.
+RAY = """
+import os
+from ray import data, util
+
+class Task:
+    def __init__(self, work): self.work = work
+    def options(self, **options): return self
+    def remote(self, told): return {**self.work(told), "tokenizers": "0.1"}
+
+def init(**options):
+    if os.environ["FAKED"] == "refused":
+        raise ConnectionError("no raylet\\non this machine")
+
+def nodes(): return [{"Alive": True, "NodeManagerAddress": "10.0.0.2", "NodeID": "x"}]
+def remote(work): return Task(work)
+def get(asked, timeout): return asked
+def shutdown(): print("left the cluster")
+"""
+
+
+def test_a_machine_that_cannot_take_part_is_named(
+    environment_python: Callable[[str], Path], tiny: Path, tmp_path: Path
+) -> None:
+    for name, text in (
+        ("__init__", RAY),
+        ("data/__init__", ""),
+        ("util/__init__", ""),
+        ("util/scheduling_strategies", "def NodeAffinitySchedulingStrategy(*_, **__): return None"),
+    ):
+        path = tmp_path / "fake" / "ray" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = {}
+    with socket.create_server(("127.0.0.1", 0)) as open_:
+        address = f"127.0.0.1:{open_.getsockname()[1]}"
+        for case in ("refused", "older"):
+            env = {ADDRESS: address, "PYTHONPATH": str(tmp_path / "fake"), "FAKED": case}
+            found[case] = JOBS[0].run(environment_python("data"), tiny, tmp_path / case, **env)
+    refused, older = found["refused"].error, found["older"].error
+    assert refused["code"] == "E374"
+    assert refused["message"].endswith(f"the Ray cluster at {address}: no raylet on this machine")
+    assert f"ray start --address={address}" in refused["hint"]
+    assert older["code"] == "E375"
+    assert older["message"].startswith("10.0.0.2 has tokenizers 0.1, this machine has ")
+    assert "left the cluster" in found["older"].log
