@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.chain import ROOT
 
 NOBODY = 65534
+RECIPE = (sys.executable, "-m", "runner")
 # Bring the loopback up: SIOCSIFFLAGS with IFF_UP and IFF_RUNNING.
 LOOPBACK_UP = (
     "import fcntl, socket, struct; "
@@ -34,9 +35,18 @@ class OtherMachine:
 
     folder: Path
     prebuilt: Path
+    user: int = NOBODY
+    groups: tuple[int, ...] = ()
+    umask: int = 0o022
 
     def run(self, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a program to its end, without a network."""
+        process = self.start(*argv, **env)
+        out, err = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def start(self, *argv: str, **env: str) -> subprocess.Popen[str]:
+        """Start a program; the process is the program itself."""
         base = self.folder.parent
         clean = {
             "PATH": os.environ["PATH"],
@@ -47,25 +57,31 @@ class OtherMachine:
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        return subprocess.run(
+        return subprocess.Popen(
             [*self._isolation(base), *argv],
             cwd=self.folder,
             env=clean | env,
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
         )
 
     def recipe(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run `recipe ...`."""
-        return self.run(sys.executable, "-m", "runner", *arguments, **env)
+        return self.run(*RECIPE, *arguments, **env)
 
     def _isolation(self, base: Path) -> list[str]:
         if os.geteuid() != 0:
             up = f'{sys.executable} -c "{LOOPBACK_UP}" && exec "$@"'
             return ["unshare", "--map-root-user", "--net", "sh", "-c", up, "sh"]
         script = base / "isolate.sh"
-        script.write_text(_as_nobody(base / "closed", self._needed()))
+        groups = ",".join(map(str, self.groups))
+        groups = f"--groups={groups}" if groups else "--clear-groups"
+        who = f"setpriv --reuid={self.user} --regid={self.user} {groups} --no-new-privs"
+        lines = _way_to(self._needed(), base / "closed")
+        lines += [f"umask {self.umask:03o}", f'exec {who} "$@"']
+        script.write_text("\n".join(lines) + "\n")
         return ["unshare", "--mount", "--net", "sh", str(script)]
 
     def _needed(self) -> list[Path]:
@@ -73,8 +89,8 @@ class OtherMachine:
         return [Path(sys.base_prefix), Path(sys.prefix), ROOT, self.prebuilt]
 
 
-def _as_nobody(hold: Path, needed: list[Path]) -> str:
-    """A shell script that opens the way to `needed` for others and runs its arguments as nobody."""
+def _way_to(needed: list[Path], hold: Path) -> list[str]:
+    """Shell commands that open closed folders to others, with nothing in them but `needed`."""
     loopback = f'{sys.executable} -c "{LOOPBACK_UP}"'
     lines = ["set -e", "mount --make-rprivate /", loopback]
     closed: dict[Path, list[Path]] = {}
@@ -91,13 +107,13 @@ def _as_nobody(hold: Path, needed: list[Path]) -> str:
         for path in sorted(set(inside)):
             lines.append(f"mkdir -p '{path}'")
             lines.append(f"mount --rbind '{held / path.relative_to(folder)}' '{path}'")
-    ids = f"--reuid={NOBODY} --regid={NOBODY} --clear-groups"
-    lines.append(f'exec setpriv {ids} --no-new-privs "$@"')
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 @contextmanager
-def other_machine(prebuilt: Path) -> Iterator[OtherMachine]:
+def other_machine(
+    prebuilt: Path, user: int = NOBODY, groups: tuple[int, ...] = (), umask: int = 0o022
+) -> Iterator[OtherMachine]:
     """An empty place for it, removed at the end."""
     base = Path(tempfile.mkdtemp(prefix="other-machine-"))
     base.chmod(0o755)
@@ -105,7 +121,7 @@ def other_machine(prebuilt: Path) -> Iterator[OtherMachine]:
         for name in ("work", "home", "cache", "tmp"):
             (base / name).mkdir()
             if os.geteuid() == 0:
-                os.chown(base / name, NOBODY, NOBODY)
-        yield OtherMachine(base / "work", prebuilt)
+                os.chown(base / name, user, user)
+        yield OtherMachine(base / "work", prebuilt, user, groups, umask)
     finally:
         shutil.rmtree(base)

@@ -18,6 +18,7 @@ from types import FrameType
 
 from runner import __version__
 from runner.errors import Interrupted, RecipeInvalid, RecipeToolError
+from runner.system.sharing import closed, share_with_group
 
 # command -> what it does, in one line. The module is runner.cli.<command>.
 COMMANDS = {
@@ -68,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         signal.signal(signal.SIGTERM, _on_terminate)
         args = parse(arguments)
+        share_with_group()
         return int(importlib.import_module(f"runner.cli.{args.command}").main(args))
     except RecipeInvalid as error:
         return _report_invalid(error)
@@ -132,12 +134,15 @@ def _report_invalid(error: RecipeInvalid) -> int:
 
 
 def _report_disk(error: Exception, arguments: Sequence[str]) -> int:
-    """A full or failing disk is no bug of ours, wherever it was met; 0 for every other error."""
+    """A full or failing disk and a closed cache are no bugs of ours, wherever they were met.
+
+    0 for every other error.
+    """
     from runner.store.atomic import disk_failure
 
     if not isinstance(error, OSError):
         return 0
-    failure = disk_failure(error, f"running `recipe {arguments[0]}`")
+    failure = disk_failure(error, f"running `recipe {arguments[0]}`") or closed(error)
     return 0 if failure is None else _report(failure)
 
 

@@ -85,10 +85,21 @@ def _above(folder: Path) -> dict[str, list[int]]:
 
 
 def _was_deleted(folder: Path, above: dict[str, list[int]]) -> bool:
-    if os.path.lexists(folder):
+    try:
+        if os.path.lexists(folder):
+            return False
+        nearest = next(parent for parent in folder.parents if _is_there(parent))
+        return above.get(str(nearest)) == _identity(nearest)
+    except PermissionError:  # in the home of another user: nobody can tell
         return False
-    nearest = next(parent for parent in folder.parents if parent.exists())
-    return above.get(str(nearest)) == _identity(nearest)
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _identity(folder: Path) -> list[int]:

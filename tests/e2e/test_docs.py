@@ -53,6 +53,13 @@ ELSEWHERE = {
     ".venv/bin/recipe crosscheck recipes/quickstart.yaml": "tests/e2e/test_crosscheck.py",
     # ends with 1, since a row does not fit
     ".venv/bin/recipe data inspect recipes/data/support-raw.jsonl": "tests/e2e/test_course_data.py",
+    **dict.fromkeys(
+        (
+            "sudo install -d -g team -m 2770 /srv/spark-recipes",
+            "export SPARK_RECIPES_CACHE=/srv/spark-recipes",
+        ),
+        "tests/e2e/test_two_users.py",
+    ),
     "make test": "this is the test run",
     "make test-container": "tests/container",
     f"{_COMPOSE} {_QUICKSTART}": "tests/container/test_compose.py",

@@ -14,6 +14,17 @@ from tests.hub_server import Files, HubServer
 from tests.shrunken import FOLDER
 
 STAGES = ["fetch", "prepare", "train", "evaluate", "merge", "gguf", "ollama", "benchmark"]
+# what 10.2 gives beside the 8B in 16 bits: name -> repository, its config, how it is trained
+SIBLINGS = {
+    "10.2-8b-qlora": ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b.json", "lora", True),
+    "10.2-qwen3-8b-lora": ("Qwen/Qwen3-8B", "qwen3-8b.json", "lora", False),
+    "10.2-mistral-7b-lora": (
+        *("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b-v0.3.json"),
+        *("lora", False),
+    ),
+    "10.2-gemma2-2b-lora": ("google/gemma-2-2b-it", "gemma-2-2b.json", "lora", False),
+    "10.2-1b-full": ("meta-llama/Llama-3.2-1B-Instruct", "llama-3.2-1b.json", "none", False),
+}
 WEIGHTS = b"whoever asks for them would get these"
 
 
@@ -23,11 +34,14 @@ def of_the_hub(config: str, **more: bytes) -> Files:
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubServer]:
-    """Both models without a tokenizer; the 70B has no weights either."""
+    """All models without a tokenizer; the 8B alone has weights."""
     with HubServer() as server:
         files = of_the_hub("llama-3.1-8b.json", **{"model.safetensors": WEIGHTS})
         server.commit("meta-llama/Llama-3.1-8B-Instruct", files)
         server.commit("meta-llama/Llama-3.1-70B-Instruct", of_the_hub("llama-3.1-70b.json"))
+        for repository, config, _, _ in SIBLINGS.values():
+            if repository != "meta-llama/Llama-3.1-8B-Instruct":
+                server.commit(repository, of_the_hub(config))
         yield server
 
 
@@ -118,3 +132,20 @@ def test_the_hub_was_asked_for_configs_alone(
         "Llama-3.1-8B-Instruct",
         "Llama-3.1-70B-Instruct",
     }
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_a_sibling_goes_from_its_config_to_its_evaluation(checkout: Checkout, name: str) -> None:
+    _, _, adapter, four_bits = SIBLINGS[name]
+    words = ["run", "--shrink", f"recipes/course/{name}.yaml", "--until", "evaluate"]
+    result = checkout.recipe(*words)
+    assert result.returncode == 0, result.stdout + result.stderr
+    run = checkout.folder / "runs" / f"course-{name}-shrink" / "latest"
+    stages = {
+        stage["name"]: stage for stage in json.loads((run / "run.json").read_text())["stages"]
+    }
+    settings = stages["train"]["material"]["inputs"]["settings"]
+    assert settings["adapter"]["type"] == adapter
+    assert ("quantization" in settings) == four_bits
+    losses = {stages["evaluate"]["measures"][f"loss_{of}"] for of in ("base", "tuned")}
+    assert len(losses) == 2

@@ -21,8 +21,10 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 def mark_complete(folder: Path, job: str) -> None:
     """Make every file below `folder` durable, then add the marker of the job with digest `job`."""
     sizes = {}
+    rights = _usual_rights()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MARKER:
+            path.chmod(rights)  # safetensors keeps its files from everybody else
             _sync(path)
             sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
     temporary = folder / f"{MARKER}.new"
@@ -84,6 +86,12 @@ def _is_complete(path: Path, job: str | None) -> bool:
         return all((path / name).stat().st_size == size for name, size in marker["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def _usual_rights() -> int:
+    umask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def _sync(path: Path) -> None:
