@@ -116,7 +116,17 @@ class ChatTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of rendered text: special tokens are recognised, none is added."""
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Of each text as `encode` gives them, by one call, which costs less than many."""
+        encoded = self._tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return [list(ids) for ids in encoded["input_ids"]]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens included."""
@@ -155,9 +165,30 @@ class ChatTokenizer:
             if turn["role"] == "tool" and turn["content"].strip() not in whole:
                 wrong = f"the chat template does not write turn {number}, which is of a tool"
                 raise RowError(wrong, "E350")
-        ids = self.encode(whole)
+        return self._of_text(conversation, whole)
+
+    def _of_text(self, conversation: Conversation, whole: str) -> Tokens:
+        """The spans of the answers in `whole`, which is the conversation as a text."""
+        messages, tools = conversation.messages, conversation.tools
+        texts = [
+            (
+                self.render(messages[:turn], tools, generate=True),
+                whole if turn == len(messages) - 1 else self.render(messages[: turn + 1], tools),
+            )
+            for turn in conversation.answers
+        ]
+        distinct = list(dict.fromkeys([whole, *(text for both in texts for text in both)]))
+        ids_of = dict(zip(distinct, self.encode_all(distinct), strict=True))
+        ids = ids_of[whole]
         self._check_one_bos(ids)
-        return Tokens(ids, [self._answer(conversation, ids, turn) for turn in conversation.answers])
+        spans = []
+        for turn, (before, after) in zip(conversation.answers, texts, strict=True):
+            prompt, upto = ids_of[before], ids_of[after]
+            if ids[: len(prompt)] != prompt or ids[: len(upto)] != upto:
+                raise HistoryRewritten(self._why_no_prefix(conversation, turn), "E327")
+            self._check_written(conversation, turn, after[len(before) :])
+            spans.append((len(prompt), self._end_of_turn(ids, len(prompt), len(upto))))
+        return Tokens(ids, spans)
 
     def _check_one_bos(self, ids: Sequence[int]) -> None:
         bos = self._tokenizer.bos_token_id
@@ -173,14 +204,8 @@ class ChatTokenizer:
             ids.append(self._eos)
         return Tokens(ids, [(0, len(ids))])
 
-    def _answer(self, conversation: Conversation, ids: list[int], turn: int) -> tuple[int, int]:
-        before = self.render(conversation.messages[:turn], conversation.tools, generate=True)
-        after = self.render(conversation.messages[: turn + 1], conversation.tools)
-        prompt = self.encode(before)
-        whole = ids if turn == len(conversation.messages) - 1 else self.encode(after)
-        if ids[: len(prompt)] != prompt or ids[: len(whole)] != whole:
-            raise HistoryRewritten(self._why_no_prefix(conversation, turn), "E327")
-        written = after[len(before) :]
+    def _check_written(self, conversation: Conversation, turn: int, written: str) -> None:
+        """Raise RowError where the text between prompt and end is not what the answer says."""
         if conversation.messages[turn]["content"].strip() not in written:
             raise RowError(
                 f"the chat template does not write the answer of turn {turn + 1} where it "
@@ -192,7 +217,6 @@ class ChatTokenizer:
                 raise RowError(
                     f"the chat template does not write the tool call of turn {turn + 1}", "E350"
                 )
-        return (len(prompt), self._end_of_turn(ids, len(prompt), len(whole)))
 
     def _end_of_turn(self, ids: list[int], begin: int, end: int) -> int:
         for position in range(end - 1, begin - 1, -1):

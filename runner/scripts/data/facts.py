@@ -53,7 +53,7 @@ def facts_of(
     return Facts(
         np.array([row.traits.source for row in rows], np.int32),
         digests,
-        np.array([plain(row) for row in rows], "S64"),
+        digests if plain is Conversation.digest else np.array([plain(row) for row in rows], "S64"),
         np.array([prompt_key(row) for row in rows], "S64") if kin or leaks else None,
         np.array([content_key(row) for row in rows], "S64") if leaks else None,
         _texts([row.traits.group for row in rows]),

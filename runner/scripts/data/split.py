@@ -200,7 +200,8 @@ def _distinct(texts: Sequence[str] | Array) -> tuple[Array, Array, Array]:
 
 def _by_rank(names: Array, seed: int) -> Array:
     """Indexes of `names` in the order of their ranks."""
-    return np.argsort(np.array([_rank(name.decode(), seed) for name in names], "S64"))
+    ranks = (_rank(name.decode(), seed).encode() for name in names)
+    return np.argsort(np.fromiter(ranks, "S64", len(names)))
 
 
 def _hashed_below(unit: str, fraction: float, seed: int) -> bool:
