@@ -142,15 +142,14 @@ def test_a_cluster_gives_the_bytes_of_one_machine_also_when_it_loses_one(
     tiny: Path,
     tmp_path: Path,
 ) -> None:
-    machines, where = cluster.machines, {ADDRESS: f"{SERVER}:{PORT}"}
+    machines, where, before = cluster.machines, {ADDRESS: f"{SERVER}:{PORT}"}, brought()
     here = python_on(machines.on_server(), environment_python("ray"), tmp_path / "here")
     for job in JOBS:
         alone = job.run(environment_python("data"), tiny, tmp_path / f"{job.script}-alone")
         beyond = job.run(here, tiny, tmp_path / f"{job.script}-beyond", **where)
         assert written(beyond) == written(alone)
         assert beyond.measures == alone.measures
-    left = list(Path(tempfile.gettempdir()).glob("spark-recipes-????????????????-*"))
-    assert left == []
+    assert brought() == before
 
     cluster.start(machines.on_server, SERVER, f"--address={SERVER}:{PORT}", "--num-cpus=1")
     folder = tmp_path / "lost"
@@ -164,6 +163,11 @@ def test_a_cluster_gives_the_bytes_of_one_machine_also_when_it_loses_one(
     assert running.is_alive()
     running.join()
     assert written(lost[0]) == written_of(tmp_path / "prepare-alone" / "run" / "out")
+
+
+def brought() -> set[Path]:
+    """What machines have unpacked, and not removed."""
+    return set(Path(tempfile.gettempdir()).glob("spark-recipes-????????????????-*"))
 
 
 def written_of(folder: Path) -> Mapping[str, bytes]:
