@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from runner.recipe.methods import METHODS
 from runner.stages.contract import Class, Context, Upstream
 from runner.stages.fetch_data import output_name
+from runner.stages.rows.cluster import by_cluster, loss_is_told
 from runner.stages.rows.columns import read_columns
 from runner.stages.rows.plain import Given, borrowed_for, plain
 from runner.stages.templates import shipped_templates
@@ -117,12 +118,14 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     if recipe.data.chat_template != "model":
         named["template"] = template_file(recipe)
     clean = {"clean": cleaning(recipe), "measured": list(measured)} if recipe.data.cleaning else {}
-    context.run_script(
-        _script(recipe),
-        reading(recipe) | clean,
-        inputs={"model": inputs["fetch"].folder / "model", **named},
-        folder=folder,
-    )
+    with loss_is_told():
+        context.run_script(
+            _script(recipe),
+            reading(recipe) | clean,
+            inputs={"model": inputs["fetch"].folder / "model", **named},
+            folder=folder,
+            **by_cluster(),
+        )
 
 
 def _script(recipe: Recipe) -> str:

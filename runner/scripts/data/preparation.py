@@ -47,7 +47,7 @@ HINTS = {
     "E335": 'add "prompt", or let both sides begin with the same turns',
     "E337": "write true for a good answer and false for a bad one",
     "E346": "correct the order of the turns, or leave the row out",
-    "E347": "fetch or compress it again, or write it as JSON lines",
+    "E347": "write it as JSON lines, compressed by gzip or xz if at all",
     "E349": "write JSON lines: one row a line",
     "E351": "write the table again with a program that quotes cells",
     "E348": "name the columns as they are in the file, in columns of this file",

@@ -113,9 +113,13 @@ class Part:
 
     def rows(self) -> list[Any]:
         """The objects that were pickled into it."""
+        return [pickle.loads(record) for record in self.records()]
+
+    def records(self) -> list[bytes]:
+        """As they lie in the file."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            return [pickle.loads(_bytes_at(descriptor, *each)) for each in self.ranges]
+            return [_bytes_at(descriptor, *each) for each in self.ranges]
         finally:
             os.close(descriptor)
 

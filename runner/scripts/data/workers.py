@@ -20,6 +20,7 @@ from typing import TypeVar
 
 from runner.scripts.spec import ScriptError
 
+ADDRESS = "SPARK_RECIPES_RAY"  # HOST:PORT of a cluster; in no recipe, no key and no file
 AHEAD = 3  # chunks a worker that wait for it or for their turn: what memory is taken by
 _PR_SET_PDEATHSIG = 1
 T = TypeVar("T")
@@ -80,7 +81,13 @@ class Workers:
 
 @contextmanager
 def workers(count: int | None = None) -> Iterator[Workers]:
-    """Workers that are gone afterwards."""
+    """Workers that are gone afterwards; the machines of a cluster where the variable names one."""
+    if count is None and (address := os.environ.get(ADDRESS)):
+        from runner.scripts.data.cluster import cluster
+
+        with cluster(address) as machines:
+            yield machines
+        return
     made = Workers(worker_count() if count is None else count)
     try:
         yield made
