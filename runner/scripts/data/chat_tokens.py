@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.data.conversation import Conversation, Message
 from runner.scripts.data.rows import RowError
+from runner.scripts.data.segments import Segments, special_tokens
 from runner.scripts.data.template_clock import check_no_clock, pinned
 from runner.scripts.spec import ScriptError
 
@@ -121,6 +122,21 @@ class ChatTokenizer:
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Of each text as `encode` gives them, by one call, which costs less than many."""
+        return self._segments.encode_all(texts) if self._segments else self.encode_whole(texts)
+
+    @property
+    def is_cut(self) -> bool:
+        """Are texts cut at special tokens before they are encoded?"""
+        return self._segments is not None
+
+    @cached_property
+    def _segments(self) -> Segments | None:
+        """Where texts can be cut at special tokens."""
+        special = special_tokens(self._tokenizer.backend_tokenizer.to_str())
+        return Segments(special, self.encode_whole) if special else None
+
+    def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
+        """Of each text by the tokenizer itself: the reference of `encode_all`."""
         encoded = self._tokenizer(
             list(texts),
             add_special_tokens=False,

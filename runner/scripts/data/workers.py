@@ -66,6 +66,8 @@ class Workers:
         if self._pool is None:
             context = multiprocessing.get_context("fork")
             self._pool = ProcessPoolExecutor(self.count, context, _be_a_worker, (os.getpid(),))
+            with _interrupts_waiting():
+                self._pool.submit(int)  # the first call forks all of them
         return self._pool
 
     def close(self, *, at_once: bool) -> None:
@@ -114,9 +116,20 @@ def chunked(
         yield chunk
 
 
+@contextmanager
+def _interrupts_waiting() -> Iterator[None]:
+    """A Ctrl-C that comes meanwhile comes afterwards. What is forked begins life like this."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _be_a_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before it could be told of
         os._exit(1)
