@@ -430,6 +430,37 @@ def test_rows_that_hold_what_is_measured_by_are_left_out() -> None:
     assert not isinstance(short(talk("who was born in", "Ulm.")), Drop)
 
 
+@given(
+    measured=st.lists(st.lists(st.sampled_from("abc"), max_size=9), max_size=6),
+    row=st.lists(st.sampled_from("abc"), min_size=1, max_size=20),
+    ngram=st.integers(4, 6),
+)
+def test_what_is_found_is_what_comparing_all_runs_finds(
+    measured: list[list[str]], row: list[str], ngram: int
+) -> None:
+    measure = Measure(ngram)
+    origin: dict[tuple[str, ...], str] = {}
+    for number, told in enumerate(measured):
+        measure.add([" ".join(told)], f"q:{number}")
+        length = min(len(told), ngram)
+        for start in range(len(told) - length + 1 if length >= 4 else 0):
+            origin.setdefault(tuple(told[start : start + length]), f"q:{number}")
+    runs = (
+        tuple(row[start : start + length])
+        for start in range(len(row))
+        for length in range(ngram, 3, -1)
+        if start + length <= len(row)
+    )
+    first = next((run for run in runs if run in origin), None)
+    found = measure(talk("?", " ".join(row)))
+    if first is None:
+        assert not isinstance(found, Drop)
+    else:
+        assert isinstance(found, Drop)
+        assert found.why == f"holds {len(first)} words of {origin[first]}"
+        assert found.text == " ".join(first)
+
+
 def test_held_out_rows_are_looked_for_in_rows_to_train_on() -> None:
     cleaning = Cleaning({"decontaminate": {"ngram": 8, "validation": True}})
     train, _ = cleaning.cleaned(numbered([("What is LoRA?", LONG), ("Why?", "Because of it.")]))
