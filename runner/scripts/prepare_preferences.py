@@ -59,8 +59,9 @@ def prepare_in(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
     if not train.row_count:
         raise nothing_left(train.counts.dropped)
 
-    write_tokens(spec.folder / "train.tokens.safetensors", train, None, preferred=True)
-    write_tokens(spec.folder / "validation.tokens.safetensors", validation, None, preferred=True)
+    for name, split in (("train", train), ("validation", validation)):
+        preferred = {"preferred": split.column("preferred")}
+        write_tokens(spec.folder / f"{name}.tokens.safetensors", split, None, preferred)
     asked = one_of_each_prompt(validation.column("prompts"))
     events.measure(
         train=statistics_of(train) | answers_of(train),

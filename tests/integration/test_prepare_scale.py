@@ -27,13 +27,20 @@ def python(environment_python: Callable[[str], Path]) -> Path:
     return environment_python("data")
 
 
-def job(place: Path, model: Path, rows: list[dict[str, Any]], **changed: Any) -> list[str]:
+def job(
+    place: Path,
+    model: Path,
+    rows: list[dict[str, Any]],
+    script: str = "prepare",
+    form: str = "alpaca",
+    **changed: Any,
+) -> list[str]:
     """What to run to prepare rows in a new folder."""
     for folder in ("out", "scratch"):
         (place / folder).mkdir(parents=True)
     data = place / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    described = {"name": "rows.jsonl", "format": "alpaca", "input": "train-0"}
+    described = {"name": "rows.jsonl", "format": form, "input": "train-0"}
     where = {
         "inputs": {"model": str(model), "train-0": str(data)},
         "folder": str(place / "out"),
@@ -43,7 +50,7 @@ def job(place: Path, model: Path, rows: list[dict[str, Any]], **changed: Any) ->
     hashed = PREPARING | {"train": [described], "max_length": 1 << 20} | changed
     spec = place / "spec.json"
     spec.write_text(json.dumps({"stage": "prepare", "hashed": hashed, "where": where}))
-    return [str(SCRIPTS), "prepare", str(spec)]
+    return [str(SCRIPTS), script, str(spec)]
 
 
 def prepared(
@@ -92,6 +99,46 @@ def test_the_number_of_processes_changes_no_byte_and_no_count(
         found.append((outputs(place), measures(place)))
     assert found[0] == found[1]
     assert found[0][1]["clean"]["steps"][1]["dropped"] == {"duplicate": 100}
+
+
+def pairs(count: int) -> list[dict[str, Any]]:
+    return [
+        {"prompt": f"What is {number}?", "chosen": f"{number}.", "rejected": "Who knows?"}
+        for number in range(count)
+    ]
+
+
+def questions(count: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"What is {number}?", "answer": str(number)} for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("script", "form", "rows", "more"),
+    [
+        ("prepare_preferences", "preference", pairs(700), {"clean": {"whitespace": True}}),
+        ("prepare_prompts", "prompt", questions(700), {"max_completion_length": 8, "reads": []}),
+    ],
+)
+def test_nor_does_it_of_other_rows(
+    python: Path,
+    tiny: Path,
+    tmp_path: Path,
+    script: str,
+    form: str,
+    rows: list[dict[str, Any]],
+    more: dict[str, Any],
+) -> None:
+    found = []
+    for processes in (1, 3):
+        place = tmp_path / str(processes)
+        changed = {"fraction": 0.2, "measured": [], **more}
+        done = prepared(python, job(place, tiny, rows, script, form, **changed), processes)
+        assert done.returncode == 0, done.stderr
+        assert list((place / "scratch").iterdir()) == []
+        found.append((outputs(place), measures(place)))
+    assert found[0] == found[1]
+    counted = found[0][1]
+    assert counted["train"]["rows"] + counted["validation"]["rows"] == 700
 
 
 def test_memory_does_not_grow_with_what_rows_hold(python: Path, tiny: Path, tmp_path: Path) -> None:

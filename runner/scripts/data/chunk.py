@@ -8,7 +8,7 @@ order; the result does not depend on where the rows were cut.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from runner.scripts.data.conversation import Conversation, with_system
 from runner.scripts.data.fitting import fit
 from runner.scripts.data.kinship import Row
 from runner.scripts.data.preference import Compared
+from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError
 from runner.scripts.data.systems import system_of
 from runner.scripts.weights.floats import Array
@@ -31,7 +32,8 @@ SAME = "the same within max_length"
 @dataclass(frozen=True)
 class Making:
     """How rows become tokens: the folder of the model, the text of a chat template that takes the
-    place of its own, and the settings seed, system, system_variants, max_length and too_long.
+    place of its own, and the settings seed, system, system_variants, max_length, too_long and
+    max_completion_length.
     """
 
     model: Path
@@ -105,9 +107,8 @@ def tokenised(rows: Sequence[Row], making: Making) -> Chunk:
     counts = Counts()
     kept: list[tuple[Row, list[Tokens]]] = []
     for row in rows:
-        make = _conversation if isinstance(row, Conversation) else _compared
         try:
-            kept += make(row, tokenizer, making.settings, counts)  # type: ignore[operator]
+            kept += _maker(row)(row, tokenizer, making.settings, counts)
         except RowError as error:
             counts.refuse(Problem(row.place, error))
     return _chunk(kept, counts, making.keeps_rows)
@@ -119,10 +120,18 @@ def tokenizer_for(model: Path, template: str | None) -> ChatTokenizer:
     return ChatTokenizer(model, template, end_ids_of(model))
 
 
-def prompt_of(row: Compared) -> str:
+def prompt_of(row: Compared | Prompted) -> str:
     """Digest of what the answers of `row` are answers to."""
+    if isinstance(row, Prompted):
+        return row.asked.digest()
     side, _ = row.sides[0]
     return Conversation(messages=side.messages[: side.answers[0]], tools=side.tools).digest()
+
+
+def _maker(row: Row) -> Callable[..., list[tuple[Row, list[Tokens]]]]:
+    if isinstance(row, Conversation):
+        return _conversation
+    return _prompted if isinstance(row, Prompted) else _compared
 
 
 # --- rows to train on as they are
@@ -203,6 +212,26 @@ def why_dropped(sides: Sequence[Tokens | str]) -> str:
     return SAME if len(set(ids)) < len(ids) else ""
 
 
+# --- rows that wait for an answer
+
+
+def _prompted(
+    row: Prompted, tokenizer: ChatTokenizer, settings: Mapping[str, Any], counts: Counts
+) -> list[tuple[Row, list[Tokens]]]:
+    """The prompt up to where an answer begins, if there is room for one. Raises RowError."""
+    system = system_of(partial(prompt_of, row), settings)
+    ids = tokenizer.prompt_tokens(with_system(row.asked, system))
+    longest = settings["max_completion_length"]
+    room = settings["max_length"] - longest
+    if len(ids) <= room:
+        return [(row, [Tokens(ids, [])])]
+    if settings["too_long"] == "error":
+        wrong = f"the prompt has {len(ids)} tokens, and beside an answer of {longest} "
+        raise RowError(f"{wrong}data.max_length leaves {room}", "E325")
+    counts.drop("too long", row)
+    return []
+
+
 # --- arrays
 
 
@@ -232,7 +261,7 @@ def _chunk(kept: Sequence[tuple[Row, list[Tokens]]], counts: Counts, keeps_rows:
 
 def _preferred(rows: Sequence[Row]) -> Iterator[bool]:
     for row in rows:
-        if not isinstance(row, Conversation):
+        if not isinstance(row, Conversation | Prompted):
             yield from (good for _, good in row.sides)
 
 

@@ -84,13 +84,8 @@ def divide(
     return Division(train, validation, counts, leaks)
 
 
-def by_source(rows: Sequence[Row], tokens: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """Source -> its rows, and how many of the `tokens` (one number a row) are theirs."""
-    return sums_by_source(np.array([row.traits.source for row in rows], np.int32), tokens)
-
-
 def sums_by_source(sources: Array, tokens: Sequence[int] | Array) -> dict[int, tuple[int, int]]:
-    """As `by_source`, of the number of each row's source."""
+    """Source -> its rows, and how many of the `tokens` (one number a row) are theirs."""
     lengths = np.asarray(tokens, np.int64)
     return {
         int(source): (int(own.sum()), int(lengths[own].sum()))

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import pickle
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from runner.scripts.weights.floats import Array
 from runner.scripts.weights.safetensors_stream import SafetensorsWriter, TensorSpec
 
 BLOCK = 1 << 20  # tokens that are copied at a time
-_KINDS = {"int32": "I32", "int64": "I64", "int8": "I8"}
+_KINDS = {"int32": "I32", "int64": "I64", "int8": "I8", "uint8": "U8"}
 # of Chunk: one number, or text, a document or a row
 _KEPT = ("lengths", "trained", "preferred", "row_lengths", "sources", "digests", "prompts")
 _EMPTY: dict[str, Any] = {"preferred": np.int8, "digests": "S64", "prompts": "S64"}
@@ -91,11 +92,10 @@ def write_tokens(
     path: Path,
     documents: Documents,
     packs: list[list[int]] | None,
-    *,
-    preferred: bool = False,
+    more: Mapping[str, Array] = MappingProxyType({}),
 ) -> None:
-    """input_ids int32, labels_mask int8, offsets int64 [rows + 1]; of preferences preferred int8;
-    packed: position_ids int32, from 0 in every document, and document_offsets int64."""
+    """input_ids int32, labels_mask int8, offsets int64 [rows + 1], and `more`; packed:
+    position_ids int32, from 0 in every document, and document_offsets int64."""
     lengths = documents.column("lengths")
     ends = _offsets(lengths)
     order = np.arange(len(lengths)) if packs is None else _flat(packs)
@@ -105,8 +105,7 @@ def write_tokens(
     small = {"offsets": offsets}
     if packs is not None:
         small["document_offsets"] = _offsets(lengths[order])
-    if preferred:
-        small["preferred"] = documents.column("preferred")
+    small |= more
     total = int(ends[-1])
     large = {"input_ids": "I32", "labels_mask": "I8"} | (
         {} if packs is None else {"position_ids": "I32"}

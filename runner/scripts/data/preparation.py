@@ -25,7 +25,9 @@ from runner.scripts.data.conversation import (
 )
 from runner.scripts.data.division import Division, Sift
 from runner.scripts.data.documents import Documents, made
+from runner.scripts.data.kinship import Row
 from runner.scripts.data.parity_cases import cases
+from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.reading import Reading, read_rows_of
 from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError
 from runner.scripts.data.spool import Files, Part
@@ -68,6 +70,7 @@ def making_of(spec: Spec) -> Making:
     settings, named = spec.hashed, spec.hashed["template"]
     template = spec.inputs["template"].read_text(encoding="utf-8") if named else None
     wanted = ("seed", "system", "system_variants", "max_length", "too_long")
+    wanted += ("max_completion_length",)
     kept = {name: settings[name] for name in wanted if name in settings}
     return Making(spec.inputs["model"], template, kept)
 
@@ -206,12 +209,17 @@ def write_beside(
 
 
 def beside(part: Part, making: Making) -> tuple[bytes, bytes]:
-    """The rows as JSON lines, and as the model sees them; of preferences the good answers."""
+    """The rows as JSON lines, and as the model sees them: of preferences the good answers, of
+    prompts the right ones."""
     tokenizer = tokenizer_for(making.model, making.template)
-    sides = [side for row in part.rows() for side in wanted_sides(row)]
+    sides = [side for row in part.rows() for side in _shown(row)]
     kept = [with_system(side, making.settings["system"]) for side in sides]
     lines = "".join(json.dumps(row.as_json(), ensure_ascii=False) + "\n" for row in kept)
     return lines.encode(), validation_text(kept, tokenizer).encode()
+
+
+def _shown(row: Row) -> tuple[Conversation, ...]:
+    return (row.answered(),) if isinstance(row, Prompted) else wanted_sides(row)
 
 
 def validation_text(rows: Iterable[Conversation], tokenizer: ChatTokenizer) -> str:
