@@ -41,7 +41,8 @@ from runner.scripts.weights.floats import Array
 
 def prepare(spec: Spec, events: Events) -> None:
     """Write the outputs into spec.folder and report statistics."""
-    with waiting_files(spec.scratch) as files, workers() as crew:
+    environ = spec.hashed.get("env", {})
+    with waiting_files(spec.scratch) as files, workers(environ=environ) as crew:
         prepare_in(files, crew, spec, events)
 
 

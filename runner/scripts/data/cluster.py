@@ -276,8 +276,11 @@ class Cluster(Workers):
 
 
 @contextmanager
-def cluster(address: str) -> Iterator[Cluster]:
-    """The cluster at HOST:PORT. Raises ScriptError E372 to E375 where it cannot be used."""
+def cluster(address: str, environ: Mapping[str, str]) -> Iterator[Cluster]:
+    """The cluster at HOST:PORT, whose machines work with the variables that decide bytes here.
+
+    Raises ScriptError E372 to E375 where it cannot be used.
+    """
     _must_answer(address)
     ray = _library()
     try:
@@ -297,7 +300,7 @@ def cluster(address: str) -> Iterator[Cluster]:
         context.op_resource_reservation_enabled = False  # there is one operation
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        machines = Cluster(address, _environ())
+        machines = Cluster(address, environ)
         try:
             yield machines
         finally:
@@ -335,16 +338,6 @@ def _library() -> Any:
             code="E373",
         ) from None
     return ray
-
-
-def _environ() -> dict[str, str]:
-    """The variables that a script is given to decide the same bytes everywhere."""
-    told = ("LC_ALL", "PYTHONHASHSEED", "TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS")
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name in told or name.startswith(("HF_HUB_", "TRANSFORMERS_"))
-    }
 
 
 def _compare_machines(ray: Any) -> None:

@@ -11,11 +11,12 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import chain, islice
+from types import MappingProxyType
 from typing import TypeVar
 
 from runner.scripts.spec import ScriptError
@@ -82,12 +83,17 @@ class Workers:
 
 
 @contextmanager
-def workers(count: int | None = None) -> Iterator[Workers]:
-    """Workers that are gone afterwards; the machines of a cluster where the variable names one."""
+def workers(
+    count: int | None = None, environ: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Workers]:
+    """Workers that are gone afterwards; the machines of a cluster where the variable names one.
+
+    `environ`: the variables of this process that decide bytes, which are set there too.
+    """
     if count is None and (address := os.environ.get(ADDRESS)):
         from runner.scripts.data.cluster import cluster
 
-        with cluster(address) as machines:
+        with cluster(address, environ) as machines:
             yield machines
         return
     made = Workers(worker_count() if count is None else count)
