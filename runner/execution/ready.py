@@ -51,9 +51,8 @@ def downloads(recipe: Recipe, stages: list[Stage]) -> Iterator[str]:
         if stage.NAME == "fetch" and recipe.model.hub is not None:
             yield f"the base model {recipe.model.hub} at {recipe.model.revision}"
         if stage.NAME == "fetch_data":
-            for _, file in recipe.data_files():
-                if file.hub is not None:
-                    yield f"the data set file {file.name} at {file.revision}"
+            for _, file in recipe.hub_files():
+                yield f"the data set file {file.name} at {file.revision}"
 
 
 def _unbuilt(recipe: Recipe, stages: list[Stage], cache: Path, say: Say) -> Iterator[str]:
