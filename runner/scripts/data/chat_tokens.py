@@ -25,6 +25,7 @@ from runner.scripts.data.conversation import Conversation, Message
 from runner.scripts.data.rows import RowError
 from runner.scripts.data.segments import Segments, special_tokens
 from runner.scripts.data.template_clock import check_no_clock, pinned
+from runner.scripts.data.template_limits import check_length, limited
 from runner.scripts.spec import ScriptError
 
 _PROBE_SYSTEM = "Mind the Mark-7f3a."
@@ -83,17 +84,17 @@ class ChatTokenizer:
         generate: bool = False,
     ) -> str:
         """The text of `messages`; `generate` adds what comes before an answer. Raises RowError."""
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(
+        with limited():
+            try:
+                text = self._tokenizer.apply_chat_template(
                     list(messages),
                     tools=list(tools) or None,
                     tokenize=False,
                     add_generation_prompt=generate,
                 )
-            )
-        except TemplateError as error:
-            raise RowError(f"the chat template refuses it: {error}", "E326") from None
+            except TemplateError as error:
+                raise RowError(f"the chat template refuses it: {error}", "E326") from None
+        return check_length(str(text))
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """What a deployed model must see before it answers: the reference of parity."""
