@@ -111,12 +111,11 @@ def _row(title: str, way: str, found: dict[str, int | None]) -> str:
 
 
 def _load(way: str, folder: Path, settings: dict[str, Any]) -> dict[str, int | None]:
-    cache = cache_folder()
-    python = environments.ensure("native", cache)
+    python = environments.ensure("native", cache_folder(), print).python
     done = subprocess.run(
         [str(python), "-W", "ignore", "-c", LOAD, way, str(folder), json.dumps(settings)],
         cwd=ROOT,
-        env={**os.environ, **determinism.environment(cache), "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **determinism.script_env(2), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
