@@ -100,7 +100,7 @@ def main(layers: int) -> None:
         print("|---|---|--:|" + "--:|" * len(COLUMNS))
         for title, settings in SETTINGS.items():
             for way in ("ours", "from_pretrained"):
-                print(_row(title, way, _load(way, folder, settings)), flush=True)
+                print(_row(title, way, measure(way, folder, settings)), flush=True)
 
 
 def _row(title: str, way: str, found: dict[str, int | None]) -> str:
@@ -110,7 +110,8 @@ def _row(title: str, way: str, found: dict[str, int | None]) -> str:
     return f"| {title} | {way} | {size / 1e6:.0f} | " + " | ".join(cells) + " |"
 
 
-def _load(way: str, folder: Path, settings: dict[str, Any]) -> dict[str, int | None]:
+def measure(way: str, folder: Path, settings: dict[str, Any]) -> dict[str, int | None]:
+    """Bytes by column, and of the `model`. `way`: ours, or from_pretrained."""
     python = environments.ensure("native", cache_folder(), print).python
     done = subprocess.run(
         [str(python), "-W", "ignore", "-c", LOAD, way, str(folder), json.dumps(settings)],

@@ -32,6 +32,7 @@ _BLOCK, _SCALES = 64, 256
 # Python, torch and the libraries around it: measured with an idle Trainer on a CPU; on a GPU the
 # context, cuBLAS's workspace and what the allocator holds beside what is asked for.
 PROCESS_BYTES = {"cpu": 900_000_000, "cuda": 1_500_000_000}
+QUANTISING_BYTES = 14  # bitsandbytes on a CPU, for each number of a weight: benchmarks/loading.py
 EVALUATION_BATCH = 16  # scripts/evaluate.py: questions answered at once
 
 
@@ -198,12 +199,15 @@ def _while_answering(shapes: Shapes, job: Job) -> list[Item]:
 def loading_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
     """Peak of the loading: all weights, and the largest as it is stored, before it is quantised.
 
-    What was read lies in the page cache beside that, until the kernel takes it back.
+    The native scripts give the page cache of what was read back to the kernel.
     """
     held = weight_items(shapes, job)
     if job.quantization is not None:
         linear = (w.rows * w.columns for w in shapes.weights if w.kind is Kind.LINEAR)
-        held.append(Item("largest weight, as stored", DTYPE_BYTES[job.dtype] * max(linear)))
+        largest = max(linear)
+        held.append(Item("largest weight, as stored", DTYPE_BYTES[job.dtype] * largest))
+        if device == "cpu":
+            held.append(Item("quantising it", QUANTISING_BYTES * largest))
     return _memory([*held, Item("process", PROCESS_BYTES[device])])
 
 

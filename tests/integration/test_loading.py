@@ -6,13 +6,20 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.loading import SETTINGS, measure
+from benchmarks.merge import write_model
+from runner.plan.memory import PROCESS_BYTES, Job, loading_memory
+from runner.plan.shapes import shapes_of
+from runner.recipe.model import Quantization
 from runner.scripts.weights.safetensors_stream import TensorSpec, open_shards
 from tests.chain import ROOT
+from tests.integration.test_memory_estimate import JOB
 from tests.tiny_model import write_tiny_model
 
 FOUR_BITS = {
@@ -171,3 +178,47 @@ def test_where_it_gains_nothing_or_is_not_known_transformers_loads(
 def test_a_model_that_is_not_known_is_told(compared: dict[str, Any]) -> None:
     words = "loaded by Transformers alone, in more memory: it brings its own code"
     assert {line for line in compared["said"].splitlines() if "alone" in line} == {words}
+
+
+# --- memory
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One layer of 61 million weights, in bfloat16, hardly any beside it."""
+    return write_model(tmp_path_factory.mktemp("large") / "model", 1, 512)
+
+
+def planned(folder: Path, job: Job) -> int:
+    """Bytes that loading adds to the process."""
+    shapes = shapes_of(json.loads((folder / "config.json").read_text()))
+    return loading_memory(shapes, job, "cpu").total - PROCESS_BYTES["cpu"]
+
+
+@pytest.fixture(scope="module")
+def both_ways(
+    large: Path, environment_python: Callable[[str], Path]
+) -> Callable[[str], list[dict[str, Any]]]:
+    environment_python("native")
+    return lambda title: [
+        measure(way, large, SETTINGS[title]) for way in ("ours", "from_pretrained")
+    ]
+
+
+def test_a_model_in_another_dtype_takes_its_own_size_and_not_that_of_its_files_too(
+    large: Path, both_ways: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    ours, theirs = both_ways("float32")
+    assert ours["at the peak"] < 1.25 * ours["model"] < 1.4 * ours["model"] < theirs["at the peak"]
+    assert ours["at the peak"] == pytest.approx(planned(large, JOB), rel=0.25)
+
+
+def test_a_model_in_4_bits_leaves_nothing_of_its_files_behind(
+    large: Path, both_ways: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    """Its peak is that of quantising the largest weight, whatever the depth."""
+    ours, theirs = both_ways("NF4")
+    files = sum(path.stat().st_size for path in large.glob("*.safetensors"))
+    assert theirs["after"] - ours["after"] > 0.7 * files
+    job = replace(JOB, dtype="bfloat16", quantization=Quantization(**FOUR_BITS))
+    assert ours["own"] == pytest.approx(planned(large, job), rel=0.25)
