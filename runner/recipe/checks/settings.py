@@ -346,6 +346,8 @@ _TOLERATED_RATES = {"lora": (1e-6, 5e-3), "none": (1e-7, 1e-4)}
 def learning_rate_is_usual(recipe: Recipe) -> Iterator[Finding]:
     """A rate off by a power of ten is mostly a slip of the pen."""
     kind, rate = recipe.train.adapter.type, recipe.train.learning_rate
+    if recipe.train.optim == "sgd":  # the sources are about optimizers that scale by themselves
+        return
     low, high = _TOLERATED_RATES[kind]
     if not low <= rate <= high:
         what = "LoRA" if kind == "lora" else "full fine-tuning"
