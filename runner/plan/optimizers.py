@@ -14,6 +14,7 @@ FLOAT32 = 4
 # wish; a block of the others has one float32 scale for each of the two states.
 _LEAST_IN_8_BITS, _BLOCK = 4096, 256
 IN_8_BITS = frozenset({"adamw_8bit", "paged_adamw_8bit"})
+SMALL_STATES = IN_8_BITS | {"adafactor", "sgd"}
 # Their states are memory that CUDA may move to the host's, and back for the step. On a processor,
 # and where GPU and host have one memory, that changes nothing.
 PAGED = frozenset({"paged_adamw_8bit", "paged_adamw_32bit"})

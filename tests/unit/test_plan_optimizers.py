@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from runner.plan import memory
-from runner.plan.fit import fit
+from runner.plan.fit import fit, single_changes
+from runner.plan.machines import hardware
 from runner.plan.memory import Job, Memory, training_memory
 from runner.plan.optimizers import OPTIMIZERS, PAGED, Tensor, state_bytes, staying_bytes, step_bytes
 from runner.plan.shapes import Shapes, shapes_of
@@ -98,6 +99,22 @@ def test_paged_states_leave_a_gpu_with_memory_of_its_own_and_no_other() -> None:
     assert on_a_processor == in_8_bits
     least = fit(shapes, apart, 1).phases["train"].total
     assert least < fit(shapes, together, 1).phases["train"].total
+
+
+def test_where_every_weight_learns_8_bits_are_a_change_that_may_make_it_fit() -> None:
+    job = Job.of(load_recipe(ROOT / "recipes" / "course" / "10.2-1b-full.yaml"))
+    shapes, card = llama("llama-3.2-1b"), hardware("rtx-4090").budget
+    found = fit(shapes, job, card)
+    assert found.changes == ("train.optim: adamw_8bit",)
+    small = fit(shapes, dataclasses.replace(job, optim="adamw_8bit"), card)
+    assert (small.changes, small.changed) == ((), found.changed)
+
+
+def test_an_adapter_is_not_told_to_save_what_it_does_not_take() -> None:
+    job = Job.of(load_recipe(ROOT / "recipes" / "course" / "10.2-8b-lora.yaml"))
+    words = [each for each, _ in single_changes(llama("llama-3.1-8b"), job, "train")]
+    assert words
+    assert not any("optim" in each for each in words)
 
 
 def test_pages_change_nothing_for_states_that_do_not_page() -> None:
