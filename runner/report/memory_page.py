@@ -21,17 +21,8 @@ from runner.recipe.load import load_recipe
 from runner.report.markdown import table
 
 SPARK, CARD = "dgx-spark", "rtx-4090"
-LARGE = "recipes/course/10.3-70b-qlora.yaml"
-RECIPES = (
-    LARGE,
-    *(
-        f"recipes/course/10.2-{name}.yaml"
-        for name in (
-            *("8b-lora", "8b-qlora", "1b-full"),
-            *("qwen3-8b-lora", "mistral-7b-lora", "gemma2-2b-lora"),
-        )
-    ),
-)
+COURSE = "recipes/course"
+LARGE = f"{COURSE}/10.3-70b-qlora.yaml"
 LENGTHS = (2048, 4096, 8192)
 
 _HEAD = """# What works on a Spark that would not on an RTX 4090
@@ -67,7 +58,9 @@ class _Counted:
 def page(root: Path) -> str:
     """The whole page. `root`: of the project, whose recipes are counted."""
     spark, card = hardware(SPARK), hardware(CARD)
-    counted = [_count(root, path, spark, card) for path in RECIPES]
+    others = sorted((root / COURSE).glob("10.2-*.yaml"))
+    paths = [LARGE, *(f"{COURSE}/{path.name}" for path in others)]
+    counted = [_count(root, path, spark, card) for path in paths]
     parts = [
         _HEAD,
         "## Which recipes fit",
@@ -131,7 +124,7 @@ def _sorted_out(counted: Iterable[_Counted]) -> str:
     both = [each.name for each in counted if each.spark.changes == each.card.changes == ()]
     lines = (
         ("On a Spark alone", alone),
-        ("On a Spark as they are, on the card only as something else", changed),
+        ("On a Spark as they are, on the card with changes alone", changed),
         ("On both", both),
     )
     return "\n".join(f"- {words}: {', '.join(names) or 'none'}." for words, names in lines)

@@ -17,9 +17,10 @@ def test_the_page_is_current() -> None:
 
 
 def test_every_recipe_of_the_two_tasks_is_on_it() -> None:
-    course = ROOT / "recipes" / "course"
-    found = {path.relative_to(ROOT).as_posix() for path in course.glob("10.[23]-*.yaml")}
-    assert set(memory_page.RECIPES) == found
+    recipes = sorted((ROOT / "recipes" / "course").glob("10.[23]-*.yaml"))
+    assert len(recipes) >= 8
+    for path in recipes:
+        assert f"[{path.stem}](../../{path.relative_to(ROOT).as_posix()})" in PAGE.read_text()
 
 
 def test_a_card_with_more_memory_is_told_otherwise() -> None:
