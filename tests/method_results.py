@@ -7,7 +7,7 @@ The control of a recipe is the same recipe with the same held-out rows, but noth
 training rows: what was called better and worse is exchanged in half of the pairs, labels and right
 answers are dealt out anew, words are shuffled, each at random with a fixed seed.
 docs/course/10.5/results.json is the record: no clock, and the digests of the files that the numbers
-came from. SPARK_RECIPES_STORE keeps what was trained, so that a second call trains what has changed.
+came from. SPARK_RECIPES_STORE keeps what was trained: a second call trains what has changed.
 """
 
 from __future__ import annotations
