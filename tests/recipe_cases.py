@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli.validate import recipes_below
+from runner.recipe.source import read_source
 
 RECIPES = Path(__file__).parent / "recipes"
 VALID = sorted(RECIPES.glob("valid/*.yaml"))
@@ -17,6 +18,7 @@ EXTENDING = sorted(RECIPES.glob("valid/extends/*.yaml"))  # valid, each with its
 INVALID = sorted(RECIPES.glob("invalid/*/*.yaml"))
 BASES = sorted(RECIPES.glob("**/bases/*.yaml"))  # of recipes under valid and invalid
 SHIPPED = sorted(recipes_below(RECIPES.parent.parent / "recipes"))
+WHOLE = [path for path in SHIPPED if "extends" not in read_source(path).data]  # alone, too
 
 _EXPECTED = re.compile(
     rb"^# expect (?P<code>[EW]\d{3}) (?:(?P<file>[^:\s]+):)?(?P<line>\d+):(?P<column>\d+) "

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import PreTrainedTokenizerFast, set_seed
+from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.evaluate import (
     BATCH,
@@ -31,6 +31,7 @@ from runner.scripts.evaluation.examples import Example, content_id, cut
 from runner.scripts.evaluation.form import LOOP, Reply, repeated_share
 from runner.scripts.evaluation.intervals import FEW, Values, with_interval
 from runner.scripts.spec import Events, ScriptError, Spec, main
+from runner.scripts.training.native_model import seed_draws
 from runner.scripts.training.prompts import Ids, left_padded, prompt_of
 from runner.scripts.training.reward_model import load_scorer
 from runner.scripts.training.token_rows import read_token_rows
@@ -92,7 +93,7 @@ def sampled(
     """One answer to every prompt, BATCH at once, drawn as in the training."""
     ends = end_ids(model, tokenizer)
     replies: list[Reply] = []
-    set_seed(settings["seed"])
+    seed_draws(settings)
     for first in range(0, len(prompts), BATCH):
         chosen = prompts[first : first + BATCH]
         padded = left_padded(chosen, tokenizer.pad_token_id)

@@ -37,7 +37,7 @@ from runner.scripts.training.native_model import (
     add_trainable_weights,
     in_float32,
     load_model,
-    seed_weights,
+    seed_draws,
     train_to_the_end,
     trainer_settings,
 )
@@ -113,7 +113,7 @@ def train(spec: Spec, events: Events) -> None:
     checkpoints = spec.scratch / "checkpoints"
     remove_incomplete(checkpoints, job)
 
-    seed_weights(settings)
+    seed_draws(settings)
     model = load_model(spec.inputs["model"], settings, device)
     without_dropout(model)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
@@ -122,7 +122,7 @@ def train(spec: Spec, events: Events) -> None:
         raise ScriptError("there are no prompts", hint="name a file in data.train", code="E528")
     check_vocabulary(prompts, model.get_input_embeddings().num_embeddings)
 
-    seed_weights(settings)
+    seed_draws(settings)
     adapter = settings["adapter"]
     model = add_trainable_weights(model, settings, modules)
     if settings["gradient_checkpointing"] and adapter["type"] != "none":

@@ -32,7 +32,7 @@ from runner.scripts.training.native_model import (
     in_float32,
     load_model,
     mask_dtype,
-    seed_weights,
+    seed_draws,
     train_to_the_end,
     trainer_settings,
 )
@@ -112,7 +112,7 @@ def train(spec: Spec, events: Events) -> None:
         template = spec.inputs["template"].read_text(encoding="utf-8")
         check_answers(data, generation_prompt(tokenizer, template), name)
 
-    seed_weights(settings)
+    seed_draws(settings)
     model = add_trainable_weights(model, settings, modules)
     record = TrainingRecord(events, checkpoints, job, device, kept=kept_of(spec))
     trainer = MeanTokenTrainer(

@@ -33,7 +33,7 @@ from runner.scripts.training.native_model import (
     add_trainable_weights,
     in_float32,
     load_model,
-    seed_weights,
+    seed_draws,
     trainer_settings,
 )
 from runner.scripts.training.prompts import Prompts, check_prompts, pad_of, prompt_of, stop_of
@@ -131,7 +131,7 @@ def train(spec: Spec, events: Events) -> None:
     data = read_token_rows(spec.inputs["tokens"])
     tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
 
-    seed_weights(settings)
+    seed_draws(settings)
     model = load_model(spec.inputs["model"], settings, device)
     check_data(spec, data, tokenizer, model)
     prompts = [prompt_of(row) for row in data.rows]
@@ -144,14 +144,14 @@ def train(spec: Spec, events: Events) -> None:
 
     scorer = load_scorer(spec.inputs, settings, tokenizer, device)
     value = value_model(load_scorer(spec.inputs, settings, tokenizer, device), settings)
-    seed_weights(settings)
+    seed_draws(settings)
     model = add_trainable_weights(model, settings, modules)
     collator, shown = Prompts(prompts, pad), Shown(stop)
     show_to(shown, scorer, collator)
     score_where_it_was_trained_to(scorer)
 
     record = RolloutRecord(events, spec.scratch / "checkpoints", job, device, TRACED)
-    seed_weights(settings)
+    seed_draws(settings)
     trainer = PolicyTrainer(
         args=PPOConfig(**ppo_settings(spec, settings, len(prompts), device)),
         processing_class=tokenizer,
@@ -211,7 +211,7 @@ def value_model(scorer: Any, settings: dict[str, Any]) -> Any:
     adapter = settings["adapter"]
     if adapter["type"] == "none":
         return scorer.float().requires_grad_(True)
-    seed_weights(settings)
+    seed_draws(settings)
     config = LoraConfig(
         task_type="SEQ_CLS",
         r=adapter["r"],

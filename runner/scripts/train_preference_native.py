@@ -40,7 +40,7 @@ from runner.scripts.training.native_model import (
     in_float32,
     load_model,
     mask_dtype,
-    seed_weights,
+    seed_draws,
     train_to_the_end,
     trainer_settings,
 )
@@ -113,7 +113,7 @@ def train(spec: Spec, events: Events) -> None:
     checkpoints = spec.scratch / "checkpoints"
     remove_incomplete(checkpoints, job)
 
-    seed_weights(settings)
+    seed_draws(settings)
     model = load_model(spec.inputs["model"], settings, device, family, **changes)
     without_dropout(model)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
@@ -125,7 +125,7 @@ def train(spec: Spec, events: Events) -> None:
     check_answers(data, generation_prompt(tokenizer, template), name)
     rows, collator = batches_of(spec.inputs["tokens"], data, tokenizer.pad_token_id, settings)
 
-    seed_weights(settings)
+    seed_draws(settings)
     adapter = settings["adapter"]
     model = add_trainable_weights(model, settings, modules, "SEQ_CLS" if scores else "CAUSAL_LM")
     if settings["gradient_checkpointing"] and adapter["type"] != "none":

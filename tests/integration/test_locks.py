@@ -32,6 +32,8 @@ def resolve(
     command += ["--target", str(target)]
     command += ["--only-binary", ":all:", "--require-hashes", "--python-platform", platform]
     command += ["--python-version", python, *more, "-r", str(lock)]
+    if (left_out := lock.with_suffix(".overrides")).exists():
+        command += ["--overrides", str(left_out)]
     return subprocess.run(
         command, env=uv_env(cache), capture_output=True, text=True, check=False, timeout=600
     )
@@ -47,10 +49,12 @@ def test_all_locks_are_looked_at() -> None:
         "data",
         "evaluate",
         "export",
+        "harness",
         "llamafactory",
         "metrics",
         "native",
         "parquet",
+        "ppo",
         "runner",
         "sign",
     }

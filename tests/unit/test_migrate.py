@@ -19,13 +19,9 @@ from runner.recipe.schema import RECIPE, load_schema
 from runner.recipe.source import parse_source, read_source
 from runner.recipe.validate import findings
 from tests.chain import ROOT
-from tests.recipe_cases import VALID, copy_recipes
+from tests.recipe_cases import VALID, WHOLE, copy_recipes
 from tests.recipe_versions import FUTURE, FUTURE_2, PAST, data_to_2, data_to_3
 
-# those that extend another are recipes only beside it: more of them below
-SHIPPED = sorted(
-    path for path in recipes_below(ROOT / "recipes") if "extends" not in read_source(path).data
-)
 NEEDED = re.compile(r"# Spark Recipes [\d.]+ or newer")
 
 
@@ -72,7 +68,7 @@ def test_the_versions_count_up_and_the_last_is_the_schema_that_we_read() -> None
 # --- what is written
 
 
-@pytest.mark.parametrize("path", [*SHIPPED, *VALID], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*WHOLE, *VALID], ids=lambda path: path.stem)
 def test_a_recipe_goes_from_1_over_2_to_3(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,13 +49,14 @@ def test_a_load_that_fits_is_not_spoken_of(check: Check, tmp_path: Path) -> None
     assert check(machine(tmp_path / "spark", SPARK)) == []
 
 
+@pytest.mark.parametrize("stage", ["train", "evaluate", "harness"])
 @pytest.mark.parametrize("files", [{}, SPARK], ids=["cpu", "spark"])
 def test_a_load_without_memory_is_refused(
-    files: dict[str, str], check: Check, tmp_path: Path
+    files: dict[str, str], stage: str, check: Check, tmp_path: Path
 ) -> None:
     root = machine(tmp_path / "root", files, MemFree=8 * GB, MemAvailable=30 * GB)
     with pytest.raises(MachineCannot, match=r"40\.0 GB, and 30\.0 GB") as caught:
-        check(root)
+        check(root, stage)
     assert (caught.value.code, caught.value.exit_code) == ("E940", 4)
     assert check(root, "merge") == []  # tensor by tensor, whatever the size
 

@@ -53,7 +53,8 @@ def _types(schema: Schema) -> list[str]:
 
 def holds_no_other(data: Any) -> bool:
     """A whole recipe in the place of a base's file is checked as one of its own: test_chains.py."""
-    return not isinstance(data["model"].get("recipe"), dict)
+    named = (data["model"], data.get("reward", {}))
+    return not any(isinstance(each.get("recipe"), dict) for each in named)
 
 
 RECIPES = from_schema(plain(load_schema())).filter(holds_no_other)

@@ -20,7 +20,7 @@ from runner.recipe.load import check_recipe
 from runner.recipe.schema import Schema, load_schema, merged_with_branch
 from runner.recipe.source import read_source
 from tests.chain import ROOT
-from tests.recipe_cases import RECIPES, SHIPPED, VALID, copy_recipes
+from tests.recipe_cases import RECIPES, VALID, WHOLE, copy_recipes
 
 WAYS = {
     "delete required", "retype", "misspell", "misspell value", "duplicate key", "duplicate item",
@@ -211,10 +211,7 @@ def _replace_values(node: Node, data: dict[str, Any]) -> Iterator[Damage]:
         yield _rewritten("retype", made, node.pointer, *inner)
     for value in _out_of_range(node):
         made = _with(data, node.pointer, value)
-        items = (
-            [f"{node.pointer}/{i}" for i in range(len(value))] if isinstance(value, list) else []
-        )
-        yield _rewritten("out of range", made, node.pointer, *items)
+        yield _rewritten("out of range", made, node.pointer, *_items(node.pointer, value))
 
 
 def _of_another_type(value: Any) -> list[Any]:
@@ -225,6 +222,14 @@ def _of_another_type(value: Any) -> list[Any]:
     if isinstance(value, str):
         return [7, 7.5, True, [7], {"x": 7}]
     return ["text", 7, True, None, {"x": 7} if isinstance(value, list) else ["x"]]
+
+
+def _items(pointer: str, value: Any) -> Iterator[str]:
+    """Of a list; a mapping in it starts a line below its dash."""
+    for number, item in enumerate(value if isinstance(value, list) else ()):
+        yield f"{pointer}/{number}"
+        if isinstance(item, dict):
+            yield f"{pointer}/{number}/{next(iter(item))}"
 
 
 def _out_of_range(node: Node) -> Iterator[Any]:
@@ -287,18 +292,18 @@ def _damage_text(node: Node, lines: list[str]) -> Iterator[Damage]:
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Every valid recipe, those that are shipped too, in projects of their own."""
+    """Every valid recipe, and the shipped ones that extend no other, in projects of their own."""
     ours = copy_recipes(tmp_path_factory.mktemp("project"))
     shipped = tmp_path_factory.mktemp("shipped") / "recipes"
     shutil.copytree(ROOT / "recipes", shipped)
     (shipped.parent / ".git").mkdir()
     copies = [ours / path.relative_to(RECIPES) for path in VALID]
-    return [*copies, *(shipped / path.relative_to(ROOT / "recipes") for path in SHIPPED)]
+    return [*copies, *(shipped / path.relative_to(ROOT / "recipes") for path in WHOLE)]
 
 
 def test_the_sweep_is_over_all_recipes(recipes: list[Path]) -> None:
-    assert len(SHIPPED) >= 3
-    assert len(recipes) == len(VALID) + len(SHIPPED)
+    assert len(WHOLE) >= 3
+    assert len(recipes) == len(VALID) + len(WHOLE)
     assert all(path.is_file() for path in recipes)
 
 

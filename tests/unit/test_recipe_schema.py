@@ -82,7 +82,7 @@ def test_every_field_is_described_and_shown_by_a_valid_example() -> None:
 
 def test_a_field_is_required_or_has_a_default_or_is_one_of_the_known_choices() -> None:
     sections = {"evaluate", "merge", "gguf", "imatrix", "ollama", "benchmark", "quantization"}
-    sections |= {"clean", "near_duplicates", "decontaminate", "harness"}
+    sections |= {"clean", "near_duplicates", "decontaminate", "harness", "reward"}
     alternatives = {"max_steps", "num_train_epochs"}
     parameters = set(SCHEMA["properties"]["ollama"]["properties"]["parameters"]["properties"])
     free = {
@@ -165,6 +165,7 @@ CLASSES = {
     "train": model.Train,
     "train.adapter": model.Adapter,
     "train.rewards[]": model.Reward,
+    "reward": model.RewardModel,
     "evaluate": model.Evaluate,
     "evaluate.harness": model.Harness,
     "evaluate.harness.tasks[]": model.HarnessTask,
@@ -176,7 +177,7 @@ CLASSES = {
 }
 NAMES = {"Source": Source, "Span": Any, "Given": Any}  # imported for type checkers alone
 NOT_IN_THE_FILE = {
-    (model.Recipe, name) for name in ("source", "_resolved", "base", "shrink", "given")
+    (model.Recipe, name) for name in ("source", "_resolved", "base", "scorer", "shrink", "given")
 }
 OPEN_MAPPINGS = {
     "ollama.parameters",

@@ -107,6 +107,10 @@ def untouched(model: Any) -> Iterator[None]:
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
     model.eval()
+    for module, _ in modes:
+        if type(module).__module__.startswith("bitsandbytes."):
+            # Else it lays its weights out anew on a processor, and rounds otherwise from then on.
+            module.training = True
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             yield

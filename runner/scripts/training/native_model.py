@@ -45,8 +45,8 @@ def load_model(
     return model
 
 
-def seed_weights(settings: Mapping[str, Any]) -> None:
-    """Before weights are drawn: an adapter's first ones, or a scorer's last layer."""
+def seed_draws(settings: Mapping[str, Any]) -> None:
+    """Before anything is drawn: an adapter's first weights, a scorer's last layer, answers."""
     set_seed(settings["seed"])
 
 

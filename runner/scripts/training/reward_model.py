@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, set_seed
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from runner.scripts.spec import ScriptError
 from runner.scripts.training.base_model import read_model
+from runner.scripts.training.native_model import seed_draws
 from runner.scripts.weights.safetensors_stream import ModelFolder
 
 HINT = "train one by a recipe of method reward, and name it: reward: {recipe: reward.yaml}"
@@ -33,7 +34,7 @@ def load_scorer(
     check_same_tokens(folder, tokenizer)
     if adapter is None and not settings.get("shrunken"):
         check_has_scores(folder)
-    set_seed(settings["seed"])  # a twin's head is drawn; so is the one that an adapter replaces
+    seed_draws(settings)  # a twin's head is drawn; so is the one that an adapter replaces
     own = {name: value for name, value in settings.items() if name != "quantization"}
     try:
         family = AutoModelForSequenceClassification
