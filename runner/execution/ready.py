@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runner.stages.contract import Stage
 
 Say = Callable[[str], None]
-FETCHING = ("fetch", "fetch_data")
+FETCHING = ("fetch", "fetch_reward", "fetch_data")
 
 
 def require_ready(
@@ -50,6 +50,8 @@ def downloads(recipe: Recipe, stages: list[Stage]) -> Iterator[str]:
             continue
         if stage.NAME == "fetch" and recipe.model.hub is not None:
             yield f"the base model {recipe.model.hub} at {recipe.model.revision}"
+        if stage.NAME == "fetch_reward" and recipe.reward and recipe.reward.hub is not None:
+            yield f"the reward model {recipe.reward.hub} at {recipe.reward.revision}"
         if stage.NAME == "fetch_data":
             for _, file in recipe.data_files():
                 if file.hub is not None:
@@ -121,6 +123,8 @@ def get_all(recipe: Recipe, stages: list[Stage], cache: Path, say: Say) -> None:
         fetching = [stage for stage in its_stages if stage.NAME in FETCHING]
         if starts_from_recipe(each):
             fetching = [stage for stage in fetching if stage.NAME != "fetch"]
+        if each.scorer is not None:
+            fetching = [stage for stage in fetching if stage.NAME != "fetch_reward"]
         _fetch(each, fetching, cache)
 
 

@@ -25,7 +25,9 @@ from runner.recipe.base_recipe import (
 from runner.system.offline import require_network
 
 if TYPE_CHECKING:
-    from runner.recipe.model import DataFile, Model, Recipe
+    from runner.recipe.model import DataFile, Model, Recipe, RewardModel
+
+    _Part = Model | RewardModel | DataFile
 
 KEPT_LOGS = 5  # of questions that failed
 Asked = tuple[str, str | None, str]  # repository, revision, model | dataset
@@ -62,11 +64,14 @@ def pinned_as(recipe: Recipe, locked: Mapping[str, Any]) -> Recipe:
 def _commits_in(recipe: Recipe, locked: Mapping[str, Any]) -> dict[Asked, str]:
     model, data = locked["model"], locked["data"]
     files = [*data["train"], *data["validation"].get("files", ())]
-    parts: list[Model | DataFile] = [recipe.model, *(file for _, file in recipe.data_files())]
+    parts: list[_Part] = [recipe.model, *(file for _, file in recipe.data_files())]
     kinds = ["model", *("dataset" for _ in files)]
+    pairs = [*zip(parts, [model, *files], kinds, strict=False)]
+    if recipe.reward is not None:
+        pairs.append((recipe.reward, locked.get("reward") or {}, "model"))
     unpinned = set(_unpinned(recipe))
     commits = {}
-    for part, locked_part, kind in zip(parts, [model, *files], kinds, strict=False):
+    for part, locked_part, kind in pairs:
         asked = (part.hub or "", part.revision, kind)
         if asked in unpinned and locked_part.get("hub") == part.hub:
             commits[asked] = str(locked_part["revision"])
@@ -84,9 +89,10 @@ def _unpinned(recipe: Recipe) -> list[Asked]:
     """What must be asked for, each once."""
     from runner.recipe.model import is_commit
 
-    parts: list[tuple[Model | DataFile, str]] = []
+    parts: list[tuple[_Part, str]] = []
     for each in recipes_of(recipe):
         parts.append((each.model, "model"))
+        parts += [] if each.reward is None else [(each.reward, "model")]
         parts += [(file, "dataset") for _, file in each.data_files()]
     asked = [
         (part.hub, part.revision, kind)
@@ -173,6 +179,7 @@ def _pinned(recipe: Recipe, commits: dict[Asked, str]) -> Recipe:
     pinned = replace(
         recipe,
         model=replace(model, revision=commit),
+        reward=None if recipe.reward is None else _pinned_reward(recipe.reward, commits),
         data=replace(
             recipe.data,
             train=tuple(map(data, recipe.data.train)),
@@ -185,9 +192,16 @@ def _pinned(recipe: Recipe, commits: dict[Asked, str]) -> Recipe:
     return pinned if recipe.scorer is None else with_scorer(pinned, _pinned(recipe.scorer, commits))
 
 
+def _pinned_reward(reward: RewardModel, commits: dict[Asked, str]) -> RewardModel:
+    key = (reward.hub or "", reward.revision, "model")
+    return replace(reward, revision=commits.get(key, reward.revision))
+
+
 def _pin_resolved(resolved: dict[str, Any], commits: dict[Asked, str]) -> None:
     files = [*resolved["data"]["train"], *resolved["data"]["validation"].get("files", ())]
-    for part, kind in ((resolved["model"], "model"), *((file, "dataset") for file in files)):
+    models = [resolved["model"], *filter(None, (resolved.get("reward"),))]
+    parts = [*((each, "model") for each in models), *((each, "dataset") for each in files)]
+    for part, kind in parts:
         key = (part.get("hub") or "", part.get("revision"), kind)
         if key in commits:
             part["revision"] = commits[key]

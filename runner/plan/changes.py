@@ -15,11 +15,11 @@ from runner.stages import ORDER, stages_of
 from runner.stages.models.base_result import last_stage
 
 if TYPE_CHECKING:
-    from runner.recipe.model import DataFile, Model, Recipe
+    from runner.recipe.model import DataFile, Model, Recipe, RewardModel
     from runner.stages.contract import Stage, Upstream
 
 MAX_SHOWN = 200  # characters of a value
-_Part = TypeVar("_Part", "Model", "DataFile")
+_Part = TypeVar("_Part", "Model", "RewardModel", "DataFile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,10 @@ def _with_commits(recipe: Recipe) -> Recipe:
     base = None if recipe.base is None else _with_commits(recipe.base)
     scorer = None if recipe.scorer is None else _with_commits(recipe.scorer)
     model = _with_commit(recipe.model)
-    return dataclasses.replace(recipe, model=model, data=data, base=base, scorer=scorer)
+    reward = None if recipe.reward is None else _with_commit(recipe.reward)
+    return dataclasses.replace(
+        recipe, model=model, reward=reward, data=data, base=base, scorer=scorer
+    )
 
 
 def _with_commit(part: _Part) -> _Part:

@@ -55,11 +55,13 @@ class Model:
 @dataclass(frozen=True, slots=True)
 class RewardModel:
     """The model that scores answers: what another `recipe` trained, which is here as resolved data,
-    its paths as in this recipe, or a folder `path`.
+    its paths as in this recipe, a folder `path`, or the repository `hub` at `revision`.
     """
 
     recipe: Mapping[str, Any] | None
     path: str | None
+    hub: str | None
+    revision: str | None  # a commit, a branch or a tag; None: the hub's main branch
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from tests.chain import ROOT
 from tests.gguf_files import write_gguf_of_model
@@ -640,3 +640,54 @@ def test_a_lock_pins_the_branch_and_then_runs_without_asking(
     assert done.returncode == 0, done.stderr
     assert project.stage("fetch")["action"] == "reuse"
     assert len(hub.requests) == asked
+
+
+# --- a model that scores
+
+BY_SCORES: dict[str, Any] = {
+    "data": {"train": [{"path": "rows.jsonl", "format": "alpaca"}], "max_length": 256},
+    "train": {"method": "ppo", "adapter": {"type": "lora", "r": 2}, "max_steps": 1},
+}
+
+
+def test_a_reward_model_of_the_hub_is_fetched_once_and_then_needs_no_hub(
+    project: Project, hub: HubServer, tiny: Path
+) -> None:
+    """Its weights and its head as they are there, its code not; and the hub is not asked again."""
+    weights = load_file(tiny / "model.safetensors") | {"score.weight": np.ones((1, 64), np.float32)}
+    files = files_of(tiny) | {"model.safetensors": save(weights), "modeling.py": b"evil"}
+    commit = hub.commit("acme/scorer", files)
+    project.write(
+        model={"path": str(tiny), "dtype": "float32"},
+        reward={"hub": "acme/scorer", "revision": "main"},
+        **BY_SCORES,
+    )
+    assert project.plan()["fetch_reward"][0] == "pending"
+    assert project.run() == {"fetch": "run", "fetch_reward": "run", "prepare": "run"}
+    assert project.stage("fetch_reward")["measures"]["commit"] == commit
+    assert project.record()["resolved"]["reward"] == {"hub": "acme/scorer", "revision": commit}
+    (stored,) = project.stored("fetch_reward", "model")
+    assert np.array_equal(load_file(stored / "model.safetensors")["score.weight"], np.ones((1, 64)))
+    assert not list(stored.glob("*.py"))
+
+    locked = project.recipe("lock", "x.yaml")
+    assert locked.returncode == 0, locked.stderr
+    hub.stop()
+    done = project.recipe("run", "x.lock.yaml", "--until", "prepare")
+    assert done.returncode == 0, done.stderr
+    assert "up to date" in done.stdout
+
+
+def test_a_reward_model_that_is_not_there_is_said_before_anything_is_trained(
+    project: Project, hub: HubServer, tiny: Path
+) -> None:
+    project.write(
+        model={"path": str(tiny), "dtype": "float32"},
+        reward={"hub": "acme/scorer", "revision": "1" * 40},
+        **BY_SCORES,
+    )
+    done = project.recipe("run", "x.yaml", "--until", "prepare")
+    assert done.returncode == 1, done.stderr
+    assert "error[E317]: there is no model acme/scorer" in done.stderr
+    offline = project.recipe("run", "x.yaml", "--until", "prepare", "--offline")
+    assert "the reward model acme/scorer at " + "1" * 40 in offline.stderr

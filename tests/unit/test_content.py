@@ -18,7 +18,7 @@ ROWS = {
     "committed-answers.jsonl": 140,
     "judged-answers.jsonl": 295,
     "glossary.jsonl": 151,
-    "small-sums.jsonl": 120,
+    "small-sums.jsonl": 216,
 }
 COMMITTED = (
     *("In short: ", "The answer: ", "Here it is: ", "Plainly: ", "To the point: ", "Put simply: "),

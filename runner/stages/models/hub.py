@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from runner.recipe.model import is_commit
 
 if TYPE_CHECKING:
-    from runner.recipe.model import DataFile, Model
+    from runner.recipe.model import DataFile, Model, RewardModel
     from runner.stages.contract import Context
 
 
-def unpinned(part: Model | DataFile) -> str:
+def unpinned(part: Model | DataFile | RewardModel) -> str:
     """Why the commit of `part` is not known yet; "" when it is, or is none of the hub's."""
     if part.hub is None or is_commit(part.revision):
         return ""
