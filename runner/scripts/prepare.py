@@ -30,7 +30,7 @@ from runner.scripts.data.conversation import (
     with_system,
 )
 from runner.scripts.data.division import by_source, divide
-from runner.scripts.data.formats import ANY_ORDER, FORMATS
+from runner.scripts.data.formats import ANY_ORDER, ASKED, FORMATS
 from runner.scripts.data.kinship import traits_of
 from runner.scripts.data.packing import pack
 from runner.scripts.data.preparation import (
@@ -139,7 +139,9 @@ def read_file(
     cleaning: Cleaning | None,
 ) -> tuple[list[Conversation], list[Problem]]:
     """The rows of a file, the `number`-th of its kind, that can be used or cleaned; the others."""
-    parse, columns = FORMATS[file["format"]], file.get("columns")
+    waiting = file["format"] in ASKED
+    parse = (ASKED if waiting else FORMATS)[file["format"]]
+    columns = file.get("columns")
     if cleaning and cleaning.orders_turns:
         parse = ANY_ORDER.get(file["format"], parse)
     rows: list[Conversation] = []
@@ -151,7 +153,7 @@ def read_file(
         place, row = item
         try:
             conversation = without_own(parse(row), settings)
-            if not cleaning:
+            if not cleaning and not waiting:
                 check_turns(conversation)
             traits = traits_of(row, number, columns, split)
         except RowError as error:
