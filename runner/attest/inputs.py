@@ -16,6 +16,7 @@ from runner.recipe.base_recipe import recipes_of
 from runner.recipe.model import build_resolved, is_commit
 from runner.recipe.paths import named_paths
 from runner.stages.fetch_data import output_name
+from runner.stages.fetch_tasks import files_of
 
 if TYPE_CHECKING:
     from runner.attest.finished import Finished
@@ -54,6 +55,7 @@ def inputs_of(about: Finished) -> list[Input]:
         *(each for each in files if each.kind == "data"),
         *_hub_data_of_bases(recipe),
         *_hub_data(recipe, about.made("fetch_data")),
+        *_hub_tasks(recipe, about.made("fetch_tasks")),
         *(each for each in files if each.kind == "file"),
         *(
             Input("environment", f"environments/{role}.txt", digests={"sha256": digest})
@@ -143,6 +145,16 @@ def _hub_data_of_bases(recipe: Recipe) -> Iterator[Input]:
                 digests = {"gitCommit": commit} if is_commit(commit) else {}
                 uri = f"hf://datasets/{quote(file.hub)}@{commit}/{quote(file.file or '')}"
                 yield Input("data", file.name, uri, commit, digests)
+
+
+def _hub_tasks(recipe: Recipe, fetched: Mapping[str, str]) -> Iterator[Input]:
+    """Rows that the models were asked."""
+    for name, file in files_of(recipe).items():
+        commit = (file.revision or "") if is_commit(file.revision) else ""
+        at = f"@{commit}" if commit else ""
+        uri = f"hf://datasets/{quote(file.hub)}{at}/{quote(file.file)}"
+        digests = {"sha256": fetched[name]} | ({"gitCommit": commit} if commit else {})
+        yield Input("data", file.name, uri, commit, digests)
 
 
 def _hub_data(recipe: Recipe, fetched: Mapping[str, str]) -> Iterator[Input]:

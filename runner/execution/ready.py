@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runner.stages.contract import Stage
 
 Say = Callable[[str], None]
-FETCHING = ("fetch", "fetch_reward", "fetch_data")
+FETCHING = ("fetch", "fetch_reward", "fetch_data", "fetch_tasks")
 
 
 def require_ready(
@@ -56,6 +56,9 @@ def downloads(recipe: Recipe, stages: list[Stage]) -> Iterator[str]:
             for _, file in recipe.data_files():
                 if file.hub is not None:
                     yield f"the data set file {file.name} at {file.revision}"
+        if stage.NAME == "fetch_tasks":
+            for _, _, _, asked in recipe.task_files():
+                yield f"the data set file {asked.name} at {asked.revision}"
 
 
 def _unbuilt(recipe: Recipe, stages: list[Stage], cache: Path, say: Say) -> Iterator[str]:

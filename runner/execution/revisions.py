@@ -25,9 +25,9 @@ from runner.recipe.base_recipe import (
 from runner.system.offline import require_network
 
 if TYPE_CHECKING:
-    from runner.recipe.model import DataFile, Model, Recipe, RewardModel
+    from runner.recipe.model import DataFile, Evaluate, HubFile, Model, Recipe, RewardModel
 
-    _Part = Model | RewardModel | DataFile
+    _Part = Model | RewardModel | DataFile | HubFile
 
 KEPT_LOGS = 5  # of questions that failed
 Asked = tuple[str, str | None, str]  # repository, revision, model | dataset
@@ -69,6 +69,11 @@ def _commits_in(recipe: Recipe, locked: Mapping[str, Any]) -> dict[Asked, str]:
     pairs = [*zip(parts, [model, *files], kinds, strict=False)]
     if recipe.reward is not None:
         pairs.append((recipe.reward, locked.get("reward") or {}, "model"))
+    pairs += [
+        (file, task, "dataset")
+        for _, number, _, file in recipe.task_files()
+        for task in _tasks_in(locked)[number : number + 1]
+    ]
     unpinned = set(_unpinned(recipe))
     commits = {}
     for part, locked_part, kind in pairs:
@@ -94,6 +99,7 @@ def _unpinned(recipe: Recipe) -> list[Asked]:
         parts.append((each.model, "model"))
         parts += [] if each.reward is None else [(each.reward, "model")]
         parts += [(file, "dataset") for _, file in each.data_files()]
+        parts += [(file, "dataset") for _, _, _, file in each.task_files()]
     asked = [
         (part.hub, part.revision, kind)
         for part, kind in parts
@@ -180,6 +186,7 @@ def _pinned(recipe: Recipe, commits: dict[Asked, str]) -> Recipe:
         recipe,
         model=replace(model, revision=commit),
         reward=None if recipe.reward is None else _pinned_reward(recipe.reward, commits),
+        evaluate=_pinned_tasks(recipe.evaluate, commits),
         data=replace(
             recipe.data,
             train=tuple(map(data, recipe.data.train)),
@@ -197,9 +204,27 @@ def _pinned_reward(reward: RewardModel, commits: dict[Asked, str]) -> RewardMode
     return replace(reward, revision=commits.get(key, reward.revision))
 
 
+def _pinned_tasks(evaluate: Evaluate | None, commits: dict[Asked, str]) -> Evaluate | None:
+    if evaluate is None or evaluate.harness is None:
+        return evaluate
+    tasks = tuple(
+        replace(
+            task, revision=commits.get((task.hub or "", task.revision, "dataset"), task.revision)
+        )
+        for task in evaluate.harness.tasks
+    )
+    return replace(evaluate, harness=replace(evaluate.harness, tasks=tasks))
+
+
+def _tasks_in(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
+    evaluate = resolved.get("evaluate") or {}
+    return list((evaluate.get("harness") or {}).get("tasks") or ())
+
+
 def _pin_resolved(resolved: dict[str, Any], commits: dict[Asked, str]) -> None:
     files = [*resolved["data"]["train"], *resolved["data"]["validation"].get("files", ())]
     models = [resolved["model"], *filter(None, (resolved.get("reward"),))]
+    files += _tasks_in(resolved)
     parts = [*((each, "model") for each in models), *((each, "dataset") for each in files)]
     for part, kind in parts:
         key = (part.get("hub") or "", part.get("revision"), kind)

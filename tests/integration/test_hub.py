@@ -691,3 +691,36 @@ def test_a_reward_model_that_is_not_there_is_said_before_anything_is_trained(
     assert "error[E317]: there is no model acme/scorer" in done.stderr
     offline = project.recipe("run", "x.yaml", "--until", "prepare", "--offline")
     assert "the reward model acme/scorer at " + "1" * 40 in offline.stderr
+
+
+# --- tasks of the harness
+
+
+def test_rows_of_a_task_are_fetched_at_their_commit_and_nothing_else_again(
+    project: Project, hub: HubServer, tiny: Path
+) -> None:
+    rows = {"all/test.jsonl": b'{"a": "x", "b": "y"}\n', "all/train.parquet": b"PAR1"}
+    commit = hub.commit("acme/asked", rows, kind="dataset")
+    task = "task: t\noutput_type: generate_until\ndoc_to_text: a\ndoc_to_target: b\n"
+    (project.folder / "t.yaml").write_text(task)
+    asked = {"path": "t.yaml", "hub": "acme/asked", "data": "all/test.jsonl"}
+    base = {"model": {"path": str(tiny), "dtype": "float32"}}
+    project.write(**base)
+    assert project.run() == {"fetch": "run", "prepare": "run"}
+    evaluate = {"samples": 1, "harness": {"tasks": [asked]}}
+    project.write(**base, evaluate=evaluate)
+    assert project.plan()["fetch_tasks"][0] == "pending", "a branch"
+    assert project.run() == {"fetch": "reuse", "fetch_tasks": "run", "prepare": "reuse"}
+    resolved = project.record()["resolved"]["evaluate"]["harness"]["tasks"]
+    assert resolved[0]["revision"] == commit
+    asked |= {"revision": commit, "fewshot": "all/train.parquet"}
+    project.write(**base, evaluate=evaluate)
+    assert project.run() == {"fetch": "reuse", "fetch_tasks": "run", "prepare": "reuse"}
+    found = {path.name: path.read_bytes() for path in project.stored("fetch_tasks", "tasks/f*")}
+    assert found == {"fewshot-0.parquet": b"PAR1"}
+    assert project.stage("fetch_tasks")["measures"]["commits"] == {
+        "acme/asked/all/test.jsonl": commit,
+        "acme/asked/all/train.parquet": commit,
+    }
+    hub.stop()
+    assert project.run() == {}, "up to date"

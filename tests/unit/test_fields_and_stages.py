@@ -72,6 +72,14 @@ EVERY = (*stages.ORDER,)
 HARNESS = "/evaluate/harness"
 TASK = {"path": "task.yaml", "data": "asked.jsonl", "fewshot": "asked.jsonl"}
 TASKS: dict[str, Any] = {"evaluate__harness": {"tasks": [TASK]}}
+HUB_TASK = {
+    "path": "task.yaml",
+    "hub": "me/asked",
+    "revision": REVISION,
+    "data": "test.jsonl",
+    "fewshot": "train.jsonl",
+}
+HUB_TASKS: dict[str, Any] = {"evaluate__harness": {"tasks": [HUB_TASK]}}
 
 Case = tuple[str, Any, str, dict[str, Any]]
 
@@ -360,6 +368,10 @@ CASES = [
     case(f"{HARNESS}/tasks/0/path", "other-task.yaml", "harness", **TASKS),
     case(f"{HARNESS}/tasks/0/data", "other-asked.jsonl", "harness", **TASKS),
     case(f"{HARNESS}/tasks/0/fewshot", "other-asked.jsonl", "harness", **TASKS),
+    case(f"{HARNESS}/tasks/0/hub", "you/asked", "fetch_tasks", **HUB_TASKS),
+    case(f"{HARNESS}/tasks/0/revision", OTHER_REVISION, "fetch_tasks", **HUB_TASKS),
+    case(f"{HARNESS}/tasks/0/data", "other.jsonl", "fetch_tasks", **HUB_TASKS),
+    case(f"{HARNESS}/tasks/0/fewshot", "other.jsonl", "fetch_tasks", **HUB_TASKS),
     case(f"{HARNESS}/limit", 3, "harness", **TASKS),
     case(f"{HARNESS}/num_fewshot", 1, "harness", **TASKS),
     case(f"{HARNESS}/apply_chat_template", True, "harness", **TASKS),
@@ -466,6 +478,7 @@ class Upstream(dict[str, Outputs]):
             "fetch": ("model/config.json", "model/tokenizer.json", "model/w.safetensors"),
             "fetch_reward": ("model/w.safetensors", "adapter/adapter_model.safetensors"),
             "fetch_data": ("data/r.jsonl",),
+            "fetch_tasks": ("tasks/data-0.jsonl", "tasks/fewshot-0.jsonl"),
             "prepare": (
                 *("train.tokens.safetensors", "validation.tokens.safetensors", "validation.txt"),
                 *("prompts.jsonl", "chat_template.jinja"),
@@ -546,7 +559,8 @@ def test_what_a_stage_is_made_with_touches_it(
 ) -> None:
     """A script's change is its stage's version: tests/unit/test_stage_versions.py ties them."""
     scored = {"train__method": "ppo", "reward": SCORER} if name == "fetch_reward" else {}
-    tree = settings({"data__train": [HUB_ROWS], **TASKS, **scored})
+    asked = HUB_TASKS if name == "fetch_tasks" else TASKS
+    tree = settings({"data__train": [HUB_ROWS], **asked, **scored})
     recipe = loaded(project, tree)
     stage = stages.load_stage(name)
     assert stage.wanted(recipe)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,16 @@ from runner.recipe.load import check_recipe, load_recipe
 from runner.recipe.model import Recipe
 from runner.report.printable import holds_token, quoted, without_tokens
 from runner.report.progress import amount
-from runner.stages import fetch, fetch_data, fetch_reward, load_stage, prepare, stages_of
+from runner.stages import (
+    fetch,
+    fetch_data,
+    fetch_reward,
+    fetch_tasks,
+    harness,
+    load_stage,
+    prepare,
+    stages_of,
+)
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.stages.models import hub
 from tests.chain import ROOT
@@ -43,6 +53,7 @@ def recipe(tmp_path: Path) -> Callable[..., Recipe]:
         model: dict[str, Any],
         *data: dict[str, Any],
         reward: dict[str, Any] | None = None,
+        evaluate: dict[str, Any] | None = None,
         **more: Any,
     ) -> Recipe:
         files = [{"format": "alpaca", **each} for each in data or ({"path": "rows.jsonl"},)]
@@ -53,6 +64,7 @@ def recipe(tmp_path: Path) -> Callable[..., Recipe]:
             "data": {"train": files, **more},
             "train": {"adapter": {"type": "lora"}, "max_steps": 1},
             **({"reward": reward} if reward else {}),
+            **({"evaluate": evaluate} if evaluate else {}),
         }
         if reward:
             content["train"] = {**content["train"], "method": "ppo"}
@@ -239,6 +251,90 @@ def test_a_reward_model_of_the_hub_is_named_by_its_commit(recipe: Callable[..., 
     assert fetch_reward.unresolved(scored) == ""
     wanted = list(downloads(scored, [load_stage("fetch_reward")]))
     assert wanted == [f"the reward model acme/scorer at {COMMIT}"]
+
+
+ASKED = {"path": "t.yaml", "hub": "acme/asked", "data": "all/test.parquet", "fewshot": "few.jsonl"}
+TASK = "task: t\noutput_type: generate_until\ndoc_to_text: a\ndoc_to_target: b\n"
+
+
+def asking(recipe: Callable[..., Recipe], folder: Path, revision: str | None) -> Recipe:
+    """A recipe with one task, whose rows are on the hub."""
+    (folder / "t.yaml").write_text(TASK)
+    task = ASKED | ({"revision": revision} if revision else {})
+    return recipe(of_hub(), evaluate={"samples": 0, "harness": {"tasks": [task]}})
+
+
+def test_rows_of_a_task_are_pinned_like_data_and_in_a_lock(
+    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[revisions.Asked] = []
+
+    def ask(them: list[revisions.Asked], say: Callable[[str], None]) -> list[str]:
+        asked.extend(them)
+        return [OTHER]
+
+    monkeypatch.setattr(revisions, "_ask", ask)
+    branch = asking(recipe, tmp_path, None)
+    assert fetch_tasks.unresolved(branch).startswith("acme/asked is not pinned")
+    done = revisions.pin_revisions(branch, tmp_path, lambda _: None)
+    assert asked == [("acme/asked", None, "dataset")], "once for both files"
+    written = asking(recipe, tmp_path, OTHER)
+    assert done == written
+    assert done.resolved() == written.resolved()
+    assert revisions.pinned_as(branch, written.resolved()) == written
+    assert fetch_tasks.key_inputs(written, {}) == {
+        "tasks/data-0.parquet": {
+            "hub": "acme/asked", "revision": OTHER, "file": "all/test.parquet"
+        },
+        "tasks/fewshot-0.jsonl": {"hub": "acme/asked", "revision": OTHER, "file": "few.jsonl"},
+    }  # fmt: skip
+    assert list(downloads(written, [load_stage("fetch_tasks")])) == [
+        f"the data set file acme/asked/all/test.parquet at {OTHER}",
+        f"the data set file acme/asked/few.jsonl at {OTHER}",
+    ]
+
+
+class Recording:
+    """A context that starts nothing: what scripts would have been started with."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self.calls: list[tuple[str, Mapping[str, Path], str | None]] = []
+
+    def run_script(
+        self,
+        name: str,
+        spec: Mapping[str, Any],
+        *,
+        folder: Path,
+        inputs: Mapping[str, Path],
+        environment: str | None = None,
+    ) -> dict[str, Any]:
+        self.calls.append((name, inputs, environment))
+        return {}
+
+
+def test_the_harness_is_handed_rows_of_the_hub_and_parquet_as_json_lines(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    asked = asking(recipe, tmp_path, COMMIT)
+    tasks = tmp_path / "fetched" / "tasks"
+    tasks.mkdir(parents=True)
+    (tasks / "data-0.parquet").write_bytes(b"PAR1")
+    (tasks / "fewshot-0.jsonl").write_bytes(b"{}")
+    inputs = {name: outputs(name) for name in ("fetch", "train")}
+    inputs["prepare"] = outputs("prepare", **{"chat_template.jinja": "1"})
+    rows = outputs("fetch_tasks", **{"tasks/data-0.parquet": "1", "tasks/fewshot-0.jsonl": "2"})
+    inputs["fetch_tasks"] = replace(rows, folder=tasks.parent)
+    context = Recording(tmp_path / "scratch")
+    harness.run(asked, inputs, tmp_path, context)  # type: ignore[arg-type]
+    (made_plain, packed, environment), (name, given, _) = context.calls
+    assert (made_plain, environment) == ("plain_rows", "parquet")
+    assert packed == {"data-0": tasks / "data-0.parquet"}
+    assert name == "harness"
+    assert given["data-0"] == context.scratch / "plain" / "data-0.jsonl"
+    assert given["fewshot-0"] == tasks / "fewshot-0.jsonl"
+    assert harness.borrowed(asked) == ("parquet",)
 
 
 @pytest.mark.parametrize("revision", ["main", "abc1234", COMMIT.upper(), COMMIT + "0", None])
