@@ -142,7 +142,7 @@ METHODS = {
             *("reward_change", "growth of the reward"),
             neutral=0.0,
             traced="reward",
-            fraction=0.35,
+            fraction=0.5,
         ),
     )
 }
