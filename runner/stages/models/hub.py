@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from runner.recipe.model import is_commit
 
 if TYPE_CHECKING:
-    from runner.recipe.model import DataFile, HubFile, Model, RewardModel
+    from runner.recipe.model import DataFile, HubFile, MeasuredFile, Model, RewardModel
     from runner.stages.contract import Context
 
 
-def unpinned(part: Model | DataFile | HubFile | RewardModel) -> str:
+def unpinned(part: Model | DataFile | MeasuredFile | HubFile | RewardModel) -> str:
     """Why the commit of `part` is not known yet; "" when it is, or is none of the hub's."""
     if part.hub is None or is_commit(part.revision):
         return ""
@@ -25,7 +25,7 @@ def unpinned(part: Model | DataFile | HubFile | RewardModel) -> str:
     return f"{part.hub} is not pinned: a run asks the hub for {branch}"
 
 
-def pin(part: Model | DataFile | HubFile) -> dict[str, Any]:
+def pin(part: Model | DataFile | MeasuredFile | HubFile) -> dict[str, Any]:
     """What names the bytes of a pinned repository for ever."""
     assert is_commit(part.revision), "run asks for the commit before it makes keys"
     return {"hub": part.hub, "revision": part.revision, "file": inside(part.file)}
@@ -51,7 +51,9 @@ def download(wanted: Sequence[Mapping[str, Any]], copies: int, context: Context)
     return context.scratch / "hub"
 
 
-def download_files(files: Mapping[str, DataFile | HubFile], folder: Path, context: Context) -> None:
+def download_files(
+    files: Mapping[str, DataFile | MeasuredFile | HubFile], folder: Path, context: Context
+) -> None:
     """Put every file of a data set into `folder` under its name, which is a path in it."""
     wanted = [
         {
