@@ -786,7 +786,7 @@ def test_prompts_a_scorer_and_tasks_of_the_hub_make_a_whole_run(
     tmp_path: Path,
     environment_python: Callable[[str], Path],
 ) -> None:
-    """ppo on rows without answers, scored by a model of the hub, asked what lies there in Parquet."""
+    """ppo on prompts alone, scored by a model of the hub, and asked Parquet that lies there."""
     weights = load_file(tiny / "model.safetensors") | {"score.weight": np.ones((1, 64), np.float32)}
     scorer = hub.commit("acme/scorer", files_of(tiny) | {"model.safetensors": save(weights)})
     parquet = tmp_path / "test.parquet"
