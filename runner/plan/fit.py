@@ -56,6 +56,8 @@ def phases_of(shapes: Shapes, job: Job, device: str = "cuda") -> dict[str, Memor
     }
     if job.questions or job.loss:
         phases["evaluate"] = evaluation_memory(shapes, job, device)
+    if job.tasks:
+        phases["harness"] = evaluation_memory(shapes, job, device)
     return phases
 
 

@@ -73,6 +73,7 @@ class Job:
     answer: int = 0  # tokens that are sampled behind the longest row
     sides: int = 1  # rows of a forward pass for one of the recipe's batch: a pair has two
     answers: int = 0  # that are drawn at once while training
+    tasks: bool = False  # of lm-evaluation-harness: are there any?
     pages: bool = False  # has the host memory of its own, to page states to?
 
     @classmethod
@@ -102,6 +103,7 @@ class Job:
             and train.adapter.type == "none",
             scored=train.method == "ppo",
             answer=train.response_length or 0,
+            tasks=bool(evaluate and evaluate.harness),
         )
 
     @property

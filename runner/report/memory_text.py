@@ -40,7 +40,7 @@ def memory_report(record: Mapping[str, Any], events: Iterable[Mapping[str, Any]]
             else None,
             "measured": measured.get(name),
         }
-        for name in ("load", "train", "evaluate")
+        for name in ("load", "train", "evaluate", "harness")
         if name in planned or name in measured
     }
     return {"schema": 1, "phases": phases, "steps": timeline(events)}
@@ -56,8 +56,8 @@ def _measured(
     for stage, measures in told:
         if stage == "train":
             found |= measures.get("memory_by_phase", {})
-        if stage == "evaluate" and "peak_memory" in measures:
-            found["evaluate"] = {"peak": measures["peak_memory"]}
+        elif "peak_memory" in measures:
+            found[stage] = {"peak": measures["peak_memory"]}
     return found
 
 
