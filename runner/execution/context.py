@@ -19,6 +19,7 @@ from runner.store.atomic import write_atomic
 from runner.system import determinism, environments, platforms, process, tools
 
 SCRIPTS = Path(runner.__file__).parent / "scripts"
+STARTER = "start_processes"  # of one script several times
 
 
 @dataclass
@@ -49,18 +50,25 @@ class StageContext:
         inputs: Mapping[str, Path] | None = None,
         environment: str | None = None,
         outside: Mapping[str, str] | None = None,
+        processes: int = 1,
     ) -> dict[str, Any]:
         """Run runner/scripts/NAME.py; see stages/contract.py."""
         role = environment or self.stage.ENVIRONMENT
         assert role is not None, f"stage {self.stage.NAME} names no environment for {name}"
         python = self.environment_python(role)
-        env = determinism.script_env(platforms.compute_threads())
+        env = determinism.script_env(max(1, platforms.compute_threads() // processes))
         stem = self._next_log_stem(name)
         spec_file = self.log_folder / f"{stem}.spec.json"
-        write_atomic(spec_file, self._spec_text(spec, env, folder, inputs or {}))
+        content = self._spec(spec, env, folder, inputs or {})
+        started = name
+        if processes > 1:
+            started = STARTER
+            place = {"script": name, "local": processes, "machine": 0, "machines": 1}
+            content["where"]["processes"] = place
+        write_atomic(spec_file, _json_text(content))
         mark = self.events.position()
         result = process.run_child(
-            [str(python), str(SCRIPTS), name, str(spec_file)],
+            [str(python), str(SCRIPTS), started, str(spec_file)],
             env={**self._child_env(env), **(outside or {})},
             cwd=self.scratch,
             stdout=self.log_folder / f"{stem}.log",
@@ -127,14 +135,14 @@ class StageContext:
         safe = re.sub(r"[^A-Za-z0-9._-]", "-", name)
         return f"{self.stage.NAME}-{self._children:02d}-{safe}"
 
-    def _spec_text(
+    def _spec(
         self,
         spec: Mapping[str, Any],
         env: Mapping[str, str],
         folder: Path,
         inputs: Mapping[str, Path],
-    ) -> str:
-        content = {
+    ) -> dict[str, Any]:
+        return {
             "stage": self.stage.NAME,
             "hashed": {**spec, "env": dict(env)},
             "where": {
@@ -144,7 +152,6 @@ class StageContext:
                 "events": str(self.events.path),
             },
         }
-        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def _child_env(self, hashed: Mapping[str, str]) -> dict[str, str]:
         """The hashed environment, the host's short list, and caches kept inside our own folder."""
@@ -184,3 +191,7 @@ class StageContext:
             stage=self.stage.NAME,
             log=str(log),
         )
+
+
+def _json_text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

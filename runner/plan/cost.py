@@ -363,7 +363,7 @@ def training_flop(recipe: Recipe, shapes: Shapes, steps: int) -> float:
     """
     train = recipe.train
     batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    tokens = steps * batch * recipe.data.max_length
+    tokens = steps * train.all_processes * batch * recipe.data.max_length
     passes = 2 + train.gradient_checkpointing + 2 * METHODS[train.method].generates
     return tokens * flop_per_token(recipe, shapes, passes)
 

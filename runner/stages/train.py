@@ -120,4 +120,5 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         },
         folder=folder,
         environment=environment_of(recipe.train),
+        processes=recipe.train.processes,
     )
