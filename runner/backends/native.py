@@ -56,6 +56,7 @@ def spec(recipe: Recipe) -> dict[str, Any]:
         "has_prompts": all(file.format != "text" for file in recipe.data.train),
         # how many threads a process has follows from it, too
         **({"processes": recipe.train.processes} if recipe.train.processes > 1 else {}),
+        **({"nodes": recipe.train.nodes} if recipe.train.nodes > 1 else {}),
         # left out where it says nothing, as every neutral default
         **({"trust_remote_code": True} if recipe.model.trust_remote_code else {}),
         **quantization_spec(recipe.model),

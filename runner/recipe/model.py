@@ -297,11 +297,12 @@ class Train:
     save_total_limit: int  # operational, too
     canary: bool  # operational, too
     processes: int  # on a machine
+    nodes: int  # machines
 
     @property
     def all_processes(self) -> int:
         """Processes that train together."""
-        return self.processes
+        return self.processes * self.nodes
 
     @property
     def rows_per_step(self) -> int:

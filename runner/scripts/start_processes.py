@@ -3,12 +3,14 @@
 `start_processes spec.json`: as torchrun does, through PyTorch's own launcher. The spec's
 `where.processes` says which `script`, how many on this machine (`local`), which machine this is of
 how many (`machine`, `machines`), and at which address and port the first one waits. When one ends
-badly the others are ended, and an event says which it was, unless it has said so itself (E377).
+badly the others are ended, and an event says which it was, unless it has said so itself: E377, or
+E500 where its own log has to be read.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,13 +74,15 @@ def _say(events: Events, rank: int, failure: ProcessFailure, wanted: dict[str, A
     how = f"exited with status {failure.exitcode}"
     if failure.exitcode < 0:
         how = f"was killed by {failure.signal_name()}"
+    # These are also how a process ends when another machine's is lost to it.
+    unclear = failure.exitcode > 0 or failure.exitcode == -signal.SIGABRT
     total = wanted["local"] * wanted["machines"]
     place = f" on machine {wanted['machine'] + 1}" if wanted["machines"] > 1 else ""
     events.fail(
         f"process {rank} of {total}{place} {how}; the others were ended",
         hint="read the log, then run the same command again: the training goes on from its last "
         "checkpoint",
-        code="E377",
+        code="E500" if unclear else "E377",
     )
 
 

@@ -23,7 +23,7 @@ def several_processes_can_train_it(recipe: Recipe) -> Iterator[Finding]:
 def _refused(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """Place, reason and what to write."""
     train, adapter = recipe.train, recipe.train.adapter
-    alone = "change it, or write train.processes: 1"
+    alone = "change it, or train by one process"
     if train.backend != "native":
         yield "/train/backend", f"{train.backend} has no such training", "write backend: native"
     if train.method not in METHODS_IN_PARTS:
@@ -40,5 +40,6 @@ def _refused(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     if adapter.modules_to_save:
         message = "modules trained as a whole beside an adapter are not tested so"
         yield "/train/adapter/modules_to_save", message, alone
-    if recipe.data.packing:
-        yield "/data/packing", "packs are not tested so", alone
+    if train.nodes > 1 and recipe.model.recipe is not None:
+        message = "the other machines have no model of that recipe"
+        yield "/model/recipe", message, "run that recipe first, and give its model by model.path"
