@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -77,6 +78,18 @@ class Started:
         """Everything that it started is gone at once."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        while processes_with(str(self.log.parent)):  # their supervisor has ended them
+            time.sleep(0.05)
+
+
+def processes_with(word: str) -> list[str]:
+    """Process ids whose command line has `word` in it."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word in os.fsdecode((place / "cmdline").read_bytes()):
+                found.append(place.name)
+    return found
 
 
 @pytest.fixture(scope="module")
