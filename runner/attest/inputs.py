@@ -15,7 +15,7 @@ from urllib.parse import quote
 from runner.recipe.base_recipe import recipes_of
 from runner.recipe.model import build_resolved, is_commit
 from runner.recipe.paths import named_paths
-from runner.stages.fetch_data import output_name
+from runner.stages.fetch_data import named_files
 
 if TYPE_CHECKING:
     from runner.attest.finished import Finished
@@ -125,27 +125,21 @@ def _hub_data_of_bases(recipe: Recipe) -> Iterator[Input]:
     """Rows that the recipes before this one learned from: their bytes are in those runs."""
     *bases, _ = recipes_of(recipe)
     for base in bases:
-        for _, file in base.data_files():
-            if file.hub is not None:
-                commit = file.revision or ""
-                digests = {"gitCommit": commit} if is_commit(commit) else {}
-                uri = f"hf://datasets/{quote(file.hub)}@{commit}/{quote(file.file or '')}"
-                yield Input("data", file.name, uri, commit, digests)
+        for _, file in base.hub_files():
+            commit = file.revision or ""
+            digests = {"gitCommit": commit} if is_commit(commit) else {}
+            uri = f"hf://datasets/{quote(file.hub or '')}@{commit}/{quote(file.file or '')}"
+            yield Input("data", file.name, uri, commit, digests)
 
 
 def _hub_data(recipe: Recipe, fetched: Mapping[str, str]) -> Iterator[Input]:
-    groups = {"train": recipe.data.train, "validation": recipe.data.validation.files}
-    for kind, files in groups.items():
-        for number, file in enumerate(files):
-            if file.hub is None:
-                continue
-            commit = file.revision if is_commit(file.revision) else ""
-            at = f"@{commit}" if commit else ""
-            yield Input(
-                "data",
-                f"{file.hub}/{file.file}",
-                f"hf://datasets/{quote(file.hub)}{at}/{quote(file.file or '')}",
-                commit or "",
-                {"sha256": fetched[output_name(kind, number, file)]}
-                | ({"gitCommit": commit} if commit else {}),
-            )
+    for name, file in named_files(recipe):
+        commit = file.revision if is_commit(file.revision) else ""
+        at = f"@{commit}" if commit else ""
+        yield Input(
+            "data",
+            file.name,
+            f"hf://datasets/{quote(file.hub or '')}{at}/{quote(file.file or '')}",
+            commit or "",
+            {"sha256": fetched[name]} | ({"gitCommit": commit} if commit else {}),
+        )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from runner.compare.costs import Cost, costs_of
 from runner.errors import UsageError
 from runner.execution.run_folder import SHOWN_AS
 from runner.report.printable import quoted
@@ -53,6 +54,7 @@ class Candidate:
     means: Mapping[str, float]
     system: str | None = None
     prompts: Mapping[Key, str] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
 
     def prompt(self, key: Key) -> str:
         """The whole text of a question."""
@@ -123,7 +125,7 @@ def _of_run(run: Run, name: str) -> tuple[Candidate, Candidate]:
     prompts = _whole_prompts(run, asked) if kept else {}
     platform = str(run.record.get("platform", {}).get("name", ""))
     sides = []
-    for side in ("base", "tuned"):
+    for side, cost in zip(("base", "tuned"), costs_of(run), strict=True):
         loss = measures.get(f"loss_{side}")
         sides.append(
             Candidate(
@@ -138,6 +140,7 @@ def _of_run(run: Run, name: str) -> tuple[Candidate, Candidate]:
                 means={} if type(loss) is not float else {"loss": loss},
                 system=settings["system"],
                 prompts=prompts,
+                cost=cost,
             )
         )
     return sides[0], sides[1]

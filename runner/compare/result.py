@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner.compare.candidates import Candidate
+from runner.compare.costs import prices
 from runner.compare.differences import (
     Difference,
     differences,
@@ -38,6 +39,7 @@ def as_data(found: Sequence[Candidate]) -> dict[str, Any]:
                 "second": other.name,
                 "held": _held(one, other),
                 "differences": [_difference(each) for each in all_of],
+                "prices": list(prices(one, other, all_of)),
             }
             for one, other, all_of in pairs
         ],
@@ -57,6 +59,7 @@ def _model(candidate: Candidate) -> dict[str, Any]:
         "platform": candidate.platform,
         "held": held(candidate),
         "values": known,
+        "cost": candidate.cost.as_data(),
     }
 
 

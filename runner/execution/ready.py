@@ -51,9 +51,8 @@ def downloads(recipe: Recipe, stages: list[Stage]) -> Iterator[str]:
         if stage.NAME == "fetch" and recipe.model.hub is not None:
             yield f"the base model {recipe.model.hub} at {recipe.model.revision}"
         if stage.NAME == "fetch_data":
-            for _, file in recipe.data_files():
-                if file.hub is not None:
-                    yield f"the data set file {file.name} at {file.revision}"
+            for _, file in recipe.hub_files():
+                yield f"the data set file {file.name} at {file.revision}"
 
 
 def _unbuilt(recipe: Recipe, stages: list[Stage], cache: Path, say: Say) -> Iterator[str]:
@@ -77,14 +76,14 @@ def _problem(make: Callable[[], object]) -> str:
 
 def roles(recipe: Recipe, stages: list[Stage]) -> list[str]:
     """Environments of the stages; one that takes its outputs from a bundle runs no script."""
-    return sorted(
-        {
-            role
-            for stage in stages
-            for role in (environment_of(stage, recipe), *borrowed_by(stage, recipe))
-            if role and not (recipe.given and recipe.given.holds(stage.NAME))
-        }
-    )
+    from runner.stages.rows import cluster
+
+    running = [stage for stage in stages if not (recipe.given and recipe.given.holds(stage.NAME))]
+    found = {role for stage in running if (role := environment_of(stage, recipe))}
+    found |= {role for stage in running for role in borrowed_by(stage, recipe)}
+    if cluster.address() and any(stage.NAME == "prepare" for stage in running):
+        found.add(cluster.ENVIRONMENT)
+    return sorted(found)
 
 
 def tools_of(stages: list[Stage]) -> list[str]:

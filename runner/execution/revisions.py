@@ -25,7 +25,7 @@ from runner.recipe.base_recipe import (
 from runner.system.offline import require_network
 
 if TYPE_CHECKING:
-    from runner.recipe.model import DataFile, Model, Recipe
+    from runner.recipe.model import DataFile, MeasuredFile, Model, Recipe
 
 KEPT_LOGS = 5  # of questions that failed
 Asked = tuple[str, str | None, str]  # repository, revision, model | dataset
@@ -60,9 +60,12 @@ def pinned_as(recipe: Recipe, locked: Mapping[str, Any]) -> Recipe:
 
 
 def _commits_in(recipe: Recipe, locked: Mapping[str, Any]) -> dict[Asked, str]:
-    model, data = locked["model"], locked["data"]
-    files = [*data["train"], *data["validation"].get("files", ())]
-    parts: list[Model | DataFile] = [recipe.model, *(file for _, file in recipe.data_files())]
+    model, files = locked["model"], _files_in(locked["data"])
+    parts: list[Model | DataFile | MeasuredFile] = [
+        recipe.model,
+        *(file for _, file in recipe.data_files()),
+        *recipe.data.measured_files,
+    ]
     kinds = ["model", *("dataset" for _ in files)]
     unpinned = set(_unpinned(recipe))
     commits = {}
@@ -84,10 +87,10 @@ def _unpinned(recipe: Recipe) -> list[Asked]:
     """What must be asked for, each once."""
     from runner.recipe.model import is_commit
 
-    parts: list[tuple[Model | DataFile, str]] = []
+    parts: list[tuple[Model | DataFile | MeasuredFile, str]] = []
     for each in recipes_of(recipe):
         parts.append((each.model, "model"))
-        parts += [(file, "dataset") for _, file in each.data_files()]
+        parts += [(file, "dataset") for _, file in each.hub_files()]
     asked = [
         (part.hub, part.revision, kind)
         for part, kind in parts
@@ -162,22 +165,18 @@ def _last_commit(recipe: Recipe, runs: Path) -> str:
 def _pinned(recipe: Recipe, commits: dict[Asked, str]) -> Recipe:
     """`recipe` with the commits in its values and in its resolved form."""
 
-    def data(file: DataFile) -> DataFile:
+    def data(file: Any) -> Any:
         key = (file.hub or "", file.revision, "dataset")
         return replace(file, revision=commits.get(key, file.revision))
 
     resolved = recipe.resolved()
     _pin_resolved(resolved, commits)
-    model, held_out = recipe.model, recipe.data.validation
+    model = recipe.model
     commit = commits.get((model.hub or "", model.revision, "model"), model.revision)
     pinned = replace(
         recipe,
         model=replace(model, revision=commit),
-        data=replace(
-            recipe.data,
-            train=tuple(map(data, recipe.data.train)),
-            validation=replace(held_out, files=tuple(map(data, held_out.files))),
-        ),
+        data=recipe.data.with_files(data),
         _resolved=resolved,
     )
     if recipe.base is not None:
@@ -186,8 +185,15 @@ def _pinned(recipe: Recipe, commits: dict[Asked, str]) -> Recipe:
 
 
 def _pin_resolved(resolved: dict[str, Any], commits: dict[Asked, str]) -> None:
-    files = [*resolved["data"]["train"], *resolved["data"]["validation"].get("files", ())]
+    files = _files_in(resolved["data"])
     for part, kind in ((resolved["model"], "model"), *((file, "dataset") for file in files)):
         key = (part.get("hub") or "", part.get("revision"), kind)
         if key in commits:
             part["revision"] = commits[key]
+
+
+def _files_in(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All files in a resolved section `data`: to train on, held out, measured by."""
+    measured = (data.get("clean") or {}).get("decontaminate") or {}
+    held_out = data["validation"].get("files", ())
+    return [*data["train"], *held_out, *measured.get("files", ())]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from runner.stages.contract import Outputs, Stage
 
 LOCK = 1
-# Environments that no stage runs in, but for `parquet` where a recipe has such files.
-NOT_OF_STAGES = ("parquet", "runner", "sign", "test")
+# Environments of no stage, but for `parquet` of recipes with such files; `ray` is `data` with Ray.
+NOT_OF_STAGES = ("parquet", "ray", "runner", "sign", "test")
 # Of a model's config.json, in the lock's order; what a model does not have is left out.
 FACTS = (
     "model_type",

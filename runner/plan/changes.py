@@ -15,11 +15,11 @@ from runner.stages import ORDER, stages_of
 from runner.stages.models.base_result import last_stage
 
 if TYPE_CHECKING:
-    from runner.recipe.model import DataFile, Model, Recipe
+    from runner.recipe.model import DataFile, MeasuredFile, Model, Recipe
     from runner.stages.contract import Stage, Upstream
 
 MAX_SHOWN = 200  # characters of a value
-_Part = TypeVar("_Part", "Model", "DataFile")
+_Part = TypeVar("_Part", "Model", "DataFile", "MeasuredFile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +146,7 @@ def _of_result(base: Recipe) -> dict[str, Any]:
 def _with_commits(recipe: Recipe) -> Recipe:
     """Branches of the hub as if each had a commit of its own: nobody is asked for the real ones."""
 
-    def files(group: tuple[DataFile, ...]) -> tuple[DataFile, ...]:
-        return tuple(map(_with_commit, group))
-
-    data, validation = recipe.data, recipe.data.validation
-    validation = dataclasses.replace(validation, files=files(tuple(validation.files)))
-    data = dataclasses.replace(data, train=files(tuple(data.train)), validation=validation)
+    data = recipe.data.with_files(_with_commit)
     base = None if recipe.base is None else _with_commits(recipe.base)
     scorer = None if recipe.scorer is None else _with_commits(recipe.scorer)
     model = _with_commit(recipe.model)

@@ -216,9 +216,11 @@ def _fetched(recipe: Recipe, shapes: Shapes) -> Disk:
 
 
 def _prepared(recipe: Recipe, shapes: Shapes) -> Disk:
-    """Token ids and masks of the local rows, and a text: about three times the rows."""
+    """Token ids and masks of the local rows, and a text: about three times the rows. Beside them
+    rows, ids and masks wait in files (data/spool.py): about five times."""
     files = [recipe.resolve(file.path) for _, file in recipe.data_files() if file.path is not None]
-    return Disk("prepare", 3 * sum(path.stat().st_size for path in files if path.is_file()))
+    size = sum(path.stat().st_size for path in files if path.is_file())
+    return Disk("prepare", 3 * size, 5 * size)
 
 
 def _trained(recipe: Recipe, shapes: Shapes) -> Disk:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,9 +131,18 @@ class NearDuplicates:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredFile:
-    """A file that the model is measured by. `path` is relative to the recipe."""
+    """A file that the model is measured by: `path`, relative to the recipe, or `file` in the data
+    set repository `hub` at `revision`."""
 
-    path: str
+    path: str | None
+    hub: str | None
+    revision: str | None
+    file: str | None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.path if self.path is not None else f"{self.hub}/{self.file}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +204,20 @@ class Data:
         return {**variants, **({"system_for": "all"} if self.system_for == "all" else {})}
 
     @property
-    def measured_files(self) -> tuple[str, ...]:
+    def measured_files(self) -> tuple[MeasuredFile, ...]:
         """Files whose texts must not be in the rows to train on."""
         measured = self.clean.decontaminate if self.clean else None
-        return tuple(file.path for file in measured.files) if measured else ()
+        return measured.files if measured else ()
+
+    def with_files(self, change: Callable[[Any], Any]) -> Data:
+        """The same with another one in the place of each file."""
+        validation = replace(self.validation, files=tuple(map(change, self.validation.files)))
+        clean = self.clean
+        if clean is not None and clean.decontaminate is not None:
+            measured = tuple(map(change, clean.decontaminate.files))
+            clean = replace(clean, decontaminate=replace(clean.decontaminate, files=measured))
+        train = tuple(map(change, self.train))
+        return replace(self, train=train, validation=validation, clean=clean)
 
     @property
     def cleaning(self) -> dict[str, Any]:
@@ -441,6 +460,15 @@ class Recipe:
             yield f"/data/train/{number}", file
         for number, file in enumerate(self.data.validation.files):
             yield f"/data/validation/files/{number}", file
+
+    def hub_files(self) -> Iterator[tuple[str, DataFile | MeasuredFile]]:
+        """Every file of a data set on the hub with its JSON pointer, in the recipe's order."""
+        for pointer, file in self.data_files():
+            if file.hub is not None:
+                yield pointer, file
+        for number, measured in enumerate(self.data.measured_files):
+            if measured.hub is not None:
+                yield f"/data/clean/decontaminate/files/{number}", measured
 
     def resolve(self, path: str) -> Path:
         """`path` of the recipe as an absolute path, links left as they are."""

@@ -60,9 +60,10 @@ def named_paths(recipe: Recipe) -> Iterator[NamedPath]:
                 yield NamedPath(f"{pointer}/path", item.path, "file")
         if recipe.data.chat_template.endswith(".jinja"):
             yield NamedPath("/data/chat_template", recipe.data.chat_template, "file")
-        for number, path in enumerate(recipe.data.measured_files):
-            pointer = f"/data/clean/decontaminate/files/{number}/path"
-            yield NamedPath(pointer, path, "file")
+        for number, measured in enumerate(recipe.data.measured_files):
+            if measured.path is not None:
+                pointer = f"/data/clean/decontaminate/files/{number}/path"
+                yield NamedPath(pointer, measured.path, "file")
     if recipe.evaluate is not None and recipe.evaluate.questions is not None:
         yield NamedPath("/evaluate/questions", recipe.evaluate.questions, "file")
     if recipe.evaluate is not None and recipe.evaluate.harness is not None:

@@ -7,10 +7,12 @@ from html import escape
 from typing import Any
 
 from runner.report.compare_text import (
+    cost_rows,
     difference_rows,
     held_lines,
     method_words,
     number,
+    price_lines,
     titles,
     value_rows,
 )
@@ -39,6 +41,7 @@ def as_html(data: Mapping[str, Any]) -> str:
         "<h2>Values</h2>",
         table(("", *(model["name"] for model in data["models"])), value_rows(data)),
         f"<p>{escape(method_words(data))}</p>",
+        *_costs(data),
         *(_comparison(data, found) for found in data["comparisons"]),
         *_judged(data),
         "<h2>Models</h2>",
@@ -51,6 +54,18 @@ def as_html(data: Mapping[str, Any]) -> str:
         ),
     ]
     return page(title, parts, _STYLE)
+
+
+def _costs(data: Mapping[str, Any]) -> Iterator[str]:
+    if rows := cost_rows(data):
+        yield "<h2>What they took</h2>"
+        yield table(("", *(model["name"] for model in data["models"])), rows)
+
+
+def _prices(data: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+    if lines := price_lines(data, found):
+        yield "<h3>What it cost</h3>"
+        yield f"<pre>{escape(chr(10).join(lines))}</pre>"
 
 
 def _comparison(data: Mapping[str, Any], found: Mapping[str, Any]) -> str:
@@ -66,6 +81,7 @@ def _comparison(data: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         [
             f"<h2>{escape(found['second'])} minus {escape(found['first'])}</h2>",
             table_of_html(head, rows),
+            *_prices(data, found),
             "<h3>The same held-out rows and questions?</h3>",
             f"<pre>{escape(chr(10).join(held_lines(found)))}</pre>",
             "<h3>Where they differ most</h3>",

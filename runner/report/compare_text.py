@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from runner.compare.result import exponential
+from runner.report.canary_line import duration
 from runner.report.printable import escaped
 
 EXAMPLES_SHOWN = 2  # of a comparison; the page has all
@@ -19,10 +20,12 @@ def print_comparison(data: Mapping[str, Any], page: str | None, stream: TextIO) 
     console = Console(
         file=stream, highlight=False, width=None if stream.isatty() else 120, soft_wrap=False
     )
-    console.print(_values(data))
+    console.print(_values(data, "Side by side", value_rows(data)))
+    if rows := cost_rows(data):
+        console.print(_values(data, "What they took", rows))
     for found in data["comparisons"]:
         console.print(_differences(data, found))
-        for line in (*held_lines(found), *_example_lines(data, found)):
+        for line in (*price_lines(data, found), *held_lines(found), *_example_lines(data, found)):
             console.print(line, markup=False)
     if "judge" in data:
         from runner.report.judge_text import judge_lines
@@ -52,6 +55,45 @@ def value_rows(data: Mapping[str, Any]) -> list[list[str]]:
         if name == "loss" and any(cells):
             rows.append(["perplexity", *(_perplexity_words(cell) for cell in cells)])
     return rows
+
+
+def cost_rows(data: Mapping[str, Any]) -> list[list[str]]:
+    """What each model took: name, then a cell a model; of what is known of some model."""
+    costs = [model["cost"] for model in data["models"]]
+    rows = [
+        ["parameters", *(_parameter_words(each["parameters"]) for each in costs)],
+        ["training took", *map(_time_words, costs)],
+        ["training, memory at its peak", *(_gigabytes(each["train_memory"]) for each in costs)],
+        ["measuring, memory at its peak", *(_gigabytes(each["answer_memory"]) for each in costs)],
+        ["on", *(each["hardware"] or "-" for each in costs)],
+    ]
+    return [row for row in rows if any(cell != "-" for cell in row[1:])]
+
+
+def price_lines(data: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """What a hundredth of each measure cost in which the second model is better."""
+    names = titles(data)
+    return [
+        f"  0.01 of {names[each['measure']]}: {duration(each['seconds'])} of training "
+        f"[{duration(each['low'])}, {duration(each['high'])}]"
+        for each in found["prices"]
+    ]
+
+
+def _parameter_words(count: int | None) -> str:
+    if count is None:
+        return "-"
+    return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
+
+
+def _time_words(cost: Mapping[str, Any]) -> str:
+    if cost["train_seconds"] is None:
+        return "-"
+    return ("at least " if cost["at_least"] else "") + duration(cost["train_seconds"])
+
+
+def _gigabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e9:.1f} GB"
 
 
 def value_words(found: Mapping[str, Any] | None) -> str:
@@ -141,14 +183,14 @@ def _perplexity_words(found: Mapping[str, Any] | None) -> str:
     return value_words({**ends, "count": found["count"]})
 
 
-def _values(data: Mapping[str, Any]) -> Any:
+def _values(data: Mapping[str, Any], title: str, rows: Sequence[Sequence[str]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="Side by side", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for name in ("", *(model["name"] for model in data["models"])):
         table.add_column(Text(name), overflow="fold")
-    for row in value_rows(data):
+    for row in rows:
         table.add_row(*map(Text, row))
     return table
 

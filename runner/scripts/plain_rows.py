@@ -1,8 +1,9 @@
 """Write files of rows that take a library to read as files that `data/rows` reads.
 
-spec.hashed: files, input -> {name, columns: those to read, or null for all}. spec.inputs: the
-files. Written: INPUT.jsonl for each, one line a row of Parquet, so that the number of a row is that
-of its line; what Zstandard compressed comes as it was before. Runs in the environment `parquet`.
+spec.hashed: files, input -> {name, columns: those to read, null for all, or "texts" for those that
+hold texts and nothing that JSON has no kind for}. spec.inputs: the files. Written: INPUT.jsonl for
+each, one line a row of Parquet, so that the number of a row is that of its line; what Zstandard
+compressed comes as it was before. Runs in the environment `parquet`.
 
 A field of a nested value that is null is left out: Parquet has every field in every row, and null
 where a row had none. Null columns stay. A value that JSON has no kind for (bytes, times, NaN) is an
@@ -18,6 +19,7 @@ from typing import Any
 
 import pyarrow  # type: ignore[import-not-found, unused-ignore]
 import pyarrow.parquet  # type: ignore[import-not-found, unused-ignore]
+from pyarrow import types  # type: ignore[import-not-found, unused-ignore]
 
 from runner.scripts.data.packed_files import PARQUET
 from runner.scripts.data.rows import MAX_LIST_BYTES, MAX_ROW_BYTES
@@ -26,6 +28,8 @@ from runner.scripts.spec import Events, ScriptError, Spec, main
 BATCH = 64  # rows: a few bytes of a hostile file can be a text of many
 PART = 1 << 20  # bytes
 SHOWN = 10  # columns
+TEXTS = "texts"
+Columns = Sequence[str] | str | None
 
 
 def plain_rows(spec: Spec, events: Events) -> None:
@@ -43,7 +47,7 @@ def plain_rows(spec: Spec, events: Events) -> None:
 # --- Parquet
 
 
-def lines(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[bytes]:
+def lines(path: Path, name: str, columns: Columns) -> Iterator[bytes]:
     """Each row as a line."""
     number = 0
     for batch in batches(path, name, columns):
@@ -52,16 +56,45 @@ def lines(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[byte
             yield line(row, f"{name}:{number}")
 
 
-def batches(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[Any]:
+def batches(path: Path, name: str, columns: Columns) -> Iterator[Any]:
     """Some rows at a time. The checksums of pages are compared where the file has them."""
     try:
         with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            chosen = None if columns is None else present(file.schema_arrow.names, columns, name)
+            chosen = chosen_of(file.schema_arrow, columns, name)
             yield from file.iter_batches(batch_size=BATCH, columns=chosen, use_threads=False)
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
         hint = "write it again with texts, numbers and lists, or fetch it again"
         raise ScriptError(f"{name} cannot be read: {said}", hint=hint, code="E353") from None
+
+
+def chosen_of(schema: Any, columns: Columns, name: str) -> list[str] | None:
+    """Those to read; None for all. Raises ScriptError E371 without one."""
+    if columns == TEXTS:
+        return [field.name for field in schema if holds_texts(field.type)]
+    return None if columns is None else present(schema.names, columns, name)
+
+
+def holds_texts(kind: Any) -> bool:
+    """Is there a text in a value of this type of Arrow, and nothing that is no JSON?"""
+    leaves = list(leaves_of(kind))
+    texts = [types.is_string(each) or types.is_large_string(each) for each in leaves]
+    others = (types.is_boolean, types.is_integer, types.is_floating, types.is_null)
+    return any(texts) and all(
+        text or any(holds(leaf) for holds in others)
+        for text, leaf in zip(texts, leaves, strict=True)
+    )
+
+
+def leaves_of(kind: Any) -> Iterator[Any]:
+    """The types of the values within a nested one."""
+    if types.is_dictionary(kind):
+        yield from leaves_of(kind.value_type)
+    elif types.is_nested(kind):
+        for number in range(kind.num_fields):
+            yield from leaves_of(kind.field(number).type)
+    else:
+        yield kind
 
 
 def present(names: Sequence[str], wanted: Sequence[str], name: str) -> list[str]:

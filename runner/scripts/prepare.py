@@ -6,246 +6,97 @@ and those of data/division.py; where rows are cleaned, clean (step -> its settin
 (names of the files to look for).
 spec.inputs: model (folder of fetch), template, the data files under their `input` names, and
 measured-0 and so on.
-The bytes written depend on data, tokenizer and settings alone.
+The bytes written depend on data, tokenizer and settings alone: neither how many processes there are
+nor how many rows each gets at a time changes any. Rows, ids and masks wait on disk.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from runner.scripts.data.chat_tokens import (
-    ChatTokenizer,
-    Tokens,
-    check_system,
-    check_template,
-)
-from runner.scripts.data.conversation import (
-    Conversation,
-    check_turns,
-    with_system,
-)
-from runner.scripts.data.division import by_source, divide
+import numpy as np
+
+from runner.scripts.data.chat_tokens import check_system, check_template
+from runner.scripts.data.chunk import tokenizer_for
+from runner.scripts.data.conversation import Conversation, check_turns
+from runner.scripts.data.division import divide, sums_by_source
+from runner.scripts.data.documents import in_both, statistics_of, write_tokens
 from runner.scripts.data.formats import ANY_ORDER, FORMATS
-from runner.scripts.data.kinship import traits_of
 from runner.scripts.data.packing import pack
 from runner.scripts.data.preparation import (
     cleaning_of,
-    fit,
+    making_of,
     nothing_left,
-    raise_problems,
     sift_of,
     sound_rows,
-    tokenizer_of,
+    tokenised_division,
     write_beside,
-    write_tokens,
 )
-from runner.scripts.data.rows import Problem, RowError, read_rows
-from runner.scripts.data.systems import system_of, without_own
-from runner.scripts.spec import Events, ScriptError, Spec, main
-
-if TYPE_CHECKING:
-    from runner.scripts.data.cleaning.pipeline import Cleaning
-
-
-@dataclass
-class Documents:
-    """Tokenised rows of one split, and what happened to the others."""
-
-    rows: list[Conversation] = field(default_factory=list)
-    tokens: list[Tokens] = field(default_factory=list)
-    truncated: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)  # reason, or "truncated" -> first place
+from runner.scripts.data.reading import Reading
+from runner.scripts.data.spool import Files, waiting_files
+from runner.scripts.data.systems import without_own
+from runner.scripts.data.workers import Workers, workers
+from runner.scripts.spec import Events, Spec, main
 
 
 def prepare(spec: Spec, events: Events) -> None:
     """Write the outputs into spec.folder and report statistics."""
-    settings, tokenizer, cleaning = spec.hashed, tokenizer_of(spec), cleaning_of(spec)
-    train_rows, validation_rows = sound_rows(spec, read_files, cleaning)
-    if any(row.text is None for row in (*train_rows, *validation_rows)):
+    environ = spec.hashed.get("env", {})
+    with waiting_files(spec.scratch) as files, workers(environ=environ) as crew:
+        prepare_in(files, crew, spec, events)
+
+
+def prepare_in(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
+    """As `prepare`, with the processes of `crew` and `files` for what waits."""
+    settings, making, cleaning = spec.hashed, making_of(spec), cleaning_of(spec)
+    tokenizer = tokenizer_for(making.model, making.template)
+    train_rows, validation_rows = sound_rows(spec, reading_of(settings), cleaning, files, crew)
+    if train_rows.facts.has_turns or validation_rows.facts.has_turns:
         name = settings["template"] or "of the model"
         check_template(tokenizer, name)
         check_system(tokenizer, settings["system"], name)
     sift = sift_of(spec, cleaning)
     division = divide(train_rows, validation_rows, settings, Conversation.digest, sift)
-    train_rows, validation_rows = division.train, division.validation
+    train, validation = tokenised_division(division, making, files, crew, events)
+    if not train.row_count:
+        raise nothing_left(train.counts.dropped)
 
-    total = len(train_rows) + len(validation_rows)
-    train = tokenise(train_rows, tokenizer, settings, events, 0, total)
-    held_out = {**settings, "system_variants": ()}  # measured with what is deployed
-    validation = tokenise(validation_rows, tokenizer, held_out, events, len(train_rows), total)
-    if not train.tokens:
-        raise nothing_left(train.dropped)
-
-    packs = None
+    packs, lengths = None, train.column("lengths")
     if settings["packing"]:
-        packs = pack([len(tokens.ids) for tokens in train.tokens], settings["max_length"])
-    write_tokens(spec.folder / "train.tokens.safetensors", train.tokens, packs)
-    write_tokens(spec.folder / "validation.tokens.safetensors", validation.tokens, None)
+        packs = pack(lengths.tolist(), settings["max_length"])
+    write_tokens(spec.folder / "train.tokens.safetensors", train, packs)
+    write_tokens(spec.folder / "validation.tokens.safetensors", validation, None)
+    counts = statistics_of(train)
+    if packs is not None:
+        counts |= packing_cost(packs, counts["tokens"]["total"], settings["max_length"])
+    asked = np.arange(validation.row_count)
     events.measure(
-        train=statistics_of(train, packs, settings["max_length"]),
-        validation=statistics_of(validation, None, settings["max_length"]),
-        rows_in_both=len(digests(train.rows) & digests(validation.rows)),
-        **division.measures(by_source(train.rows, [len(each.ids) for each in train.tokens])),
+        train=counts,
+        validation=statistics_of(validation),
+        rows_in_both=in_both(train, validation),
+        **division.measures(sums_by_source(train.column("sources"), lengths)),
         **({"clean": cleaning.measures()} if cleaning else {}),
-        **write_beside(spec, tokenizer, validation.rows, validation.rows),
+        **write_beside(spec, making, validation.rows(), asked, crew),
     )
 
 
-# --- rows
+def reading_of(settings: Mapping[str, Any]) -> Reading:
+    """How rows of files become conversations."""
+    split = settings.get("split", {})
+    return Reading(understand, Conversation.digest, settings, split, settings.get("clean"))
 
 
-def read_files(
-    spec: Spec,
-    files: Sequence[dict[str, Any]],
-    split: Mapping[str, Any] | None = None,
-    cleaning: Cleaning | None = None,
-) -> tuple[list[Conversation], list[Problem]]:
-    """Conversations of all files in order, cleaned, and the rows that cannot be used.
-
-    `split`: whose columns rows must have (data/division.py).
-    """
-    rows: list[Conversation] = []
-    problems: list[Problem] = []
-    for number, file in enumerate(files):
-        before = len(rows)
-        path = spec.inputs[file["input"]]
-        found, bad = read_file(path, file, number, spec.hashed, split or {}, cleaning)
-        rows += found
-        problems += bad
-        if len(rows) == before and not bad:
-            raise ScriptError(
-                f"{file['name']} holds no rows",
-                hint="name a file with rows in data, or leave it out",
-                code="E324",
-            )
-    if cleaning:
-        rows, broken = cleaning.cleaned(rows)
-        problems += broken
-    return rows, problems
-
-
-def read_file(
-    path: Path,
-    file: Mapping[str, Any],
-    number: int,
-    settings: Mapping[str, Any],
-    split: Mapping[str, Any],
-    cleaning: Cleaning | None,
-) -> tuple[list[Conversation], list[Problem]]:
-    """The rows of a file, the `number`-th of its kind, that can be used or cleaned; the others."""
-    parse, columns = FORMATS[file["format"]], file.get("columns")
-    if cleaning and cleaning.orders_turns:
+def understand(row: dict[str, Any], file: Mapping[str, Any], reading: Reading) -> Conversation:
+    """A row that can be used, or cleaned where rows are. Raises RowError."""
+    parse = FORMATS[file["format"]]
+    if reading.orders_turns:
         parse = ANY_ORDER.get(file["format"], parse)
-    rows: list[Conversation] = []
-    problems: list[Problem] = []
-    for item in read_rows(path, file["name"], columns):
-        if isinstance(item, Problem):
-            problems.append(item)
-            continue
-        place, row = item
-        try:
-            conversation = without_own(parse(row), settings)
-            if not cleaning:
-                check_turns(conversation)
-            traits = traits_of(row, number, columns, split)
-        except RowError as error:
-            problems.append(Problem(place, error))
-            continue
-        rows.append(replace(conversation, place=place, traits=traits))
-    return rows, problems
-
-
-def digests(rows: Sequence[Conversation]) -> set[str]:
-    """Contents of the rows."""
-    return {row.digest() for row in rows}
-
-
-# --- tokens
-
-
-def tokenise(
-    rows: Sequence[Conversation],
-    tokenizer: ChatTokenizer,
-    settings: dict[str, Any],
-    events: Events,
-    done: int,
-    total: int,
-) -> Documents:
-    """Tokens of the rows that can be used. Raises ScriptError when others may not be dropped."""
-    documents = Documents()
-    problems: list[Problem] = []
-    for number, row in enumerate(rows, done + 1):
-        try:
-            system = system_of(row.digest, settings)
-            parts = tokenizer.documents(with_system(row, system))
-            fitted = [
-                fit(tokens, settings["max_length"], settings["too_long"]) for _, tokens in parts
-            ]
-        except RowError as error:
-            problems.append(Problem(row.place, error))
-            continue
-        for (part, tokens), kept in zip(parts, fitted, strict=True):
-            if isinstance(kept, str):
-                documents.dropped[kept] += 1
-                documents.examples.setdefault(kept, str(row.place))
-                continue
-            if len(kept.ids) < len(tokens.ids):
-                documents.truncated += 1
-                documents.examples.setdefault("truncated", str(row.place))
-            documents.rows.append(row if len(parts) == 1 else part)
-            documents.tokens.append(kept)
-        if number % 256 == 0 or number == total:
-            events.progress(number, total, message="rows")
-    if problems:
-        raise_problems(problems)
-    check_masks(documents)
-    return documents
-
-
-def check_masks(documents: Documents) -> None:
-    """What must hold of every row that is trained on, whatever made it."""
-    for row, tokens in zip(documents.rows, documents.tokens, strict=True):
-        trained = {index for index, bit in enumerate(tokens.mask()) if bit}
-        answers = {index for begin, end in tokens.spans for index in range(begin, end)}
-        assert trained, f"{row.place}: nothing to train on"
-        assert trained == answers - {0}, f"{row.place}: a prompt token is trained on"
-        assert all(begin < end for begin, end in tokens.spans), f"{row.place}: an empty answer"
-
-
-# --- statistics and files
-
-
-def statistics_of(
-    documents: Documents, packs: list[list[int]] | None, max_length: int
-) -> dict[str, Any]:
-    """Counts for run.json."""
-    lengths = [len(tokens.ids) for tokens in documents.tokens]
-    total = sum(lengths)
-    trained = sum(sum(tokens.mask()) for tokens in documents.tokens)
-    result: dict[str, Any] = {
-        "rows": len(lengths),
-        "duplicates": len(lengths) - len(digests(documents.rows)),
-        "tokens": {"total": total, "trained": trained, "context": total - trained},
-        "truncated": documents.truncated,
-        "dropped": dict(sorted(documents.dropped.items())),
-    }
-    if documents.examples:
-        result["examples"] = dict(sorted(documents.examples.items()))
-    if lengths:
-        result["length"] = {
-            "min": min(lengths),
-            "median": statistics.median(lengths),
-            "max": max(lengths),
-        }
-    if packs is not None:
-        result |= packing_cost(packs, total, max_length)
-    return result
+    conversation = without_own(parse(row), reading.settings)
+    if reading.steps is None:
+        check_turns(conversation)
+    return conversation
 
 
 def packing_cost(packs: Sequence[Sequence[int]], tokens: int, max_length: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from runner.stages.contract import Class, Context, Upstream
 from runner.stages.models import hub
 
 if TYPE_CHECKING:
-    from runner.recipe.model import DataFile, Recipe
+    from runner.recipe.model import DataFile, MeasuredFile, Recipe
 
 NAME = "fetch_data"
 VERSION = 1
@@ -27,7 +27,7 @@ DEVICE = False
 
 def wanted(recipe: Recipe) -> bool:
     """Only when a file is on the hub."""
-    return any(True for _ in _files(recipe))
+    return any(True for _ in named_files(recipe))
 
 
 def snapshot(recipe: Recipe) -> dict[str, Any]:
@@ -38,12 +38,12 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
 
 def unresolved(recipe: Recipe) -> str:
     """Why the key cannot be known yet; "" when it can."""
-    return next(filter(None, (hub.unpinned(file) for _, file in _files(recipe))), "")
+    return next(filter(None, (hub.unpinned(file) for _, file in named_files(recipe))), "")
 
 
 def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
     """Repository, commit and path of every file, under the name it gets."""
-    return {name: hub.pin(file) for name, file in _files(recipe)}
+    return {name: hub.pin(file) for name, file in named_files(recipe)}
 
 
 def resumable(scratch: Path) -> bool:
@@ -56,7 +56,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     if recipe.given is not None and recipe.given.holds(NAME):
         recipe.given.unpack(NAME, folder)
         return
-    files = dict(_files(recipe))
+    files = dict(named_files(recipe))
     wanted = [
         {
             "id": file.hub,
@@ -76,14 +76,19 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     context.measure("commits", commits)
 
 
-def output_name(kind: str, number: int, file: DataFile) -> str:
-    """Where the stage puts the file `number` of data.train or data.validation (`kind`)."""
+def output_name(kind: str, number: int, file: DataFile | MeasuredFile) -> str:
+    """Where the stage puts the file `number` of data.train, data.validation or those that rows must
+    not hold (`kind`: train, validation, measured)."""
     return f"data/{kind}-{number}{PurePosixPath(file.file or '').suffix}"
 
 
-def _files(recipe: Recipe) -> Iterator[tuple[str, DataFile]]:
+def named_files(recipe: Recipe) -> Iterator[tuple[str, DataFile | MeasuredFile]]:
     """The files of the hub under the names they get, in the recipe's order."""
-    groups = {"train": recipe.data.train, "validation": recipe.data.validation.files}
+    groups: dict[str, tuple[DataFile | MeasuredFile, ...]] = {
+        "train": recipe.data.train,
+        "validation": recipe.data.validation.files,
+        "measured": recipe.data.measured_files,
+    }
     for kind, files in groups.items():
         for number, file in enumerate(files):
             if file.hub is not None:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from runner.recipe.methods import METHODS
 from runner.stages.contract import Class, Context, Upstream
 from runner.stages.fetch_data import output_name
+from runner.stages.rows.cluster import by_cluster, loss_is_told
 from runner.stages.rows.columns import read_columns
 from runner.stages.rows.plain import Given, borrowed_for, plain
 from runner.stages.templates import shipped_templates
 
 if TYPE_CHECKING:
-    from runner.recipe.model import DataFile, Recipe
+    from runner.recipe.model import DataFile, MeasuredFile, Recipe
 
 NAME = "prepare"
 VERSION = 4
@@ -58,7 +59,7 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
     from runner.store.known_digests import known_sha256
     from runner.system import environments
 
-    def digest(file: DataFile) -> str | None:
+    def digest(file: DataFile | MeasuredFile) -> str | None:
         """None for a file of the hub: it is an output of `fetch_data`."""
         return None if file.path is None else known_sha256(recipe.resolve(file.path))
 
@@ -69,7 +70,7 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
     if recipe.data.chat_template != "model":
         digests["chat_template"] = known_sha256(template_file(recipe))
     if measured := measured_by(recipe):
-        digests["measured_by"] = [known_sha256(recipe.resolve(path)) for path in measured]
+        digests["measured_by"] = [digest(file) for file in measured]
     if roles := borrowed(recipe):
         digests["read_by"] = {role: environments.identity(role) for role in roles}
     return digests
@@ -110,19 +111,20 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
     """Write the tokens into `folder`. Raises StageFailed naming file and line of bad rows."""
-    measured = measured_by(recipe)
-    files = rows_of(recipe, inputs)
-    files |= {f"measured-{n}": Given(recipe.resolve(path), path) for n, path in enumerate(measured)}
+    measured = [file.name for file in measured_by(recipe)]
+    files = rows_of(recipe, inputs) | _measured_files(recipe, inputs)
     named = plain(files, context)
     if recipe.data.chat_template != "model":
         named["template"] = template_file(recipe)
-    clean = {"clean": cleaning(recipe), "measured": list(measured)} if recipe.data.cleaning else {}
-    context.run_script(
-        _script(recipe),
-        reading(recipe) | clean,
-        inputs={"model": inputs["fetch"].folder / "model", **named},
-        folder=folder,
-    )
+    clean = {"clean": cleaning(recipe), "measured": measured} if recipe.data.cleaning else {}
+    with loss_is_told():
+        context.run_script(
+            _script(recipe),
+            reading(recipe) | clean,
+            inputs={"model": inputs["fetch"].folder / "model", **named},
+            folder=folder,
+            **by_cluster(),
+        )
 
 
 def _script(recipe: Recipe) -> str:
@@ -157,13 +159,30 @@ def cleaning(recipe: Recipe) -> dict[str, Any]:
     return steps
 
 
-def measured_by(recipe: Recipe) -> tuple[str, ...]:
+def measured_by(recipe: Recipe) -> tuple[MeasuredFile, ...]:
     """Files whose texts no row to train on may hold: the questions, and those that are named."""
+    from runner.recipe.model import MeasuredFile
+
     asked = recipe.evaluate.questions if recipe.evaluate else None
     measured = recipe.data.clean.decontaminate if recipe.data.clean else None
-    if measured is None:
-        return ()
-    return (*([asked] if asked and measured.questions else []), *recipe.data.measured_files)
+    if measured is None or not asked or not measured.questions:
+        return recipe.data.measured_files
+    return (MeasuredFile(asked, None, None, None), *recipe.data.measured_files)
+
+
+def _measured_files(recipe: Recipe, inputs: Upstream) -> dict[str, Given]:
+    """`measured_by`, by the names that the script knows them by."""
+    files = measured_by(recipe)
+    first = len(files) - len(recipe.data.measured_files)
+    found = {}
+    for number, file in enumerate(files):
+        if file.path is None:
+            place = output_name("measured", number - first, file)
+            path = inputs["fetch_data"].folder / place
+        else:
+            path = recipe.resolve(file.path)
+        found[f"measured-{number}"] = Given(path, file.name)
+    return found
 
 
 def reading(recipe: Recipe) -> dict[str, Any]:

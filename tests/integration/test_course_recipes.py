@@ -122,6 +122,30 @@ def test_the_8b_goes_from_its_config_to_ollama(
     assert len(parity(checkout, "10.2-8b-lora")["prompts"]) > 20
 
 
+def test_both_are_compared_on_the_same_rows_with_what_they_took(
+    checkout: Checkout, qlora: dict[str, dict[str, Any]], lora: dict[str, dict[str, Any]]
+) -> None:
+    runs = [f"runs/course-{name}-shrink" for name in ("10.2-8b-lora", "10.3-70b-qlora")]
+    said = checkout.recipe("compare", *runs, "--format", "json")
+    assert said.returncode == 0, said.stderr
+    data = json.loads(said.stdout)
+    (found,) = (
+        each
+        for each in data["comparisons"]
+        if [each["first"], each["second"]] == [Path(run).name for run in runs]
+    )
+    rows = next(each for each in found["held"] if each["kind"] == "row")
+    assert rows["same"]
+    assert rows["common"] >= data["few"]  # enough to call one of them better
+    loss = next(each for each in found["differences"] if each["measure"] == "loss")
+    assert loss["estimate"]["low"] <= loss["estimate"]["value"] <= loss["estimate"]["high"]
+    tuned = [model["cost"] for model in data["models"] if model["side"] == "tuned"]
+    for cost, stages in zip(tuned, (lora, qlora), strict=True):
+        assert cost["train_seconds"] == stages["train"]["seconds"]
+        assert cost["train_memory"] == stages["train"]["measures"]["peak_memory"]
+        assert cost["parameters"] == stages["fetch"]["measures"]["parameters"]
+
+
 def test_the_hub_was_asked_for_configs_alone(
     hub: HubServer, qlora: dict[str, dict[str, Any]], lora: dict[str, dict[str, Any]]
 ) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ ROWS = "".join(
     json.dumps({"instruction": f"What is {n}?", "output": f"A number: {n}."}) + "\n"
     for n in range(40)
 ).encode()
+
+QUIZ = ROOT / "tests" / "recipes" / "data" / "quiz.parquet"  # What is 1 + 1?
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,50 @@ def test_data_of_the_hub(project: Project, hub: HubServer, tiny: Path) -> None:
     assert project.run() == {"fetch": "reuse", "prepare": "run"}
     for path in project.stored("prepare", "train.tokens.safetensors"):
         assert path.read_bytes() == from_hub
+
+
+def test_parquet_of_the_hub(
+    project: Project, hub: HubServer, tiny: Path, environment_python: Callable[[str], Path]
+) -> None:
+    environment_python("parquet")
+    commit = hub.commit("acme/quiz", {"main/test.parquet": QUIZ.read_bytes()}, kind="dataset")
+    entry = {"hub": "acme/quiz", "revision": commit, "file": "main/test.parquet"}
+    columns = {"instruction": "question", "output": "answer"}
+    project.write(
+        model=pinned(hub, tiny), train_data=entry | {"format": "alpaca", "columns": columns}
+    )
+    assert project.run() == {"fetch": "run", "fetch_data": "run", "prepare": "run"}
+    measures = project.stage("prepare")["measures"]
+    assert measures["train"]["rows"] + measures["validation"]["rows"] == 40
+
+
+def test_a_benchmark_of_the_hub_is_kept_out_of_the_training(
+    project: Project, hub: HubServer, tiny: Path, environment_python: Callable[[str], Path]
+) -> None:
+    environment_python("parquet")
+    commit = hub.commit("acme/quiz", {"main/test.parquet": QUIZ.read_bytes()}, kind="dataset")
+    entry = {"hub": "acme/quiz", "file": "main/test.parquet"}
+    more = [{"instruction": f"Say it: what is {n} + {n}?", "output": "Well."} for n in (1, 2, 99)]
+    (project.folder / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more))
+    data = {
+        "train": [{"path": name, "format": "alpaca"} for name in ("rows.jsonl", "more.jsonl")],
+        "clean": {"decontaminate": {"files": [entry]}},
+    }
+    model = pinned(hub, tiny)
+    project.write(model=model, data=data)
+    assert project.run() == {"fetch": "run", "fetch_data": "run", "prepare": "run"}
+    (step,) = project.stage("prepare")["measures"]["clean"]["steps"]  # its pictures do not matter
+    assert step["dropped"] == {"holds what is measured by": 2}
+    assert "acme/quiz/main/test.parquet" in step["examples"][0]["why"]
+    # its branch was asked for, and a lock names the commit
+    measured = project.record()["resolved"]["data"]["clean"]["decontaminate"]["files"]
+    assert [file["revision"] for file in measured] == [commit]
+    assert project.recipe("lock", "x.yaml").returncode == 0
+    assert commit in (project.folder / "x.lock.yaml").read_text()
+    hub.stop()
+    data["clean"] = {"decontaminate": {"files": [entry | {"revision": commit}]}}
+    project.write(model=model, data=data)
+    assert project.run() == {}
 
 
 def test_a_bad_row_of_the_hub_is_named(project: Project, hub: HubServer, tiny: Path) -> None:

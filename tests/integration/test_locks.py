@@ -55,6 +55,7 @@ def test_all_locks_are_looked_at() -> None:
         "native",
         "parquet",
         "ppo",
+        "ray",
         "runner",
         "sign",
     }

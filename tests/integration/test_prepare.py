@@ -294,6 +294,14 @@ def test_a_file_without_rows_is_an_error(prepare: Prepare, content: bytes) -> No
     [
         ("{{ nonsense", "E326", "does not work"),
         ("{{ raise_exception('no ' + messages[0].role) }}", "E326", "no user"),
+        # hostile: out of the sandbox, too many turns of a loop, itself for ever, what is no number
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "E326", "unsafe"),
+        ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "E326", "unsafe"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "E326", "Range too big"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "E326", "recursion"),
+        ("{{ messages[0].content + 1 }}", "E326", "fails"),
+        ("{{ 1 / 0 }}", "E326", "division by zero"),
+        ("{{ 'x' * (65 * 1024 * 1024) }}", "E326", "more than 64 Mi"),
         (
             "{% for m in messages %}<|im_start|>{{ m.role }}:{{ m.content }}{% endfor %}"
             "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}",

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from runner.recipe.checks.cleaning import LANGUAGES
 from runner.scripts.data.cleaning import language, personal, refusals, repair, secret, web, words
 from runner.scripts.data.cleaning.contamination import Measure
-from runner.scripts.data.cleaning.duplicates import Near
 from runner.scripts.data.cleaning.pipeline import ORDER, Cleaning
 from runner.scripts.data.cleaning.report import Drop, difference
 from runner.scripts.data.conversation import Conversation, message
@@ -391,15 +390,15 @@ def test_rows_without_words_are_no_near_duplicates() -> None:
 
 
 def test_a_pair_the_other_way_round_and_another_judgement_are_no_duplicates() -> None:
-    step = Near(0.8)
-    for row in (
+    rows = [
         pair("What is LoRA?", LONG, "A radio for wide areas, with little power."),
         pair("What is LoRA?", "A radio for wide areas, with little power.", LONG),
         Judged(talk("What is it?", LONG), desirable=True),
         Judged(talk("What is it?", LONG), desirable=False),
-    ):
-        assert step(row) == row
-    assert isinstance(step(Judged(talk("What is it?", LONG), desirable=False)), Drop)
+        Judged(talk("What is it?", LONG), desirable=False),
+    ]
+    kept, _ = Cleaning({"near_duplicates": {"threshold": 0.8}}).cleaned(rows)
+    assert kept == rows[:4]
 
 
 def test_minhash_gives_the_same_signature_everywhere() -> None:
@@ -429,6 +428,37 @@ def test_rows_that_hold_what_is_measured_by_are_left_out() -> None:
     short.add(["Who was born in Ulm?"], "q:1")
     assert isinstance(short(talk("who was born in ulm", "Einstein.")), Drop)
     assert not isinstance(short(talk("who was born in", "Ulm.")), Drop)
+
+
+@given(
+    measured=st.lists(st.lists(st.sampled_from("abc"), max_size=9), max_size=6),
+    row=st.lists(st.sampled_from("abc"), min_size=1, max_size=20),
+    ngram=st.integers(4, 6),
+)
+def test_what_is_found_is_what_comparing_all_runs_finds(
+    measured: list[list[str]], row: list[str], ngram: int
+) -> None:
+    measure = Measure(ngram)
+    origin: dict[tuple[str, ...], str] = {}
+    for number, told in enumerate(measured):
+        measure.add([" ".join(told)], f"q:{number}")
+        length = min(len(told), ngram)
+        for start in range(len(told) - length + 1 if length >= 4 else 0):
+            origin.setdefault(tuple(told[start : start + length]), f"q:{number}")
+    runs = (
+        tuple(row[start : start + length])
+        for start in range(len(row))
+        for length in range(ngram, 3, -1)
+        if start + length <= len(row)
+    )
+    first = next((run for run in runs if run in origin), None)
+    found = measure(talk("?", " ".join(row)))
+    if first is None:
+        assert not isinstance(found, Drop)
+    else:
+        assert isinstance(found, Drop)
+        assert found.why == f"holds {len(first)} words of {origin[first]}"
+        assert found.text == " ".join(first)
 
 
 def test_held_out_rows_are_looked_for_in_rows_to_train_on() -> None:

@@ -10,12 +10,13 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.scripts.data.conversation import Conversation, Traits, message
-from runner.scripts.data.division import Division, by_source, divide
+from runner.scripts.data.division import Division, divide, sums_by_source
 from runner.scripts.data.kinship import content_key, prompt_key, traits_of
 from runner.scripts.data.mixing import limited, mixed, times_of
 from runner.scripts.data.preference import Judged, Pair
@@ -157,7 +158,8 @@ def test_the_mix_is_counted_by_source() -> None:
     found = divided(rows_of(40, 10), settings_of({"limit": 20}, {"repeat": 3.0}, fraction=0.2))
     held = [source["held_out"] for source in found.sources]
     assert sum(held) == 6
-    told = found.measures(by_source(found.train, [5] * len(found.train)))
+    sources = np.array([row.traits.source for row in found.train])
+    told = found.measures(sums_by_source(sources, [5] * len(sources)))
     trained = [20 - held[0], 3 * (10 - held[1])]
     assert told == {
         "sources": [

@@ -68,6 +68,11 @@ SCORED: dict[str, Any] = {"train__method": "ppo", "reward": {"recipe": "reward.y
 GGUF, OLLAMA = "/gguf/imatrix", "/ollama/parameters"
 EVERY = (*stages.ORDER,)
 
+MEASURED: dict[str, Any] = {
+    "data__clean": {
+        "decontaminate": {"files": [{k: HUB_ROWS[k] for k in ("hub", "revision", "file")}]}
+    }
+}
 HARNESS = "/evaluate/harness"
 TASK = {"path": "task.yaml", "data": "asked.jsonl", "fewshot": "asked.jsonl"}
 TASKS: dict[str, Any] = {"evaluate__harness": {"tasks": [TASK]}}
@@ -194,6 +199,14 @@ CASES = [
         "more.jsonl",
         "prepare",
         data__clean={"decontaminate": {"files": [{"path": "held.jsonl"}]}},
+    ),
+    *(
+        case(f"/data/clean/decontaminate/files/0/{name}", value, "fetch_data", **MEASURED)
+        for name, value in (
+            ("hub", "you/rows"),
+            ("file", "s.jsonl"),
+            ("revision", OTHER_REVISION),
+        )
     ),
     case(
         "/evaluate/questions",

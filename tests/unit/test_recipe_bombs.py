@@ -339,6 +339,7 @@ def fields_with_a_path(schema: Schema, pointer: str = "") -> set[str]:
 
 # Paths inside of a wheel or of a repository of the hub: checked to stay in it (E208), not here.
 ELSEWHERE = {"/data/train/0/file", "/data/validation/files/0/file"}
+ELSEWHERE |= {"/data/clean/decontaminate/files/0/file"}
 FILE = "/model/file"
 PATHS = sorted(fields_with_a_path(load_schema()) - ELSEWHERE)
 

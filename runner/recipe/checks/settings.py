@@ -226,7 +226,7 @@ def file_stays_inside_the_model(recipe: Recipe) -> Iterator[Finding]:
 @check("data")
 def data_file_stays_inside_the_repository(recipe: Recipe) -> Iterator[Finding]:
     """`file` of a data set is a path in its repository."""
-    for pointer, item in recipe.data_files():
+    for pointer, item in recipe.hub_files():
         if item.file is not None and leads_out(item.file):
             message = f"{quoted(item.file, 60)} leads out of the repository"
             yield Finding("E208", f"{pointer}/file", message, "name a file inside the repository")
@@ -281,7 +281,7 @@ def model_is_pinned(recipe: Recipe) -> Iterator[Finding]:
 @check("data")
 def data_sets_are_pinned(recipe: Recipe) -> Iterator[Finding]:
     """As for the model."""
-    for pointer, item in recipe.data_files():
+    for pointer, item in recipe.hub_files():
         if item.hub is not None:
             yield from _unpinned(pointer, item.hub, item.revision)
 

@@ -23,7 +23,9 @@ from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.data.conversation import Conversation, Message
 from runner.scripts.data.rows import RowError
+from runner.scripts.data.segments import Segments, special_tokens
 from runner.scripts.data.template_clock import check_no_clock, pinned
+from runner.scripts.data.template_limits import check_length, limited
 from runner.scripts.spec import ScriptError
 
 _PROBE_SYSTEM = "Mind the Mark-7f3a."
@@ -82,17 +84,17 @@ class ChatTokenizer:
         generate: bool = False,
     ) -> str:
         """The text of `messages`; `generate` adds what comes before an answer. Raises RowError."""
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(
+        with limited():
+            try:
+                text = self._tokenizer.apply_chat_template(
                     list(messages),
                     tools=list(tools) or None,
                     tokenize=False,
                     add_generation_prompt=generate,
                 )
-            )
-        except TemplateError as error:
-            raise RowError(f"the chat template refuses it: {error}", "E326") from None
+            except TemplateError as error:
+                raise RowError(f"the chat template refuses it: {error}", "E326") from None
+        return check_length(str(text))
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """What a deployed model must see before it answers: the reference of parity."""
@@ -117,7 +119,32 @@ class ChatTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of rendered text: special tokens are recognised, none is added."""
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Of each text as `encode` gives them, by one call, which costs less than many."""
+        return self._segments.encode_all(texts) if self._segments else self.encode_whole(texts)
+
+    @property
+    def is_cut(self) -> bool:
+        """Are texts cut at special tokens before they are encoded?"""
+        return self._segments is not None
+
+    @cached_property
+    def _segments(self) -> Segments | None:
+        """Where texts can be cut at special tokens."""
+        special = special_tokens(self._tokenizer.backend_tokenizer.to_str())
+        return Segments(special, self.encode_whole) if special else None
+
+    def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
+        """Of each text by the tokenizer itself: the reference of `encode_all`."""
+        encoded = self._tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return [list(ids) for ids in encoded["input_ids"]]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens included."""
@@ -161,9 +188,30 @@ class ChatTokenizer:
             if turn["role"] == "tool" and turn["content"].strip() not in whole:
                 wrong = f"the chat template does not write turn {number}, which is of a tool"
                 raise RowError(wrong, "E350")
-        ids = self.encode(whole)
+        return self._of_text(conversation, whole)
+
+    def _of_text(self, conversation: Conversation, whole: str) -> Tokens:
+        """The spans of the answers in `whole`, which is the conversation as a text."""
+        messages, tools = conversation.messages, conversation.tools
+        texts = [
+            (
+                self.render(messages[:turn], tools, generate=True),
+                whole if turn == len(messages) - 1 else self.render(messages[: turn + 1], tools),
+            )
+            for turn in conversation.answers
+        ]
+        distinct = list(dict.fromkeys([whole, *(text for both in texts for text in both)]))
+        ids_of = dict(zip(distinct, self.encode_all(distinct), strict=True))
+        ids = ids_of[whole]
         self._check_one_bos(ids)
-        return Tokens(ids, [self._answer(conversation, ids, turn) for turn in conversation.answers])
+        spans = []
+        for turn, (before, after) in zip(conversation.answers, texts, strict=True):
+            prompt, upto = ids_of[before], ids_of[after]
+            if ids[: len(prompt)] != prompt or ids[: len(upto)] != upto:
+                raise HistoryRewritten(self._why_no_prefix(conversation, turn), "E327")
+            self._check_written(conversation, turn, after[len(before) :])
+            spans.append((len(prompt), self._end_of_turn(ids, len(prompt), len(upto))))
+        return Tokens(ids, spans)
 
     def _check_system(self, conversation: Conversation) -> None:
         if self.system_problem and any(turn["role"] == "system" for turn in conversation.messages):
@@ -186,14 +234,8 @@ class ChatTokenizer:
             ids.append(self._eos)
         return Tokens(ids, [(0, len(ids))])
 
-    def _answer(self, conversation: Conversation, ids: list[int], turn: int) -> tuple[int, int]:
-        before = self.render(conversation.messages[:turn], conversation.tools, generate=True)
-        after = self.render(conversation.messages[: turn + 1], conversation.tools)
-        prompt = self.encode(before)
-        whole = ids if turn == len(conversation.messages) - 1 else self.encode(after)
-        if ids[: len(prompt)] != prompt or ids[: len(whole)] != whole:
-            raise HistoryRewritten(self._why_no_prefix(conversation, turn), "E327")
-        written = after[len(before) :]
+    def _check_written(self, conversation: Conversation, turn: int, written: str) -> None:
+        """Raise RowError where the text between prompt and end is not what the answer says."""
         if conversation.messages[turn]["content"].strip() not in written:
             raise RowError(
                 f"the chat template does not write the answer of turn {turn + 1} where it "
@@ -205,7 +247,6 @@ class ChatTokenizer:
                 raise RowError(
                     f"the chat template does not write the tool call of turn {turn + 1}", "E350"
                 )
-        return (len(prompt), self._end_of_turn(ids, len(prompt), len(whole)))
 
     def _end_of_turn(self, ids: list[int], begin: int, end: int) -> int:
         for position in range(end - 1, begin - 1, -1):

@@ -1,34 +1,39 @@
 """From the rows of all files to those that are trained on and those that are held out.
 
-In this order: `limit` of each source, the split, the check for leaks, the mix. Standard library
-only. Settings: seed, fraction, train and validation (files), and where they are given split
-({stable, group_by, stratify, on_leak}) and, in an item of train, weight, repeat and limit. Without
-any of them rows keep the order of the files.
+In this order: `limit` of each source, the split, the check for leaks, the mix. Settings: seed,
+fraction, train and validation (files), and where they are given split ({stable, group_by,
+stratify, on_leak}) and, in an item of train, weight, repeat and limit. Without any of them rows
+keep the order of the files.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from runner.scripts.data.kinship import Row, content_key, prompt_key
+import numpy as np
+
+from runner.scripts.data.facts import Facts, facts_of, goes_by_kin
+from runner.scripts.data.kinship import Row
 from runner.scripts.data.mixing import is_mixed, limited, mixed, shuffled
-from runner.scripts.data.rows import MAX_SHOWN, Place
-from runner.scripts.data.split import Kin, held_out, held_out_kin, units_of
+from runner.scripts.data.rows import MAX_SHOWN
+from runner.scripts.data.split import Family, held_out, held_out_kin, unit_count
+from runner.scripts.data.stored import StoredRows, taken
 from runner.scripts.spec import ScriptError
+from runner.scripts.weights.floats import Array
 
 R = TypeVar("R", bound=Row)
-Sift = Callable[[Sequence[Any], Sequence[Any]], list[Any]]
+Sift = Callable[[Sequence[Any], Sequence[Any]], list[bool]]
 
 
 @dataclass(frozen=True)
 class Division(Generic[R]):
     """Rows to train on (a row may stand there several times) and rows to measure with."""
 
-    train: list[R]
-    validation: list[R]
+    train: Sequence[R]
+    validation: Sequence[R]
     sources: list[dict[str, Any]]  # of each item of data.train: file, rows read, taken, held out
     leaks: dict[str, Any]  # what was left out of training; {} where nothing was to be
 
@@ -44,121 +49,158 @@ class Division(Generic[R]):
 
 
 def divide(
-    train: list[R],
-    validation: list[R],
+    train: Sequence[R],
+    validation: Sequence[R],
     settings: Mapping[str, Any],
     plain: Callable[[R], str],
     sift: Sift | None = None,
 ) -> Division[R]:
-    """Raises ScriptError E360 (an empty side), E362 (a leak), E363, E364 (a mix that cannot be).
+    """Lists for lists, stored rows for stored rows, whose facts tell what is compared.
 
+    Raises ScriptError E360 (an empty side), E362 (a leak), E363, E364 (a mix that cannot be).
     `plain`: digest of what a split without settings keeps together. `sift`: which rows to train on
     are left beside those that are held out (cleaning).
     """
     sources, seed = settings["train"], settings["seed"]
-    wanted, read = settings.get("split", {}), _by_source(train)
+    read = _by_source(train)
     if is_mixed(sources):
         train = limited(train, sources, seed)
-    taken = _by_source(train)
+    counted = _by_source(train)
     if not settings["validation"]:
         train, validation = _split(train, settings, plain)
     kept = _by_source(train)
-    train, leaks = _without_leaks(train, validation, wanted.get("on_leak", "allow"))
+    train, leaks = _without_leaks(train, validation, plain, settings)
     if sift:
-        train = sift(train, validation)
+        train = taken(train, np.flatnonzero(sift(train, validation)))
     if is_mixed(sources):
         train = mixed(train, sources, seed)
         if not settings["validation"]:
             validation = shuffled(validation, seed)
     counts = [
-        {"file": source["name"], "read": read[number], "taken": taken[number]}
-        | ({} if settings["validation"] else {"held_out": taken[number] - kept[number]})
+        {"file": source["name"], "read": read[number], "taken": counted[number]}
+        | ({} if settings["validation"] else {"held_out": counted[number] - kept[number]})
         for number, source in enumerate(sources)
     ]
     return Division(train, validation, counts, leaks)
 
 
-def by_source(rows: Sequence[Row], tokens: Sequence[int]) -> dict[int, tuple[int, int]]:
+def sums_by_source(sources: Array, tokens: Sequence[int] | Array) -> dict[int, tuple[int, int]]:
     """Source -> its rows, and how many of the `tokens` (one number a row) are theirs."""
-    sums: Counter[int] = Counter()
-    for row, count in zip(rows, tokens, strict=True):
-        sums[row.traits.source] += count
-    return {source: (count, sums[source]) for source, count in _by_source(rows).items()}
+    lengths = np.asarray(tokens, np.int64)
+    return {
+        int(source): (int(own.sum()), int(lengths[own].sum()))
+        for source in np.unique(sources)
+        for own in [sources == source]
+    }
 
 
 def _by_source(rows: Sequence[Row]) -> Counter[int]:
+    if isinstance(rows, StoredRows):
+        return Counter(rows.facts.sources.tolist())
     return Counter(row.traits.source for row in rows)
 
 
 def _split(
-    rows: list[R], settings: Mapping[str, Any], plain: Callable[[R], str]
-) -> tuple[list[R], list[R]]:
+    rows: Sequence[R], settings: Mapping[str, Any], plain: Callable[[R], str]
+) -> tuple[Sequence[R], Sequence[R]]:
     """Training and validation rows, each in the order of the files. Raises ScriptError E360."""
     wanted, fraction, seed = settings.get("split", {}), settings["fraction"], settings["seed"]
-    by_kin = {"stable", "group_by", "stratify"} & {*wanted}
+    facts, by_kin = _facts(rows, plain, settings), goes_by_kin(settings)
     if by_kin:
-        kin = [Kin(prompt_key(row), row.traits.group, row.traits.stratum) for row in rows]
-        sides = held_out_kin(kin, fraction, seed, stable="stable" in wanted)
+        assert facts.prompts is not None
+        family = Family(facts.prompts, _listed(facts.groups), _listed(facts.strata))
+        sides = np.array(held_out_kin(family, fraction, seed, stable="stable" in wanted), bool)
     else:
-        sides = held_out([plain(row) for row in rows], fraction, seed)
-    train = [row for row, out in zip(rows, sides, strict=True) if not out]
-    validation = [row for row, out in zip(rows, sides, strict=True) if out]
-    if by_kin and fraction and not (train and validation):
-        side = "held out" if train else "left to train on"
+        sides = np.array(held_out(facts.plain, fraction, seed), bool)
+    if by_kin and fraction and (sides.all() or not sides.any()):
+        side = "left to train on" if sides.all() else "held out"
         raise ScriptError(
-            f"no row is {side}: the {len(rows)} rows are of {len({*units_of(kin)})} prompts or "
+            f"no row is {side}: the {len(rows)} rows are of {unit_count(family)} prompts or "
             f"groups, none of which is parted, and data.validation.fraction is {fraction:g}",
             hint="give more rows, or another fraction; without stable, some are held out wherever "
             "there are two prompts or groups",
             code="E360",
         )
-    return train, validation
+    return taken(rows, np.flatnonzero(~sides)), taken(rows, np.flatnonzero(sides))
+
+
+def _facts(rows: Sequence[Any], plain: Callable[[Any], str], settings: Mapping[str, Any]) -> Facts:
+    return rows.facts if isinstance(rows, StoredRows) else facts_of(rows, plain, settings)
+
+
+def _listed(column: Array | None) -> list[str | None] | None:
+    return None if column is None else list(column.tolist())
 
 
 # --- leaks
 
 
 def _without_leaks(
-    train: list[R], validation: Sequence[R], on_leak: str
-) -> tuple[list[R], dict[str, Any]]:
+    train: Sequence[R],
+    validation: Sequence[R],
+    plain: Callable[[R], str],
+    settings: Mapping[str, Any],
+) -> tuple[Sequence[R], dict[str, Any]]:
     """The rows that may be trained on, and what was left out. Raises ScriptError E362 or E360."""
+    on_leak = settings.get("split", {}).get("on_leak", "allow")
     if on_leak == "allow":
         return train, {}
-    contents: dict[str, Place] = {}
-    prompts: dict[str, Place] = {}
-    for row in validation:
-        contents.setdefault(content_key(row), row.place)
-        prompts.setdefault(prompt_key(row), row.place)
-    kept: list[R] = []
-    leaks: list[tuple[str, str]] = []
-    for row in train:
-        what, place = "prompt", prompts.get(prompt_key(row))
-        if place is not None and (same := contents.get(content_key(row))):
-            what, place = "row", same
-        if place is None:
-            kept.append(row)
-        else:
-            leaks.append((what, f"{row.place}: the {what} is held out too, at {place}"))
-    if leaks and on_leak == "error":
+    ours, held = _facts(train, plain, settings), _facts(validation, plain, settings)
+    assert ours.prompts is not None and ours.contents is not None  # noqa: PT018
+    assert held.prompts is not None and held.contents is not None  # noqa: PT018
+    prompts, contents = (
+        _first_of(ours.prompts, held.prompts),
+        _first_of(ours.contents, held.contents),
+    )
+    leaking = np.flatnonzero(prompts >= 0)
+    if len(leaking) and on_leak == "error":
+        words = (
+            _leak(train[index], validation[same if same >= 0 else prompt], same >= 0)
+            for index, prompt, same in _numbers(leaking, prompts, contents)
+        )
         raise ScriptError(
-            "\n".join(_shown([words for _, words in leaks])),
+            "\n".join(_shown(words, len(leaking))),
             hint="remove one of the two; or write on_leak: drop in data.validation, which leaves "
             "such rows out of training, or allow; stable: true holds out all rows of a prompt",
             code="E362",
         )
-    if leaks and not kept:
+    if len(leaking) and len(leaking) == len(train):
         raise ScriptError(
             "no row is left to train on: all of them are held out too",
             hint="name other files in data.validation",
             code="E360",
         )
-    dropped = Counter(what for what, _ in leaks)
+    dropped: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    for what, words in leaks:
-        examples.setdefault(what, words)
-    return kept, {"dropped": dict(sorted(dropped.items())), "examples": examples}
+    for index, prompt, same in _numbers(leaking, prompts, contents):
+        what = "row" if same >= 0 else "prompt"
+        dropped[what] += 1
+        if what not in examples:
+            held_row = validation[same if same >= 0 else prompt]
+            examples[what] = _leak(train[index], held_row, same >= 0)
+    told = {"dropped": dict(sorted(dropped.items())), "examples": examples}
+    return taken(train, np.flatnonzero(prompts < 0)), told
 
 
-def _shown(lines: Sequence[str]) -> list[str]:
-    more = len(lines) - MAX_SHOWN
-    return [*lines[:MAX_SHOWN], *([f"and {more} more rows"] if more > 0 else [])]
+def _first_of(wanted: Array, there: Array) -> Array:
+    """For each of `wanted` where it first is in `there`; -1 where it is not."""
+    names, first = np.unique(there, return_index=True)
+    if not len(names):
+        return np.full(len(wanted), -1)
+    places = np.minimum(np.searchsorted(names, wanted), len(names) - 1)
+    return np.where(names[places] == wanted, first[places], -1)
+
+
+def _numbers(indexes: Array, *columns: Array) -> Iterator[tuple[int, ...]]:
+    return zip(indexes.tolist(), *(column[indexes].tolist() for column in columns), strict=True)
+
+
+def _leak(row: Row, held: Row, whole: bool) -> str:
+    what = "row" if whole else "prompt"
+    return f"{row.place}: the {what} is held out too, at {held.place}"
+
+
+def _shown(lines: Iterator[str], count: int) -> list[str]:
+    more = count - MAX_SHOWN
+    shown = [line for line, _ in zip(lines, range(MAX_SHOWN), strict=False)]
+    return [*shown, *([f"and {more} more rows"] if more > 0 else [])]

@@ -1,8 +1,9 @@
-"""How often the rows of each source are trained on, and in which order. Standard library only.
+"""How often the rows of each source are trained on, and in which order.
 
 A source is an item of data.train: {name, and where given weight, repeat, limit}. Everything is
 decided by hashes of seed and content: neither the order of rows in their files nor the order of
-sources with equal settings changes the result.
+sources with equal settings changes the result. Only what moves rows needs numpy: what counts them
+is asked before a run, where there may be none.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runner.scripts.data.kinship import Row
 from runner.scripts.spec import ScriptError
+
+if TYPE_CHECKING:
+    from runner.scripts.weights.floats import Array
 
 SETTINGS = ("weight", "repeat", "limit")
 MAX_ROWS = 20_000_000  # of a mix; more is an oversight in its weights
@@ -27,25 +31,38 @@ def is_mixed(sources: Sequence[Source]) -> bool:
     return any(setting in source for source in sources for setting in SETTINGS)
 
 
-def limited(rows: Sequence[R], sources: Sequence[Source], seed: int) -> list[R]:
+def limited(rows: Sequence[R], sources: Sequence[Source], seed: int) -> Sequence[R]:
     """Of each source with a `limit` that many rows, those that come first by hash; order kept."""
-    kept: set[int] = set()
+    import numpy as np
+
+    from runner.scripts.data.stored import facts_in, taken
+
+    facts = facts_in(rows)
+    kept = np.zeros(len(rows), bool)
     for number, source in enumerate(sources):
-        indexes = [index for index, row in enumerate(rows) if row.traits.source == number]
-        if "limit" in source and len(indexes) > source["limit"]:
-            indexes.sort(key=lambda index: _limit_rank(rows[index], seed))
-            indexes = indexes[: source["limit"]]
-        kept.update(indexes)
-    return [row for index, row in enumerate(rows) if index in kept]
+        own = np.flatnonzero(facts.sources == number)
+        if "limit" in source and len(own) > source["limit"]:
+            ranks = _hashes(f"{seed}:limit:", facts.digests[own])
+            groups, strata = _texts_at(facts.groups, own), _texts_at(facts.strata, own)
+            # Copies are told apart by what else decides their side.
+            first = sorted(range(len(own)), key=lambda n: (ranks[n], groups[n], strata[n]))
+            own = own[first[: source["limit"]]]
+        kept[own] = True
+    return taken(rows, np.flatnonzero(kept))
 
 
-def mixed(rows: Sequence[R], sources: Sequence[Source], seed: int) -> list[R]:
+def mixed(rows: Sequence[R], sources: Sequence[Source], seed: int) -> Sequence[R]:
     """The rows to train on: each as often as its source says, shuffled.
 
     Raises ScriptError E363 when a source that has a weight has no row, E364 when there are too
     many.
     """
-    counts = Counter(row.traits.source for row in rows)
+    import numpy as np
+
+    from runner.scripts.data.stored import facts_in, taken
+
+    facts = facts_in(rows)
+    counts = Counter(facts.sources.tolist())
     times = times_of([counts[number] for number in range(len(sources))], sources)
     wanted = {
         number: round(each * counts[number]) for number, each in enumerate(times) if counts[number]
@@ -56,20 +73,28 @@ def mixed(rows: Sequence[R], sources: Sequence[Source], seed: int) -> list[R]:
             hint="lower repeat, or bring the weights in data.train closer together",
             code="E364",
         )
-    result: list[tuple[str, R]] = []
+    indexes, hashes = [np.empty(0, np.int64)], [np.empty(0, "S64")]
     for number, total in wanted.items():
-        own = [(row.digest(), row) for row in rows if row.traits.source == number]
+        own = np.flatnonzero(facts.sources == number)
         passes, rest = divmod(total, len(own))
-        ranked = sorted(own, key=lambda item: _hash(f"{seed}:more:{item[0]}")) if rest else []
         for copy in range(passes + 1):
-            for digest, row in own if copy < passes else ranked[:rest]:
-                result.append((_hash(f"{seed}:order:{copy}:{digest}"), row))
-    return [row for _, row in sorted(result, key=lambda item: item[0])]
+            if copy == passes:
+                more = _hashes(f"{seed}:more:", facts.digests[own])
+                own = own[np.argsort(more, kind="stable")[:rest]]
+            indexes.append(own)
+            hashes.append(_hashes(f"{seed}:order:{copy}:", facts.digests[own]))
+    order = np.argsort(np.concatenate(hashes), kind="stable")
+    return taken(rows, np.concatenate(indexes)[order])
 
 
-def shuffled(rows: Sequence[R], seed: int) -> list[R]:
+def shuffled(rows: Sequence[R], seed: int) -> Sequence[R]:
     """The rows in the order of a hash, whatever their order was."""
-    return sorted(rows, key=lambda row: _hash(f"{seed}:order:0:{row.digest()}"))
+    import numpy as np
+
+    from runner.scripts.data.stored import facts_in, taken
+
+    hashes = _hashes(f"{seed}:order:0:", facts_in(rows).digests)
+    return taken(rows, np.argsort(hashes, kind="stable"))
 
 
 def rows_about(counts: Sequence[int], sources: Sequence[Source], fraction: float) -> float:
@@ -110,11 +135,20 @@ def _exact(number: float) -> Fraction:
     return Fraction(repr(number))
 
 
-def _limit_rank(row: Row, seed: int) -> tuple[str, str, str]:
-    """Copies are told apart by what else decides their side."""
-    traits = row.traits
-    return _hash(f"{seed}:limit:{row.digest()}"), traits.group or "", traits.stratum or ""
+def _hashes(begin: str, digests: Array) -> Array:
+    """Of each digest behind the text `begin`: S64, hexadecimal."""
+    import numpy as np
+
+    start = hashlib.sha256(begin.encode())
+    found = np.empty(len(digests), "S64")
+    for number, digest in enumerate(digests):
+        each = start.copy()
+        each.update(digest)
+        found[number] = each.hexdigest().encode()
+    return found
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _texts_at(column: Array | None, indexes: Array) -> list[str]:
+    if column is None:
+        return [""] * len(indexes)
+    return [text or "" for text in column[indexes]]

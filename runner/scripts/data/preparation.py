@@ -7,31 +7,34 @@ for the stages after the training.
 from __future__ import annotations
 
 import json
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from runner.scripts.data.chat_tokens import (
-    ChatTokenizer,
-    Tokens,
-    end_ids_of,
-)
+from runner.scripts.data.chat_tokens import ChatTokenizer
+from runner.scripts.data.chunk import Counts, Making, tokenizer_for
+from runner.scripts.data.cleaning.texts import sides_of, wanted_sides
 from runner.scripts.data.conversation import (
     Conversation,
     Message,
     fill_system,
     with_system,
 )
-from runner.scripts.data.division import Sift
+from runner.scripts.data.division import Division, Sift
+from runner.scripts.data.documents import Documents, made
+from runner.scripts.data.kinship import Row
 from runner.scripts.data.parity_cases import cases
+from runner.scripts.data.prompted import Prompted
+from runner.scripts.data.reading import Reading, read_rows_of
 from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError
-from runner.scripts.spec import ScriptError, Spec
+from runner.scripts.data.spool import Files, Part
+from runner.scripts.data.stored import StoredRows
+from runner.scripts.data.workers import Workers
+from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.weights.floats import Array
-from runner.scripts.weights.safetensors_stream import SafetensorsWriter, TensorSpec
 
 if TYPE_CHECKING:
     from runner.scripts.data.cleaning.pipeline import Cleaning
@@ -46,7 +49,7 @@ HINTS = {
     "E335": 'add "prompt", or let both sides begin with the same turns',
     "E337": "write true for a good answer and false for a bad one",
     "E346": "correct the order of the turns, or leave the row out",
-    "E347": "fetch or compress it again, or write it as JSON lines",
+    "E347": "write it as JSON lines, compressed by gzip or xz if at all",
     "E349": "write JSON lines: one row a line",
     "E351": "write the table again with a program that quotes cells",
     "E348": "name the columns as they are in the file, in columns of this file",
@@ -62,25 +65,30 @@ HINTS = {
 }
 
 
-def tokenizer_of(spec: Spec) -> ChatTokenizer:
-    """The model's tokenizer with the chat template of the recipe, or else its own."""
-    model, named = spec.inputs["model"], spec.hashed["template"]
+def making_of(spec: Spec) -> Making:
+    """The model's tokenizer with the chat template of the recipe, or else its own; the settings."""
+    settings, named = spec.hashed, spec.hashed["template"]
     template = spec.inputs["template"].read_text(encoding="utf-8") if named else None
-    return ChatTokenizer(model, template, end_ids_of(model))
+    wanted = ("seed", "system", "system_variants", "max_length", "too_long")
+    wanted += ("max_completion_length",)
+    kept = {name: settings[name] for name in wanted if name in settings}
+    return Making(spec.inputs["model"], template, kept)
 
 
 def sound_rows(
-    spec: Spec, read: Callable[..., tuple[list[Any], list[Problem]]], cleaning: Cleaning | None
-) -> tuple[list[Any], list[Any]]:
+    spec: Spec, reading: Reading, cleaning: Cleaning | None, files: Files, crew: Workers
+) -> tuple[StoredRows[Any], StoredRows[Any]]:
     """Rows to train on, before some are held out, and those of files to hold out, all cleaned.
 
-    `read`: as read_files. Raises one ScriptError for all that cannot be used.
+    Raises one ScriptError for all that cannot be used.
     """
     settings = spec.hashed
-    train, problems = read(spec, settings["train"], settings.get("split"), cleaning)
-    validation, more = read(spec, settings["validation"], None, cleaning)
-    if problems + more:
-        raise_problems(problems + more)
+    bad = Counts()
+    train = read_rows_of(spec, "train", reading, cleaning, files, crew, bad)
+    held_out = replace(reading, split={})  # no column is asked of them
+    validation = read_rows_of(spec, "validation", held_out, cleaning, files, crew, bad)
+    if bad.problems:
+        raise_problems(bad.problems, bad.unusable)
     if cleaning:
         cleaning.require_rows(train, validation, held_out=bool(settings["validation"]))
     return train, validation
@@ -103,21 +111,21 @@ def sift_of(spec: Spec, cleaning: Cleaning | None) -> Sift | None:
     if cleaning is None:
         return None
     names = spec.hashed["measured"]
-    files = [(spec.inputs[f"measured-{number}"], name) for number, name in enumerate(names)]
+    measured = [(spec.inputs[f"measured-{number}"], name) for number, name in enumerate(names)]
 
-    def sift(train: Sequence[Any], validation: Sequence[Any]) -> list[Any]:
-        left = cleaning.decontaminated(train, validation, files)
-        cleaning.require_rows(left, validation, held_out=False)
+    def sift(train: Sequence[Any], validation: Sequence[Any]) -> list[bool]:
+        left = cleaning.uncontaminated(train, validation, measured)
+        cleaning.require_rows([None] * sum(left), validation, held_out=False)
         return left
 
     return sift
 
 
-def raise_problems(problems: Sequence[Problem]) -> None:
-    """Raise one ScriptError for all bad rows, with the code of the first."""
+def raise_problems(problems: Sequence[Problem], count: int) -> None:
+    """Raise one ScriptError for `count` bad rows, the first ones named, with the first's code."""
     lines = [f"{problem.place}: {problem.error.message}" for problem in problems[:MAX_SHOWN]]
-    if len(problems) > MAX_SHOWN:
-        lines.append(f"and {len(problems) - MAX_SHOWN} more rows")
+    if count > MAX_SHOWN:
+        lines.append(f"and {count - MAX_SHOWN} more rows")
     code = problems[0].error.code
     raise ScriptError("\n".join(lines), hint=HINTS[code], code=code)
 
@@ -136,84 +144,82 @@ def count_words(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
 
 
-def fit(tokens: Tokens, max_length: int, too_long: str) -> Tokens | str:
-    """The tokens within `max_length`, or the reason why the row is dropped. Raises RowError E325.
+def tokenised_division(
+    division: Division[Any], making: Making, files: Files, crew: Workers, events: Events
+) -> tuple[Documents, Documents]:
+    """Tokens of the rows to train on and of those to measure with.
 
-    A truncated row ends with the last answer that has a token left, so no answer is empty.
+    Raises one ScriptError for all rows that cannot be used and may not be dropped.
     """
-    length = len(tokens.ids)
-    if length <= max_length:
-        return tokens
-    if too_long == "error":
-        raise RowError(f"the row has {length} tokens, data.max_length is {max_length}", "E325")
-    if too_long == "drop":
-        return "too long"
-    spans = [(begin, min(end, max_length)) for begin, end in tokens.spans if begin < max_length]
-    spans = [(begin, end) for begin, end in spans if end > max(begin, 1)]
-    if not spans:
-        return "no answer within max_length"
-    return Tokens(tokens.ids[: spans[-1][1]], spans)
+    total = len(division.train) + len(division.validation)
+    both = []
+    done = 0
+    for name, rows, how in (
+        ("train", division.train, making),
+        ("validation", division.validation, making.of_held_out()),
+    ):
+        documents = Documents(files, name)
+        for count in made(rows, how, documents, crew):
+            events.progress(done + count, total, message="rows")
+        done += len(rows)
+        if documents.counts.problems:
+            raise_problems(documents.counts.problems, documents.counts.unusable)
+        both.append(documents)
+    return both[0], both[1]
 
 
 # --- files
 
 
-def write_tokens(
-    path: Path,
-    documents: Sequence[Tokens],
-    packs: list[list[int]] | None,
-    more: Mapping[str, Array] | None = None,
-) -> None:
-    """input_ids int32, labels_mask int8, offsets int64 [rows + 1]; packed: two more (see below)."""
-    groups = packs if packs is not None else [[index] for index in range(len(documents))]
-    ids, mask, positions = array("i"), bytearray(), array("i")
-    offsets, document_offsets = [0], [0]
-    for group in groups:
-        for index in group:
-            document = documents[index]
-            ids.extend(document.ids)
-            mask += document.mask()
-            positions.extend(range(len(document.ids)))
-            document_offsets.append(len(ids))
-        offsets.append(len(ids))
-    tensors: dict[str, Array] = {
-        "input_ids": np.array(ids, np.int32),
-        "labels_mask": np.frombuffer(mask, np.int8),
-        "offsets": np.array(offsets, np.int64),
-    }
-    if packs is not None:
-        tensors["position_ids"] = np.array(positions, np.int32)  # from 0 in every document
-        tensors["document_offsets"] = np.array(document_offsets, np.int64)
-    tensors |= more or {}
-    kinds = {"int32": "I32", "int64": "I64", "int8": "I8", "uint8": "U8"}
-    specs = [
-        TensorSpec(name, kinds[values.dtype.name], values.shape) for name, values in tensors.items()
-    ]
-    with SafetensorsWriter(path, specs) as writer:
-        for name, values in tensors.items():
-            writer.write(name, values)
-
-
 def write_beside(
-    spec: Spec,
-    tokenizer: ChatTokenizer,
-    kept: Sequence[Conversation],
-    asked: Sequence[Conversation],
+    spec: Spec, making: Making, rows: StoredRows[Any], asked: Array, crew: Workers
 ) -> dict[str, Any]:
     """What stands beside the tokens, for the stages after the training: validation rows as JSON and
-    as text, prompts of `asked`, the chat template. Measures of the prompts."""
-    system = spec.hashed["system"]
-    kept = [with_system(row, system) for row in kept]
-    write_lines(spec.folder / "validation.jsonl", (row.as_json() for row in kept))
-    write_text(spec.folder / "validation.txt", validation_text(kept, tokenizer))
-    prompts, left_out = parity_prompts(asked, tokenizer, system)
-    write_lines(spec.folder / "prompts.jsonl", prompts)
+    as text, prompts, the chat template. Measures of the prompts.
+
+    `rows`: those that are held out, as they were made into documents. `asked`: the indexes of those
+    whose prompts are kept.
+    """
+    tokenizer = tokenizer_for(making.model, making.template)
+    written = crew.each(partial(beside, making=making), rows.parts())
+    with (
+        (spec.folder / "validation.jsonl").open("wb") as lines,
+        (spec.folder / "validation.txt").open("wb") as texts,
+    ):
+        for line, text in written:
+            lines.write(line)
+            texts.write(text)
+    count, left_out = 0, Counter[str]()
+    with (spec.folder / "prompts.jsonl").open("wb") as out:
+        questions = numbered(rows.take(asked).parts())
+        for found in crew.each(partial(prompts_of_part, making=making), questions):
+            out.write(found.lines)
+            count += found.count
+            left_out += found.left_out
+        hard = [("hard", f"hard-{name}", messages) for name, messages in cases()]
+        found = prompts_of(hard, tokenizer, making.settings["system"])
+        out.write(found.lines)
     write_text(spec.folder / "chat_template.jinja", tokenizer.template)
+    left_out += found.left_out
     return {
-        "parity_prompts": len(prompts),
+        "parity_prompts": count + found.count,
         "parity_prompts_refused": sum(left_out.values()),
         "parity_prompts_left_out": dict(sorted(left_out.items())),
     }
+
+
+def beside(part: Part, making: Making) -> tuple[bytes, bytes]:
+    """The rows as JSON lines, and as the model sees them: of preferences the good answers, of
+    prompts the right ones."""
+    tokenizer = tokenizer_for(making.model, making.template)
+    sides = [side for row in part.rows() for side in _shown(row)]
+    kept = [with_system(side, making.settings["system"]) for side in sides]
+    lines = "".join(json.dumps(row.as_json(), ensure_ascii=False) + "\n" for row in kept)
+    return lines.encode(), validation_text(kept, tokenizer).encode()
+
+
+def _shown(row: Row) -> tuple[Conversation, ...]:
+    return (row.answered(),) if isinstance(row, Prompted) else wanted_sides(row)
 
 
 def validation_text(rows: Iterable[Conversation], tokenizer: ChatTokenizer) -> str:
@@ -225,19 +231,42 @@ def validation_text(rows: Iterable[Conversation], tokenizer: ChatTokenizer) -> s
     return "".join(text if text.endswith("\n") else text + "\n" for text in texts)
 
 
-def parity_prompts(
-    rows: Sequence[Conversation], tokenizer: ChatTokenizer, system: str | None
-) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """What the deployed model is asked, with the ids it must see; and why how many are left out.
+@dataclass(frozen=True)
+class Prompts:
+    """JSON lines of prompts; why how many were left out."""
+
+    lines: bytes
+    count: int
+    left_out: Counter[str]
+
+
+def numbered(parts: Iterable[Part]) -> Iterator[tuple[int, Part]]:
+    """Each part, and the number of its first row, from 1."""
+    start = 1
+    for part in parts:
+        yield start, part
+        start += len(part)
+
+
+def prompts_of_part(question: tuple[int, Part], making: Making) -> Prompts:
+    """What the deployed model is asked of rows, which are counted from a number on."""
+    start, part = question
+    asked = [
+        ("validation", f"validation-{number:05d}", question_of(sides_of(row)[0]))
+        for number, row in enumerate(part.rows(), start)
+    ]
+    tokenizer = tokenizer_for(making.model, making.template)
+    return prompts_of(asked, tokenizer, making.settings["system"])
+
+
+def prompts_of(
+    asked: Iterable[tuple[str, str, list[Message]]], tokenizer: ChatTokenizer, system: str | None
+) -> Prompts:
+    """What the deployed model is asked, with the ids it must see. `asked`: kind, name, turns.
 
     The messages are as a client sends them: the missing system turn is not filled in. A hard case
     that the template refuses (a system turn, say) is left out and counted under its reason.
     """
-    asked = [
-        ("validation", f"validation-{number:05d}", question_of(row))
-        for number, row in enumerate(rows, 1)
-    ]
-    asked += [("hard", f"hard-{name}", messages) for name, messages in cases()]
     prompts = []
     left_out: Counter[str] = Counter()
     for kind, name, messages in asked:
@@ -251,7 +280,8 @@ def parity_prompts(
             continue
         ids = tokenizer.prompt_ids(filled)
         prompts.append({"id": name, "kind": kind, "messages": messages, "text": text, "ids": ids})
-    return prompts, left_out
+    lines = "".join(json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in prompts)
+    return Prompts(lines.encode(), len(prompts), left_out)
 
 
 def question_of(row: Conversation) -> list[Message]:
@@ -263,11 +293,6 @@ def question_of(row: Conversation) -> list[Message]:
         return []
     users = [index for index, turn in enumerate(row.messages) if turn["role"] == "user"]
     return list(row.messages[: users[-1] + 1]) if users else []
-
-
-def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """JSON lines in UTF-8."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_text(path: Path, text: str) -> None:

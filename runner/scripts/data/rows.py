@@ -274,7 +274,7 @@ def checked_text(value: Any, name: str) -> str:
     """`value` as a text that can be written as UTF-8. Raises RowError."""
     if not isinstance(value, str):
         raise RowError(f"{name} is {kind_of(value)}, not a text")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise RowError(f"{name} holds half of a surrogate pair, which is no character", "E320")
     return value
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from llamafactory.model import load_tokenizer
 
 from runner.backends.llamafactory_rows import TURNS
 from runner.scripts import prepare
-from runner.scripts.data.chat_tokens import ChatTokenizer, end_ids_of
+from runner.scripts.data.chunk import Making, tokenised
 from runner.scripts.data.conversation import Conversation, with_system
 from runner.scripts.data.division import divide
-from runner.scripts.data.preparation import raise_problems
+from runner.scripts.data.preparation import raise_problems, sound_rows
+from runner.scripts.data.spool import waiting_files
+from runner.scripts.data.workers import workers
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.training.token_rows import Row, TokenRows
+from runner.scripts.weights.floats import Array
 from runner.scripts.weights.model_folder import write_json
 
 NAME = "rows"  # in dataset_info.json
@@ -60,22 +64,33 @@ def tokens_by_own_template(spec: Spec, events: Events, shared: TokenRows) -> Tok
 def conversations(spec: Spec, events: Events, shared: TokenRows) -> list[Conversation]:
     """The rows that `shared` was made of, in its order."""
     settings = spec.hashed["rows"]
-    model = spec.inputs["model"]
     template = spec.inputs["template"].read_text(encoding="utf-8")
-    tokenizer = ChatTokenizer(model, template, end_ids_of(model))
-    read, problems = prepare.read_files(spec, settings["train"], settings.get("split"))
-    held_out, more = prepare.read_files(spec, settings["validation"])
-    if problems + more:
-        raise_problems(problems + more)
-    read = divide(read, held_out, settings, Conversation.digest).train
-    made = prepare.tokenise(read, tokenizer, settings, events, 0, len(read))
-    if [each.ids for each in made.tokens] != [row.input_ids.tolist() for row in shared.rows]:
+    making = Making(spec.inputs["model"], template, settings, keeps_rows=True)
+    of_rows = replace(spec, hashed=settings)
+    with waiting_files(spec.scratch) as files, workers() as crew:
+        read, held_out = sound_rows(of_rows, prepare.reading_of(settings), None, files, crew)
+        division = divide(read, held_out, settings, Conversation.digest)
+        made, ids = [], []
+        for part in division.train.parts():
+            chunk = tokenised(part.rows(), making)
+            if chunk.counts.problems:
+                raise_problems(chunk.counts.problems, chunk.counts.unusable)
+            ids += np.split(chunk.ids, np.cumsum(chunk.lengths)[:-1])
+            made += chunk.rows
+    if not same_ids(ids, shared):
         raise ScriptError(
             "the rows give other tokens than those that were prepared of them",
             hint="run the same command again; the files may have been changed meanwhile",
             code="E532",
         )
-    return [with_system(row, settings["system"]) for row in made.rows]
+    return [with_system(row, settings["system"]) for row in made]
+
+
+def same_ids(ids: Sequence[Array], shared: TokenRows) -> bool:
+    """Are these the ids of the shared rows?"""
+    return len(ids) == len(shared.rows) and all(
+        np.array_equal(ours, row.input_ids) for ours, row in zip(ids, shared.rows, strict=True)
+    )
 
 
 def encode(spec: Spec, rows: Sequence[Conversation]) -> tuple[TokenRows, Any]:

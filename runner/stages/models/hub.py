@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from runner.recipe.model import is_commit
 
 if TYPE_CHECKING:
-    from runner.recipe.model import DataFile, Model
+    from runner.recipe.model import DataFile, MeasuredFile, Model
     from runner.stages.contract import Context
 
 
-def unpinned(part: Model | DataFile) -> str:
+def unpinned(part: Model | DataFile | MeasuredFile) -> str:
     """Why the commit of `part` is not known yet; "" when it is, or is none of the hub's."""
     if part.hub is None or is_commit(part.revision):
         return ""
@@ -25,7 +25,7 @@ def unpinned(part: Model | DataFile) -> str:
     return f"{part.hub} is not pinned: a run asks the hub for {branch}"
 
 
-def pin(part: Model | DataFile) -> dict[str, Any]:
+def pin(part: Model | DataFile | MeasuredFile) -> dict[str, Any]:
     """What names the bytes of a pinned repository for ever."""
     assert is_commit(part.revision), "run asks for the commit before it makes keys"
     return {"hub": part.hub, "revision": part.revision, "file": inside(part.file)}

@@ -17,26 +17,27 @@ from runner.scripts.data.packed_files import LIBRARY_SUFFIXES, takes_library
 from runner.stages.contract import Context
 
 if TYPE_CHECKING:
-    from runner.recipe.model import Recipe
+    from runner.recipe.model import DataFile, MeasuredFile, Recipe
 
 ENVIRONMENT = "parquet"
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A file and its name in messages. `columns`: those of Parquet to read, or None for all."""
+    """A file and its name in messages. `columns`: those of Parquet to read, or None for all that
+    hold texts."""
 
     path: Path
     name: str
     columns: tuple[str, ...] | None = None
 
 
-def borrowed_for(recipe: Recipe, measured: tuple[str, ...]) -> tuple[str, ...]:
+def borrowed_for(recipe: Recipe, measured: tuple[MeasuredFile, ...]) -> tuple[str, ...]:
     """The environment that a file of the recipe, or one it is `measured` by, takes; or none."""
-    paths = [each.path for _, each in recipe.data_files() if each.path is not None]
-    files = (recipe.resolve(path) for path in (*paths, *measured))
-    hub = (each.file for _, each in recipe.data_files() if each.file is not None)
-    taken = any(map(_takes_library, files)) or any(
+    files: list[DataFile | MeasuredFile] = [*(file for _, file in recipe.data_files()), *measured]
+    here = (recipe.resolve(each.path) for each in files if each.path is not None)
+    hub = (each.file for each in files if each.file is not None)
+    taken = any(map(_takes_library, here)) or any(
         name.lower().endswith(LIBRARY_SUFFIXES) for name in hub
     )
     return (ENVIRONMENT,) if taken else ()
@@ -62,7 +63,7 @@ def plain(given: Mapping[str, Given], context: Context) -> dict[str, Path]:
 
 
 def _described(file: Given) -> dict[str, Any]:
-    columns = None if file.columns is None else list(file.columns)
+    columns = "texts" if file.columns is None else list(file.columns)
     return {"name": file.name, "columns": columns}
 
 

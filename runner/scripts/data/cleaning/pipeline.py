@@ -8,13 +8,17 @@ go last, when it is known which rows are held out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runner.scripts.data.cleaning import duplicates, language, lengths, refusals, repair, turns
 from runner.scripts.data.cleaning.contamination import Measure, texts_of_file
+from runner.scripts.data.cleaning.duplicates import signatures_of
 from runner.scripts.data.cleaning.personal import personal_data_in, without_personal_data
-from runner.scripts.data.cleaning.report import Drop, Told
+from runner.scripts.data.cleaning.report import SHOWN, Drop, Told
 from runner.scripts.data.cleaning.secret import secrets_in, without_secrets
 from runner.scripts.data.cleaning.texts import (
     SAID,
@@ -28,7 +32,9 @@ from runner.scripts.data.cleaning.web import without_web_text
 from runner.scripts.data.conversation import Conversation, check_turns
 from runner.scripts.data.preference import check_compared
 from runner.scripts.data.rows import Problem, RowError
+from runner.scripts.data.stored import facts_in
 from runner.scripts.spec import ScriptError
+from runner.scripts.weights.floats import Array
 
 ORDER = (
     *("alternation", "web_text", "unicode", "whitespace", "secrets", "personal_data"),
@@ -36,9 +42,19 @@ ORDER = (
     *("exact_duplicates", "near_duplicates", "decontaminate"),
 )
 _REPAIRS = ("web_text", "unicode", "whitespace", "secrets", "personal_data")
+_COMPARING = ("exact_duplicates", "near_duplicates", "decontaminate")
 _ROUNDS = 6  # what one repair does may give another one something to do
 
 Step = Callable[[Row], Row | Drop]
+
+
+@dataclass
+class Sound:
+    """Rows that are left, their numbers among those that were read; problems of broken ones."""
+
+    rows: list[Any]
+    positions: list[int]
+    problems: list[Problem]
 
 
 class Cleaning:
@@ -60,22 +76,73 @@ class Cleaning:
 
         Rows of one call are compared with each other.
         """
+        found = self.row_by_row(rows)
+        bands = signatures_of(found.rows).T if self.compares_nearly else ()
+        left = self.compared(found.rows, found.positions, bands)
+        return [found.rows[index] for index in left], found.problems
+
+    def row_by_row(self, rows: Iterable[Row]) -> Sound:
+        """What is left of rows by themselves: all steps but those that compare rows."""
         steps = [(name, _step(name, self.settings[name])) for name in ORDER if name in self.told]
         repairs = [(name, step) for name, step in steps if step and name in _REPAIRS]
         others = [(name, step) for name, step in steps if step and name not in _REPAIRS]
         first, after = _split_at_turns(others)
-        kept: list[Row] = []
-        problems: list[Problem] = []
+        found = Sound([], [], [])
         for row in rows:
             self.read += 1
             left = self._through(row, first)
             left = left and self._repaired(left, repairs)
-            left = left and self._sound(left, row, problems)
+            left = left and self._sound(left, row, found.problems)
             left = left and self._through(left, after)
             if left is not None:
-                kept.append(left)
-        self.kept += len(kept)
-        return kept, problems
+                found.rows.append(left)
+                found.positions.append(self.read)
+        return found
+
+    def add(self, told: Mapping[str, Told], read: int) -> int:
+        """Count what `row_by_row` of another made of the rows that follow; how many went before."""
+        offset = self.read
+        for name, steps in told.items():
+            self.told[name].add(steps, offset)
+        self.read += read
+        return offset
+
+    def compared(
+        self, rows: Sequence[Row], positions: Sequence[int] | Array, bands: Iterable[Array]
+    ) -> Array:
+        """Indexes of the rows that are not there before. `bands`: the columns of `signatures_of`.
+
+        `positions`: of each row, its number among those that were read.
+        """
+        left = np.ones(len(rows), bool)
+        for name, find in (
+            ("exact_duplicates", lambda: duplicates.exact(facts_in(rows).digests)),
+            ("near_duplicates", lambda: duplicates.near(rows, left, bands, self._threshold)),
+        ):
+            if name not in self.told:
+                continue
+            told = Told(name)
+            for index, first, likeness in find():
+                left[index] = False
+                if told.dropped >= SHOWN:
+                    told.why[_reason(name)] += 1
+                    continue
+                where = rows[first].place
+                why = f"{likeness:.2f} like {where}" if likeness else f"the same as {where}"
+                row, position = rows[index], int(positions[index])
+                told.drop(row.place, Drop(why, duplicates.text_of(row)), _reason(name), position)
+            self.told[name].add(told)
+        self.kept += int(left.sum())
+        return np.flatnonzero(left)
+
+    @property
+    def compares_nearly(self) -> bool:
+        """Are signatures of the rows needed?"""
+        return "near_duplicates" in self.told
+
+    @property
+    def _threshold(self) -> float:
+        return float(self.settings["near_duplicates"]["threshold"])
 
     def decontaminated(
         self,
@@ -84,9 +151,19 @@ class Cleaning:
         named: Sequence[tuple[Path, str]],
     ) -> list[Any]:
         """The rows to train on that hold nothing of `held_out` and of the `named` files."""
+        left = self.uncontaminated(rows, held_out, named)
+        return [row for row, kept in zip(rows, left, strict=True) if kept]
+
+    def uncontaminated(
+        self,
+        rows: Sequence[Row],
+        held_out: Sequence[Row],
+        named: Sequence[tuple[Path, str]],
+    ) -> list[bool]:
+        """Of each row to train on, is it left? As `decontaminated`."""
         told = self.told.get("decontaminate")
         if told is None:
-            return list(rows)
+            return [True] * len(rows)
         settings = self.settings["decontaminate"]
         measure = Measure(settings["ngram"])
         for path, name in named:
@@ -94,8 +171,8 @@ class Cleaning:
                 measure.add([text], place)
         for row in held_out if settings["validation"] else ():
             measure.add(texts_of(row, SAID), str(row.place))
-        left = [row for row in rows if self._judged(row, measure, told) is not None]
-        self.kept -= len(rows) - len(left)
+        left = [self._judged(row, measure, told) is not None for row in rows]
+        self.kept -= left.count(False)
         return left
 
     def require_rows(
@@ -128,10 +205,10 @@ class Cleaning:
         """The row after one step, which is counted; None where it is dropped."""
         after = step(row)
         if isinstance(after, Drop):
-            told.drop(row.place, after, _reason(told.step))
+            told.drop(row.place, after, _reason(told.step), self.read)
             return None
         if after != row:
-            told.change(row.place, *_first_change(row, after))
+            told.change(row.place, *_first_change(row, after), self.read)
         return after
 
     def _repaired(self, row: Row, steps: Sequence[tuple[str, Step]]) -> Row | None:
@@ -142,7 +219,7 @@ class Cleaning:
             for name, step in steps:
                 after = step(row)
                 if isinstance(after, Drop):
-                    self.told[name].drop(row.place, after)
+                    self.told[name].drop(row.place, after, position=self.read)
                     return None
                 if after != row:
                     before.setdefault(name, (row, after))
@@ -152,10 +229,11 @@ class Cleaning:
         else:
             last = next(reversed(before))
             text = texts_of(row)[0]
-            self.told[last].drop(row.place, Drop("its text never settles", text))
+            drop = Drop("its text never settles", text)
+            self.told[last].drop(row.place, drop, position=self.read)
             return None
         for name, (old, new) in before.items():
-            self.told[name].change(row.place, *_first_change(old, new))
+            self.told[name].change(row.place, *_first_change(old, new), self.read)
         return row
 
     def _sound(self, row: Row, given: Row, problems: list[Problem]) -> Row | None:
@@ -171,7 +249,8 @@ class Cleaning:
                 problems.append(Problem(row.place, error))
             else:
                 text = next(iter(texts_of(row)), "")
-                told.drop(row.place, Drop(error.message, text), _WHY.get(error.code, ""))
+                drop = Drop(error.message, text)
+                told.drop(row.place, drop, _WHY.get(error.code, ""), self.read)
             return None
         return row
 
@@ -217,8 +296,8 @@ def _first_change(before: Row, after: Row) -> tuple[str, str]:
 
 
 def _step(name: str, setting: Any) -> Step | None:
-    """A step with its own memory; None for what has its own place."""
-    if name == "decontaminate":
+    """A step that looks at one row; None for those that compare rows."""
+    if name in _COMPARING:
         return None
     if name in ("secrets", "personal_data"):
         return _guard(name, setting)
@@ -231,8 +310,6 @@ def _step(name: str, setting: Any) -> Step | None:
         "max_answer_chars": lambda: lengths.at_most(setting),
         "refusals": lambda: refusals.without_refusals,
         "language": lambda: language.only(setting),
-        "exact_duplicates": duplicates.Exact,
-        "near_duplicates": lambda: duplicates.Near(setting["threshold"]),
     }
     return made[name]()
 

@@ -23,32 +23,52 @@ class Drop:
 
 @dataclass
 class Told:
-    """One step's counts. `why`: reason -> rows dropped for it."""
+    """One step's counts. `why`: reason -> rows dropped for it. `at`: the row of each example."""
 
     step: str
     changed: int = 0
     why: Counter[str] = field(default_factory=Counter)
     examples: list[dict[str, str]] = field(default_factory=list)
+    at: list[int] = field(default_factory=list)
 
     @property
     def dropped(self) -> int:
         """Rows that the step left out."""
         return self.why.total()
 
-    def drop(self, place: Place, drop: Drop, reason: str = "") -> None:
-        """Count a row that is left out; `reason`: what it is counted as, if not `drop.why`."""
+    def drop(self, place: Place, drop: Drop, reason: str = "", position: int = 0) -> None:
+        """Count a row that is left out; `reason`: what it is counted as, if not `drop.why`.
+
+        `position`: the how many-th row it is, where steps of several chunks are added up.
+        """
         self.why[reason or drop.why] += 1
         if self.dropped <= SHOWN:
             example = {"place": str(place), "what": "dropped", "why": drop.why}
             self.examples.append(example | {"text": excerpt(drop.text)})
+            self.at.append(position)
 
-    def change(self, place: Place, before: str, after: str) -> None:
+    def change(self, place: Place, before: str, after: str, position: int = 0) -> None:
         """Count a row that is changed, by the first of its texts that is."""
         self.changed += 1
         if self.changed <= SHOWN:
             old, new = difference(before, after)
             example = {"place": str(place), "what": "changed", "text": old, "now": new}
             self.examples.append(example)
+            self.at.append(position)
+
+    def add(self, other: Told, offset: int = 0) -> None:
+        """Count other rows too, whose positions are `offset` higher here. The first are shown."""
+        self.changed += other.changed
+        self.why += other.why
+        at = [*self.at, *(position + offset for position in other.at)]
+        both = sorted(zip(at, [*self.examples, *other.examples], strict=True), key=lambda e: e[0])
+        left = {"dropped": SHOWN, "changed": SHOWN}
+        self.at, self.examples = [], []
+        for position, example in both:
+            left[example["what"]] -= 1
+            if left[example["what"]] >= 0:
+                self.at.append(position)
+                self.examples.append(example)
 
     def measures(self) -> dict[str, Any]:
         """For run.json."""

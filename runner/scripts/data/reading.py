@@ -1,0 +1,192 @@
+"""Files of rows as rows on disk: read one after another, understood and cleaned by workers."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runner.scripts.data.chunk import Counts
+from runner.scripts.data.facts import Facts, facts_of, joined
+from runner.scripts.data.kinship import Row
+from runner.scripts.data.rows import Place, Problem, RowError, read_rows
+from runner.scripts.data.spool import Column, Files
+from runner.scripts.data.stored import CHUNK, CHUNK_BYTES, StoredRows
+from runner.scripts.data.workers import Workers, chunked
+from runner.scripts.spec import ScriptError, Spec
+from runner.scripts.weights.floats import Array
+
+if TYPE_CHECKING:
+    from runner.scripts.data.cleaning.pipeline import Cleaning
+
+Item = tuple[Place, dict[str, Any]] | Problem
+# A row of a file as what is learnt from; its arguments as of `Reading.understand`.
+Understand = Callable[[dict[str, Any], Mapping[str, Any], "Reading"], Row]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows of files are understood. `understand` and `plain` are functions of a module.
+
+    `split`: whose columns rows must have (data/division.py). `steps`: of cleaning, None for rows
+    as they are.
+    """
+
+    understand: Understand
+    plain: Callable[[Any], str]
+    settings: Mapping[str, Any]
+    split: Mapping[str, Any] = field(default_factory=dict)
+    steps: Mapping[str, Any] | None = None
+
+    @property
+    def orders_turns(self) -> bool:
+        """Are rows to be read whose turns do not alternate?"""
+        return self.steps is not None and "alternation" in self.steps
+
+
+@dataclass
+class Understood:
+    """What became of a chunk of a file."""
+
+    records: list[bytes]
+    facts: Facts
+    bad: Counts  # rows that could not be read
+    broken: Counts  # rows that could not be cleaned
+    read: int = 0  # rows that were cleaned, and what else cleaning says
+    told: dict[str, Any] = field(default_factory=dict)
+    positions: list[int] = field(default_factory=list)
+    signatures: Array | None = None  # [rows, bands]
+
+
+def read_rows_of(
+    spec: Spec,
+    kind: str,
+    reading: Reading,
+    cleaning: Cleaning | None,
+    files: Files,
+    crew: Workers,
+    bad: Counts,
+) -> StoredRows[Any]:
+    """Rows of all files of a `kind` (train, validation) in order, cleaned; the others go to `bad`.
+
+    Raises ScriptError E324 for a file without rows.
+    """
+    spool, facts, broken = files.spool(f"{kind}.rows"), [], Counts()
+    compared = Compared(files, kind, cleaning)
+    for number, file in enumerate(spec.hashed[kind]):
+        rows = read_rows(spec.inputs[file["input"]], file["name"], file.get("columns"))
+        work = partial(understood, file=file, number=number, reading=reading)
+        seen = 0
+        for found in crew.each(work, chunked(rows, CHUNK, CHUNK_BYTES, _length)):
+            for record in found.records:
+                spool.append(record)
+            facts.append(found.facts)
+            bad.add(found.bad)
+            broken.add(found.broken)
+            compared.add(found)
+            seen += len(found.records) + found.read + found.bad.unusable
+        if not seen:
+            raise ScriptError(
+                f"{file['name']} holds no rows",
+                hint="name a file with rows in data, or leave it out",
+                code="E324",
+            )
+    bad.add(broken)
+    return compared.left(StoredRows(spool, joined(facts)))
+
+
+class Compared:
+    """What is needed to compare cleaned rows, on disk where it is much."""
+
+    def __init__(self, files: Files, kind: str, cleaning: Cleaning | None) -> None:
+        self._cleaning = cleaning
+        self._positions = files.column(f"{kind}.positions", np.int64)
+        self._bands: list[Column] = []
+        if cleaning and cleaning.compares_nearly:
+            from runner.scripts.data.cleaning.duplicates import BANDS
+
+            names = (f"{kind}.band-{number}" for number in range(BANDS))
+            self._bands = [files.column(name, np.uint64) for name in names]
+
+    def add(self, found: Understood) -> None:
+        """The rows that follow."""
+        if self._cleaning is None:
+            return
+        before = self._cleaning.add(found.told, found.read)
+        self._positions.extend(np.array(found.positions, np.int64) + before)
+        if found.signatures is not None:
+            for column, band in zip(self._bands, found.signatures.T, strict=True):
+                column.extend(band)
+
+    def left(self, rows: StoredRows[Any]) -> StoredRows[Any]:
+        """The rows that are not there before."""
+        if self._cleaning is None:
+            return rows
+        positions = self._positions.read(0, len(rows))
+        bands = (column.read(0, len(rows)) for column in self._bands)
+        return rows.take(self._cleaning.compared(rows, positions, bands))
+
+
+def understood(
+    items: list[Item], file: Mapping[str, Any], number: int, reading: Reading
+) -> Understood:
+    """The rows of a chunk of a file, the `number`-th of its kind. Pure."""
+    found = Understood([], joined([]), Counts(), Counts())
+    rows = list(rows_in(items, file, number, reading, found.bad))
+    if reading.steps is not None:
+        rows = _cleaned(rows, reading.steps, found)
+    found.facts = facts_of(rows, reading.plain, {"split": reading.settings.get("split", {})})
+    found.records = [pickle.dumps(row, pickle.HIGHEST_PROTOCOL) for row in rows]
+    return found
+
+
+def _cleaned(rows: list[Row], steps: Mapping[str, Any], found: Understood) -> list[Row]:
+    from runner.scripts.data.cleaning.duplicates import signatures_of
+    from runner.scripts.data.cleaning.pipeline import Cleaning
+
+    cleaning = Cleaning(steps)
+    sound = cleaning.row_by_row(rows)
+    for problem in sound.problems:
+        found.broken.refuse(problem)
+    found.read, found.told, found.positions = cleaning.read, cleaning.told, sound.positions
+    if cleaning.compares_nearly:
+        found.signatures = signatures_of(sound.rows)
+    return sound.rows
+
+
+def rows_in(
+    items: list[Item], file: Mapping[str, Any], number: int, reading: Reading, bad: Counts
+) -> Iterator[Row]:
+    """The rows that can be used or cleaned; the others go to `bad`."""
+    from runner.scripts.data.kinship import traits_of
+
+    for item in items:
+        if isinstance(item, Problem):
+            bad.refuse(item)
+            continue
+        place, values = item
+        try:
+            row = reading.understand(values, file, reading)
+            traits = traits_of(values, number, file.get("columns"), reading.split)
+        except RowError as error:
+            bad.refuse(Problem(place, error))
+            continue
+        yield replace(at(row, place), traits=traits)
+
+
+def at(row: Any, place: Place) -> Any:
+    """The row, standing at `place`."""
+    return row.at(place) if hasattr(row, "at") else replace(row, place=place)
+
+
+def _length(value: Any) -> int:
+    """Characters of the texts in a value, about: what it takes to hold it."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return 64 + sum(map(_length, value.values()))
+    return sum(map(_length, value)) if isinstance(value, list | tuple) else 8
