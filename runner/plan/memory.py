@@ -160,7 +160,8 @@ def training_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
 def _parted_training(shapes: Shapes, job: Job, device: str) -> Memory:
     """Of one process with a part of the model; methods with more than one model are not parted.
 
-    The first process puts what it writes together in its memory, when the gradients are gone.
+    The first process puts what it writes together in its memory, when gradients and optimizer are
+    gone; the file is made there once more.
     """
     trained = trained_parameters(shapes, job.adapter)
     state, step = OPTIMIZER_BYTES[job.optim]
@@ -175,13 +176,18 @@ def _parted_training(shapes: Shapes, job: Job, device: str) -> Memory:
     kept = [
         *(part(item.name, item.bytes) for item in weight_items(shapes, job)),
         part("adapter", 0 if every else FLOAT32 * trained),
-        part(f"optimizer ({job.optim})", state * trained),
     ]
-    computing = [*_at_the_turn(shapes, job), gradients, Item("layers put together", whole)]
+    optimizer = part(f"optimizer ({job.optim})", state * trained)
+    computing = [
+        optimizer,
+        *_at_the_turn(shapes, job),
+        gradients,
+        Item("layers put together", whole),
+    ]
     temporary = step * trained if device == "cuda" else 0
-    stepping = [gradients, part("step of the optimizer", temporary)]
+    stepping = [optimizer, gradients, part("step of the optimizer", temporary)]
     written = FLOAT32 * (shapes.parameters if every else trained)
-    writing = [Item("whole weights, to be written", written)]
+    writing = [Item("whole weights, and as they are written", 2 * written)]
     peak = max((computing, stepping, writing), key=lambda items: sum(item.bytes for item in items))
     return _memory([*kept, *peak, Item("process", PROCESS_BYTES[device])])
 

@@ -65,6 +65,8 @@ def _train(spec: Spec, events: Events, device: torch.device, team: Team) -> None
     _train_to_the_end(job, team)
 
     check_still_set_up()
+    if job.trainer.optimizer is not None:
+        job.trainer.optimizer.state.clear()  # its room is wanted by what is written
     weights = _whole_weights(job.trainer.model, settings, team)
     if team.is_first:
         _write(spec, job.trainer.model, weights)
