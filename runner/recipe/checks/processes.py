@@ -9,6 +9,7 @@ from runner.recipe.finding import Finding
 from runner.recipe.model import Recipe
 
 METHODS_IN_PARTS = ("sft", "pretrain")
+OPTIMIZERS_IN_PARTS = ("adamw_torch", "adamw_torch_fused")
 
 
 @check("model", "data", "train")
@@ -29,6 +30,9 @@ def _refused(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     if train.method not in METHODS_IN_PARTS:
         message = f"{train.method} is not among what is tested so (sft, pretrain)"
         yield "/train/method", message, alone
+    if train.optim not in OPTIMIZERS_IN_PARTS:
+        message = f"{train.optim} is not tested so (adamw_torch, adamw_torch_fused)"
+        yield "/train/optim", message, "write optim: adamw_torch"
     if recipe.model.quantization is not None:
         yield "/model/quantization", "4-bit weights cannot be parted here", alone
     if recipe.model.trust_remote_code:
