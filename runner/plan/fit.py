@@ -53,6 +53,8 @@ def phases_of(shapes: Shapes, job: Job) -> dict[str, Memory]:
     phases = {"load": loading_memory(shapes, job), "train": training_memory(shapes, job)}
     if job.questions or job.loss:
         phases["evaluate"] = evaluation_memory(shapes, job)
+    if job.tasks:
+        phases["harness"] = evaluation_memory(shapes, job)
     return phases
 
 

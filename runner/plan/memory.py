@@ -75,6 +75,7 @@ class Job:
     answers: int = 0  # that are drawn at once while training
     processes: int = 1  # that hold a part of the model each, on all machines
     here: int = 1  # of them on a machine
+    tasks: bool = False  # of lm-evaluation-harness: are there any?
     pages: bool = False  # has the host memory of its own, to page states to?
 
     @classmethod
@@ -106,6 +107,7 @@ class Job:
             answer=train.response_length or 0,
             processes=train.all_processes,
             here=train.processes,
+            tasks=bool(evaluate and evaluate.harness),
         )
 
     @property
