@@ -16,6 +16,7 @@ from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.training.checkpoints import KEPT, make_room, mark_complete, remove_old
 from runner.scripts.training.memory_kinds import highest, memory_by_kind
 from runner.scripts.training.stopping import STOP, STOPPED
+from runner.scripts.training.team import whole
 from runner.scripts.training.torch_setup import memory_in_use
 
 _TRACE = "trace.jsonl"
@@ -101,6 +102,10 @@ class TrainingRecord(TrainerCallback):
                 f"stopped behind step {step} of {total}, as asked, with a checkpoint", code=STOPPED
             )
 
+    def asked_to_stop(self) -> bool:
+        """Does somebody want the training to end behind the step at hand?"""
+        return self._stop.exists()
+
     # --- called by the trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -121,7 +126,7 @@ class TrainingRecord(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End here, with a checkpoint, when somebody asked for it; make room for one that comes."""
-        if state.global_step < state.max_steps and self._stop.exists():
+        if state.global_step < state.max_steps and self.asked_to_stop():
             control.should_save = control.should_training_stop = True
             self._stopped = (state.global_step, state.max_steps)
         if control.should_save:
@@ -184,6 +189,6 @@ def digest(weights: Iterable[torch.Tensor]) -> str:
     """Hex sha256 over the bytes of all `weights`, in their order."""
     made = hashlib.sha256()
     for each in weights:
-        flat = each.detach().contiguous().flatten()
+        flat = whole(each.detach()).contiguous().flatten()
         made.update(memoryview(flat.view(torch.uint8).cpu().numpy()))
     return made.hexdigest()
