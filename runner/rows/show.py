@@ -7,10 +7,9 @@ from typing import Any
 
 from runner.report.printable import escaped
 from runner.rows.survey import Survey
-from runner.scripts.data.conversation import Conversation
-from runner.scripts.data.preference import Pair
+from runner.scripts.data.prompted import Prompted
+from runner.scripts.data.sides import sides_of
 from runner.scripts.data.turns import as_json
-from runner.scripts.data.writing import Read
 
 MAX_CHARACTERS = 2000  # of one part of a row
 _TRAINED, _END = "\x1b[32m", "\x1b[0m"
@@ -61,14 +60,8 @@ def canonical_lines(found: Survey, *, color: bool) -> Iterator[str]:
                 who = f"{turn['role']} {turn['name']}" if "name" in turn else turn["role"]
                 part = marked([(said, index in side.answers)], color=color)
                 yield f"  {escaped(who)}: {part}"
-
-
-def sides_of(read: Read) -> list[tuple[str, Conversation]]:
-    """The conversations of a row, and what they are called."""
-    if isinstance(read, Conversation):
-        return [("", read)]
-    names = ("chosen", "rejected") if isinstance(read, Pair) else ("good", "bad")
-    return [(names[0] if good else names[1], side) for side, good in read.sides]
+        if isinstance(read, Prompted) and read.answer is not None:
+            yield f"  right answer: {printable(read.answer)}"
 
 
 def seen_lines(rows: Iterable[Mapping[str, Any]], *, color: bool) -> Iterator[str]:
@@ -81,6 +74,8 @@ def seen_lines(rows: Iterable[Mapping[str, Any]], *, color: bool) -> Iterator[st
             continue
         yield f"{place}: {row['tokens']} tokens, {row['trained']} trained on"
         yield marked(row["parts"], color=color)
+        if "answer" in row:
+            yield f"right answer: {printable(row['answer'])}"
 
 
 def marked(parts: Parts, *, color: bool) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runner.cli.main import main
-from runner.rows.show import marked
+from runner.rows.show import marked, seen_lines
 from runner.scripts.data.rows import Problem, read_rows
 
 GOOD = [{"question": f"Q{number}", "reply": "A"} for number in range(3)]
@@ -154,3 +155,17 @@ def test_a_model_that_is_not_at_hand_is_told(
     )
     code, _, err = run(["inspect", "--recipe", "x.yaml"], capsys)
     assert (code, "[E863]" in err, "recipe run" in err) == (4, True, True), err
+
+
+def test_a_prompt_is_called_one_and_its_answer_is_shown(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows.write_text('{"prompt": "3 plus 4?", "answer": 7}\n{"prompt": "Go on."}\n')
+    _, out, _ = run(["inspect", "rows.jsonl", "--from", "prompt"], capsys)
+    assert "rows.jsonl:1 (prompt)\n  user: 3 plus 4?\n  right answer: 7\n" in out
+    assert out.endswith("rows.jsonl:2 (prompt)\n  user: Go on.\n")
+    seen = {"file": "r", "line": 1, "side": "prompt", "tokens": 1, "trained": 0}
+    parts: dict[str, Any] = {"parts": [["3 plus 4?", False]], "answer": "7\x1b"}
+    assert list(seen_lines([seen | parts], color=False)) == [
+        "\nr:1 (prompt): 1 tokens, 0 trained on", "3 plus 4?", "right answer: 7\\x1b"
+    ]  # fmt: skip
