@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
-from runner.report.printable import escaped
+from runner.report.printable import escaped, quoted
 from runner.rows.survey import Survey
 from runner.scripts.data.prompted import Prompted
+from runner.scripts.data.rows import MAX_SHOWN
 from runner.scripts.data.sides import sides_of
 from runner.scripts.data.turns import as_json
 
@@ -22,6 +24,8 @@ def survey_lines(found: Survey) -> Iterator[str]:
     yield escaped(found.name)
     if found.guess is not None:
         yield f"  {escaped(str(found.guess))}"
+    if found.guess is not None and found.guess.others:
+        yield f"  could also be {escaped(', '.join(found.guess.others))}: --from says which"
     if found.guess is not None and dict(found.columns) == dict(found.guess.columns):
         yield f"  in a recipe: {{path: {escaped(found.name)}, {escaped(found.guess.to_write)}}}"
     if found.guess is None or found.format != found.guess.format:
@@ -32,6 +36,10 @@ def survey_lines(found: Survey) -> Iterator[str]:
         yield f"  turns: {turns}; {found.answers} are trained on"
     if found.with_tools:
         yield f"  {found.with_tools} rows with tools"
+    if keys := found.unread:
+        shown = [f"{quoted(key, 60)} in {count} rows" for key, count in islice(keys.items(), MAX_SHOWN)]
+        more = f", and {len(keys) - MAX_SHOWN} more keys" if len(keys) > MAX_SHOWN else ""
+        yield f"  ignored: {', '.join(shown)}{more}"
     if length := found.length:
         yield "  characters a row: {min:g} to {max:g}, median {median:g}".format(**length)
     if found.problems:

@@ -16,12 +16,14 @@ from runner.errors import UsageError
 from runner.rows.script import written_by
 from runner.scripts.data.conversation import Conversation
 from runner.scripts.data.convert import read_one
+from runner.scripts.data.formats import FIELDS
 from runner.scripts.data.guess import Guess, guess_format
 from runner.scripts.data.packed_files import takes_library
 from runner.scripts.data.rows import MAX_SHOWN, Place, Problem, RowError, read_rows
 from runner.scripts.data.writing import Read
 
 GUESSED_BY = 100  # rows
+MAX_KEYS = 1000  # different ones that are counted
 
 
 @dataclass
@@ -39,8 +41,14 @@ class Survey:
     answers: int = 0
     untrained: int = 0
     with_tools: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)  # rows that fill a key, by the key
     lengths: array[int] = field(default_factory=lambda: array("Q"))
     first: list[tuple[Place, Read]] = field(default_factory=list)
+
+    @property
+    def unread(self) -> dict[str, int]:
+        """Keys that the format does not read, and in how many rows they are filled."""
+        return dict(sorted(self.ignored.items(), key=lambda item: (-item[1], item[0])))
 
     @property
     def length(self) -> dict[str, float]:
@@ -98,6 +106,7 @@ def survey(
         try:
             if isinstance(item, Problem):
                 raise item.error
+            _count_keys(found, item[1])
             read = read_one(item[1], given)
         except RowError as error:
             place = item.place if isinstance(item, Problem) else item[0]
@@ -113,6 +122,14 @@ def _note(found: Survey, problem: Problem) -> None:
     found.unfit += 1
     if len(found.problems) < MAX_SHOWN:
         found.problems.append(problem)
+
+
+def _count_keys(found: Survey, row: Mapping[str, Any]) -> None:
+    for key, value in row.items():
+        if key in FIELDS[found.format] or value is None or value == "":
+            continue
+        if key in found.ignored or len(found.ignored) < MAX_KEYS:
+            found.ignored[key] += 1
 
 
 def _count(found: Survey, read: Read) -> None:
@@ -140,6 +157,7 @@ def as_data(found: Survey) -> dict[str, Any]:
             "format": found.guess.format,
             "columns": dict(found.guess.columns),
             "reason": found.guess.reason,
+            "others": list(found.guess.others),
         },
         "rows": found.rows,
         "fit": found.rows - found.unfit,
@@ -154,6 +172,7 @@ def as_data(found: Survey) -> dict[str, Any]:
         "turns": dict(sorted(found.turns.items())),
         "answers": {"trained": found.answers, "context": found.untrained},
         "with_tools": found.with_tools,
+        "ignored": found.unread,
         "characters": found.length,
     }
 

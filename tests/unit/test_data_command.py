@@ -169,3 +169,35 @@ def test_a_prompt_is_called_one_and_its_answer_is_shown(
     assert list(seen_lines([seen | parts], color=False)) == [
         "\nr:1 (prompt): 1 tokens, 0 trained on", "3 plus 4?", "right answer: 7\\x1b"
     ]  # fmt: skip
+
+
+def test_a_row_that_lacks_what_most_have_is_a_problem(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = [{"prompt": f"Q{number}", "completion": "A", "label": True} for number in range(20)]
+    judged.insert(4, {"prompt": "Q", "completion": "A"})
+    rows.write_text("".join(json.dumps(row) + "\n" for row in judged))
+    code, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert (code, "21 rows, 20 fit" in out) == (1, True)
+    assert 'rows.jsonl:5: "label" is missing (E337)' in out
+
+
+def test_keys_that_are_not_read_are_named(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = [{"text": "T", "id": number, "note": None, "\x1b": ""} for number in range(3)]
+    made[1]["note"] = "n"
+    made[2]["\x1b"] = "e"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in made))
+    code, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert code == 0
+    assert '  ignored: "id" in 3 rows, "\\x1b" in 1 rows, "note" in 1 rows\n' in out
+    _, out, _ = run(["inspect", "rows.jsonl", "--format", "json"], capsys)
+    assert json.loads(out)["files"][0]["ignored"] == {"id": 3, "\x1b": 1, "note": 1}
+    rows.write_text(json.dumps({"text": "T"} | {f"k{n:02d}": n for n in range(12)}) + "\n")
+    _, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert '"k09" in 1 rows, and 2 more keys\n' in out
+    rows.write_text('{"messages": [{"role": "user", "content": "Q"}, '
+                    '{"role": "assistant", "content": "A"}], "text": "Q A"}\n')  # fmt: skip
+    _, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert "looks like messages" in out
+    assert 'could also be text ("text"): --from says which' in out
+    assert 'ignored: "text" in 1 rows' in out
