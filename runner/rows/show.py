@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 from runner.report.printable import escaped, quoted
@@ -28,7 +27,7 @@ def survey_lines(found: Survey) -> Iterator[str]:
         yield f"  could also be {escaped(', '.join(found.guess.others))}: --from says which"
     if found.guess is not None and dict(found.columns) == dict(found.guess.columns):
         yield f"  in a recipe: {{path: {escaped(found.name)}, {escaped(found.guess.to_write)}}}"
-    if found.guess is None or found.format != found.guess.format:
+    if found.format and (found.guess is None or found.format != found.guess.format):
         yield f"  read as {found.format}"
     yield f"  {found.rows} rows, {found.rows - found.unfit} fit"
     if found.turns:
@@ -36,10 +35,8 @@ def survey_lines(found: Survey) -> Iterator[str]:
         yield f"  turns: {turns}; {found.answers} are trained on"
     if found.with_tools:
         yield f"  {found.with_tools} rows with tools"
-    if keys := found.unread:
-        shown = [f"{quoted(key, 60)} in {count} rows" for key, count in islice(keys.items(), MAX_SHOWN)]
-        more = f", and {len(keys) - MAX_SHOWN} more keys" if len(keys) > MAX_SHOWN else ""
-        yield f"  ignored: {', '.join(shown)}{more}"
+    if found.ignored:
+        yield f"  ignored: {_keys(found.unread)}"
     if length := found.length:
         yield "  characters a row: {min:g} to {max:g}, median {median:g}".format(**length)
     if found.problems:
@@ -50,6 +47,16 @@ def survey_lines(found: Survey) -> Iterator[str]:
         )
         if found.unfit > len(found.problems):
             yield f"    and {found.unfit - len(found.problems)} more rows"
+    if found.advice:
+        yield f"  next: {escaped(found.advice)}"
+
+
+def _keys(rows: Mapping[str, int]) -> str:
+    """The first keys, and in how many rows each is."""
+    shown = [f"{quoted(key, 60)} in {count} rows" for key, count in rows.items()]
+    if len(shown) > MAX_SHOWN:
+        shown[MAX_SHOWN:] = [f"and {len(shown) - MAX_SHOWN} more keys"]
+    return ", ".join(shown)
 
 
 def canonical_lines(found: Survey, *, color: bool) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from runner.cli.main import main
 from runner.rows.show import marked, seen_lines
+from runner.rows.survey import note_seen, survey
 from runner.scripts.data.rows import Problem, read_rows
 
 GOOD = [{"question": f"Q{number}", "reply": "A"} for number in range(3)]
@@ -116,6 +119,110 @@ def test_lossy_says_what_it_loses(rows: Path, capsys: pytest.CaptureFixture[str]
     assert "the rejected answer: 2 rows, the first at rows.jsonl:1" in err
     assert run([*words, "--lossy"], capsys)[0] == 0
     assert json.loads(Path("out.json").read_text()) == [{"instruction": "Q", "output": "A"}] * 2
+
+
+MESSAGES_ROW = '{"messages": [{"role": "user", "content": "Q"}]}'
+UNREADABLE = [
+    ("a.jsonl.gz", gzip.compress(b'{"text": "T"}\n' * 100)[:-9], "E347", "damaged", ""),
+    ("a.jsonl.xz", lzma.compress(b'{"text": "T"}\n' * 100)[:-40], "E347", "damaged", ""),
+    ("a.csv", "text\ncafé\n".encode("latin-1"), "E320", "UTF-8", "iconv -f LATIN1 -t UTF-8"),
+    ("a.jsonl", '{"text": "T"}'.encode("utf-16"), "E320", "UTF-8", "iconv -f UTF-16"),
+    ("a.jsonl", bytes([0, *range(128, 256)]), "E320", "UTF-8", ""),
+    ("a.csv", b"text,id\na\nb\n", "E351", "1 cells", ""),
+    ("a.jsonl", b'{"a": ' * 9000, "E321", "nested too deeply", ""),
+    ("a.jsonl", b'{\n  "text": "T"\n}\n', "E321", "broken JSON", "jq -c . a.jsonl"),
+    ("a.jsonl", b'{"text": NaN}\n', "E321", "NaN is not JSON", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "code", "words", "advice"), UNREADABLE)
+def test_what_cannot_be_read_says_so_whether_the_format_is_named_or_not(
+    name: str,
+    content: bytes,
+    code: str,
+    words: str,
+    advice: str,
+    rows: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path(name).write_bytes(content)
+    for more in ([], ["--from", "alpaca"]):
+        exit_code, out, err = run(["inspect", name, *more], capsys)
+        assert (exit_code, err) == (1, "")
+        assert f"({code})" in out
+        assert words in out
+        assert advice in out
+        assert ("  next: " in out) == bool(advice)
+    exit_code, out, err = run(["convert", name, "out.jsonl", "--to", "text"], capsys)
+    assert (exit_code, "[E867]" in err, f"({code})" in err) == (2, True, True)
+    assert "next: " in err
+    assert not Path("out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl", ""), ("a.jsonl", " \n\n"), ("a.json", "[]"), ("a.csv", "instruction,output\n")],
+)
+def test_a_file_without_rows_is_a_problem(
+    name: str, content: str, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_text(content)
+    for more in ([], ["--from", "alpaca"]):
+        exit_code, out, _ = run(["inspect", name, *more], capsys)
+        assert (exit_code, "0 rows, 0 fit" in out) == (1, True)
+        assert f"problems:\n    {name}:1: the file holds no rows (E862)" in out
+        exit_code, _, err = run(["convert", name, "out.jsonl", "--to", "text", *more], capsys)
+        assert (exit_code, "[E862]" in err, "next: " in err) == (2, True, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", "instruction;output\nQ;A\n", "write the table with commas"),
+        ("a b.jsonl", f'{{"data": [{MESSAGES_ROW}]}}', """jq -c '.["data"][]' 'a b.jsonl' > NEW"""),
+        ("a.jsonl", '{"foo": "T", "bar": 1}', "--from alpaca"),
+    ],
+)
+def test_keys_of_no_format_are_named_with_what_to_do(
+    name: str, content: str, words: str, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_text(content)
+    exit_code, _, err = run(["inspect", name], capsys)
+    assert (exit_code, "[E864]" in err) == (2, True)
+    assert words in err
+    assert ('of no format: "foo", "bar"' in err) == ("foo" in content)
+    advised = [line.split("next: ")[1] for line in err.splitlines() if "next: " in line]
+    exit_code, out, _ = run(["inspect", name, "--from", "alpaca"], capsys)
+    assert exit_code == 1
+    assert ("foo" in content) or advised[0] in out
+
+
+def test_one_bad_file_does_not_hide_the_others(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("odd.jsonl").write_text('{"foo": 1}\n')
+    names = ["absent.jsonl", "rows.jsonl", "odd.jsonl", "rows.jsonl"]
+    code, out, err = run(["inspect", *names], capsys)
+    assert (code, out.count("3 rows, 3 fit")) == (2, 2)
+    assert err.index("[E862]: cannot read absent.jsonl") < err.index("[E864]")
+    code, out, _ = run(["inspect", *names, "--format", "json"], capsys)
+    told = json.loads(out)
+    assert (code, [file["fit"] for file in told["files"]]) == (2, [3, 3])
+    assert [each["code"] for each in told["errors"]] == ["E862", "E864"]
+
+
+def test_rows_that_fit_the_format_but_not_the_model_are_problems(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows.write_text(rows.read_text() + "x\n")
+    found = survey(rows, "rows.jsonl", 3)
+    seen = [{"file": "rows.jsonl", "line": 2, "code": "E350", "problem": "no place for tools"},
+            {"file": "rows.jsonl", "line": 3, "parts": []},
+            {"file": "rows.jsonl", "line": 4, "code": "E321", "problem": "no"}]  # fmt: skip
+    note_seen(found, seen)
+    assert (found.unfit, found.is_sound) == (2, False)
+    codes = [(each.place.line, each.error.code) for each in found.problems]
+    assert codes == [(4, "E321"), (2, "E350")]
 
 
 @pytest.mark.parametrize("out", ["rows.parquet", "rows.xlsx", "-", "rows.gz"])
