@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from runner.scripts.data.rows import Problem
+from runner.report.printable import quoted
+from runner.scripts.data.rows import MAX_SHOWN, Problem
 from runner.scripts.data.tables import is_table
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -24,22 +26,29 @@ def advice(
     """
     with path.open("rb") as file:
         start = file.read(_START)
-    quoted = shlex.quote(name)
+    word = shlex.quote(name)
     if is_table(name) and _is_cut_elsewhere(start, rows):
         return "its cells look cut by another mark: write the table with commas, or tabs in .tsv"
     if len(rows) == 1 and (key := _key_of_rows(rows[0])):
-        return f"its rows are under {key}: jq -c '.[{key}][]' {quoted} > NEW.jsonl"
-    return _of_problem(problems[0].error.code, start, quoted) if problems else ""
+        return f"its rows are under {key}: jq -c '.[{key}][]' {word} > NEW.jsonl"
+    if rows and problems and problems[0].error.code == "E348":
+        return f"the first row has {keys_of(rows[0])}"
+    return _of_problem(problems[0].error.code, start, word) if problems else ""
 
 
-def _of_problem(code: str, start: bytes, quoted: str) -> str:
+def keys_of(row: Mapping[str, Any]) -> str:
+    """The first keys of a row, to be shown."""
+    return ", ".join(quoted(key, 40) for key in islice(row, MAX_SHOWN))
+
+
+def _of_problem(code: str, start: bytes, word: str) -> str:
     if code == "E320" and start.startswith(_UTF_16):
-        return f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {quoted} > NEW"
+        return f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {word} > NEW"
     if code == "E320" and b"\0" not in start:
-        return f"save it as UTF-8: iconv -f LATIN1 -t UTF-8 {quoted} > NEW"
+        return f"save it as UTF-8: iconv -f LATIN1 -t UTF-8 {word} > NEW"
     first = start.lstrip().split(b"\n")[0].rstrip()
     if code == "E321" and first.startswith(b"{") and first.endswith((b"{", b",", b"[")):
-        return f"its objects take several lines; one a line is read: jq -c . {quoted} > NEW.jsonl"
+        return f"its objects take several lines; one a line is read: jq -c . {word} > NEW.jsonl"
     return ""
 
 

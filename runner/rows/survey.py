@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from runner.errors import UsageError
-from runner.report.printable import escaped, quoted
-from runner.rows.advice import advice
+from runner.report.printable import escaped
+from runner.rows.advice import advice, keys_of
 from runner.rows.script import written_by
 from runner.scripts.data.conversation import Conversation
 from runner.scripts.data.convert import read_one
@@ -122,7 +121,7 @@ def survey(
     columns: Mapping[str, str] | None = None,
 ) -> Survey:
     """Read `path` as `format_name`, else as what it looks like. Raises UsageError E862, E864."""
-    rows, problems = _first_of(path, name)
+    rows, _ = _first_of(path, name)
     guess = guess_format(rows)
     if format_name is None and guess is None and rows:
         raise not_guessed(path, name)
@@ -147,7 +146,7 @@ def survey(
     if not found.rows:
         found.problems.append(Problem(Place(name, 1), RowError("the file holds no rows", "E862")))
     if found.unfit == found.rows:
-        found.advice = advice(path, name, rows, problems)
+        found.advice = advice(path, name, rows, found.problems)
     return found
 
 
@@ -247,9 +246,8 @@ def not_guessed(path: Path, name: str) -> UsageError:
             hint=hint or f"correct them: recipe data inspect {shlex.quote(name)}",
             code="E867",
         )
-    keys = [quoted(key, 40) for key in islice(rows[0], MAX_SHOWN)]
     return UsageError(
-        f"the keys of the first rows of {escaped(name)} are those of no format: {', '.join(keys)}",
+        f"the keys of the first rows of {escaped(name)} are those of no format: {keys_of(rows[0])}",
         hint=hint
         or "name the format, and the columns: --from alpaca --column instruction=NAME "
         "--column output=NAME; docs/data.md shows each format",

@@ -197,6 +197,15 @@ def test_keys_of_no_format_are_named_with_what_to_do(
     assert ("foo" in content) or advised[0] in out
 
 
+def test_a_column_that_is_not_there_is_told_with_those_that_are(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = ["--column", "instruction=nope", "--column", "output=reply"]
+    code, out, _ = run(["inspect", "rows.jsonl", "--from", "alpaca", *columns], capsys)
+    assert (code, 'the column "nope" is missing' in out) == (1, True)
+    assert '  next: the first row has "question", "reply"\n' in out
+
+
 def test_one_bad_file_does_not_hide_the_others(
     rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

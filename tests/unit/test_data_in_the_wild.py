@@ -227,6 +227,16 @@ def test_a_column_for_a_key_of_another_format_is_told(valid: Path) -> None:
     assert (found.code, found.message) == ("E352", "format alpaca reads no label")
 
 
+def test_a_column_that_no_row_has_is_told_with_those_that_are_there(valid: Path) -> None:
+    recipe = valid / "minimal.yaml"
+    recipe.write_text(
+        recipe.read_text().replace("alpaca", "alpaca\n      columns: {instruction: nope}")
+    )
+    (found,) = check_recipe(recipe)[1]
+    assert (found.code, 'the column "nope" is missing' in found.message) == ("E241", True)
+    assert found.hint == 'the first row has "instruction", "output"'
+
+
 # --- the guess
 
 
