@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,46 @@ def test_a_file_that_cannot_be_read_is_named(
 ) -> None:
     code, _, err = run(words, capsys)
     assert (code, "[E862]" in err) == (2, True), err
+
+
+RECIPE = """\
+schema: 1
+name: x
+model: {hub: acme/tiny, revision: 0123456789abcdef0123456789abcdef01234567, dtype: float32}
+data:
+  train: [{path: rows.jsonl, format: text}]
+  validation: {files: [{path: held.jsonl, format: text}]}
+  system: BASE
+  system_variants: [OTHER]
+  system_for: all
+train: {adapter: {type: lora}, max_steps: 1}
+"""
+
+
+def test_the_recipes_system_turns_and_what_is_held_out_reach_the_script(
+    rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    @contextmanager
+    def written_by(script: str, role: str, settings: Any, inputs: Any) -> Iterator[Path]:
+        asked.update(settings)
+        refused = {"file": "rows.jsonl", "line": 1, "code": "E350", "problem": "no tools"}
+        (rows.parent / "said").write_text(json.dumps(refused) + "\n")
+        yield rows.parent / "said"
+
+    monkeypatch.setattr("runner.rows.seen.written_by", written_by)
+    monkeypatch.setattr("runner.rows.seen._fetched_model", lambda recipe: rows.parent)
+    for name in ("rows.jsonl", "held.jsonl"):
+        Path(name).write_text('{"text": "T"}\n')
+    Path("x.yaml").write_text(RECIPE)
+    code, out, _ = run(["inspect", "--recipe", "x.yaml"], capsys)
+    expected = {"system": "BASE", "system_variants": ["OTHER"], "system_for": "all", "seed": 42}
+    assert {key: asked[key] for key in expected} == expected
+    assert [file["held_out"] for file in asked["files"]] == [False, True]
+    assert code == 1
+    assert "1 rows, 0 fit" in out
+    assert "problems:\n    rows.jsonl:1: no tools (E350)" in out
 
 
 def test_a_model_that_is_not_at_hand_is_told(
