@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import UsageError
+from runner.errors import RecipeToolError, UsageError
 
 if TYPE_CHECKING:
+    from runner.rows.seen import RowFile
     from runner.rows.survey import Survey
     from runner.scripts.data.convert import Converted
     from runner.scripts.data.rows import Place
@@ -116,48 +117,82 @@ def _columns(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    """0; 1 where a row does not fit."""
+    """0; 1 where a row does not fit, or there is none. Raises what is wrong with a whole file."""
     from runner.report.reporters import print_beside, wants_color
-    from runner.rows.survey import as_data
+    from runner.rows.survey import as_data, note_seen
 
     recipe = None
     if args.recipe is not None:
         from runner.recipe.load import load_recipe
 
         recipe = load_recipe(args.recipe, warn=print_beside)
+    failed: list[RecipeToolError] = []
     with ExitStack() as files:
-        found = list(_surveys(args, recipe, files))
-        rows = _seen(recipe, found) if recipe is not None and args.rows else []
+        found = list(_surveys(args, recipe, files, failed))
+        rows = _seen(recipe, found) if recipe is not None and args.rows and found else []
+    for each, _ in found:
+        note_seen(each, rows)
     if args.format == "json":
         said: dict[str, Any] = {"schema": 1, "files": [as_data(each) for each, _ in found]}
+        said |= {"errors": [_error_data(each) for each in failed]} if failed else {}
         print(json.dumps(said | ({"seen": rows} if recipe else {}), indent=2, ensure_ascii=False))
     else:
         for line in _lines(found, rows, seen=recipe is not None, color=wants_color(sys.stdout)):
             print(line)
-    return 1 if any(each.unfit for each, _ in found) else 0
+    _raise_last(failed)
+    return 0 if all(each.is_sound for each, _ in found) else 1
+
+
+def _error_data(error: RecipeToolError) -> dict[str, str]:
+    return {"code": error.code, "message": error.message, "hint": error.hint}
+
+
+def _raise_last(failed: Sequence[RecipeToolError]) -> None:
+    """Say why each file is not shown; the error with the highest exit code is raised."""
+    ordered = sorted(failed, key=lambda error: error.exit_code)
+    for error in ordered[:-1]:
+        print(f"error[{error.code}]: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  next: {error.hint}", file=sys.stderr)
+    if ordered:
+        raise ordered[-1]
 
 
 def _surveys(
-    args: argparse.Namespace, recipe: Any, files: ExitStack
-) -> Iterator[tuple[Survey, Any]]:
-    """Each file, and how it is shown to the model."""
-    from runner.rows.seen import RowFile, files_of
-    from runner.rows.survey import readable, survey
+    args: argparse.Namespace, recipe: Any, files: ExitStack, failed: list[RecipeToolError]
+) -> Iterator[tuple[Survey, RowFile]]:
+    """Each file, and how it is shown to the model; what stops at one file goes to `failed`."""
+    from runner.errors import MachineCannot, StageFailed
 
-    for path in args.files:
-        rows = files.enter_context(readable(path))
-        found = survey(rows, str(path), args.rows, args.source, _columns(args))
-        yield found, RowFile(rows.resolve(), str(path), found.format, dict(found.columns))
     if not args.files and recipe is None:
         raise UsageError("name files of rows, or a recipe", hint=EXAMPLE)
-    if not args.files:
-        for file in files_of(recipe):
-            rows = files.enter_context(readable(file.path, file.read))
-            found = survey(rows, file.name, args.rows, file.format, file.columns)
-            yield found, replace(file, path=rows)
+    for file in _files(args, recipe):
+        try:
+            yield _surveyed(file, args.rows, files)
+        except (UsageError, StageFailed, MachineCannot) as error:
+            failed.append(error)
 
 
-def _seen(recipe: Any, found: Sequence[tuple[Survey, Any]]) -> list[dict[str, Any]]:
+def _files(args: argparse.Namespace, recipe: Any) -> list[RowFile]:
+    """Those that are named, of format "" where it is to be guessed, or else the recipe's."""
+    from runner.rows.seen import RowFile, files_of
+
+    columns, source = _columns(args), args.source or ""
+    named = [RowFile(path, str(path), source, columns) for path in args.files]
+    return named or files_of(recipe)
+
+
+def _surveyed(file: RowFile, shown: int, files: ExitStack) -> tuple[Survey, RowFile]:
+    """A file, and how it is shown to the model. Raises RecipeToolError."""
+    from runner.rows.survey import readable, survey
+
+    rows = files.enter_context(readable(file.path, file.read))
+    found = survey(rows, file.name, shown, file.format or None, file.columns)
+    columns = dict(found.columns)
+    return found, replace(file, path=rows.resolve(), format=found.format, columns=columns)
+
+
+def _seen(recipe: Any, found: Sequence[tuple[Survey, RowFile]]) -> list[dict[str, Any]]:
     from runner.rows.seen import seen_rows
 
     count = max((len(each.first) for each, _ in found), default=0)
@@ -165,7 +200,7 @@ def _seen(recipe: Any, found: Sequence[tuple[Survey, Any]]) -> list[dict[str, An
 
 
 def _lines(
-    found: Sequence[tuple[Survey, Any]], rows: list[dict[str, Any]], *, seen: bool, color: bool
+    found: Sequence[tuple[Survey, RowFile]], rows: list[dict[str, Any]], *, seen: bool, color: bool
 ) -> Iterator[str]:
     from runner.rows.show import canonical_lines, seen_lines, survey_lines
 
@@ -206,7 +241,7 @@ def _convert(args: argparse.Namespace) -> int:
 def _converted(args: argparse.Namespace, rows: Path) -> Converted:
     """Write OUT. Raises UsageError."""
     from runner.report.printable import escaped
-    from runner.rows.survey import guess_file, no_format
+    from runner.rows.survey import guess_file, not_guessed
     from runner.scripts.data.convert import convert
     from runner.store.atomic import disk_errors, open_atomic
 
@@ -214,7 +249,7 @@ def _converted(args: argparse.Namespace, rows: Path) -> Converted:
     if source is None:
         guess = guess_file(rows, args.file.name)
         if guess is None:
-            raise no_format(args.file)
+            raise not_guessed(rows, str(args.file))
         source, columns = guess.format, dict(guess.columns)
         print(escaped(f"{args.file} {guess}"), file=sys.stderr)
     with disk_errors(f"writing {args.out}"):
@@ -228,6 +263,7 @@ def _converted(args: argparse.Namespace, rows: Path) -> Converted:
 def _refuse(args: argparse.Namespace, done: Converted) -> None:
     """Raises UsageError, so that nothing is written, where rows are bad or would lose something."""
     from runner.report.printable import escaped
+    from runner.rows.survey import no_rows
 
     if done.unreadable:
         lines = [f"{each.place}: {each.error.message}" for each in done.problems]
@@ -239,7 +275,7 @@ def _refuse(args: argparse.Namespace, done: Converted) -> None:
             code="E867",
         )
     if not done.read:
-        raise UsageError(f"{args.file} holds no rows", code="E862")
+        raise no_rows(str(args.file))
     lost = list(_counted({**done.unfit, **done.lost}))
     if lost and not (args.lossy and done.written):
         wrong = f"format {args.target} cannot hold all of it; nothing is written:"

@@ -227,6 +227,16 @@ def test_a_column_for_a_key_of_another_format_is_told(valid: Path) -> None:
     assert (found.code, found.message) == ("E352", "format alpaca reads no label")
 
 
+def test_a_column_that_no_row_has_is_told_with_those_that_are_there(valid: Path) -> None:
+    recipe = valid / "minimal.yaml"
+    recipe.write_text(
+        recipe.read_text().replace("alpaca", "alpaca\n      columns: {instruction: nope}")
+    )
+    (found,) = check_recipe(recipe)[1]
+    assert (found.code, 'the column "nope" is missing' in found.message) == ("E241", True)
+    assert found.hint == 'the first row has "instruction", "output"'
+
+
 # --- the guess
 
 
@@ -252,6 +262,25 @@ def test_a_column_for_a_key_of_another_format_is_told(valid: Path) -> None:
         ([{"query": "Q", "response": "A"}], "alpaca",
          {"instruction": "query", "output": "response"},
          '"query" and "response" in 1 of 1 rows'),
+        ([{"instruction": "Q", "context": "C", "response": "A"},
+          {"instruction": "Q", "context": "", "response": "A"}], "alpaca",
+         {"input": "context", "output": "response"},
+         '"instruction" and "response" in 2 of 2 rows'),
+        ([{"Instruction": "Q", " Output ": "A"}], "alpaca",
+         {"instruction": "Instruction", "output": " Output "},
+         '"Instruction" and " Output " in 1 of 1 rows'),
+        ([{"messages": [{"role": "user", "content": "Q"}], "text": "<user>Q"}] * 2
+         + [{"text": "<user>Q"}], "messages", {},
+         '"messages" with turns of "role" and "content" in 2 of 3 rows'),
+        ([{"prompt": "Q", "completion": "A", "label": True}] * 20
+         + [{"prompt": "Q", "completion": "A"}], "kto", {},
+         '"prompt", "completion" and "label" in 20 of 21 rows'),
+        ([{"prompt": "Q", "completion": "A", "label": True}]
+         + [{"prompt": "Q", "completion": "A"}] * 2, "prompt-completion", {},
+         '"prompt" and "completion" in 3 of 3 rows'),
+        ([{"instruction": "Q", "output": "A"}] * 2
+         + [{"messages": [{"role": "user", "content": "Q"}]}] * 3, "messages", {},
+         '"messages" with turns of "role" and "content" in 3 of 5 rows'),
     ],
 )  # fmt: skip
 def test_a_format_is_guessed_with_its_reason(
@@ -261,6 +290,36 @@ def test_a_format_is_guessed_with_its_reason(
     assert found is not None
     assert (found.format, dict(found.columns), found.reason) == (format_name, columns, reason)
     assert set(columns) <= set(FIELDS[format_name])
+
+
+@pytest.mark.parametrize(
+    "second",
+    [{"instruction": "Q", "response": "A"}, {"instruction": "Q", "response": "A", "context": {}}],
+)
+def test_a_column_is_named_only_where_every_row_has_its_text(second: dict[str, Any]) -> None:
+    found = guess_format([{"instruction": "Q", "context": "C", "response": "A"}, second])
+    assert found is not None
+    assert dict(found.columns) == {"output": "response"}
+
+
+def test_what_the_rows_could_be_too_is_named() -> None:
+    turns = [{"role": "user", "content": "Q"}]
+    found = guess_format([{"messages": turns, "text": "<user>Q", "prompt": "Q", "answer": "A"}])
+    assert found is not None
+    assert (found.format, found.others) == (
+        "prompt", ('messages ("messages")', 'text ("text")')
+    )  # fmt: skip
+    plain = guess_format([{"prompt": "Q", "completion": "A", "label": True}])
+    assert plain is not None
+    assert plain.others == ()
+
+
+def test_odd_names_of_columns_are_quoted_for_the_recipe() -> None:
+    found = guess_format([{" question: ": "", "question ": "Q", "Answer": "A"}])
+    assert found is not None
+    assert found.to_write == (
+        'format: alpaca, columns: {instruction: "question ", output: Answer}'
+    )  # fmt: skip
 
 
 def test_nothing_is_guessed_of_other_rows() -> None:

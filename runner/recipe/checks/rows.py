@@ -31,6 +31,7 @@ from runner.system.regular import NotReadable, open_regular
 
 FIRST = 5  # rows that are looked at
 MAX_FILES = 50  # files of one recipe whose rows are
+MAX_KEYS = 10  # of a row that are named
 MAX_REPEATS = 20  # of a row in one pass, before it is called often
 MAX_HEAD = 1 << 20  # bytes of a JSONL file that they are looked for in
 
@@ -87,12 +88,24 @@ def check_formats(recipe: Recipe) -> Iterator[Finding]:
         problems = [problem for _, row in rows if (problem := _misfit(row, item))]
         if not rows or len(problems) < len(rows):
             continue
+        if (absent := _absent_column([row for _, row in rows], item)) is not None:
+            keys = ", ".join(quoted(key, 40) for key in islice(rows[0][1], MAX_KEYS))
+            message = f"{item.name}:{rows[0][0]}: {problems[0]}"
+            where = f"{pointer}/columns/{absent}"
+            yield Finding("E241", where, message, f"the first row has {keys}")
+            continue
         guess = guess_format([row for _, row in rows])
         if guess and (guess.format, dict(guess.columns)) != (item.format, item.columns or {}):
             place = f"{item.name}:{rows[0][0]}"
             message = f"{place} is no row of format {item.format}: {problems[0]}"
             hint = f"it {guess}: write {guess.to_write}"
             yield Finding("E241", f"{pointer}/format", message, escaped(hint))
+
+
+def _absent_column(rows: list[dict[str, Any]], item: DataFile) -> str | None:
+    """The first key of `columns` whose name none of the rows has; None where there is none."""
+    named = (item.columns or {}).items()
+    return next((key for key, name in named if not any(name in row for row in rows)), None)
 
 
 def _unknown_columns(pointer: str, item: DataFile) -> Iterator[Finding]:

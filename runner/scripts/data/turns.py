@@ -41,6 +41,43 @@ class Turns:
             untrained=frozenset(earlier | {index + shift for index in self.untrained}),
         )
 
+    def from_turn(self, start: int) -> Turns:
+        """Without the first `start` turns."""
+        untrained = frozenset(index - start for index in self.untrained if index >= start)
+        return Turns(self.messages[start:], untrained)
+
+
+def behind_prompt(side: Turns, prompt: Turns, row: Mapping[str, Any]) -> Conversation:
+    """The turns of `side` behind the prompt of its row, with what stands beside them.
+
+    Many data sets give whole conversations beside their prompt: turns that begin with it have it
+    already, and perhaps the system turn before it. Raises RowError.
+    """
+    asked = behind_system(prompt, row)
+    if asked is prompt:
+        asked = _behind_own_system(prompt, side)
+    for start in (asked, prompt):
+        if _begins_with(side, start):
+            side = side.from_turn(len(start.messages))
+            break
+    return with_tools(side.after(asked), row)
+
+
+def _behind_own_system(prompt: Turns, side: Turns) -> Turns:
+    """The prompt behind the system turn of `side`, where that stands before the prompt there."""
+    first = side.messages[0]
+    if first["role"] != "system" or not _begins_with(side.from_turn(1), prompt):
+        return prompt
+    return Turns((first, *prompt.messages), frozenset(n + 1 for n in prompt.untrained))
+
+
+def _begins_with(side: Turns, start: Turns) -> bool:
+    """Has `side` the turns of `start` first, and others behind them? An answer begins none."""
+    count = len(start.messages)
+    if start.messages[0]["role"] == "assistant" or len(side.messages) <= count:
+        return False
+    return side.messages[:count] == start.messages
+
 
 def behind_system(prompt: Turns, row: Mapping[str, Any]) -> Turns:
     """The prompt with the text under `system` before it; an empty one is none. Raises RowError."""

@@ -127,6 +127,11 @@ def _preference(pair: Pair) -> Row:
         raise CannotHold("the answers have no question in common")
     prompt = [dict(turn) for turn in chosen.messages[:same]]
     sides = [_turns(side, same, len(side.messages)) for side in (chosen, rejected)]
+    begins = (side.messages[same : 2 * same] for side in (chosen, rejected))
+    if chosen.messages[:same] in begins:
+        # beside a prompt they would be read as whole conversations, which they become
+        whole = [_turns(side, 0, len(side.messages)) for side in (chosen, rejected)]
+        return {"chosen": whole[0], "rejected": whole[1], **_tools(chosen)}
     return {
         "prompt": _text_or_turns(prompt, "user"),
         "chosen": _text_or_turns(sides[0], "assistant"),
