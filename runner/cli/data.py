@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import UsageError
+from runner.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from runner.rows.survey import Survey
@@ -24,6 +25,7 @@ HELP = (
     "and have a model make new ones."
 )
 EXAMPLE = "recipe data inspect recipes/data/spark-faq.jsonl"
+_BEGINS_ANEW = "run the same command again; it begins anew, and left nothing behind"
 _SHAPES = (".jsonl", ".json", ".csv", ".tsv")
 _WRITTEN = tuple(f"{shape}{packed}" for shape in _SHAPES for packed in ("", ".gz", ".xz"))
 
@@ -91,8 +93,13 @@ def _count(text: str) -> int:
 
 def main(args: argparse.Namespace) -> int:
     """Run what is asked for."""
-    does = {"inspect": _inspect, "convert": _convert, "prepare": _prepare}
-    return (does | {"synthesize": _synthesize})[args.what](args)
+    if args.what in ("prepare", "synthesize"):
+        return {"prepare": _prepare, "synthesize": _synthesize}[args.what](args)
+    try:
+        return {"inspect": _inspect, "convert": _convert}[args.what](args)
+    except (KeyboardInterrupt, Interrupted) as error:
+        number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
+        raise Interrupted(number, hint=_BEGINS_ANEW) from None
 
 
 def _columns(args: argparse.Namespace) -> dict[str, str]:

@@ -180,7 +180,8 @@ class Execution:
                 seconds=time.monotonic() - started,
             )
         except BaseException as error:
-            self.store.discard(staging)
+            # Only a stage that can go on has use for what lies in its scratch folder.
+            self.store.discard(staging, keep_scratch=hasattr(stage, "resumable"))
             with contextlib.suppress(OSError):  # or it would hide what went wrong
                 self._event(stage, "failed", key)
             if isinstance(error, RecipeToolError) and not getattr(error, "stage", "x"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from runner.cli.main import main
+from runner.errors import Interrupted
 from runner.rows.show import marked
 from runner.scripts.data.rows import Problem, read_rows
 
@@ -129,6 +131,28 @@ def test_the_folder_of_the_new_file_is_made(rows: Path, capsys: pytest.CaptureFi
     rows.write_text('{"instruction": "Q", "output": "A"}\n')
     assert run(["convert", "rows.jsonl", "new/there/ROWS.JSON", "--to", "alpaca"], capsys)[0] == 0
     assert Path("new/there/ROWS.JSON").exists()
+
+
+@pytest.mark.parametrize("words", [["inspect", "rows.jsonl"],
+                                   ["convert", "rows.jsonl", "o.json", "--to", "text"]])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arrives", "code"), [(KeyboardInterrupt(), 130), (Interrupted(signal.SIGTERM), 143)]
+)
+def test_what_begins_anew_does_not_say_that_it_goes_on(
+    words: list[str],
+    arrives: BaseException,
+    code: int,
+    rows: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise arrives
+
+    monkeypatch.setattr("runner.rows.survey.readable", interrupted)
+    exit_code, _, err = run(words, capsys)
+    assert (exit_code, "E130" in err, "begins anew" in err) == (code, True, True)
+    assert "where it stopped" not in err
 
 
 @pytest.mark.parametrize("words", [["inspect", "absent.jsonl"], ["inspect", "."],
