@@ -27,6 +27,7 @@ from runner.scripts.data.convert import read_one
 from runner.scripts.data.preference import Pair
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.rows import Problem, RowError, read_rows
+from runner.scripts.data.template_tokens import FOREIGN, foreign_template
 from runner.scripts.spec import Events, Spec, main
 
 
@@ -60,7 +61,14 @@ def seen(spec: Spec, file: dict[str, Any], tokenizer: ChatTokenizer) -> Iterator
                 for _, tokens in tokenizer.documents(filled):
                     yield {**where, "side": side, **shown(tokens, tokenizer)}
         except RowError as error:
-            yield {**where, "code": error.code, "problem": error.message}
+            yield {**where, **_problem(error, tokenizer, spec.hashed["template"])}
+
+
+def _problem(error: RowError, tokenizer: ChatTokenizer, template: str | None) -> dict[str, Any]:
+    """What is wrong with a row; where it is the chat template, that is."""
+    if error.code in FOREIGN and (cause := foreign_template(tokenizer, template or "of the model")):
+        return {"code": cause.code, "problem": cause.message}
+    return {"code": error.code, "problem": error.message}
 
 
 def sides_of(row: dict[str, Any], format_name: str) -> list[tuple[str, Conversation]]:

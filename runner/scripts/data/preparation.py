@@ -32,6 +32,7 @@ from runner.scripts.data.reading import Reading, read_rows_of
 from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError
 from runner.scripts.data.spool import Files, Part
 from runner.scripts.data.stored import StoredRows
+from runner.scripts.data.template_tokens import FOREIGN, foreign_template
 from runner.scripts.data.workers import Workers
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.weights.floats import Array
@@ -145,27 +146,41 @@ def count_words(counts: Counter[str]) -> str:
 
 
 def tokenised_division(
-    division: Division[Any], making: Making, files: Files, crew: Workers, events: Events
+    division: Division[Any], making: Making, files: Files, crew: Workers, events: Events, name: str
 ) -> tuple[Documents, Documents]:
-    """Tokens of the rows to train on and of those to measure with.
+    """Tokens of the rows to train on and of those to measure with. `name`: the chat template's.
 
-    Raises one ScriptError for all rows that cannot be used and may not be dropped.
+    Raises one ScriptError for all rows that cannot be used and may not be dropped, or E328 at the
+    first of them where none can be.
     """
     total = len(division.train) + len(division.validation)
     both = []
     done = 0
-    for name, rows, how in (
+    for split, rows, how in (
         ("train", division.train, making),
         ("validation", division.validation, making.of_held_out()),
     ):
-        documents = Documents(files, name)
+        documents = Documents(files, split)
+        looked = False
         for count in made(rows, how, documents, crew):
+            if not looked and (problems := documents.counts.problems):
+                looked = True
+                _check_foreign(problems, making, name)
             events.progress(done + count, total, message="rows")
         done += len(rows)
         if documents.counts.problems:
             raise_problems(documents.counts.problems, documents.counts.unusable)
         both.append(documents)
     return both[0], both[1]
+
+
+def _check_foreign(problems: Sequence[Problem], making: Making, name: str) -> None:
+    """Raises ScriptError E328 where the template is not for the model's tokenizer."""
+    if not any(problem.error.code in FOREIGN for problem in problems):
+        return
+    error = foreign_template(tokenizer_for(making.model, making.template), name)
+    if error is not None:
+        raise error
 
 
 # --- files
