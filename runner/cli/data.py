@@ -198,6 +198,12 @@ def _convert(args: argparse.Namespace) -> int:
             hint="name the file by what is to be written into it",
             code="E868",
         )
+    if args.out.is_dir():
+        raise UsageError(
+            f"{args.out} is a folder, not a file",
+            hint=f"name a file in it: {args.out}/rows.jsonl",
+            code="E866",
+        )
     if args.out.exists() and not args.force:
         raise UsageError(
             f"{args.out} exists", hint="write --force to replace it, or another name", code="E866"

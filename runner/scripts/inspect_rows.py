@@ -21,6 +21,7 @@ from runner.scripts.data.chat_tokens import (
     check_system,
     check_template,
     end_ids_of,
+    template_text,
 )
 from runner.scripts.data.conversation import Conversation, with_system
 from runner.scripts.data.convert import read_one
@@ -35,7 +36,7 @@ def inspect_rows(spec: Spec, events: Events) -> None:
     """Write rows.jsonl into spec.folder."""
     settings = spec.hashed
     model = spec.inputs["model"]
-    template = spec.inputs["template"].read_text(encoding="utf-8") if settings["template"] else None
+    template = template_text(spec.inputs["template"]) if settings["template"] else None
     tokenizer = ChatTokenizer(model, template, end_ids_of(model))
     if any(file["format"] != "text" for file in settings["files"]):
         name = settings["template"] or "of the model"

@@ -72,6 +72,8 @@ def prepare(
         if "template_text" in changed:
             (place / "t.jinja").write_text(hashed.pop("template_text"))
             inputs["template"] = place / "t.jinja"
+        if "template_file" in changed:
+            inputs["template"] = hashed.pop("template_file")
         hashed.pop("model", None)
         return run_script(python, "prepare", hashed, inputs, place / "run", HF_HUB_OFFLINE="1")
 
@@ -462,6 +464,12 @@ def test_a_template_of_another_family_is_named_once_and_not_by_row(
         f"{missing}, so no answer can be told from its prompt"
     )
     assert "change the rows" not in run.error["hint"]
+
+
+def test_a_template_that_is_no_text_is_named(prepare: Prepare, tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_bytes(b"{# \xe9 #}")
+    run = prepare([chat("q", "a")], template="t.jinja", template_file=tmp_path / "t.jinja")
+    assert (run.error["code"], "not UTF-8: byte 4" in run.error["message"]) == ("E326", True)
 
 
 def test_white_space_that_melts_into_the_template_is_named(

@@ -127,14 +127,26 @@ def test_a_name_that_says_no_shape_of_file_is_refused(
     assert (code, "[E868]" in err, Path(out).exists()) == (2, True, False)
 
 
+@pytest.mark.parametrize("more", [[], ["--force"]])
+def test_a_folder_is_not_replaced(
+    more: list[str], rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out.jsonl").mkdir()
+    words = ["convert", "rows.jsonl", "out.jsonl", "--to", "messages", *more]
+    code, _, err = run(words, capsys)
+    assert (code, "[E866]: out.jsonl is a folder" in err) == (2, True), err
+    assert "name a file in it: out.jsonl/rows.jsonl" in err
+
+
 def test_the_folder_of_the_new_file_is_made(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows.write_text('{"instruction": "Q", "output": "A"}\n')
     assert run(["convert", "rows.jsonl", "new/there/ROWS.JSON", "--to", "alpaca"], capsys)[0] == 0
     assert Path("new/there/ROWS.JSON").exists()
 
 
-@pytest.mark.parametrize("words", [["inspect", "rows.jsonl"],
-                                   ["convert", "rows.jsonl", "o.json", "--to", "text"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "words", [["inspect", "rows.jsonl"], ["convert", "rows.jsonl", "o.json", "--to", "text"]]
+)
 @pytest.mark.parametrize(
     ("arrives", "code"), [(KeyboardInterrupt(), 130), (Interrupted(signal.SIGTERM), 143)]
 )

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.scripts.data.chat_tokens import ChatTokenizer
+from runner.scripts.data.chat_tokens import ChatTokenizer, template_text
 from runner.scripts.data.chunk import Counts, Making, tokenizer_for
 from runner.scripts.data.cleaning.texts import sides_of, wanted_sides
 from runner.scripts.data.conversation import (
@@ -69,7 +69,7 @@ HINTS = {
 def making_of(spec: Spec) -> Making:
     """The model's tokenizer with the chat template of the recipe, or else its own; the settings."""
     settings, named = spec.hashed, spec.hashed["template"]
-    template = spec.inputs["template"].read_text(encoding="utf-8") if named else None
+    template = template_text(spec.inputs["template"]) if named else None
     wanted = ("seed", "system", "system_variants", "max_length", "too_long")
     wanted += ("max_completion_length",)
     kept = {name: settings[name] for name in wanted if name in settings}
