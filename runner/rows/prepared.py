@@ -17,8 +17,22 @@ def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
         yield from _split(split, measures[split])
     yield from _sources(measures)
     yield from _leaks(measures.get("leaks", {}))
+    if warning := held_out_warning(measures):
+        yield f"warning: {warning}"
     if measures["rows_in_both"]:
         yield f"{measures['rows_in_both']} held-out rows are trained on too"
+
+
+def held_out_warning(measures: Mapping[str, Any]) -> str:
+    """What to say where far more rows are held out than asked for; "" where not."""
+    if not (told := measures.get("held_out")):
+        return ""
+    share = told["rows"] / told["of"]
+    return (
+        f"{told['rows']} of {told['of']} rows are held out ({share:.0%}), though "
+        f"data.validation.fraction is {told['fraction']:g}: rows of one prompt or group are never "
+        "parted, and a large one was drawn; another seed may draw smaller ones"
+    )
 
 
 def _cleaning(counts: Mapping[str, Any]) -> Iterator[str]:

@@ -208,6 +208,10 @@ def test_secrets_are_masked_and_what_looks_like_them_is_not(given: str, expected
         ("GB82WEST12345698765432", "[IBAN]"),
         ("4111 1111 1111 1111", "[CARD]"),
         ("+49 30 901820, (650) 253-0000", "[PHONE], [PHONE]"),
+        (
+            "IP address: 5.6.7.8, DNS 8.8.4.4, version 5.6.7.8",
+            "IP address: [IP], DNS 8.8.4.4, version 5.6.7.8",
+        ),
         ("from 93.184.216.34 and 2a00:1450:4001:81b::200e", "from [IP] and [IP]"),
         *(
             (same, same)

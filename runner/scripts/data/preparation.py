@@ -132,7 +132,13 @@ def raise_problems(problems: Sequence[Problem], count: int) -> None:
 
 
 def nothing_left(dropped: Mapping[str, int]) -> ScriptError:
-    """What to say when all rows to train on were dropped."""
+    """What to say when all rows to train on were dropped, or none was taken to begin with."""
+    if not dropped:
+        return ScriptError(
+            "no row is left to train on: repeat in data.train takes no row of any file",
+            hint="raise repeat in data.train: 0.5 is half of a file's rows, each by its hash",
+            code="E329",
+        )
     return ScriptError(
         f"no row is left to train on: {count_words(dropped)}",
         hint="raise data.max_length or look at the rows",
