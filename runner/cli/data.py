@@ -8,12 +8,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import Interrupted, UsageError
+from runner.errors import Interrupted, MachineCannot, UsageError
 
 if TYPE_CHECKING:
     from runner.rows.survey import Survey
@@ -26,6 +26,10 @@ HELP = (
 )
 EXAMPLE = "recipe data inspect recipes/data/spark-faq.jsonl"
 _BEGINS_ANEW = "run the same command again; it begins anew, and left nothing behind"
+_OTHER_PLACE = {
+    "E410": "free some space, or write to a folder on another disk",
+    "E411": "make the folder writable for you, or write to another one",
+}
 _SHAPES = (".jsonl", ".json", ".csv", ".tsv")
 _WRITTEN = tuple(f"{shape}{packed}" for shape in _SHAPES for packed in ("", ".gz", ".xz"))
 
@@ -221,7 +225,7 @@ def _converted(args: argparse.Namespace, rows: Path) -> Converted:
     from runner.report.printable import escaped
     from runner.rows.survey import guess_file, no_format
     from runner.scripts.data.convert import convert
-    from runner.store.atomic import disk_errors, open_atomic
+    from runner.store.atomic import open_atomic
 
     source, columns = args.source, _columns(args)
     if source is None:
@@ -230,12 +234,25 @@ def _converted(args: argparse.Namespace, rows: Path) -> Converted:
             raise no_format(args.file)
         source, columns = guess.format, dict(guess.columns)
         print(escaped(f"{args.file} {guess}"), file=sys.stderr)
-    with disk_errors(f"writing {args.out}"):
+    with _writing(args.out):
         args.out.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(f"writing {args.out}"), open_atomic(args.out) as out:
+    with _writing(args.out), open_atomic(args.out) as out:
         done = convert(rows, args.file.name, out, args.out.name, source, args.target, columns)
         _refuse(args, done)
     return done
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Raises MachineCannot where the disk refuses `out`, which is in no folder of ours."""
+    from runner.store.atomic import disk_errors
+
+    try:
+        with disk_errors(f"writing {out}"):
+            yield
+    except MachineCannot as error:
+        error.hint = _OTHER_PLACE.get(error.code, error.hint)
+        raise
 
 
 def _refuse(args: argparse.Namespace, done: Converted) -> None:

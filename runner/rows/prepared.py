@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runner.report.printable import escaped
+from runner.rows.show import plain_number
 
 
 def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
@@ -63,7 +64,8 @@ def _split(name: str, counts: Mapping[str, Any]) -> Iterator[str]:
         f"{tokens['context']} context"
     )
     if "length" in counts:
-        yield "  tokens a row: {min} to {max}, median {median:g}".format(**counts["length"])
+        median = plain_number(counts["length"]["median"])
+        yield "  tokens a row: {min} to {max}, median ".format(**counts["length"]) + median
     if "packs" in counts:
         yield f"  packs: {counts['packs']}, filled to {counts['packs_filled']:.0%}"
     if "documents_a_pack" in counts:  # not in runs of before

@@ -18,6 +18,7 @@ from runner.scripts.data.cleaning import language, personal, refusals, repair, s
 from runner.scripts.data.cleaning.contamination import Measure
 from runner.scripts.data.cleaning.pipeline import ORDER, Cleaning
 from runner.scripts.data.cleaning.report import Drop, difference
+from runner.scripts.data.cleaning.turns import merged
 from runner.scripts.data.conversation import Conversation, message
 from runner.scripts.data.preference import Judged, Pair
 from runner.scripts.data.rows import Place
@@ -352,6 +353,12 @@ def test_context_and_what_is_trained_on_stay_apart() -> None:
     row = turns(("user", "a"), ("assistant", "b"), ("assistant", "c"))
     mixed = Conversation(row.messages, untrained=frozenset({1}), place=row.place)
     assert after(mixed, alternation="merge") is None
+    why = merged(mixed)
+    assert isinstance(why, Drop)
+    assert why.why == "turn 3 (assistant) follows assistant, of another weight"
+    other = merged(turns(("user", "a"), ("system", "b"), ("assistant", "c")))
+    assert isinstance(other, Drop)
+    assert "weight" not in other.why
     both = Pair(mixed, mixed, row.place)
     assert after(both, alternation="merge") is None
 

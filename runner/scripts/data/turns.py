@@ -93,7 +93,7 @@ def _turn(value: Any, number: int) -> tuple[Message, bool]:
 
 
 def _content(value: Any, name: str) -> str:
-    """A text, or a list of parts that are texts, which are one behind the other. Raises RowError."""
+    """A text, or a list of parts that are texts, put one behind the other. Raises RowError."""
     if not isinstance(value, list):
         return checked_text(value, name)
     return "".join(_part(each, f"part {number} of {name}") for number, each in enumerate(value, 1))
