@@ -4,10 +4,10 @@ usage: python -m tests.method_results [METHOD ...]    train, and write the recor
        python -m tests.method_results --page          write the page from the record
 
 The control of a recipe is the same recipe with the same held-out rows, but nothing to learn in its
-training rows: what was called better and worse is exchanged in half of the pairs, labels are dealt
-out anew, words are shuffled, each at random with a fixed seed. docs/course/10.5/results.json is the
-record: no clock, and the digests of the files that the numbers came from. SPARK_RECIPES_STORE keeps
-what was trained, so that a second call trains what has changed.
+training rows: what was called better and worse is exchanged in half of the pairs, labels and right
+answers are dealt out anew, words are shuffled, each at random with a fixed seed.
+docs/course/10.5/results.json is the record: no clock, and the digests of the files that the numbers
+came from. SPARK_RECIPES_STORE keeps what was trained: a second call trains what has changed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BEGIN = "<!-- from here on by python -m tests.method_results -->"
 END = "<!-- by hand again -->"
 COURSE, DATA = "recipes/course", "recipes/data"
 SEED = 42  # of the recipes, by which rows are held out
-FRACTION = 0.25  # of the recipes
+FRACTION = 0.25  # of most recipes
 EXCHANGED = 7  # seed of the controls
 POINTS = 6  # of a curve in the page
 HELD_OUT = "prepared/validation.tokens.safetensors"
@@ -69,6 +69,13 @@ def deal_labels(rows: list[Row], dice: random.Random) -> list[Row]:
     return [row | {"label": label} for row, label in zip(rows, labels, strict=True)]
 
 
+def deal_answers(rows: list[Row], dice: random.Random) -> list[Row]:
+    """The same questions and right answers, but which belongs to which is chance."""
+    answers = [row["answer"] for row in rows]
+    dice.shuffle(answers)
+    return [row | {"answer": answer} for row, answer in zip(rows, answers, strict=True)]
+
+
 def shuffle_words(rows: list[Row], dice: random.Random) -> list[Row]:
     """The same words in each text, in any order."""
     made = []
@@ -95,6 +102,7 @@ class Method:
     neutral: float
     traced: str = "rewards/margins"
     lower: bool = False  # is a lower value better?
+    fraction: float = FRACTION  # of the rows that is held out
 
     @property
     def file(self) -> str:
@@ -129,6 +137,13 @@ METHODS = {
             traced="loss",
             lower=True,
         ),
+        Method(
+            *("grpo", "small-sums.jsonl", "prompt", deal_answers),
+            *("reward_change", "growth of the reward"),
+            neutral=0.0,
+            traced="reward",
+            fraction=0.5,
+        ),
     )
 }
 
@@ -140,9 +155,9 @@ def prompt_digest(row: Row) -> str:
     return Conversation(messages=(message("user", row["prompt"]),)).digest()
 
 
-def divided(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+def divided(rows: Sequence[Row], fraction: float = FRACTION) -> tuple[list[Row], list[Row]]:
     """(to train on, held out) as the recipes divide them."""
-    sides = held_out([prompt_digest(row) for row in rows], FRACTION, SEED)
+    sides = held_out([prompt_digest(row) for row in rows], fraction, SEED)
     kept = [row for row, out in zip(rows, sides, strict=True) if not out]
     return kept, [row for row, out in zip(rows, sides, strict=True) if out]
 
@@ -158,7 +173,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 def write_control(method: Method, project: Path) -> str:
     """Write the control's recipe and rows into `project`; the recipe's path there."""
     name = f"{method.name}-control"
-    train, validation = divided(read_rows(project / DATA / method.data))
+    train, validation = divided(read_rows(project / DATA / method.data), method.fraction)
     train = method.change(train, random.Random(EXCHANGED))
     files = {}
     for part, rows in (("train", train), ("held-out", validation)):

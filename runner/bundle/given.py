@@ -15,7 +15,7 @@ from runner.bundle.archive import Archive, open_archive
 from runner.bundle.contents import FETCHED
 from runner.errors import UsageError
 
-STAGES = ("fetch", "fetch_reward", "fetch_data")
+STAGES = ("fetch", "fetch_reward", "fetch_data", "fetch_tasks")
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,23 +78,27 @@ def memory_now(cost: Cost, have: hardware.Memory) -> Iterator[Check]:
 
 
 def hub_access(recipe: Recipe, steps: list[Step], cache: Path) -> Iterator[Check]:
-    """May this user have the model? Asks the hub, with the user's token."""
+    """May this user have the models? Asks the hub, with the user's token."""
     from runner.execution.revisions import ask_hub
 
-    hub = recipe.model.hub
-    fetched = any(step.stage == "fetch" and step.action is Action.REUSE for step in steps)
-    if hub is None or fetched:
+    here = {step.stage for step in steps if step.action is Action.REUSE}
+    asked = [
+        {"id": part.hub, "kind": "model", "revision": part.revision}
+        for stage, part in (("fetch", recipe.model), ("fetch_reward", recipe.reward))
+        if part is not None and part.hub is not None and stage not in here
+    ]
+    if not asked:
         return
     if environments.find("data", cache) is None:
         from runner.doctor.gpu import not_built
 
         yield not_built("hub", "data")
         return
-    asked = {"id": hub, "kind": "model", "revision": recipe.model.revision}
     try:
-        ask_hub("hub_access", {"repositories": [asked]}, lambda message: None)
+        ask_hub("hub_access", {"repositories": asked}, lambda message: None)
     except RecipeToolError as error:
         why = "the first stage would end with this"
         yield Check("hub", State.PROBLEM, error.message, why, error.hint)
     else:
-        yield ok("hub", f"{hub} is given to you")
+        names = " and ".join(str(each["id"]) for each in asked)
+        yield ok("hub", f"{names} {'is' if len(asked) == 1 else 'are'} given to you")

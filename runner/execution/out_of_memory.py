@@ -14,15 +14,17 @@ if TYPE_CHECKING:
 
 GPU_IS_FULL = "E509"
 _KERNEL_KILLED = re.compile(r"was killed by SIGKILL.*memory")  # system/process.py says so
-_PHASES = {"train": "train", "evaluate": "evaluate"}  # stage -> phase of plan/fit.py
+_PHASES = ("train", "evaluate", "harness")  # of plan/fit.py, by the names of stages
 _KINDS = 4  # that are named, the largest
 _CHANGES = 3
 
 
 def explain(error: StageFailed, recipe: Recipe) -> None:
     """Add the plan of the stage and the best changes to an error that is about memory."""
-    phase = _PHASES.get(error.stage)
-    if phase is None or not (error.code == GPU_IS_FULL or _KERNEL_KILLED.search(error.message)):
+    phase = error.stage
+    if phase not in _PHASES or not (
+        error.code == GPU_IS_FULL or _KERNEL_KILLED.search(error.message)
+    ):
         return
     from runner.plan.cost import known_shapes
     from runner.plan.fit import phases_of, single_changes

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runner.stages.contract import Stage
 
 Say = Callable[[str], None]
-FETCHING = ("fetch", "fetch_data")
+FETCHING = ("fetch", "fetch_reward", "fetch_data", "fetch_tasks")
 
 
 def require_ready(
@@ -50,9 +50,14 @@ def downloads(recipe: Recipe, stages: list[Stage]) -> Iterator[str]:
             continue
         if stage.NAME == "fetch" and recipe.model.hub is not None:
             yield f"the base model {recipe.model.hub} at {recipe.model.revision}"
+        if stage.NAME == "fetch_reward" and recipe.reward and recipe.reward.hub is not None:
+            yield f"the reward model {recipe.reward.hub} at {recipe.reward.revision}"
         if stage.NAME == "fetch_data":
             for _, file in recipe.hub_files():
                 yield f"the data set file {file.name} at {file.revision}"
+        if stage.NAME == "fetch_tasks":
+            for _, _, _, asked in recipe.task_files():
+                yield f"the data set file {asked.name} at {asked.revision}"
 
 
 def _unbuilt(recipe: Recipe, stages: list[Stage], cache: Path, say: Say) -> Iterator[str]:
@@ -120,6 +125,8 @@ def get_all(recipe: Recipe, stages: list[Stage], cache: Path, say: Say) -> None:
         fetching = [stage for stage in its_stages if stage.NAME in FETCHING]
         if starts_from_recipe(each):
             fetching = [stage for stage in fetching if stage.NAME != "fetch"]
+        if each.scorer is not None:
+            fetching = [stage for stage in fetching if stage.NAME != "fetch_reward"]
         _fetch(each, fetching, cache)
 
 

@@ -25,7 +25,17 @@ from runner.recipe.base_recipe import (
 from runner.system.offline import require_network
 
 if TYPE_CHECKING:
-    from runner.recipe.model import DataFile, MeasuredFile, Model, Recipe
+    from runner.recipe.model import (
+        DataFile,
+        Evaluate,
+        HubFile,
+        MeasuredFile,
+        Model,
+        Recipe,
+        RewardModel,
+    )
+
+    _Part = Model | RewardModel | DataFile | MeasuredFile | HubFile
 
 KEPT_LOGS = 5  # of questions that failed
 Asked = tuple[str, str | None, str]  # repository, revision, model | dataset
@@ -61,15 +71,23 @@ def pinned_as(recipe: Recipe, locked: Mapping[str, Any]) -> Recipe:
 
 def _commits_in(recipe: Recipe, locked: Mapping[str, Any]) -> dict[Asked, str]:
     model, files = locked["model"], _files_in(locked["data"])
-    parts: list[Model | DataFile | MeasuredFile] = [
+    parts: list[_Part] = [
         recipe.model,
         *(file for _, file in recipe.data_files()),
         *recipe.data.measured_files,
     ]
     kinds = ["model", *("dataset" for _ in files)]
+    pairs = [*zip(parts, [model, *files], kinds, strict=False)]
+    if recipe.reward is not None:
+        pairs.append((recipe.reward, locked.get("reward") or {}, "model"))
+    pairs += [
+        (file, task, "dataset")
+        for _, number, _, file in recipe.task_files()
+        for task in _tasks_in(locked)[number : number + 1]
+    ]
     unpinned = set(_unpinned(recipe))
     commits = {}
-    for part, locked_part, kind in zip(parts, [model, *files], kinds, strict=False):
+    for part, locked_part, kind in pairs:
         asked = (part.hub or "", part.revision, kind)
         if asked in unpinned and locked_part.get("hub") == part.hub:
             commits[asked] = str(locked_part["revision"])
@@ -87,10 +105,12 @@ def _unpinned(recipe: Recipe) -> list[Asked]:
     """What must be asked for, each once."""
     from runner.recipe.model import is_commit
 
-    parts: list[tuple[Model | DataFile | MeasuredFile, str]] = []
+    parts: list[tuple[_Part, str]] = []
     for each in recipes_of(recipe):
         parts.append((each.model, "model"))
+        parts += [] if each.reward is None else [(each.reward, "model")]
         parts += [(file, "dataset") for _, file in each.hub_files()]
+        parts += [(file, "dataset") for _, _, _, file in each.task_files()]
     asked = [
         (part.hub, part.revision, kind)
         for part, kind in parts
@@ -176,6 +196,8 @@ def _pinned(recipe: Recipe, commits: dict[Asked, str]) -> Recipe:
     pinned = replace(
         recipe,
         model=replace(model, revision=commit),
+        reward=None if recipe.reward is None else _pinned_reward(recipe.reward, commits),
+        evaluate=_pinned_tasks(recipe.evaluate, commits),
         data=recipe.data.with_files(data),
         _resolved=resolved,
     )
@@ -184,9 +206,33 @@ def _pinned(recipe: Recipe, commits: dict[Asked, str]) -> Recipe:
     return pinned if recipe.scorer is None else with_scorer(pinned, _pinned(recipe.scorer, commits))
 
 
+def _pinned_reward(reward: RewardModel, commits: dict[Asked, str]) -> RewardModel:
+    key = (reward.hub or "", reward.revision, "model")
+    return replace(reward, revision=commits.get(key, reward.revision))
+
+
+def _pinned_tasks(evaluate: Evaluate | None, commits: dict[Asked, str]) -> Evaluate | None:
+    if evaluate is None or evaluate.harness is None:
+        return evaluate
+    tasks = tuple(
+        replace(
+            task, revision=commits.get((task.hub or "", task.revision, "dataset"), task.revision)
+        )
+        for task in evaluate.harness.tasks
+    )
+    return replace(evaluate, harness=replace(evaluate.harness, tasks=tasks))
+
+
+def _tasks_in(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
+    evaluate = resolved.get("evaluate") or {}
+    return list((evaluate.get("harness") or {}).get("tasks") or ())
+
+
 def _pin_resolved(resolved: dict[str, Any], commits: dict[Asked, str]) -> None:
-    files = _files_in(resolved["data"])
-    for part, kind in ((resolved["model"], "model"), *((file, "dataset") for file in files)):
+    files = [*_files_in(resolved["data"]), *_tasks_in(resolved)]
+    models = [resolved["model"], *filter(None, (resolved.get("reward"),))]
+    parts = [*((each, "model") for each in models), *((each, "dataset") for each in files)]
+    for part, kind in parts:
         key = (part.get("hub") or "", part.get("revision"), kind)
         if key in commits:
             part["revision"] = commits[key]

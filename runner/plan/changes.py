@@ -15,11 +15,19 @@ from runner.stages import ORDER, stages_of
 from runner.stages.models.base_result import last_stage
 
 if TYPE_CHECKING:
-    from runner.recipe.model import DataFile, MeasuredFile, Model, Recipe
+    from runner.recipe.model import (
+        DataFile,
+        Evaluate,
+        HarnessTask,
+        MeasuredFile,
+        Model,
+        Recipe,
+        RewardModel,
+    )
     from runner.stages.contract import Stage, Upstream
 
 MAX_SHOWN = 200  # characters of a value
-_Part = TypeVar("_Part", "Model", "DataFile", "MeasuredFile")
+_Part = TypeVar("_Part", "Model", "RewardModel", "DataFile", "MeasuredFile", "HarnessTask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +158,24 @@ def _with_commits(recipe: Recipe) -> Recipe:
     base = None if recipe.base is None else _with_commits(recipe.base)
     scorer = None if recipe.scorer is None else _with_commits(recipe.scorer)
     model = _with_commit(recipe.model)
-    return dataclasses.replace(recipe, model=model, data=data, base=base, scorer=scorer)
+    reward = None if recipe.reward is None else _with_commit(recipe.reward)
+    return dataclasses.replace(
+        recipe,
+        model=model,
+        reward=reward,
+        data=data,
+        evaluate=_with_commits_of_tasks(recipe.evaluate),
+        base=base,
+        scorer=scorer,
+    )
+
+
+def _with_commits_of_tasks(evaluate: Evaluate | None) -> Evaluate | None:
+    if evaluate is None or evaluate.harness is None:
+        return evaluate
+    harness = evaluate.harness
+    tasks = tuple(map(_with_commit, harness.tasks))
+    return dataclasses.replace(evaluate, harness=dataclasses.replace(harness, tasks=tasks))
 
 
 def _with_commit(part: _Part) -> _Part:

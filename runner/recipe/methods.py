@@ -58,7 +58,7 @@ METHODS = {
     "kto": Method(JUDGED, {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}),
     "reward": Method(PAIRS, {"center_rewards_coefficient": 0.0}),
     "ppo": Method(
-        CONVERSATIONS[:-1],  # what is before their last answer: a text has no prompt
+        (*CONVERSATIONS[:-1], *PROMPTS),  # what is before the last answer: a text has no prompt
         {
             "kl_coef": 0.05,
             "num_ppo_epochs": 4,
@@ -99,5 +99,6 @@ def methods_with(setting: str) -> list[str]:
 
 
 def methods_of(data_format: str) -> list[str]:
-    """Names of the methods that learn from rows of `data_format`."""
-    return [name for name, method in METHODS.items() if data_format in method.formats]
+    """Names of the methods that learn from rows of `data_format`, those of few formats first."""
+    found = [name for name, method in METHODS.items() if data_format in method.formats]
+    return sorted(found, key=lambda name: name != "sft" and len(METHODS[name].formats))

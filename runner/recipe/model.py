@@ -55,11 +55,13 @@ class Model:
 @dataclass(frozen=True, slots=True)
 class RewardModel:
     """The model that scores answers: what another `recipe` trained, which is here as resolved data,
-    its paths as in this recipe, or a folder `path`.
+    its paths as in this recipe, a folder `path`, or the repository `hub` at `revision`.
     """
 
     recipe: Mapping[str, Any] | None
     path: str | None
+    hub: str | None
+    revision: str | None  # a commit, a branch or a tag; None: the hub's main branch
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,21 +317,57 @@ class Train:
     save_steps: int  # operational: decides no byte of the result
     save_total_limit: int  # operational, too
     canary: bool  # operational, too
+    processes: int  # on a machine
+    nodes: int  # machines
+
+    @property
+    def all_processes(self) -> int:
+        """Processes that train together."""
+        return self.processes * self.nodes
 
     @property
     def rows_per_step(self) -> int:
         """Rows of the data that one step takes: where answers are drawn, they are the batch."""
         batch = self.per_device_train_batch_size * self.gradient_accumulation_steps
-        return max(1, batch // (self.num_generations or 1))
+        return max(1, batch // (self.num_generations or 1)) * self.all_processes
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of the data set repository `hub` at `revision`."""
+
+    hub: str
+    revision: str | None  # a commit, a branch or a tag; None: the hub's main branch
+    file: str
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.hub}/{self.file}"
 
 
 @dataclass(frozen=True, slots=True)
 class HarnessTask:
-    """A task file of lm-evaluation-harness, and its rows. Paths are relative to the recipe."""
+    """A task file of lm-evaluation-harness, and its rows. Paths are relative to the recipe; those
+    of the rows, with `hub`, to that data set repository at `revision`."""
 
     path: str
     data: str
     fewshot: str | None
+    hub: str | None
+    revision: str | None
+
+    @property
+    def hub_files(self) -> dict[str, HubFile]:
+        """`data` and `fewshot`, those that are on the hub."""
+        if self.hub is None:
+            return {}
+        given = {"data": self.data, "fewshot": self.fewshot}
+        return {
+            key: HubFile(self.hub, self.revision, file)
+            for key, file in given.items()
+            if file is not None
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,6 +491,14 @@ class Recipe:
             yield f"/data/train/{number}", file
         for number, file in enumerate(self.data.validation.files):
             yield f"/data/validation/files/{number}", file
+
+    def task_files(self) -> Iterator[tuple[str, int, str, HubFile]]:
+        """Every file of the hub that a task's rows lie in: the task's JSON pointer and number, and
+        `data` or `fewshot`."""
+        harness = self.evaluate.harness if self.evaluate else None
+        for number, task in enumerate(harness.tasks if harness else ()):
+            for key, file in task.hub_files.items():
+                yield f"/evaluate/harness/tasks/{number}", number, key, file
 
     def hub_files(self) -> Iterator[tuple[str, DataFile | MeasuredFile]]:
         """Every file of a data set on the hub with its JSON pointer, in the recipe's order."""

@@ -69,7 +69,7 @@ def named_paths(recipe: Recipe) -> Iterator[NamedPath]:
     if recipe.evaluate is not None and recipe.evaluate.harness is not None:
         for number, task in enumerate(recipe.evaluate.harness.tasks):
             for key in ("path", "data", "fewshot"):
-                if (text := getattr(task, key)) is not None:
+                if key not in task.hub_files and (text := getattr(task, key)) is not None:
                     yield NamedPath(f"/evaluate/harness/tasks/{number}/{key}", text, "file")
 
 

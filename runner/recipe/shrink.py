@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runner.recipe.base_recipe import POINTER, SCORER, with_base, with_scorer
-from runner.recipe.methods import METHODS
+from runner.recipe.methods import PROMPTS
 from runner.recipe.model import build
 
 if TYPE_CHECKING:
@@ -108,5 +108,5 @@ def _lengths(resolved: dict[str, Any], put: _Put) -> None:
     if data["max_length"] > MAX_LENGTH:
         put("/data/max_length", MAX_LENGTH)
         if data["too_long"] == "error":
-            generates = METHODS[resolved["train"]["method"]].generates
-            put("/data/too_long", "drop" if generates else "truncate")  # a prompt is never cut
+            prompts = any(file["format"] in PROMPTS for file in data["train"])
+            put("/data/too_long", "drop" if prompts else "truncate")  # a prompt is never cut

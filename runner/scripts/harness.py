@@ -30,7 +30,13 @@ from runner.scripts.evaluate import load_model, tuned_model
 from runner.scripts.evaluation.examples import FILE, Example, content_id, cut, write_examples
 from runner.scripts.evaluation.measures import summary_of, task_measures
 from runner.scripts.spec import Events, ScriptError, Spec, main
-from runner.scripts.training.torch_setup import check_still_set_up, peak_memory, set_up_torch
+from runner.scripts.training.torch_setup import (
+    SHORTER_QUESTIONS,
+    check_still_set_up,
+    peak_memory,
+    set_up_torch,
+    told_of_memory,
+)
 
 BATCH = 8  # prompts at once; part of what decides the last bits
 MAX_ROWS = 1_000_000
@@ -237,4 +243,4 @@ def _write(
 
 
 if __name__ == "__main__":
-    main(measure)
+    main(told_of_memory(measure, SHORTER_QUESTIONS))

@@ -23,7 +23,7 @@ from runner.scripts.data.chunk import tokenizer_for
 from runner.scripts.data.conversation import Conversation, check_turns
 from runner.scripts.data.division import divide, sums_by_source
 from runner.scripts.data.documents import in_both, statistics_of, write_tokens
-from runner.scripts.data.formats import ANY_ORDER, FORMATS
+from runner.scripts.data.formats import ANY_ORDER, ASKED, FORMATS
 from runner.scripts.data.packing import pack
 from runner.scripts.data.preparation import (
     cleaning_of,
@@ -90,11 +90,12 @@ def reading_of(settings: Mapping[str, Any]) -> Reading:
 
 def understand(row: dict[str, Any], file: Mapping[str, Any], reading: Reading) -> Conversation:
     """A row that can be used, or cleaned where rows are. Raises RowError."""
-    parse = FORMATS[file["format"]]
+    waiting = file["format"] in ASKED
+    parse = (ASKED if waiting else FORMATS)[file["format"]]
     if reading.orders_turns:
         parse = ANY_ORDER.get(file["format"], parse)
     conversation = without_own(parse(row), reading.settings)
-    if reading.steps is None:
+    if reading.steps is None and not waiting:
         check_turns(conversation)
     return conversation
 

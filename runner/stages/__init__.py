@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from runner.stages.contract import Stage
 
 ORDER = (
-    *("fetch", "fetch_reward", "fetch_data", "prepare", "train", "evaluate", "harness", "merge"),
-    "imatrix",
+    *("fetch", "fetch_reward", "fetch_data", "fetch_tasks", "prepare", "train", "evaluate"),
+    *("harness", "merge", "imatrix"),
     *("gguf", "ollama", "benchmark"),
 )
 

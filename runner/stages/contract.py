@@ -91,12 +91,16 @@ class Context(Protocol):
         inputs: Mapping[str, Path] | None = None,
         environment: str | None = None,
         outside: Mapping[str, str] | None = None,
+        processes: int = 1,
+        machines: int = 1,
     ) -> dict[str, Any]:
         """Run runner/scripts/NAME.py in `environment` (default: the stage's) under the supervisor.
 
         `spec` is the hashed part; `inputs` says where things lie. `outside` are variables that
-        decide no byte (a token, an address): this child alone gets them, and no file. Returns the
-        measures the script reported. Raises StageFailed (with the log's path) or Interrupted.
+        decide no byte (a token, an address): this child alone gets them, and no file. With more
+        than one of `processes` (on this machine) or `machines` it is started several times, as
+        one training. Returns the measures the script reported. Raises StageFailed (with the log's
+        path) or Interrupted.
         """
         ...
 

@@ -56,24 +56,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     if recipe.given is not None and recipe.given.holds(NAME):
         recipe.given.unpack(NAME, folder)
         return
-    files = dict(named_files(recipe))
-    wanted = [
-        {
-            "id": file.hub,
-            "kind": "dataset",
-            "revision": file.revision,
-            "file": hub.inside(file.file),
-            "code": False,
-            "place": name,
-        }
-        for name, file in files.items()
-    ]
-    downloaded = hub.download(wanted, 0, context)
-    (folder / "data").mkdir()
-    for name, file in files.items():
-        (downloaded / name / str(hub.inside(file.file))).rename(folder / name)
-    commits = {file.name: file.revision for file in files.values()}
-    context.measure("commits", commits)
+    hub.download_files(dict(named_files(recipe)), folder, context)
 
 
 def output_name(kind: str, number: int, file: DataFile | MeasuredFile) -> str:

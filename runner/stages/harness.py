@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import StageFailed
 from runner.recipe.model import quantization_spec
 from runner.recipe.task_files import read_task
+from runner.stages import fetch_tasks
 from runner.stages.contract import Class, Context, Upstream
+from runner.stages.rows import plain
 
 if TYPE_CHECKING:
     from runner.recipe.model import Harness, Recipe
@@ -19,11 +21,12 @@ if TYPE_CHECKING:
 NAME = "harness"
 VERSION = 1
 OUTPUTS = {"examples.jsonl": Class.PLATFORM, "results.json": Class.MEASURED}
-NEEDS = ("fetch", "prepare", "train")
+NEEDS = ("fetch", "fetch_tasks", "prepare", "train")
 ENVIRONMENT = "harness"
 TOOLS: tuple[str, ...] = ()
 DEVICE = True
 
+PARQUET = ".parquet"
 _TRAINED = {"lora": "adapter", "none": "model"}
 
 
@@ -32,9 +35,16 @@ def wanted(recipe: Recipe) -> bool:
     return recipe.evaluate is not None and recipe.evaluate.harness is not None
 
 
+def borrowed(recipe: Recipe) -> tuple[str, ...]:
+    """The environment that reads Parquet, where rows of the hub are such."""
+    names = [file.file.lower() for file in fetch_tasks.files_of(recipe).values()]
+    return (plain.ENVIRONMENT,) if any(name.endswith(PARQUET) for name in names) else ()
+
+
 def snapshot(recipe: Recipe) -> dict[str, Any]:
-    """What the task files say, digests of their rows, and how this processor multiplies."""
+    """What the task files say, digests of the project's rows, and how this processor multiplies."""
     from runner.store.digest import file_sha256
+    from runner.system import environments
     from runner.system.determinism import bfloat16_path
 
     facts: dict[str, Any] = {
@@ -44,6 +54,8 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
     half = recipe.model.dtype != "float32" or recipe.model.quantization is not None
     if half and (path := bfloat16_path()):
         facts["bfloat16_path"] = path
+    if roles := borrowed(recipe):
+        facts["read_by"] = {role: environments.identity(role) for role in roles}
     return facts
 
 
@@ -55,12 +67,17 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         "model": upstream["fetch"].digest("model/*"),
         "trained_model": upstream["train"].digest(f"{trained}/*"),
         "template": upstream["prepare"].digest("chat_template.jinja"),
+        **({"rows": upstream[fetch_tasks.NAME].digest()} if fetch_tasks.NAME in upstream else {}),
     }
 
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
     """Write results of every example into `folder`. Raises StageFailed."""
     trained = _TRAINED[recipe.train.adapter.type]
+    rows = {name: plain.Given(path, path.name) for name, path in _rows(recipe).items()}
+    for _, number, key, file in recipe.task_files():
+        path = inputs[fetch_tasks.NAME].path(fetch_tasks.output_name(key, number, file))
+        rows[f"{key}-{number}"] = plain.Given(path, file.name, whole=True)
     context.run_script(
         "harness",
         {**_settings(recipe), "tasks": _configurations(recipe)},
@@ -68,7 +85,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
             "model": inputs["fetch"].folder / "model",
             "trained": inputs["train"].folder / trained,
             "template": inputs["prepare"].path("chat_template.jinja"),
-            **_rows(recipe),
+            **plain.plain(rows, context),
         },
         folder=folder,
     )
@@ -93,9 +110,11 @@ def _configurations(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _rows(recipe: Recipe) -> dict[str, Path]:
-    """`data-0`, `fewshot-0`, ... -> the file."""
+    """`data-0`, `fewshot-0`, ... -> the file of the project."""
     found = {}
     for number, task in enumerate(_harness(recipe).tasks):
+        if task.hub is not None:
+            continue
         found[f"data-{number}"] = recipe.resolve(task.data)
         if task.fewshot is not None:
             found[f"fewshot-{number}"] = recipe.resolve(task.fewshot)

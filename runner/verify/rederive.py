@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 GIVEN = {"export": ("fetch", "fetch_reward", "prepare", "train", "imatrix"), "train": ()}
 # Not derived again at a level: `export` asks only about what is deployed.
-LEFT_OUT = {"export": ("evaluate", "harness"), "train": ()}
+LEFT_OUT = {"export": ("fetch_tasks", "evaluate", "harness"), "train": ()}
 
 
 @dataclass(frozen=True)

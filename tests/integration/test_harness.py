@@ -227,3 +227,27 @@ def test_what_does_not_fit_is_said(
     result = tasks((text, rows)).finish(warm_harness)
     assert (result.status, result.error()["code"]) == (1, code), result.log
     assert words in result.error()["message"]
+
+
+FULL_GPU = """
+import torch
+from lm_eval import evaluator
+
+def full(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+evaluator.evaluate = full
+"""
+
+
+def test_a_gpu_that_is_too_small_is_told_of_with_what_helps_here(
+    tasks: Callable[..., ScriptRun], tmp_path: Path
+) -> None:
+    """The harness raises what torch raises on a full GPU: no batch of the training is to blame."""
+    (tmp_path / "sitecustomize.py").write_text(FULL_GPU)
+    result = tasks((CHOICE, ROWS)).finish_cold(PYTHONPATH=str(tmp_path))
+    assert result.status == 1
+    (error,) = [event for event in result.events if event["event"] == "error"]
+    assert error["code"] == "E509"
+    assert error["message"].startswith("the GPU has too little memory: CUDA out of memory.")
+    assert "evaluate.harness.num_fewshot" in error["hint"]

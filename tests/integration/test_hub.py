@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from tests.chain import ROOT
 from tests.gguf_files import write_gguf_of_model
@@ -686,3 +686,144 @@ def test_a_lock_pins_the_branch_and_then_runs_without_asking(
     assert done.returncode == 0, done.stderr
     assert project.stage("fetch")["action"] == "reuse"
     assert len(hub.requests) == asked
+
+
+# --- a model that scores
+
+BY_SCORES: dict[str, Any] = {
+    "data": {"train": [{"path": "rows.jsonl", "format": "alpaca"}], "max_length": 256},
+    "train": {"method": "ppo", "adapter": {"type": "lora", "r": 2}, "max_steps": 1},
+}
+
+
+def test_a_reward_model_of_the_hub_is_fetched_once_and_then_needs_no_hub(
+    project: Project, hub: HubServer, tiny: Path
+) -> None:
+    """Its weights and its head as they are there, its code not; and the hub is not asked again."""
+    weights = load_file(tiny / "model.safetensors") | {"score.weight": np.ones((1, 64), np.float32)}
+    files = files_of(tiny) | {"model.safetensors": save(weights), "modeling.py": b"evil"}
+    commit = hub.commit("acme/scorer", files)
+    project.write(
+        model={"path": str(tiny), "dtype": "float32"},
+        reward={"hub": "acme/scorer", "revision": "main"},
+        **BY_SCORES,
+    )
+    assert project.plan()["fetch_reward"][0] == "pending"
+    assert project.run() == {"fetch": "run", "fetch_reward": "run", "prepare": "run"}
+    assert project.stage("fetch_reward")["measures"]["commit"] == commit
+    assert project.record()["resolved"]["reward"] == {"hub": "acme/scorer", "revision": commit}
+    (stored,) = project.stored("fetch_reward", "model")
+    assert np.array_equal(load_file(stored / "model.safetensors")["score.weight"], np.ones((1, 64)))
+    assert not list(stored.glob("*.py"))
+
+    locked = project.recipe("lock", "x.yaml")
+    assert locked.returncode == 0, locked.stderr
+    hub.stop()
+    done = project.recipe("run", "x.lock.yaml", "--until", "prepare")
+    assert done.returncode == 0, done.stderr
+    assert "up to date" in done.stdout
+
+
+def test_a_reward_model_that_is_not_there_is_said_before_anything_is_trained(
+    project: Project, hub: HubServer, tiny: Path
+) -> None:
+    project.write(
+        model={"path": str(tiny), "dtype": "float32"},
+        reward={"hub": "acme/scorer", "revision": "1" * 40},
+        **BY_SCORES,
+    )
+    done = project.recipe("run", "x.yaml", "--until", "prepare")
+    assert done.returncode == 1, done.stderr
+    assert "error[E317]: there is no model acme/scorer" in done.stderr
+    offline = project.recipe("run", "x.yaml", "--until", "prepare", "--offline")
+    assert "the reward model acme/scorer at " + "1" * 40 in offline.stderr
+
+
+# --- tasks of the harness
+
+
+def test_rows_of_a_task_are_fetched_at_their_commit_and_nothing_else_again(
+    project: Project, hub: HubServer, tiny: Path
+) -> None:
+    rows = {"all/test.jsonl": b'{"a": "x", "b": "y"}\n', "all/train.parquet": b"PAR1"}
+    commit = hub.commit("acme/asked", rows, kind="dataset")
+    task = "task: t\noutput_type: generate_until\ndoc_to_text: a\ndoc_to_target: b\n"
+    (project.folder / "t.yaml").write_text(task)
+    asked = {"path": "t.yaml", "hub": "acme/asked", "data": "all/test.jsonl"}
+    base = {"model": {"path": str(tiny), "dtype": "float32"}}
+    project.write(**base)
+    assert project.run() == {"fetch": "run", "prepare": "run"}
+    evaluate = {"samples": 1, "harness": {"tasks": [asked]}}
+    project.write(**base, evaluate=evaluate)
+    assert project.plan()["fetch_tasks"][0] == "pending", "a branch"
+    assert project.run() == {"fetch": "reuse", "fetch_tasks": "run", "prepare": "reuse"}
+    resolved = project.record()["resolved"]["evaluate"]["harness"]["tasks"]
+    assert resolved[0]["revision"] == commit
+    asked |= {"revision": commit, "fewshot": "all/train.parquet"}
+    project.write(**base, evaluate=evaluate)
+    assert project.run() == {"fetch": "reuse", "fetch_tasks": "run", "prepare": "reuse"}
+    found = {path.name: path.read_bytes() for path in project.stored("fetch_tasks", "tasks/f*")}
+    assert found == {"fewshot-0.parquet": b"PAR1"}
+    assert project.stage("fetch_tasks")["measures"]["commits"] == {
+        "acme/asked/all/test.jsonl": commit,
+        "acme/asked/all/train.parquet": commit,
+    }
+    hub.stop()
+    assert project.run() == {}, "up to date"
+
+
+WRITE_PARQUET = """
+import sys, pyarrow, pyarrow.parquet
+table = pyarrow.table({"a": ["How many?", "Why?", "Who?"], "b": ["x", "y", "z"], "n": [1, 2, 3]})
+pyarrow.parquet.write_table(table, sys.argv[1])
+"""
+
+
+def test_prompts_a_scorer_and_tasks_of_the_hub_make_a_whole_run(
+    project: Project,
+    hub: HubServer,
+    tiny: Path,
+    tmp_path: Path,
+    environment_python: Callable[[str], Path],
+) -> None:
+    """ppo on prompts alone, scored by a model of the hub, and asked Parquet that lies there."""
+    weights = load_file(tiny / "model.safetensors") | {"score.weight": np.ones((1, 64), np.float32)}
+    scorer = hub.commit("acme/scorer", files_of(tiny) | {"model.safetensors": save(weights)})
+    parquet = tmp_path / "test.parquet"
+    argv = [str(environment_python("parquet")), "-c", WRITE_PARQUET, str(parquet)]
+    subprocess.run(argv, check=True)
+    asked = hub.commit("acme/asked", {"test.parquet": parquet.read_bytes()}, kind="dataset")
+    task = "task: t\noutput_type: generate_until\ndoc_to_text: a\ndoc_to_target: b\n"
+    (project.folder / "t.yaml").write_text(task + "generation_kwargs: {max_gen_toks: 4}\n")
+    prompts = [json.dumps({"prompt": f"Q{number}?"}) + "\n" for number in range(24)]
+    (project.folder / "prompts.jsonl").write_text("".join(prompts))
+    tasks = [{"path": "t.yaml", "hub": "acme/asked", "revision": asked, "data": "test.parquet"}]
+    project.write(
+        model={"path": str(tiny), "dtype": "float32"},
+        reward={"hub": "acme/scorer", "revision": scorer},
+        data={
+            "train": [{"path": "prompts.jsonl", "format": "prompt"}],
+            "max_length": 128,
+            "validation": {"fraction": 0.3},
+        },
+        train={
+            "method": "ppo",
+            "adapter": {"type": "lora", "r": 2},
+            "max_steps": 2,
+            "response_length": 6,
+            "per_device_train_batch_size": 4,
+        },
+        evaluate={"samples": 1, "max_new_tokens": 6, "harness": {"tasks": tasks}},
+    )
+    done = project.recipe("run", "x.yaml")
+    assert done.returncode == 0, done.stderr
+    assert project.stage("evaluate")["measures"]["reward_prompts"] == 7
+    assert project.stage("harness")["measures"]["tasks"]["t/exact_match"]["count"] == 3
+    hub.stop()
+    verified = project.recipe("verify", "runs/x/latest")
+    assert verified.returncode == 0, verified.stderr
+    attested = project.recipe("attest", "runs/x/latest")
+    assert attested.returncode == 0, attested.stderr
+    for name, commit in (("acme/scorer", scorer), ("acme/asked/test.parquet", asked)):
+        assert f'"name": "{name}"' in attested.stdout
+        assert commit in attested.stdout

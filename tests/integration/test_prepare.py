@@ -553,3 +553,40 @@ def test_weights_columns_tables_and_compression_give_the_bytes_of_plain_rows(
     unweighted["messages"][1]["weight"] = 0  # type: ignore[assignment]
     ((ids, mask),) = documents(prepare([unweighted]).folder)
     assert [token for token, bit in zip(ids, mask, strict=True) if bit] == [*byte_ids("A"), IM_END]
+
+
+# --- prompts without an answer, as ppo takes them
+
+
+def test_a_prompt_waits_where_an_answer_would_begin(prepare: Prepare) -> None:
+    """Trained on is its end alone, by which ppo knows what ends answers; "answer" is not read."""
+    rows = [
+        {"prompt": "How many?", "answer": 3},
+        {"prompt": [{"role": "user", "content": "Why?"}], "system": "Be short."},
+    ]
+    run = prepare(rows, "prompt")
+    assert run.returncode == 0, run.events
+    asked = [
+        chat("How many?", "")["messages"],
+        [{"role": "system", "content": "Be short."}, *chat("Why?", "")["messages"]],
+    ]
+    assert list(documents(run.folder)) == [expected(messages) for messages in asked]
+
+
+def test_prompts_stand_beside_conversations(prepare: Prepare) -> None:
+    """The same question is the same prompt, whether an answer follows it in the file or not."""
+    (answered,) = documents(prepare([chat("Why?", "So.")]).folder)
+    (waiting,) = documents(prepare([{"prompt": "Why?"}], "prompt").folder)
+    begin = answered[1].index(1)
+    assert waiting[1].index(1) == begin
+    assert waiting[0][:begin] == answered[0][:begin]
+
+
+def test_a_prompt_without_a_question_is_named(prepare: Prepare) -> None:
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    run = prepare([{"prompt": "Why?"}, {"prompt": " "}, {"prompt": turns}], "prompt")
+    assert run.returncode == 1
+    assert "data/rows.jsonl:2: the last question is empty" in run.error["message"]
+    assert (
+        "data/rows.jsonl:3: the prompt ends with a turn of the assistant" in (run.error["message"])
+    )

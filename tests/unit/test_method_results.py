@@ -21,7 +21,6 @@ from tests.method_curves import curves
 from tests.method_results import (
     BEGIN,
     END,
-    FRACTION,
     HELD_OUT,
     METHODS,
     PAGE,
@@ -29,6 +28,7 @@ from tests.method_results import (
     SEED,
     Method,
     curve_points,
+    deal_answers,
     deal_labels,
     divided,
     exchange_sides,
@@ -72,6 +72,14 @@ def test_as_many_labels_are_dealt_as_there_were_and_about_half_are_wrong() -> No
     assert 70 < changed < 130
 
 
+def test_every_right_answer_is_dealt_to_some_question_and_few_to_their_own() -> None:
+    rows = [{"prompt": f"Q{n}", "answer": n} for n in range(60)]
+    made = deal_answers(rows, random.Random(1))
+    assert [row["prompt"] for row in made] == [row["prompt"] for row in rows]
+    assert sorted(row["answer"] for row in made) == list(range(60))
+    assert sum(new == old for new, old in zip(made, rows, strict=True)) < 5
+
+
 def test_a_shuffled_text_has_the_same_words() -> None:
     row = {"text": "Batch. The rows that are looked at together in one step."}
     (made,) = shuffle_words([row], random.Random(1))
@@ -94,14 +102,14 @@ def test_a_control_differs_from_its_recipe_in_its_training_rows_alone(
     recipe, control = (
         load_recipe(tmp_path / file) for file in (method.file, write_control(method, tmp_path))
     )
-    assert (recipe.seed, recipe.data.validation.fraction) == (SEED, FRACTION)
+    assert (recipe.seed, recipe.data.validation.fraction) == (SEED, method.fraction)
     assert recipe.name == method.name
     assert (control.train, control.evaluate, control.model) == (
         recipe.train,
         recipe.evaluate,
         recipe.model,
     )
-    train, held = divided(read_rows(ROOT / "recipes/data" / method.data))
+    train, held = divided(read_rows(ROOT / "recipes/data" / method.data), method.fraction)
     files = [
         control.resolve(each.path) for each in (*control.data.train, *control.data.validation.files)
     ]
@@ -231,6 +239,7 @@ def test_the_record_has_every_method_of_the_table() -> None:
         "kto",
         "reward",
         "pretrain",
+        "grpo",
     }
 
 

@@ -55,6 +55,24 @@ def test_plan_and_changes_are_told(code: str, recipe: Recipe, tmp_path: Path) ->
     assert float(told[-1]) < planned / 1e9
 
 
+def test_tasks_of_the_harness_are_told_of_by_their_own_plan(recipe: Recipe, tmp_path: Path) -> None:
+    task = "task: t\noutput_type: generate_until\ndoc_to_text: a\ndoc_to_target: b\n"
+    (tmp_path / "task.yaml").write_text(task)
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"a": "x", "b": "y"}) + "\n")
+    changes = [
+        "model={path: model, dtype: bfloat16}",
+        "evaluate={samples: 1, harness: {tasks: [{path: task.yaml, data: asked.jsonl}]}}",
+    ]
+    asked = load_recipe(tmp_path / "x.yaml", overrides=changes)
+    error = StageFailed(f"harness {killed(tmp_path)}", hint="?", code="E500", stage="harness")
+    explain(error, asked)
+    shapes = shapes_of(json.loads((tmp_path / "model" / "config.json").read_text()))
+    planned = phases_of(shapes, Job.of(asked))["harness"].total
+    assert f"planned: about {planned / 1e9:.1f} GB in harness: weights" in error.message
+    assert "model.quantization: {load_in_4bit: true} (about " in error.hint
+    assert "harness" not in phases_of(shapes, Job.of(recipe))
+
+
 def test_changes_alone_take_less_in_the_order_of_what_they_save(recipe: Recipe) -> None:
     shapes = shapes_of(json.loads((recipe.folder / "model" / "config.json").read_text()))
     found = single_changes(shapes, Job.of(recipe), "train")

@@ -56,8 +56,13 @@ def _examples(harness: Harness, task: HarnessTask, in_file: int, pointer: str) -
 
 
 def _rows(recipe: Recipe, task: HarnessTask, pointer: str) -> Iterator[Finding]:
+    for key, file in task.hub_files.items():
+        if not file.file.lower().endswith((".jsonl", ".parquet")):
+            message = f"rows of a task are JSON lines or Parquet, not {escaped(file.file)[:100]}"
+            hint = "name a file of the repository that ends with .jsonl or .parquet"
+            yield Finding("E282", f"{pointer}/{key}", message, hint)
     for key in ("data", "fewshot"):
-        name = getattr(task, key)
+        name = None if key in task.hub_files else getattr(task, key)
         if name is None:
             continue
         try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from runner.recipe.checks.registry import check
 from runner.recipe.finding import Finding, listed
-from runner.recipe.methods import METHODS
+from runner.recipe.methods import METHODS, PROMPTS
 from runner.recipe.model import Recipe, Reward
 from runner.scripts.rewards.functions import REWARDS, compiled
 
@@ -106,7 +106,7 @@ def prompts_have_room(recipe: Recipe) -> Iterator[Finding]:
 @check("data", "train")
 def prompts_stay_whole(recipe: Recipe) -> Iterator[Finding]:
     """Rows without answers cannot be cut, and are not cleaned."""
-    if not METHODS[recipe.train.method].generates:
+    if all(file.format not in PROMPTS for _, file in recipe.data_files()):
         return
     if recipe.data.too_long == "truncate":
         message = "a prompt without its end asks something else"

@@ -241,6 +241,15 @@ def data_file_stays_inside_the_repository(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("E208", f"{pointer}/file", message, "name a file inside the repository")
 
 
+@check("evaluate")
+def rows_of_tasks_stay_inside_the_repository(recipe: Recipe) -> Iterator[Finding]:
+    """As for a data set."""
+    for pointer, _, key, item in recipe.task_files():
+        if leads_out(item.file):
+            message = f"{quoted(item.file, 60)} leads out of the repository"
+            yield Finding("E208", f"{pointer}/{key}", message, "name a file inside the repository")
+
+
 def leads_out(file: str) -> bool:
     """Is `file` no path inside of what it belongs to?"""
     return file.startswith("/") or ".." in PurePosixPath(file).parts
@@ -287,12 +296,32 @@ def model_is_pinned(recipe: Recipe) -> Iterator[Finding]:
         yield from _unpinned("/model", recipe.model.hub, recipe.model.revision)
 
 
+@check("reward")
+def reward_model_is_pinned(recipe: Recipe) -> Iterator[Finding]:
+    """As for the model."""
+    if recipe.reward is not None and recipe.reward.hub is not None:
+        yield from _unpinned("/reward", recipe.reward.hub, recipe.reward.revision)
+
+
 @check("data")
 def data_sets_are_pinned(recipe: Recipe) -> Iterator[Finding]:
     """As for the model."""
     for pointer, item in recipe.hub_files():
         if item.hub is not None:
             yield from _unpinned(pointer, item.hub, item.revision)
+
+
+@check("evaluate")
+def rows_of_tasks_are_pinned(recipe: Recipe) -> Iterator[Finding]:
+    """As for the model: a benchmark that moves measures something else."""
+    harness = recipe.evaluate.harness if recipe.evaluate else None
+    for number, task in enumerate(harness.tasks if harness else ()):
+        pointer = f"/evaluate/harness/tasks/{number}"
+        if task.hub is not None:
+            yield from _unpinned(pointer, task.hub, task.revision)
+        elif task.revision is not None:
+            message = "revision is of a repository, and the rows are files of the project"
+            yield Finding("E281", f"{pointer}/revision", message, "add hub, or remove it")
 
 
 def _unpinned(pointer: str, hub: str, revision: str | None) -> Iterator[Finding]:

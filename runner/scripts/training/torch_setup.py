@@ -18,6 +18,16 @@ from runner.scripts.spec import Events, ScriptError, Spec
 # ATEN_CPU_CAPABILITY -> what torch then says of itself
 _CAPABILITIES = {"avx512": "AVX512", "avx2": "AVX2", "default": "DEFAULT"}
 
+# What takes less of a GPU's memory.
+SMALLER_STEPS = (
+    "lower train.per_device_train_batch_size (raise gradient_accumulation_steps instead), or set "
+    "train.gradient_checkpointing"
+)
+SHORTER_QUESTIONS = (
+    "leave the GPU to this run alone; else fewer examples before a question "
+    "(evaluate.harness.num_fewshot), or tasks with shorter rows"
+)
+
 
 def set_up_torch() -> torch.device:
     """Deterministic algorithms, the threads and the processor cap of the environment; the device.
@@ -85,8 +95,10 @@ def check_finite(loss: torch.Tensor, step: int) -> None:
         )
 
 
-def told_of_memory(job: Callable[[Spec, Events], None]) -> Callable[[Spec, Events], None]:
-    """`job`, with a GPU that is too small as an error for the user (E509)."""
+def told_of_memory(
+    job: Callable[[Spec, Events], None], hint: str = SMALLER_STEPS
+) -> Callable[[Spec, Events], None]:
+    """`job`, with a GPU that is too small as an error for the user (E509). `hint`: what helps."""
 
     def run(spec: Spec, events: Events) -> None:
         try:
@@ -94,8 +106,7 @@ def told_of_memory(job: Callable[[Spec, Events], None]) -> Callable[[Spec, Event
         except torch.OutOfMemoryError as error:
             raise ScriptError(
                 f"the GPU has too little memory: {str(error).splitlines()[0]}",
-                hint="lower train.per_device_train_batch_size (raise gradient_accumulation_steps"
-                " instead), or set train.gradient_checkpointing",
+                hint=hint,
                 code="E509",
             ) from error
 

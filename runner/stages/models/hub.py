@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from runner.recipe.model import is_commit
 
 if TYPE_CHECKING:
-    from runner.recipe.model import DataFile, MeasuredFile, Model
+    from runner.recipe.model import DataFile, HubFile, MeasuredFile, Model, RewardModel
     from runner.stages.contract import Context
 
 
-def unpinned(part: Model | DataFile | MeasuredFile) -> str:
+def unpinned(part: Model | DataFile | MeasuredFile | HubFile | RewardModel) -> str:
     """Why the commit of `part` is not known yet; "" when it is, or is none of the hub's."""
     if part.hub is None or is_commit(part.revision):
         return ""
@@ -25,7 +25,7 @@ def unpinned(part: Model | DataFile | MeasuredFile) -> str:
     return f"{part.hub} is not pinned: a run asks the hub for {branch}"
 
 
-def pin(part: Model | DataFile | MeasuredFile) -> dict[str, Any]:
+def pin(part: Model | DataFile | MeasuredFile | HubFile) -> dict[str, Any]:
     """What names the bytes of a pinned repository for ever."""
     assert is_commit(part.revision), "run asks for the commit before it makes keys"
     return {"hub": part.hub, "revision": part.revision, "file": inside(part.file)}
@@ -49,6 +49,29 @@ def download(wanted: Sequence[Mapping[str, Any]], copies: int, context: Context)
         outside=network_env(),
     )
     return context.scratch / "hub"
+
+
+def download_files(
+    files: Mapping[str, DataFile | MeasuredFile | HubFile], folder: Path, context: Context
+) -> None:
+    """Put every file of a data set into `folder` under its name, which is a path in it."""
+    wanted = [
+        {
+            "id": file.hub,
+            "kind": "dataset",
+            "revision": file.revision,
+            "file": inside(file.file),
+            "code": False,
+            "place": name,
+        }
+        for name, file in files.items()
+    ]
+    downloaded = download(wanted, 0, context)
+    for name, file in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (downloaded / name / str(inside(file.file))).rename(folder / name)
+    commits = {file.name: file.revision for file in files.values()}
+    context.measure("commits", commits)
 
 
 def has_downloads(scratch: Path) -> bool:

@@ -30,6 +30,7 @@ class Given:
     path: Path
     name: str
     columns: tuple[str, ...] | None = None
+    whole: bool = False  # are all columns read, also those without a text?
 
 
 def borrowed_for(recipe: Recipe, measured: tuple[MeasuredFile, ...]) -> tuple[str, ...]:
@@ -63,7 +64,8 @@ def plain(given: Mapping[str, Given], context: Context) -> dict[str, Path]:
 
 
 def _described(file: Given) -> dict[str, Any]:
-    columns = "texts" if file.columns is None else list(file.columns)
+    columns: list[str] | str | None = "texts" if file.columns is None else list(file.columns)
+    columns = None if file.whole else columns
     return {"name": file.name, "columns": columns}
 
 

@@ -33,6 +33,8 @@ COMPARED: dict[str, Callable[[dict[str, Any]], Compared]] = {
 }
 # What methods learn from that answer themselves.
 PROMPTED: dict[str, Callable[[dict[str, Any]], Prompted]] = {"prompt": prompt.parse}
+# What `ppo` learns from: the last answer is not read, and where there is none its place is empty.
+ASKED: Mapping[str, Callable[[dict[str, Any]], Conversation]] = {"prompt": prompt.waiting}
 # For formats that need turns in order: how rows are read that are brought into order later.
 ANY_ORDER: dict[str, Callable[[dict[str, Any]], Conversation]] = {
     "sharegpt": sharegpt.parse_any_order,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from runner.scripts.data.conversation import Conversation, message
 from runner.scripts.data.formats.prompt_completion import text_or_turns
-from runner.scripts.data.prompted import Prompted
+from runner.scripts.data.prompted import Prompted, check_prompted
 from runner.scripts.data.rows import RowError, checked_text, kind_of
 from runner.scripts.data.turns import behind_system, with_tools
 
@@ -21,6 +22,14 @@ def parse(row: dict[str, Any]) -> Prompted:
         index for index, turn in enumerate(asked.messages) if turn["role"] == "assistant"
     )
     return Prompted(replace(asked, untrained=every), _answer(row.get("answer")))
+
+
+def waiting(row: dict[str, Any]) -> Conversation:
+    """The prompt with the place of an answer behind it, an empty turn. Raises RowError."""
+    found = parse(row)
+    check_prompted(found)
+    asked = found.asked
+    return replace(asked, messages=(*asked.messages, message("assistant", "")))
 
 
 def _answer(value: Any) -> str | None:
