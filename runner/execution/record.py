@@ -58,7 +58,7 @@ def run_record(execution: Execution, state: str, error: BaseException | None) ->
             for result in execution.results
         ],
     }
-    if planned := _planned_memory(execution.recipe):
+    if "train" in stages and (planned := _planned_memory(execution.recipe)):
         record["planned_memory"] = planned
     if error is not None:
         record["error"] = _error(error)

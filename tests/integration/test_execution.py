@@ -37,6 +37,12 @@ SURROUNDINGS = Surroundings(
 )
 
 
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipes of this file have none whose memory could be planned."""
+    monkeypatch.setattr("runner.execution.record._planned_memory", lambda _: {})
+
+
 def recipe(folder: Path, **settings: Any) -> Any:
     return SimpleNamespace(
         shrink=None,
