@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import RecipeToolError, UsageError
+from runner.errors import Interrupted, MachineCannot, RecipeToolError, UsageError
 
 if TYPE_CHECKING:
     from runner.rows.seen import RowFile
@@ -25,6 +26,11 @@ HELP = (
     "and have a model make new ones."
 )
 EXAMPLE = "recipe data inspect recipes/data/spark-faq.jsonl"
+_BEGINS_ANEW = "run the same command again; it begins anew, and left nothing behind"
+_OTHER_PLACE = {
+    "E410": "free some space, or write to a folder on another disk",
+    "E411": "make the folder writable for you, or write to another one",
+}
 _SHAPES = (".jsonl", ".json", ".csv", ".tsv")
 _WRITTEN = tuple(f"{shape}{packed}" for shape in _SHAPES for packed in ("", ".gz", ".xz"))
 
@@ -92,8 +98,13 @@ def _count(text: str) -> int:
 
 def main(args: argparse.Namespace) -> int:
     """Run what is asked for."""
-    does = {"inspect": _inspect, "convert": _convert, "prepare": _prepare}
-    return (does | {"synthesize": _synthesize})[args.what](args)
+    if args.what in ("prepare", "synthesize"):
+        return {"prepare": _prepare, "synthesize": _synthesize}[args.what](args)
+    try:
+        return {"inspect": _inspect, "convert": _convert}[args.what](args)
+    except (KeyboardInterrupt, Interrupted) as error:
+        number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
+        raise Interrupted(number, hint=_BEGINS_ANEW) from None
 
 
 def _columns(args: argparse.Namespace) -> dict[str, str]:
@@ -226,6 +237,12 @@ def _convert(args: argparse.Namespace) -> int:
             hint="name the file by what is to be written into it",
             code="E868",
         )
+    if args.out.is_dir():
+        raise UsageError(
+            f"{args.out} is a folder, not a file",
+            hint=f"name a file in it: {args.out}/rows.jsonl",
+            code="E866",
+        )
     if args.out.exists() and not args.force:
         raise UsageError(
             f"{args.out} exists", hint="write --force to replace it, or another name", code="E866"
@@ -243,7 +260,7 @@ def _converted(args: argparse.Namespace, rows: Path) -> Converted:
     from runner.report.printable import escaped
     from runner.rows.survey import guess_file, not_guessed
     from runner.scripts.data.convert import convert
-    from runner.store.atomic import disk_errors, open_atomic
+    from runner.store.atomic import open_atomic
 
     source, columns = args.source, _columns(args)
     if source is None:
@@ -252,12 +269,25 @@ def _converted(args: argparse.Namespace, rows: Path) -> Converted:
             raise not_guessed(rows, str(args.file))
         source, columns = guess.format, dict(guess.columns)
         print(escaped(f"{args.file} {guess}"), file=sys.stderr)
-    with disk_errors(f"writing {args.out}"):
+    with _writing(args.out):
         args.out.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(f"writing {args.out}"), open_atomic(args.out) as out:
+    with _writing(args.out), open_atomic(args.out) as out:
         done = convert(rows, args.file.name, out, args.out.name, source, args.target, columns)
         _refuse(args, done)
     return done
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Raises MachineCannot where the disk refuses `out`, which is in no folder of ours."""
+    from runner.store.atomic import disk_errors
+
+    try:
+        with disk_errors(f"writing {out}"):
+            yield
+    except MachineCannot as error:
+        error.hint = _OTHER_PLACE.get(error.code, error.hint)
+        raise
 
 
 def _refuse(args: argparse.Namespace, done: Converted) -> None:

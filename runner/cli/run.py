@@ -500,10 +500,19 @@ def execute(
     return execution
 
 
+def _warn_of_split(result: Mapping[str, Any]) -> None:
+    from runner.rows.prepared import held_out_warning
+
+    for stage in result["stages"]:
+        if stage["name"] == "prepare" and (warning := held_out_warning(stage["measures"])):
+            _warn(warning)
+
+
 def _print_result(args: argparse.Namespace, folder: Path) -> None:
     from runner.report.summary import render_summary, summary
 
     result = summary(folder)
+    _warn_of_split(result)
     if args.format == "json":
         print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
     else:

@@ -161,7 +161,7 @@ class Execution:
                 stage.run(self.recipe, upstream, staging.out, context)
                 self._event(stage, "done", key)
             finally:
-                self.store.discard(staging)
+                self._discard(stage, staging)
 
     def _run_stage(
         self,
@@ -191,7 +191,7 @@ class Execution:
                 seconds=time.monotonic() - started,
             )
         except BaseException as error:
-            self.store.discard(staging)
+            self._discard(stage, staging)
             with contextlib.suppress(OSError):  # or it would hide what went wrong
                 self._event(stage, "failed", key)
             if isinstance(error, RecipeToolError) and not getattr(error, "stage", "x"):
@@ -202,6 +202,10 @@ class Execution:
         return StageResult(
             stage.NAME, "resume" if resumed else "run", key, material, outputs, seconds
         )
+
+    def _discard(self, stage: Stage, staging: Staging) -> None:
+        """Only a stage that can go on has use for what lies in its scratch folder."""
+        self.store.discard(staging, keep_scratch=hasattr(stage, "resumable"))
 
     def _context(
         self, stage: Stage, staging: Staging, material: dict[str, Any], lock_fds: tuple[int, ...]

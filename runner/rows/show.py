@@ -18,6 +18,11 @@ _TRAINED, _END = "\x1b[32m", "\x1b[0m"
 Parts = Sequence[tuple[str, bool]]  # text, and whether it is trained on
 
 
+def plain_number(value: float) -> str:
+    """Without a power of ten, however large: 4000000, 2.5."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
 def survey_lines(found: Survey) -> Iterator[str]:
     """What is in a file, and what is wrong with it."""
     yield escaped(found.name)
@@ -38,7 +43,8 @@ def survey_lines(found: Survey) -> Iterator[str]:
     if found.ignored:
         yield f"  ignored: {_keys(found.unread)}"
     if length := found.length:
-        yield "  characters a row: {min:g} to {max:g}, median {median:g}".format(**length)
+        shown = {name: plain_number(value) for name, value in length.items()}
+        yield "  characters a row: {min} to {max}, median {median}".format(**shown)
     if found.problems:
         yield "  problems:"
         yield from (

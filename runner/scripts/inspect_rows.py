@@ -23,12 +23,14 @@ from runner.scripts.data.chat_tokens import (
     check_system,
     check_template,
     end_ids_of,
+    template_text,
 )
 from runner.scripts.data.conversation import Conversation
 from runner.scripts.data.convert import read_one
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.rows import Problem, RowError, read_rows
 from runner.scripts.data.sides import sides_as_seen
+from runner.scripts.data.template_tokens import FOREIGN, foreign_template
 from runner.scripts.data.writing import Read
 from runner.scripts.spec import Events, Spec, main
 
@@ -37,7 +39,7 @@ def inspect_rows(spec: Spec, events: Events) -> None:
     """Write rows.jsonl into spec.folder."""
     settings = spec.hashed
     model = spec.inputs["model"]
-    template = spec.inputs["template"].read_text(encoding="utf-8") if settings["template"] else None
+    template = template_text(spec.inputs["template"]) if settings["template"] else None
     tokenizer = ChatTokenizer(model, template, end_ids_of(model))
     if any(file["format"] != "text" for file in settings["files"]):
         name = settings["template"] or "of the model"
@@ -64,7 +66,14 @@ def seen(spec: Spec, file: dict[str, Any], tokenizer: ChatTokenizer) -> Iterator
                 for tokens in documents_of(conversation, side, tokenizer):
                     yield {**where, "side": side, **shown(tokens, tokenizer), **answer_to(read)}
         except RowError as error:
-            yield {**where, "code": error.code, "problem": error.message}
+            yield {**where, **_problem(error, tokenizer, spec.hashed["template"])}
+
+
+def _problem(error: RowError, tokenizer: ChatTokenizer, template: str | None) -> dict[str, Any]:
+    """What is wrong with a row; where it is the chat template, that is."""
+    if error.code in FOREIGN and (cause := foreign_template(tokenizer, template or "of the model")):
+        return {"code": cause.code, "problem": cause.message}
+    return {"code": error.code, "problem": error.message}
 
 
 def documents_of(conversation: Conversation, side: str, tokenizer: ChatTokenizer) -> list[Tokens]:

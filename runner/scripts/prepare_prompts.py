@@ -55,7 +55,7 @@ def prepare_in(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
     check_template(tokenizer, name)
     check_system(tokenizer, settings["system"], name)
     division = divide(train_rows, validation_rows, settings, prompt_of)
-    train, validation = tokenised_division(division, making, files, crew, events)
+    train, validation = tokenised_division(division, making, files, crew, events, name)
     if not train.row_count:
         raise nothing_left(train.counts.dropped)
 

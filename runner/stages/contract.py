@@ -76,7 +76,8 @@ class Context(Protocol):
     project_root: Path  # relative paths of the recipe resolve to files below it
     recipe_folder: Path  # folder of the recipe file: where its relative paths start
     log_folder: Path  # logs of this stage's children
-    scratch: Path  # survives a failure or kill of this stage and is handed to its next try
+    # Handed to the next try where the stage offers `resumable`; else it goes when the stage ends.
+    scratch: Path
     platform: Mapping[str, Any]  # what a claim of equal bytes depends on
     # Deploy to a server of our own with this models folder, never to the user's (verification).
     ollama_models: Path | None

@@ -88,6 +88,13 @@ def test_neither_the_order_of_rows_nor_of_equal_weights_changes_a_byte(prepare: 
     assert f"on average {mean:g}" in shown
 
 
+def test_a_repeat_that_takes_no_row_is_named(prepare: Prepare) -> None:
+    run = prepare({"q.jsonl": (quiz("q", 3), {"repeat": 1e-6})}, fraction=0)
+    assert run.error["code"] == "E329"
+    assert run.error["message"].endswith("repeat in data.train takes no row of any file")
+    assert run.error["hint"].startswith("raise repeat")
+
+
 def test_rows_that_are_added_move_no_other_of_a_stable_split(prepare: Prepare) -> None:
     rows = quiz("q", 40)
     stable = {"fraction": 0.3, "split": {"stable": True}}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,9 @@ from typing import Any
 import pytest
 
 from runner.cli.main import main
-from runner.rows.show import marked, seen_lines
+from runner.errors import Interrupted, StageFailed
+from runner.rows.script import _keep_log
+from runner.rows.show import marked, plain_number, seen_lines
 from runner.rows.survey import note_seen, survey
 from runner.scripts.data.rows import Problem, read_rows
 
@@ -243,10 +247,83 @@ def test_a_name_that_says_no_shape_of_file_is_refused(
     assert (code, "[E868]" in err, Path(out).exists()) == (2, True, False)
 
 
+@pytest.mark.parametrize("more", [[], ["--force"]])
+def test_a_folder_is_not_replaced(
+    more: list[str], rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out.jsonl").mkdir()
+    words = ["convert", "rows.jsonl", "out.jsonl", "--to", "messages", *more]
+    code, _, err = run(words, capsys)
+    assert (code, "[E866]: out.jsonl is a folder" in err) == (2, True), err
+    assert "name a file in it: out.jsonl/rows.jsonl" in err
+
+
+def test_a_folder_that_cannot_be_made_is_no_matter_of_the_cache(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+    words = ["convert", "rows.jsonl", "file/out.jsonl", "--to", "messages"]
+    code, _, err = run(words, capsys)
+    assert (code, "[E411]" in err, "write to another one" in err) == (4, True, True), err
+    assert "SPARK_RECIPES_CACHE" not in err
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(4_000_000, "4000000"), (2.5, "2.5"), (12345678.5, "12345678.5")]
+)
+def test_numbers_are_plain(value: float, shown: str) -> None:
+    assert plain_number(value) == shown
+
+
+def test_long_rows_are_counted_in_plain_numbers(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows.write_text(json.dumps({"text": "a" * 4_000_000}) + "\n")
+    _, out, _ = run(["inspect", "rows.jsonl", "--rows", "0"], capsys)
+    assert "characters a row: 4000000 to 4000000, median 4000000" in out
+
+
+@pytest.mark.parametrize("code", ["E353", "E500"])
+def test_no_log_is_named_that_is_gone(code: str, tmp_path: Path) -> None:
+    log, kept = tmp_path / "there" / "script.log", tmp_path / "rows.log"
+    log.parent.mkdir()
+    log.write_text("what it said")
+    error = StageFailed("it failed", hint=f"read {log}, then", code=code, log=str(log))
+    _keep_log(error, kept)
+    shutil.rmtree(log.parent)
+    assert str(log.parent) not in error.log
+    if code == StageFailed.default_code:
+        assert (error.hint, kept.read_text()) == (f"read {kept}, then", "what it said")
+    assert error.log in ("", str(kept))
+
+
 def test_the_folder_of_the_new_file_is_made(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows.write_text('{"instruction": "Q", "output": "A"}\n')
     assert run(["convert", "rows.jsonl", "new/there/ROWS.JSON", "--to", "alpaca"], capsys)[0] == 0
     assert Path("new/there/ROWS.JSON").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["inspect", "rows.jsonl"], ["convert", "rows.jsonl", "o.json", "--to", "text"]]
+)
+@pytest.mark.parametrize(
+    ("arrives", "code"), [(KeyboardInterrupt(), 130), (Interrupted(signal.SIGTERM), 143)]
+)
+def test_what_begins_anew_does_not_say_that_it_goes_on(
+    words: list[str],
+    arrives: BaseException,
+    code: int,
+    rows: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise arrives
+
+    monkeypatch.setattr("runner.rows.survey.readable", interrupted)
+    exit_code, _, err = run(words, capsys)
+    assert (exit_code, "E130" in err, "begins anew" in err) == (code, True, True)
+    assert "where it stopped" not in err
 
 
 @pytest.mark.parametrize("words", [["inspect", "absent.jsonl"], ["inspect", "."],

@@ -60,6 +60,61 @@ def test_keys_that_are_null_are_missing() -> None:
     assert FORMATS["messages"](row) == Conversation(messages=plain)
 
 
+@pytest.mark.parametrize("asks", ["Human", "USER", "human"])
+@pytest.mark.parametrize("answers", ["GPT", "chatgpt", "ChatGPT", "bing", "Assistant"])
+@pytest.mark.parametrize("system", ["developer", "System"])
+def test_roles_have_many_names(asks: str, answers: str, system: str) -> None:
+    names = [(system, "S"), (asks, "Q"), (answers, "A")]
+    roles = ("system", "user", "assistant")
+    expected = Conversation(
+        messages=tuple(
+            {"role": role, "content": text} for role, (_, text) in zip(roles, names, strict=True)
+        )
+    )
+    assert FORMATS["sharegpt"](said(*names)) == expected
+    turns = [{"role": name, "content": text} for name, text in names]
+    assert FORMATS["messages"]({"messages": turns}) == expected
+
+
+def test_parts_that_are_texts_are_one_text() -> None:
+    parts = [{"type": "text", "text": "What is "}, {"type": "text", "text": "LoRA?"}]
+    turns = [
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": "A", "refusal": None},
+    ]
+    plain = {"role": "user", "content": "What is LoRA?"}, {"role": "assistant", "content": "A"}
+    assert FORMATS["messages"]({"messages": turns}) == Conversation(messages=plain)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (
+            {"type": "image_url", "image_url": {"url": "x"}},
+            'is of type "image_url", and only texts',
+        ),
+        ({"type": "text"}, '"text" of part 1 of "content" of turn 1 is null'),
+        ({"type": "text", "text": "x", "cache": 1}, 'has "cache", which is not understood'),
+        ({"text": "x"}, '"type" of part 1'),
+        ("x", "is a text, not an object"),
+    ],
+)
+def test_a_part_that_is_no_text_is_told(part: Any, words: str) -> None:
+    with pytest.raises(RowError, match=words):
+        FORMATS["messages"]({"messages": [{"role": "user", "content": [part]}]})
+
+
+def test_a_history_of_objects_is_one_of_pairs() -> None:
+    row = {"instruction": "Q", "output": "A"}
+    pairs, objects = [["q", "a"]], [{"user": "q", "assistant": "a"}]
+    assert FORMATS["alpaca"](row | {"history": objects}) == FORMATS["alpaca"](
+        row | {"history": pairs}
+    )
+    for wrong in ({"user": "q"}, {"user": "q", "assistant": "a", "id": 1}):
+        with pytest.raises(RowError, match="no pair of question and answer"):
+            FORMATS["alpaca"](row | {"history": [wrong]})
+
+
 @pytest.mark.parametrize("format_name", ["messages", "sharegpt"])
 def test_a_turn_of_weight_0_is_not_trained_on(format_name: str) -> None:
     names = ("role", "content") if format_name == "messages" else ("from", "value")

@@ -27,7 +27,7 @@ from runner.scripts.data.guess import guess_format
 from runner.scripts.data.packed_files import unpacked
 from runner.scripts.data.rows import Problem, RowError, as_format_reads
 from runner.scripts.data.tables import is_table, rows_of_table
-from runner.system.regular import NotReadable, open_regular
+from runner.system.regular import NotReadable, open_regular, read_regular
 
 FIRST = 5  # rows that are looked at
 MAX_FILES = 50  # files of one recipe whose rows are
@@ -162,6 +162,22 @@ def knows_system(template: str) -> bool:
     """Does it name system turns, or write whatever role a turn has?"""
     written = (part.split("}}")[0] for part in template.split("{{")[1:])
     return "system" in template or any(_ROLE.search(part) for part in written)
+
+
+def check_template_is_text(recipe: Recipe) -> Iterator[Finding]:
+    """A template file of the recipe's own that is not UTF-8 is no text."""
+    from runner.stages.templates import shipped_templates
+
+    given = recipe.data.chat_template
+    if not shipped_templates.is_path(given):
+        return
+    try:
+        read_regular(recipe.resolve(given), MAX_HEAD).decode("utf-8")
+    except NotReadable:
+        return
+    except UnicodeDecodeError as error:
+        message = f"{quoted(given, 80)} is not UTF-8: byte {error.start + 1} begins no character"
+        yield Finding("E326", "/data/chat_template", message, "save the template as UTF-8")
 
 
 def check_roles(recipe: Recipe, facts: Facts | None) -> Iterator[Finding]:

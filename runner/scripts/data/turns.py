@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.scripts.data.conversation import ROLES, Conversation, Message, message
+from runner.scripts.data.conversation import ROLES, Conversation, Message, message, role_named
 from runner.scripts.data.rows import (
     RowError,
     checked_text,
@@ -110,12 +110,12 @@ def _turn(value: Any, number: int) -> tuple[Message, bool]:
     """A turn, and whether it is trained on where it is an answer."""
     name = f"turn {number}"
     given = check_turn(value, name, ("role", "content"), _OPTIONAL)
-    role = checked_text(given.get("role"), f'"role" of {name}')
+    role = role_named(checked_text(given.get("role"), f'"role" of {name}'))
     if role not in ROLES:
         raise RowError(f'{name} has the unknown role "{role}"; known: {", ".join(ROLES)}')
     calls = given.get(TOOL_CALLS)
     content = given["content"] if given["content"] is not None or not calls else ""
-    turn = message(role, checked_text(content, f'"content" of {name}'))
+    turn = message(role, _content(content, f'"content" of {name}'))
     for key, owner in (("name", None), ("tool_call_id", "tool"), (TOOL_CALLS, "assistant")):
         if key not in given:
             continue
@@ -129,10 +129,29 @@ def _turn(value: Any, number: int) -> tuple[Message, bool]:
     return turn, is_trained(given, role, name)
 
 
+def _content(value: Any, name: str) -> str:
+    """A text, or a list of parts that are texts, put one behind the other. Raises RowError."""
+    if not isinstance(value, list):
+        return checked_text(value, name)
+    return "".join(_part(each, f"part {number} of {name}") for number, each in enumerate(value, 1))
+
+
+def _part(value: Any, name: str) -> str:
+    if not isinstance(value, dict):
+        raise RowError(f"{name} is {kind_of(value)}, not an object")
+    if value.get("type") != "text":
+        kind = checked_text(value.get("type"), f'"type" of {name}')
+        raise RowError(f'{name} is of type "{kind}", and only texts can be trained on')
+    unknown = sorted({key for key, each in value.items() if each is not None} - {"type", "text"})
+    if unknown:
+        raise RowError(f'{name} has "{unknown[0]}", which is not understood')
+    return checked_text(value.get("text"), f'"text" of {name}')
+
+
 def check_turn(
     value: Any, name: str, required: tuple[str, ...], optional: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The keys of a turn; an optional one that is null, and a call of no tool, count as missing.
+    """The keys of a turn; one that is null, and a call of no tool, count as missing.
 
     Raises RowError; a key that is not known may change the meaning.
     """
@@ -141,7 +160,8 @@ def check_turn(
     for key in required:
         if key not in value:
             raise RowError(f'{name} has no "{key}"')
-    unknown = sorted(set(value) - {*required, *optional})
+    filled = {key for key, given in value.items() if given is not None}
+    unknown = sorted(filled - {*required, *optional})
     if unknown:
         raise RowError(f'{name} has "{unknown[0]}", which is not understood')
     return {
