@@ -245,8 +245,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from runner.scripts.start_processes import _cause
 
 def cause(*exitcodes):
-    failures = {n: ProcessFailure(n, 10 + n, code, "none") for n, code in enumerate(exitcodes) if code}
-    return _cause(ChildFailedError("train", failures))[0]
+    failed = {n: ProcessFailure(n, 10 + n, code, "") for n, code in enumerate(exitcodes) if code}
+    return _cause(ChildFailedError("train", failed))[0]
 
 print(cause(1, -9), cause(-6, -9), cause(-15, 0, 1), cause(0, 2))
 """
