@@ -19,7 +19,7 @@ from runner.errors import Interrupted, StageFailed
 from runner.rows.script import _keep_log
 from runner.rows.show import marked, plain_number, seen_lines
 from runner.rows.survey import note_seen, survey
-from runner.scripts.data.rows import Problem, read_rows
+from runner.scripts.data.files.rows import Problem, read_rows
 
 GOOD = [{"question": f"Q{number}", "reply": "A"} for number in range(3)]
 
