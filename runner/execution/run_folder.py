@@ -39,6 +39,7 @@ SHOWN_AS = {
     "evaluate": "evaluation",
     "harness": "harness",
     "merge": "merged",
+    "fidelity": "fidelity",
     "imatrix": "imatrix",
     "gguf": "gguf",
     "ollama": "ollama",
