@@ -175,14 +175,15 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
 def fidelity_lines(found: Mapping[str, Any]) -> list[str]:
     """Which base a QLoRA was merged into, and how near the result is to the model before it."""
     if "kl_merged" not in found:
-        return []
+        line = f"merged into       the {found.get('base')} base; not measured: no row is held out"
+        return [line] if found else []
     part = found["kl_merged"] / found["kl_training"] if found["kl_training"] > 0 else float("inf")
     interval = ""
     if found["kl_merged_low"] is not None:
         interval = f", 95%: {found['kl_merged_low']:.2g} to {found['kl_merged_high']:.2g}"
     lines = [
-        f"merged into       the {found['base']} base: KL {found['kl_merged']:.2g} nats a token from "
-        f"the trained model ({part:.0%} of what training moved{interval}); "
+        f"merged into       the {found['base']} base: KL {found['kl_merged']:.2g} nats a token "
+        f"from the trained model ({part:.0%} of what training moved{interval}); "
         f"loss {found['loss_unmerged']:.3f} → {found['loss_merged']:.3f}"
     ]
     if found.get("far"):

@@ -1,4 +1,4 @@
-"""What a base in 4 bits is rebuilt from beside its 16-bit weights: scales, and digests of the codes.
+"""What a base in 4 bits is rebuilt from beside its 16-bit weights: scales, digests of the codes.
 
 The model is loaded as it is trained, on the device that trains; what bitsandbytes holds is written.
 spec.hashed: quantization, dtype, attn_implementation, trust_remote_code. spec.inputs: model (folder

@@ -48,16 +48,13 @@ class Compared:
 
 
 def measure_fidelity(spec: Spec, events: Events) -> None:
-    """Write fidelity.json. Raises ScriptError E522 or E889."""
+    """Write fidelity.json; without a token to predict it says so. Raises ScriptError E522."""
     device = set_up_torch()
     rows = chosen_rows(read_token_rows(spec.inputs["tokens"]).rows)
     counts = [int((row.labels != IGNORED).sum()) for row in rows]
     if not counts:
-        raise ScriptError(
-            "no held-out row has a token to predict: nothing tells how near the merged model is",
-            hint="hold out rows with answers (data.validation), or merge: {fidelity: false}",
-            code="E889",
-        )
+        write(spec, events, {"base": spec.hashed["base"], "rows": 0})
+        return
     trained = Predictions(spec.scratch / "trained.f32", counts)
     total = 2 * len(rows)
     changed = []
@@ -84,13 +81,19 @@ def measure_fidelity(spec: Spec, events: Events) -> None:
         **measures_of(counts, changed, moved),
         "merged_model_streamed": merged.streamed,
     }
+    write(spec, events, measures)
+    events.measure(peak_memory=peak_memory(device))
+
+
+def write(spec: Spec, events: Events, measures: dict[str, Any]) -> None:
+    """fidelity.json, and the same as measures of the run."""
     text = json.dumps(measures, indent=2, sort_keys=True, allow_nan=False)
     (spec.folder / "fidelity.json").write_text(text + "\n", encoding="utf-8")
-    events.measure(**measures, peak_memory=peak_memory(device))
+    events.measure(**measures)
 
 
 def chosen_rows(rows: Sequence[Row]) -> list[Row]:
-    """The first rows with something to predict, to MAX_TOKENS supervised tokens; the last is cut."""
+    """The first rows with something to predict, to MAX_TOKENS such tokens; the last is cut."""
     chosen: list[Row] = []
     left = MAX_TOKENS
     for row in rows:
@@ -207,7 +210,7 @@ def compare(trained: torch.Tensor, other: torch.Tensor, row: Row) -> Compared:
 def measures_of(
     counts: Sequence[int], changed: Sequence[Compared], moved: Sequence[Compared]
 ) -> dict[str, Any]:
-    """Means over all tokens. `changed` by the training; `moved` by the merge; by row, as `counts`."""
+    """Means over all tokens. By row: `changed` by the training, `moved` by the merge."""
     kl = estimate([each.kl for each in moved], counts)
     loss = estimate([each.loss - each.trained_loss for each in moved], counts)
     tokens = sum(counts)

@@ -1,5 +1,5 @@
-"""Weights in 4 bits as bitsandbytes holds them, by numpy alone: which code each number has, and what
-the layer computes with.
+"""Weights in 4 bits as bitsandbytes holds them, by numpy alone: which code each number has, and
+what the layer computes with.
 
 A weight is cut into blocks of 64 numbers, along its rows. Each number is divided by the largest of
 its block and becomes the nearest of 16 values (QLoRA, Dettmers et al., 2023); the layer computes
