@@ -2,11 +2,11 @@
 
 usage: PYTHON tests/bitsandbytes_reference.py numbers
        PYTHON tests/bitsandbytes_reference.py make PLACE
-       PYTHON tests/bitsandbytes_reference.py layers MODEL CONSTANTS SETTINGS.json
+       PYTHON tests/bitsandbytes_reference.py layers PLACE SETTINGS.json
 
-`numbers` quantises tensors of every kind and prints name -> what differs. `make` writes
-PLACE/gpt2 and PLACE/llama. `layers` loads MODEL as it is trained and prints name of a weight -> how
-many of the numbers that its layer computes with are not those of CONSTANTS.
+`numbers` quantises tensors of every kind and says what differs. `make` writes PLACE/gpt2 and
+PLACE/llama. `layers` says of both, for every kind of settings (kind -> settings), how many of the
+numbers that each layer computes with are not those that are rebuilt.
 """
 
 import json
@@ -19,7 +19,9 @@ from bitsandbytes.functional import dequantize_blockwise, quantize_4bit
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from runner.scripts.constants import write_constants
 from runner.scripts.merging.four_bits import Constants, Values, largest, scaled
+from runner.scripts.spec import Events, Spec
 from runner.scripts.training.base_model import read_model
 from runner.scripts.weights.floats import from_f32, to_f32
 from runner.scripts.weights.safetensors_stream import ModelFolder
@@ -96,20 +98,46 @@ def make(place):
     torch.manual_seed(3)
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
     llama = LlamaConfig(**SMALL, **heads)
-    gpt2 = GPT2Config(n_embd=48, n_layer=2, n_head=4, vocab_size=260, n_positions=64)
+    gpt2 = GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=260, n_positions=64)
     for name, config in {"llama": llama, "gpt2": gpt2}.items():
         AutoModelForCausalLM.from_config(config).save_pretrained(Path(place) / name)
 
 
-def layers(model, constants, settings):
+def constants_of(model, settings, place):
+    """What the script `constants` writes of it, in this process."""
+    folder = Path(place)
+    folder.mkdir()
+    spec = Spec(settings, {"model": model}, folder, folder, folder.with_suffix(".jsonl"))
+    write_constants(spec, Events(spec.events, "constants"))
+    return folder
+
+
+def layers(place, settings):
     """Each layer is asked what it makes of the unit vectors: its weights, not rounded again."""
-    loaded = read_model(
-        Path(model), json.loads(Path(settings).read_text()), torch.device("cpu")
-    ).eval()
-    ours = Constants(Path(constants))
+    found = {}
+    for name in ("llama", "gpt2"):
+        model = Path(place) / name
+        for kind, values in json.loads(Path(settings).read_text()).items():
+            folders = [
+                constants_of(model, values, f"{place}/{name}-{kind}-{number}") for number in (0, 1)
+            ]
+            bytes_of = [
+                [path.read_bytes() for path in sorted(folder.iterdir())] for folder in folders
+            ]
+            found[f"{name} {kind}"] = {
+                "differing": differing(model, folders[0], values),
+                "repeated": bytes_of[0] == bytes_of[1],
+            }
+    return found
+
+
+def differing(model, constants, settings):
+    """Name of a weight -> how many of its numbers are not those that the layer computes with."""
+    loaded = read_model(model, settings, torch.device("cpu")).eval()
+    ours = Constants(constants)
     modules = dict(loaded.named_modules())
     found = {}
-    with ModelFolder(Path(model)) as folder, torch.inference_mode():
+    with ModelFolder(model) as folder, torch.inference_mode():
         for name, held in ours.by_tensor(folder.tensors).items():
             spec, layer = folder.tensors[name], modules[held.module]
             layer.bias = None

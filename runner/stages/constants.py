@@ -1,4 +1,4 @@
-"""Of a base that was held in 4 bits, what the merge rebuilds it from: scales, digests of the codes.
+"""Of a base that was held in 4 bits, what the merge rebuilds it from: scales, and digests.
 
 They are bitsandbytes' own, on the device that trains: the mean below double quantisation has no
 fixed order, so no other machine could make them. With them the merge is portable again.

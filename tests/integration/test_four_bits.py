@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from runner.scripts.merging.four_bits import FORMAT, SCALES, Values, digest_of, largest, scaled
-from runner.scripts.weights.floats import cast, to_f32
+from runner.scripts.merging.four_bits import FORMAT, SCALES, Values, largest, one_zero, scaled
+from runner.scripts.weights.floats import cast, f32_to_bf16, to_f32
 from runner.scripts.weights.safetensors_stream import ModelFolder
 from tests.lora_files import write_adapter
 from tests.script_runs import ScriptRun, run_script
@@ -41,8 +42,6 @@ OTHERS = {
 }
 ENV = {"OMP_NUM_THREADS": "1"}
 MIB = 1 << 20
-
-Make = Callable[..., ScriptRun]
 
 
 @pytest.fixture(scope="module")
@@ -76,42 +75,21 @@ def models(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture
-def constants(environment_python: Callable[[str], Path], tmp_path: Path) -> Make:
-    """Run the script `constants` on a model."""
-    places = iter(range(10))
-
-    def run(model: Path, **settings: Any) -> ScriptRun:
-        place = tmp_path / f"constants-{next(places)}"
-        hashed = SETTINGS | settings
-        return run_script(
-            environment_python("evaluate"), "constants", hashed, {"model": model}, place, **ENV
-        )
-
-    return run
-
-
-@pytest.mark.parametrize("kind", ["nf4", *OTHERS])
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_every_layer_computes_with_what_is_rebuilt(
-    models: Path, python: Path, constants: Make, tmp_path: Path, name: str, kind: str
+    models: Path, python: Path, tmp_path: Path
 ) -> None:
     """Rows that no block begins with, and GPT-2's layers, which are stored the other way round."""
-    settings = SETTINGS | {"quantization": FOUR_BITS | OTHERS.get(kind, {})}
-    run = constants(models / name, **settings)
-    assert run.returncode == 0, run.log
+    kinds = {"nf4": {}, **OTHERS}
+    settings = {
+        kind: SETTINGS | {"quantization": FOUR_BITS | other} for kind, other in kinds.items()
+    }
     (tmp_path / "settings.json").write_text(json.dumps(settings))
-    found = ask(python, "layers", models / name, run.folder, tmp_path / "settings.json")
-    assert len(found) == {"llama": 2 * 7, "gpt2": 2 * 4}[name]
-    assert set(found.values()) == {0}
-    said = json.loads((run.folder / FORMAT).read_text())["modules"]
-    assert {each["transposed"] for each in said.values()} == {name == "gpt2"}
-
-
-def test_two_runs_give_the_same_constants(models: Path, constants: Make) -> None:
-    first, again = (constants(models / "llama") for _ in range(2))
-    for name in (FORMAT, SCALES):
-        assert (first.folder / name).read_bytes() == (again.folder / name).read_bytes()
+    found = ask(python, "layers", models, tmp_path / "settings.json")
+    assert set(found) == {f"{name} {kind}" for name in ("llama", "gpt2") for kind in kinds}
+    for case, said in found.items():
+        assert len(said["differing"]) == (2 * 7 if case.startswith("llama") else 2 * 4)
+        assert set(said["differing"].values()) == {0}, case
+        assert said["repeated"], case
 
 
 # --- what does not fit is not merged
@@ -129,9 +107,10 @@ def held_by_numpy(model: Path, folder: Path) -> Path:
             numbers = to_f32(stored, "BF16").reshape(-1)
             module = name.removesuffix(".weight")
             scales[module] = largest(numbers)
-            codes, _ = Values("nf4").nearest(scaled(numbers))
-            digest = hashlib.sha256(digest_of(codes)).hexdigest()
-            modules[module] = {"codes": digest, "transposed": False}
+            _, values = Values("nf4").nearest(scaled(numbers))
+            values *= np.repeat(scales[module], 64)[: len(values)]
+            digest = hashlib.sha256(one_zero(f32_to_bf16(values)).tobytes()).hexdigest()
+            modules[module] = {"values": digest, "transposed": False}
     save_file(scales, folder / SCALES)
     said = {"quant_type": "nf4", "dtype": "BF16", "compute_dtype": "BF16", "modules": modules}
     (folder / FORMAT).write_text(json.dumps(said))
@@ -223,7 +202,9 @@ def test_constants_that_do_not_fit_are_refused(
     assert said in run.error["message"]
 
 
-def test_a_model_without_linear_layers_has_no_constants(models: Path, constants: Make) -> None:
+def test_a_model_without_linear_layers_has_no_constants(
+    models: Path, python: Path, tmp_path: Path
+) -> None:
     shallow = shutil.copytree(models / "llama", models / "shallow")
     tensors = {
         name: values
@@ -233,7 +214,7 @@ def test_a_model_without_linear_layers_has_no_constants(models: Path, constants:
     save_file(tensors, shallow / "model.safetensors", {"format": "pt"})
     config = json.loads((shallow / "config.json").read_text())
     (shallow / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 0}))
-    run = constants(shallow)
+    run = run_script(python, "constants", SETTINGS, {"model": shallow}, tmp_path / "run", **ENV)
     assert (run.returncode, run.error["code"]) == (1, "E889")
 
 

@@ -584,7 +584,9 @@ def test_what_a_stage_is_made_with_touches_it(
     """A script's change is its stage's version: tests/unit/test_stage_versions.py ties them."""
     scored = {"train__method": "ppo", "reward": SCORER} if name == "fetch_reward" else {}
     asked = HUB_TASKS if name == "fetch_tasks" else TASKS
-    tree = settings({"data__train": [HUB_ROWS], **asked, **scored})
+    held = name in ("constants", "fidelity")
+    four_bits = {"model__quantization": FOUR_BITS, "merge__base": "dequantized"} if held else {}
+    tree = settings({"data__train": [HUB_ROWS], **asked, **scored, **four_bits})
     recipe = loaded(project, tree)
     stage = stages.load_stage(name)
     assert stage.wanted(recipe)

@@ -9,7 +9,8 @@ after the other, so that the bits are bitsandbytes' own, whatever the processor.
 With double quantisation the scales themselves are held in 8 bits, around their mean. A mean has no
 fixed order: torch's depends on vector width and threads, and a GPU's is another one. So scales are
 never made here but read from what `constants` wrote on the machine that trained. It wrote a digest
-of the codes too: bits that are not those of the training are found, and not merged.
+of what each layer computes with too: bits that are not those of the training are found, and not
+merged.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from runner.scripts.weights.safetensors_stream import (
     DamagedFileError,
     SafetensorsFile,
     TensorSpec,
+    as_bytes,
     row_blocks,
 )
 
@@ -97,10 +99,11 @@ def scaled(numbers: Array) -> Array:
     return np.clip(made, np.float32(-1), np.float32(1), out=made)
 
 
-def digest_of(codes: Array) -> bytes:
-    """Two codes a byte, as they are counted by the digest; a last one alone is followed by 0."""
-    even = np.concatenate([codes, np.zeros(codes.size % 2, np.uint8)])
-    return bytes((even[::2] << np.uint8(4)) | even[1::2])
+def one_zero(values: Array) -> Array:
+    """Stored float `values` of any dtype, -0 made 0 in place: FP4 has both, and they are one."""
+    bits = values.view(f"<u{values.itemsize}")
+    bits[bits == 1 << (8 * values.itemsize - 1)] = 0
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class Held:
     """One weight in 4 bits. `transposed`: the file has it as [in, out], and it was held turned."""
 
     module: str
-    codes: str  # sha256 of all codes
+    values: str  # sha256 of what the layer computes with, row by row
     transposed: bool
 
 
@@ -124,7 +127,7 @@ class Constants:
             self._values = Values(said["quant_type"])
             self._dtype, self.dtype = str(said["dtype"]), str(said["compute_dtype"])
             self.held = {
-                name: Held(name, str(each["codes"]), bool(each["transposed"]))
+                name: Held(name, str(each["values"]), bool(each["transposed"]))
                 for name, each in said["modules"].items()
             }
             self._file = SafetensorsFile(folder / SCALES)
@@ -174,7 +177,7 @@ class Constants:
     ) -> Iterator[tuple[int, int, Array]]:
         """First row, last row and the numbers that the layer computes with, stored as `self.dtype`.
 
-        Rows in order and to the end. Raises ScriptError E888 after the last ones, where the codes
+        Rows in order and to the end. Raises ScriptError E888 after the last ones, where the values
         are not those of the training.
         """
         seen = hashlib.sha256()
@@ -183,14 +186,14 @@ class Constants:
             rows = read(first, last)
             turned = np.ascontiguousarray(rows.T) if held.transposed else rows
             numbers = to_f32(cast(turned, spec.dtype, self._dtype), self._dtype).reshape(-1)
-            codes, values = self._values.nearest(scaled(numbers))
-            seen.update(digest_of(codes))
+            _, values = self._values.nearest(scaled(numbers))
             begin = first * math.prod(spec.shape[1:]) // BLOCK
             each = scales[begin : begin - (-numbers.size // BLOCK)]
             values *= np.repeat(each, BLOCK)[: numbers.size]
-            made = from_f32(values, self.dtype).reshape(turned.shape)
+            made = one_zero(from_f32(values, self.dtype)).reshape(turned.shape)
+            seen.update(as_bytes(made))
             yield first, last, np.ascontiguousarray(made.T) if held.transposed else made
-        if seen.hexdigest() != held.codes:
+        if seen.hexdigest() != held.values:
             raise _other_bits(spec.name)
 
     def _scales(self, held: Held, spec: TensorSpec) -> Array:
