@@ -495,7 +495,7 @@ def execute(
         try:
             execution.execute()
         except StageFailed as error:
-            explain(error, recipe)
+            explain(error, recipe, run.events)
             raise
     return execution
 

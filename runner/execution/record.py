@@ -78,8 +78,8 @@ def _planned_memory(recipe: Recipe) -> dict[str, dict[str, int]]:
     For reports, which set it beside what was measured.
     """
     from runner.plan.cost import known_shapes
-    from runner.plan.fit import phases_of
     from runner.plan.memory import Job
+    from runner.plan.phases import phases_of
     from runner.plan.published_models import published_facts
     from runner.recipe.model_facts import known_facts
     from runner.system.hardware import gpus

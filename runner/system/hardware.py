@@ -119,6 +119,13 @@ def shares_memory(gpu: str) -> bool:
     return any(word in gpu for word in _UNIFIED)
 
 
+def gpu_memory() -> int:
+    """Bytes of the first GPU's own memory, as its driver says; 0 where it does not (GB10)."""
+    lines = _nvidia_smi("memory.total")
+    size = lines[0].split()[0] if lines and lines[0].split() else ""
+    return int(size) << 20 if size.isdigit() else 0
+
+
 def platform_facts(*, threads: int, torch_version: str, instruction_set: str) -> dict[str, Any]:
     """What a claim of equal bytes depends on, with its short `name`, fit for a file name.
 
@@ -254,13 +261,18 @@ def _driver(root: Path) -> str:
 
 def _ask_nvidia_smi() -> tuple[Gpu, ...]:
     """Name and driver only: memory is `[N/A]` on a GB10."""
-    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    lines = (line.rpartition(",") for line in _nvidia_smi("name,driver_version") if "," in line)
+    return tuple(Gpu(name.strip(), driver.strip()) for name, _, driver in lines)
+
+
+def _nvidia_smi(asked: str) -> list[str]:
+    """A line a GPU; none where there is no such program or it fails."""
+    command = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
-        return ()
-    lines = (line.rpartition(",") for line in answer.stdout.splitlines() if "," in line)
-    return tuple(Gpu(name.strip(), driver.strip()) for name, _, driver in lines)
+        return []
+    return answer.stdout.splitlines()
 
 
 def _slug(text: str) -> str:
