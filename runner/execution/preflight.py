@@ -55,9 +55,9 @@ def _load_of(recipe: Recipe, device: str) -> int:
     """Bytes at the peak of the load; 0 when they are not known."""
     from runner.plan.cost import known_shapes
     from runner.plan.memory import Job, loading_memory
-    from runner.recipe.model_facts import known_facts
+    from runner.plan.published_models import facts_at_hand
 
-    shapes, _ = known_shapes(recipe, known_facts(recipe))
+    shapes, _ = known_shapes(recipe, facts_at_hand(recipe))
     return 0 if shapes is None else loading_memory(shapes, Job.of(recipe), device).total
 
 
