@@ -19,7 +19,8 @@ from runner.execution.machines.meeting import network_env
 from runner.scripts.training.stopping import STOPPED
 from runner.stages.contract import Stage
 from runner.store.atomic import write_atomic
-from runner.system import determinism, environments, platforms, process, tools
+from runner.system import determinism, environments, memory_limit, platforms, process, tools
+from runner.system.memory_limit import Group
 
 SCRIPTS = Path(runner.__file__).parent / "scripts"
 STARTER = "start_processes"  # of one script several times
@@ -42,6 +43,7 @@ class StageContext:
     say: Callable[[str], None] = lambda message: None
     ollama_models: Path | None = None
     machines: Machines = field(default_factory=NoMachines)
+    memory_limit: int = 0  # bytes that a script and its children may use; 0: no limit of ours
     material: Mapping[str, Any] = field(default_factory=dict)  # of the stage's key
     measures: dict[str, Any] = field(default_factory=dict)
     _children: int = 0
@@ -80,15 +82,17 @@ class StageContext:
                 content["where"]["processes"] = {"script": name, "local": processes, **place}
             write_atomic(spec_file, _json_text(content))
             mark = self.events.position()
-            result = process.run_child(
-                [str(python), str(SCRIPTS), started, str(spec_file)],
-                env={**self._child_env(env), **network, **(outside or {})},
-                cwd=self.scratch,
-                stdout=log,
-                stderr=log,
-                lock_fds=self.lock_fds,
-                on_poll=lambda: self._poll(others),
-            )
+            with self._memory_group() as group:
+                result = process.run_child(
+                    [str(python), str(SCRIPTS), started, str(spec_file)],
+                    env={**self._child_env(env), **network, **(outside or {})},
+                    cwd=self.scratch,
+                    stdout=log,
+                    stderr=log,
+                    lock_fds=self.lock_fds,
+                    on_poll=lambda: self._poll(others),
+                    group=group,
+                )
             events = self.events.since(mark)
             if not result.ok:
                 failure = self._failure(name, result, events, log)
@@ -101,6 +105,17 @@ class StageContext:
                 measured.update(event["values"])
         self.measures.update(measured)
         return measured
+
+    @contextlib.contextmanager
+    def _memory_group(self) -> Iterator[Group | None]:
+        """The cgroup of a script where its memory is limited."""
+        if not self.memory_limit:
+            yield None
+            return
+        with memory_limit.group(self.memory_limit) as group:
+            if group is None:
+                self.say(f"no limit keeps this job from taking all memory: {memory_limit.COMMAND}")
+            yield group
 
     def run_program(
         self,

@@ -46,7 +46,7 @@ class Gpu:
 
 def available_cpus(root: Path = ROOT) -> int:
     """Processors that this process may keep busy: its affinity, cut by cgroup quotas (v1, v2)."""
-    quotas = [_cpu_quota(folder) for folder in _cgroup_folders(root, "cpu")]
+    quotas = [_cpu_quota(folder) for folder in cgroup_folders(root, "cpu")]
     return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
 
 
@@ -57,7 +57,7 @@ def memory(root: Path = ROOT) -> Memory:
     """
     facts = meminfo(root)
     total, available = facts["MemTotal"], facts["MemAvailable"]
-    for folder in _cgroup_folders(root, "memory"):
+    for folder in cgroup_folders(root, "memory"):
         limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
         used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
         if limit is None or limit >= total:
@@ -174,7 +174,7 @@ def hardware_facts() -> dict[str, Any]:
     }
 
 
-def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
+def cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
     """The cgroup of this process and those above it, in v2 and in v1's tree of `controller`.
 
     Every limit on the way up counts. Inside a container the way may begin at the mount itself.
