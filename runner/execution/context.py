@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,15 @@ from runner.execution.machines.meeting import network_env
 from runner.scripts.training.stopping import STOPPED
 from runner.stages.contract import Stage
 from runner.store.atomic import write_atomic
-from runner.system import determinism, environments, memory_limit, platforms, process, tools
+from runner.system import (
+    determinism,
+    environments,
+    gpu_health,
+    memory_limit,
+    platforms,
+    process,
+    tools,
+)
 from runner.system.memory_limit import Group
 
 SCRIPTS = Path(runner.__file__).parent / "scripts"
@@ -82,6 +91,7 @@ class StageContext:
                 content["where"]["processes"] = {"script": name, "local": processes, **place}
             write_atomic(spec_file, _json_text(content))
             mark = self.events.position()
+            health = gpu_health.watch(time.monotonic) if self.stage.DEVICE else None
             with self._memory_group() as group:
                 result = process.run_child(
                     [str(python), str(SCRIPTS), started, str(spec_file)],
@@ -90,7 +100,7 @@ class StageContext:
                     stdout=log,
                     stderr=log,
                     lock_fds=self.lock_fds,
-                    on_poll=lambda: self._poll(others),
+                    on_poll=lambda: self._poll(others, health),
                     group=group,
                 )
             events = self.events.since(mark)
@@ -104,6 +114,8 @@ class StageContext:
             if event["event"] == "measure":
                 measured.update(event["values"])
         self.measures.update(measured)
+        if health is not None:
+            self.measures.update(health.measures())
         return measured
 
     @contextlib.contextmanager
@@ -161,8 +173,10 @@ class StageContext:
         """Record a measure for run.json."""
         self.measures[name] = value
 
-    def _poll(self, others: Machines) -> None:
+    def _poll(self, others: Machines, health: gpu_health.Watch | None) -> None:
         self.on_poll()
+        if health is not None:
+            health.look()
         others.poll()
 
     def _next_log_stem(self, name: str) -> str:
