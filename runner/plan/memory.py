@@ -276,6 +276,7 @@ def loading_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
         held.append(Item("largest weight, as stored", DTYPE_BYTES[job.dtype] * largest))
         if device == "cpu":
             held.append(Item("quantising it", QUANTISING_BYTES * largest))
+    held.append(Item("lengths of a weight's columns (DoRA)", _lengths(shapes, job)))
     return memory_of([*held, Item("process", PROCESS_BYTES[device])])
 
 
