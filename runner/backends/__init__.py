@@ -3,8 +3,8 @@
 `script(recipe)`: name of the script under runner/scripts. `spec(recipe)`: the hashed part of its
 spec. `ENVIRONMENT`: the role it runs in, but for the methods in `OWN_ENVIRONMENTS`.
 `PROVED_TO_RESUME`: methods whose training, interrupted
-and resumed, gives the bytes of an uninterrupted one, as a test shows. `cannot_honour(recipe)`:
-(JSON pointer, message) pairs.
+and resumed, gives the bytes of an uninterrupted one, as a test shows. `NEEDS_CUDA`: it trains on an
+NVIDIA GPU or not at all. `cannot_honour(recipe)`: (JSON pointer, message) pairs.
 A new backend is one module and one line here.
 """
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 REGISTRY = {
     "llamafactory": "runner.backends.llamafactory",
     "native": "runner.backends.native",
+    "unsloth": "runner.backends.unsloth",
 }
 
 
@@ -29,6 +30,7 @@ class Backend(Protocol):
     ENVIRONMENT: str
     OWN_ENVIRONMENTS: Mapping[str, str]  # method -> role
     PROVED_TO_RESUME: frozenset[str]
+    NEEDS_CUDA: bool
 
     def script(self, recipe: Recipe) -> str:
         """Name of the script that trains. Pure."""

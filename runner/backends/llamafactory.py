@@ -21,6 +21,7 @@ ENVIRONMENT = "llamafactory"
 OWN_ENVIRONMENTS: Mapping[str, str] = {}
 # tests/integration/test_train_llamafactory.py and test_preferences_llamafactory.py
 PROVED_TO_RESUME = frozenset({"sft", "pretrain"}) | preferences.PROVED_TO_RESUME
+NEEDS_CUDA = False
 
 # method -> what LLaMA Factory calls it
 _STAGES = {"sft": "sft", "pretrain": "pt"} | preferences.STAGES

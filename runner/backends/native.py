@@ -16,6 +16,7 @@ ENVIRONMENT = "native"
 OWN_ENVIRONMENTS: Mapping[str, str] = {"ppo": "ppo"}  # an older TRL
 # tests/integration/test_train_native.py, test_train_preferences.py and test_train_grpo.py
 PROVED_TO_RESUME = frozenset({"sft", "pretrain", "dpo", "orpo", "simpo", "kto", "reward", "grpo"})
+NEEDS_CUDA = False
 
 # every other method compares answers
 _SCRIPTS = {

@@ -11,6 +11,7 @@ from runner.backends.trainer_arguments import SAME
 from runner.capture.captured import Captured, Fate
 from runner.capture.data_sets import Place
 from runner.capture.keys import DEFAULTS
+from runner.capture.optimizers import optimizer_named
 from runner.capture.steps import about_steps
 from runner.errors import UsageError
 from runner.recipe.methods import METHODS
@@ -31,8 +32,17 @@ def training_of(values: Mapping[str, Any], method: str, made: Captured) -> dict[
         "adapter": _adapter(values, method, made),
         **length,
         **{key: number(values[key], DEFAULTS[key]) for key in (*SAME, "save_steps")},
+        "optim": _optimizer(str(values["optim"]), made),
         "gradient_checkpointing": not values["disable_gradient_checkpointing"],
     }
+
+
+def _optimizer(word: str, made: Captured) -> str:
+    name, why, lost = optimizer_named(word)
+    if why:
+        fate = Fate.LOST if lost else Fate.CLOSE
+        made.note(fate, "optim", word, becomes=f"train.optim: {name}", why=why)
+    return name
 
 
 def _own_settings(values: Mapping[str, Any], method: str, made: Captured) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +130,11 @@ def _fit(recipe: Recipe, args: argparse.Namespace) -> int:
             hint="recipe lock asks the hub for the model's sizes",
             code="E007",
         )
-    found = [(machine, fit(shapes, Job.of(recipe), machine.budget)) for machine in machines]
+    job = Job.of(recipe)
+    found = [
+        (machine, fit(shapes, replace(job, pages=not machine.unified), machine.budget))
+        for machine in machines
+    ]
     if args.format == "json":
         print(json.dumps(fit_table.as_data(found, facts.where), indent=2, ensure_ascii=False))
     else:

@@ -87,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the recipe; exit code 0 when every stage is done."""
     from runner.bundle.archive import is_bundle
+    from runner.execution.device import require_device
     from runner.plan.chain import plan_chain
     from runner.runs.background import Parent, split
     from runner.stages import stages_of
@@ -109,6 +110,8 @@ def main(args: argparse.Namespace) -> int:
     store = Store(store_folder(), paranoid=args.paranoid)
     links = plan_chain(recipe, stages, store)
     known_digests.keep()
+    for link in links:
+        require_device(link.recipe, link.steps)
     if args.offline:
         from runner.execution.ready import require_ready
 

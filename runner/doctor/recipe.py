@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from runner.plan.plan import Step
     from runner.recipe.model import Recipe
 
-# Code of a lack -> the name of the check. W250 to W255 of docs/errors.md.
+# Code of a lack -> the name of the check. W250 to W255, and W267, of docs/errors.md.
 _NAMES = {
     "W250": "gpu for it",
     "W251": "licence",
@@ -26,6 +26,7 @@ _NAMES = {
     "W253": "disk for it",
     "W254": "ollama for it",
     "W255": "builds for it",
+    "W267": "gpu for its backend",
 }
 
 

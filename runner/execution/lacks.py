@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.execution import ready
+from runner.backends import load_backend
+from runner.execution import device, ready
 from runner.plan.cost import Cost, Machine
 from runner.plan.plan import Action, Step
 from runner.stages import load_stage
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 # Organisations of the hub whose models ask for a licence to be accepted.
 GATED = ("meta-llama/", "google/gemma", "mistralai/", "CohereLabs/")
 LARGE = 1_000_000_000  # parameters from which a training without a GPU takes days
-CODES = ("W250", "W251", "W252", "W253", "W254", "W255")
+CODES = ("W250", "W251", "W252", "W253", "W254", "W255", "W267")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ def lacks(recipe: Recipe, steps: list[Step], cost: Cost, cache: Path) -> list[La
     machine = cost.machine
     stages = [load_stage(step.stage) for step in steps if step.action is not Action.REUSE]
     return [
+        *_device(recipe, steps, machine),
         *_gpu(recipe, stages, cost, machine),
         *_token(recipe, stages),
         *_memory(recipe, cost, machine),
@@ -54,8 +56,16 @@ def lacks(recipe: Recipe, steps: list[Step], cost: Cost, cache: Path) -> list[La
     ]
 
 
+def _device(recipe: Recipe, steps: list[Step], machine: Machine) -> Iterator[Lack]:
+    if not machine.gpu and device.lacks_device(recipe, steps):
+        backend = recipe.train.backend
+        yield Lack("W267", f"an NVIDIA GPU: backend {backend} trains on no other", device.INSTEAD)
+
+
 def _gpu(recipe: Recipe, stages: list[Stage], cost: Cost, machine: Machine) -> Iterator[Lack]:
     if machine.gpu or recipe.shrink is not None or not any(stage.DEVICE for stage in stages):
+        return
+    if load_backend(recipe.train.backend).NEEDS_CUDA:  # W267 says it
         return
     small = 0 < cost.parameters < LARGE
     if small or (not cost.parameters and recipe.model.quantization is None):

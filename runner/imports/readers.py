@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from runner.capture.optimizers import optimizer_named
 from runner.imports.sheet import Read, Unreadable
 
 _TRUE = ("true", "yes", "on", "y")
 _FALSE = ("false", "no", "off", "n")
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
-_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
-# AdamW all the same: how its states are kept, or by which kernel, is all that differs.
-_ALSO_ADAMW = re.compile(
-    r"(paged_)?adamw_(bnb_)?(8bit|32bit)|(paged_)?adamw|adamw_hf|adamw_apex_fused|adamw_torch_\w+"
-    r"|adamw_anyprecision|optimi_adamw|ao_adamw_\w+|flash_adamw"
-)
 _DTYPES = {
     **{word: word for word in ("float32", "bfloat16", "float16")},
     "bf16": "bfloat16",
@@ -99,13 +93,9 @@ schedule = one_of(
 
 
 def optimizer(value: Any) -> Read:
-    """AdamW in one of two ways; its other ways are near, other optimizers are not."""
-    word = str(value).lower()
-    if word in _OPTIMIZERS:
-        return Read(word)
-    if _ALSO_ADAMW.fullmatch(word):
-        return Read("adamw_torch", "AdamW too, with its states in 32 bits")
-    return Read("adamw_torch", "a recipe has AdamW", lost=True)
+    """One that a recipe has; other ways of AdamW are near, other optimizers are not."""
+    name, why, lost = optimizer_named(str(value))
+    return Read(name, why, lost=lost)
 
 
 def dtype(value: Any) -> Read:

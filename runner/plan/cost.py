@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from runner.plan.memory import (
     DTYPE_BYTES,
     FLOAT32,
-    OPTIMIZER_BYTES,
     Job,
     Memory,
     evaluation_memory,
     trained_parameters,
+    trained_tensors,
     training_memory,
 )
+from runner.plan.optimizers import state_bytes
 from runner.plan.patterns import end_in_time
 from runner.plan.plan import Action, Step
 from runner.plan.shapes import Shapes, UnknownShapesError, shapes_of
@@ -227,8 +228,8 @@ def _trained(recipe: Recipe, shapes: Shapes) -> Disk:
     """What learned, in float32; checkpoints with the optimizer's state, one more than are kept."""
     trained = trained_parameters(shapes, recipe.train.adapter)
     written = shapes.parameters if recipe.train.adapter.type == "none" else trained
-    state, _ = OPTIMIZER_BYTES[recipe.train.optim]
-    each = FLOAT32 * written + state * trained
+    tensors = trained_tensors(shapes, recipe.train.adapter)
+    each = FLOAT32 * written + state_bytes(recipe.train.optim, tensors)
     return Disk("train", FLOAT32 * written, (recipe.train.save_total_limit + 1) * each)
 
 

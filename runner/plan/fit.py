@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from runner.plan.memory import Job, Memory, evaluation_memory, loading_memory, training_memory
+from runner.plan.optimizers import SMALL_STATES
 from runner.plan.shapes import Shapes
 from runner.recipe.model import Quantization
 
@@ -110,6 +111,7 @@ def _choices(job: Job) -> list[list[Change | None]]:
         [None, ("train.adapter: {type: lora, r: 16, target_modules: all-linear}", _with_lora)],
         [None, *((f"data.max_length: {n}", _shortened(n)) for n in lengths)],
         [None, ("model.quantization: {load_in_4bit: true}", _in_4_bits)],
+        [None, ("train.optim: adamw_8bit", _states_in_8_bits)],
         [None, (_batch_words(job), _one_row)],
         [None, ("train.gradient_checkpointing: true", _checkpointed)],
     ]
@@ -140,6 +142,13 @@ def _in_4_bits(job: Job) -> Job | None:
         bnb_4bit_compute_dtype="bfloat16",
     )
     return replace(job, quantization=held)
+
+
+def _states_in_8_bits(job: Job) -> Job | None:
+    """Where every weight learns; an adapter's states are small."""
+    if job.adapter.type != "none" or job.optim in SMALL_STATES:
+        return None
+    return replace(job, optim="adamw_8bit")
 
 
 def _shortened(length: int) -> Callable[[Job], Job | None]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runner.plan.optimizers import Tensor, state_bytes, staying_bytes, step_bytes
 from runner.plan.shapes import Kind, Shapes, Weight, in_layer
 from runner.recipe.methods import METHODS
 
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLOAT32 = 4  # bytes; what is trained is float32, whatever lies below it (scripts/train_native.py)
-# Bytes of the optimizer's state for each trained number, and of what a step needs beside: the
-# foreach AdamW makes a float32 of every number at once, the fused one does not.
-OPTIMIZER_BYTES: Mapping[str, tuple[int, int]] = {
-    "adamw_torch": (8, 4),
-    "adamw_torch_fused": (8, 0),
-}
 # bitsandbytes: one scale for 64 values; quantised again, a byte each and a float32 for 256 scales.
 _BLOCK, _SCALES = 64, 256
 # Python, torch and the libraries around it: measured with an idle Trainer on a CPU; on a GPU the
@@ -78,6 +73,7 @@ class Job:
     sides: int = 1  # rows of a forward pass for one of the recipe's batch: a pair has two
     answers: int = 0  # that are drawn at once while training
     tasks: bool = False  # of lm-evaluation-harness: are there any?
+    pages: bool = False  # has the host memory of its own, to page states to?
 
     @classmethod
     def of(cls, recipe: Recipe) -> Job:
@@ -127,20 +123,24 @@ def training_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
     where many answers are drawn at once.
     """
     trained = trained_parameters(shapes, job.adapter)
-    state, step = OPTIMIZER_BYTES[job.optim]
+    tensors = list(trained_tensors(shapes, job.adapter))
+    kept_of = staying_bytes if device == "cuda" and job.pages else state_bytes
+    state = kept_of(job.optim, tensors)
     gradients = Item("gradients", FLOAT32 * trained)
     kept = [
         *weight_items(shapes, job),
         Item("reference model", FLOAT32 * shapes.parameters if job.reference else 0),
         Item("adapter", 0 if job.adapter.type == "none" else FLOAT32 * trained),
-        Item(f"optimizer ({job.optim})", state * trained),
+        Item(f"optimizer ({job.optim})", state),
     ]
     if job.scored:
         kept += _scorers(shapes, job, state)
     turn = _at_the_turn(shapes, job)
     if job.accumulation > 1:  # else they come as activations go
         turn.append(gradients)
-    temporary = step * trained if device == "cuda" else 0  # one weight after the other on a CPU
+    temporary = (
+        step_bytes(job.optim, tensors) if device == "cuda" else 0
+    )  # one weight after the other on a CPU
     stepping = [gradients, Item("step of the optimizer", temporary)]
     phases = [turn, stepping]
     if job.answers:
@@ -152,7 +152,8 @@ def training_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
 def _scorers(shapes: Shapes, job: Job, state: int) -> list[Item]:
     """Of PPO: two models of the policy's own shapes, since the reward model's need not be known.
 
-    The value model learns as the policy does. Of every sampled token its logits are kept.
+    The value model learns as the policy does, with `state` bytes of its optimizer. Of every sampled
+    token its logits are kept.
     """
     trained = trained_parameters(shapes, job.adapter)
     held = DTYPE_BYTES[job.dtype]
@@ -164,7 +165,7 @@ def _scorers(shapes: Shapes, job: Job, state: int) -> list[Item]:
     return [
         Item("reward model", held * shapes.parameters),
         Item("value model", learning),
-        Item("its gradients and optimizer", (FLOAT32 + state) * trained),
+        Item("its gradients and optimizer", FLOAT32 * trained + state),
         Item("logits of the sampled answers", logits),
     ]
 
@@ -264,10 +265,26 @@ def _held_weights(shapes: Shapes, job: Job, value: int) -> list[Item]:
 
 def trained_parameters(shapes: Shapes, adapter: Adapter) -> int:
     """Numbers that learn: of the adapter and the modules trained as a whole, or all."""
+    return sum(tensor.size for tensor in trained_tensors(shapes, adapter))
+
+
+def trained_tensors(shapes: Shapes, adapter: Adapter) -> Iterator[Tensor]:
+    """The tensors that learn, as the optimizer is given them."""
     if adapter.type == "none":
-        return sum(weight.size for weight in shapes.weights if _learns(weight, shapes, adapter))
-    adapted = sum(_adapter_size(weight, adapter) for weight in adapted_weights(shapes, adapter))
-    return adapted + sum(weight.full_size for weight in _saved(shapes, adapter))
+        learning = (weight for weight in shapes.weights if _learns(weight, shapes, adapter))
+        for weight in learning:
+            yield from () if weight.tied else _whole(weight)
+        return
+    for weight in adapted_weights(shapes, adapter):
+        yield from _adapter_tensors(weight, adapter)
+    for weight in _saved(shapes, adapter):
+        yield from _whole(weight)
+
+
+def _whole(weight: Weight) -> Iterator[Tensor]:
+    yield Tensor(weight.rows, weight.columns, embedding=weight.kind is Kind.EMBEDDING)
+    if weight.bias:
+        yield Tensor(weight.rows)
 
 
 def _learns(weight: Weight, shapes: Shapes, adapter: Adapter) -> bool:
@@ -330,7 +347,7 @@ def _above(weight: Weight) -> list[str]:
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
-def _adapter_size(weight: Weight, adapter: Adapter) -> int:
+def _adapter_tensors(weight: Weight, adapter: Adapter) -> Iterator[Tensor]:
     rank = next(
         (
             value
@@ -339,8 +356,12 @@ def _adapter_size(weight: Weight, adapter: Adapter) -> int:
         ),
         adapter.r,
     )
-    magnitude = weight.rows if adapter.use_dora else 0
-    return rank * (weight.rows + weight.columns) + magnitude + weight.rows * adapter.lora_bias
+    yield Tensor(rank, weight.columns)
+    yield Tensor(weight.rows, rank)
+    if adapter.use_dora:
+        yield Tensor(weight.rows)
+    if adapter.lora_bias:
+        yield Tensor(weight.rows)
 
 
 # --- activations

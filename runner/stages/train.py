@@ -98,8 +98,12 @@ def resume_is_proved(recipe: Recipe) -> bool:
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
     """Write `adapter/` (or `model/`) and `trace.jsonl` into `folder`. Raises StageFailed."""
+    from runner.execution.device import has_device, missing_device
+
     backend = load_backend(recipe.train.backend)
     own = reads_rows(recipe)
+    if not has_device(recipe):
+        raise missing_device(recipe)
     context.run_script(
         backend.script(recipe),
         {

@@ -158,6 +158,27 @@ def test_the_hub_was_asked_for_configs_alone(
     }
 
 
+def test_the_recipe_of_unsloth_is_refused_without_a_gpu_and_can_be_trained_by_another(
+    checkout: Checkout,
+) -> None:
+    words = ["run", "--shrink", "recipes/course/10.2-8b-unsloth.yaml", "--until", "train"]
+    refused = checkout.recipe(*words)
+    assert refused.returncode == 4, refused.stderr
+    assert "E960" in refused.stderr
+    assert "environment" not in refused.stderr
+    assert not (checkout.folder / "runs" / "course-10.2-8b-unsloth-shrink").exists()
+    native = checkout.recipe(*words, "--backend", "native")
+    assert native.returncode == 0, native.stdout + native.stderr
+    run = checkout.folder / "runs" / "course-10.2-8b-unsloth-shrink" / "latest"
+    (trained,) = [
+        stage
+        for stage in json.loads((run / "run.json").read_text())["stages"]
+        if stage["name"] == "train"
+    ]
+    settings = trained["material"]["inputs"]["settings"]
+    assert (settings["optim"], settings["quantization"]["load_in_4bit"]) == ("adamw_8bit", True)
+
+
 @pytest.mark.parametrize("name", SIBLINGS)
 def test_a_sibling_goes_from_its_config_to_its_evaluation(checkout: Checkout, name: str) -> None:
     _, _, adapter, four_bits = SIBLINGS[name]

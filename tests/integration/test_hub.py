@@ -770,3 +770,60 @@ def test_rows_of_a_task_are_fetched_at_their_commit_and_nothing_else_again(
     }
     hub.stop()
     assert project.run() == {}, "up to date"
+
+
+WRITE_PARQUET = """
+import sys, pyarrow, pyarrow.parquet
+table = pyarrow.table({"a": ["How many?", "Why?", "Who?"], "b": ["x", "y", "z"], "n": [1, 2, 3]})
+pyarrow.parquet.write_table(table, sys.argv[1])
+"""
+
+
+def test_prompts_a_scorer_and_tasks_of_the_hub_make_a_whole_run(
+    project: Project,
+    hub: HubServer,
+    tiny: Path,
+    tmp_path: Path,
+    environment_python: Callable[[str], Path],
+) -> None:
+    """ppo on prompts alone, scored by a model of the hub, and asked Parquet that lies there."""
+    weights = load_file(tiny / "model.safetensors") | {"score.weight": np.ones((1, 64), np.float32)}
+    scorer = hub.commit("acme/scorer", files_of(tiny) | {"model.safetensors": save(weights)})
+    parquet = tmp_path / "test.parquet"
+    argv = [str(environment_python("parquet")), "-c", WRITE_PARQUET, str(parquet)]
+    subprocess.run(argv, check=True)
+    asked = hub.commit("acme/asked", {"test.parquet": parquet.read_bytes()}, kind="dataset")
+    task = "task: t\noutput_type: generate_until\ndoc_to_text: a\ndoc_to_target: b\n"
+    (project.folder / "t.yaml").write_text(task + "generation_kwargs: {max_gen_toks: 4}\n")
+    prompts = [json.dumps({"prompt": f"Q{number}?"}) + "\n" for number in range(24)]
+    (project.folder / "prompts.jsonl").write_text("".join(prompts))
+    tasks = [{"path": "t.yaml", "hub": "acme/asked", "revision": asked, "data": "test.parquet"}]
+    project.write(
+        model={"path": str(tiny), "dtype": "float32"},
+        reward={"hub": "acme/scorer", "revision": scorer},
+        data={
+            "train": [{"path": "prompts.jsonl", "format": "prompt"}],
+            "max_length": 128,
+            "validation": {"fraction": 0.3},
+        },
+        train={
+            "method": "ppo",
+            "adapter": {"type": "lora", "r": 2},
+            "max_steps": 2,
+            "response_length": 6,
+            "per_device_train_batch_size": 4,
+        },
+        evaluate={"samples": 1, "max_new_tokens": 6, "harness": {"tasks": tasks}},
+    )
+    done = project.recipe("run", "x.yaml")
+    assert done.returncode == 0, done.stderr
+    assert project.stage("evaluate")["measures"]["reward_prompts"] == 7
+    assert project.stage("harness")["measures"]["tasks"]["t/exact_match"]["count"] == 3
+    hub.stop()
+    verified = project.recipe("verify", "runs/x/latest")
+    assert verified.returncode == 0, verified.stderr
+    attested = project.recipe("attest", "runs/x/latest")
+    assert attested.returncode == 0, attested.stderr
+    for name, commit in (("acme/scorer", scorer), ("acme/asked/test.parquet", asked)):
+        assert f'"name": "{name}"' in attested.stdout
+        assert commit in attested.stdout

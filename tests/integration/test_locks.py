@@ -58,6 +58,7 @@ def test_all_locks_are_looked_at() -> None:
         "ray",
         "runner",
         "sign",
+        "unsloth",
     }
 
 

@@ -62,6 +62,9 @@ MATRIX: dict[str, dict[str, Any]] = {
     "checkpointing": {"train": {"gradient_checkpointing": True}},
     "epochs": {"train": {"max_steps": None, "num_train_epochs": 1}},
     "fused optimizer": {"train": {"optim": "adamw_torch_fused"}},
+    "AdamW in 8 bits": {"train": {"optim": "adamw_8bit", "adapter": {"type": "lora", "r": 64}}},
+    "Adafactor": {"train": {"optim": "adafactor"}},
+    "SGD": {"train": {"optim": "sgd", "learning_rate": 0.1}},
     "named layers": {
         "train": {"adapter": {"type": "lora", "r": 4, "target_modules": ["q_proj", "up_proj"]}}
     },

@@ -395,6 +395,27 @@ def test_a_silent_file_gets_llamafactorys_own_defaults(place: Place) -> None:
     assert (train["lr_scheduler_type"], train["gradient_checkpointing"]) == ("linear", True)
 
 
+@pytest.mark.parametrize(
+    ("word", "optim", "fate"),
+    [
+        ("adamw_bnb_8bit", "adamw_8bit", Fate.MAPPED),
+        ("paged_adamw_8bit", "paged_adamw_8bit", Fate.MAPPED),
+        ("paged_adamw", "paged_adamw_32bit", Fate.MAPPED),
+        ("adafactor", "adafactor", Fate.MAPPED),
+        ("sgd", "sgd", Fate.MAPPED),
+        ("adamw_apex_fused", "adamw_torch", Fate.CLOSE),
+        ("ao_adamw_8bit", "adamw_torch", Fate.CLOSE),
+        ("lion_8bit", "adamw_torch", Fate.LOST),
+    ],
+)
+def test_an_optimizer_is_the_recipe_s_own_a_near_one_or_lost(
+    word: str, optim: str, fate: Fate, place: Place
+) -> None:
+    made = captured(place, CLICKED | {"optim": word})
+    assert made.recipe["train"]["optim"] == optim
+    assert [note.fate for note in made.notes if note.name == "optim"] == [fate]
+
+
 def test_numbers_that_yaml_reads_as_text_are_numbers(place: Place) -> None:
     """`learning_rate: 5e-5` is text to PyYAML, and LLaMA Factory reads it as a number."""
     made = captured(place, CLICKED | {"learning_rate": "5e-5", "warmup_steps": 3.0})

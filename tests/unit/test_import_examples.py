@@ -136,7 +136,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "train.lr_scheduler_type": "linear",
         "train.weight_decay": 0.01,
         "train.max_grad_norm": 0.5,
-        "train.optim": "adamw_torch",
+        "train.optim": "paged_adamw_8bit",
         "train.warmup_steps": 7,
         "train.bf16": True,
         "train.gradient_checkpointing": True,
@@ -208,7 +208,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "train.warmup_steps": 0,  # a tenth of the steps, which packs leave unknown
         "train.bf16": True,
         "train.gradient_checkpointing": False,
-        "train.optim": "adamw_torch",
+        "train.optim": "adamw_8bit",
     },
     "trl/qlora.json": {
         "model.dtype": "float32",  # TRL's own, whatever config.json says
@@ -417,7 +417,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "train.per_device_train_batch_size": 4,
         "train.gradient_accumulation_steps": 2,
         "train.weight_decay": 0.001,
-        "train.optim": "adamw_torch",
+        "train.optim": "adamw_8bit",
         "train.warmup_steps": 1,  # a tenth
         "train.gradient_checkpointing": True,
     },

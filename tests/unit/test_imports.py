@@ -310,7 +310,7 @@ def test_a_workspace_is_where_the_files_paths_start(
         ({"lora_r": 1.5}, "lora_r", "no whole number"),
         ({"num_epochs": [1]}, "num_epochs", "no number"),
         ({"gradient_checkpointing": 3}, "gradient_checkpointing", "neither true nor false"),
-        ({"optimizer": "lion_8bit"}, "optimizer", "a recipe has AdamW"),
+        ({"optimizer": "lion_8bit"}, "optimizer", "a recipe has adafactor, adamw_8bit,"),
         ({"adapter": "llama-adapter"}, "adapter", "LoRA adapters"),
         ({"val_set_size": 500}, "val_set_size", "not a number of rows"),
         ({"load_in_8bit": True}, "load_in_8bit", "in 4 bits or in 16"),

@@ -22,13 +22,12 @@ from runner.execution.lacks import CODES, Lack, lacks
 from runner.lock.locking import write_lock
 from runner.lock.pins import FACTS, cheap_pins
 from runner.plan.cost import Cost, Machine, cost_of, training_steps
-from runner.plan.memory import OPTIMIZER_BYTES, Job, training_memory
+from runner.plan.memory import Job, training_memory
 from runner.plan.plan import Action, Step
 from runner.plan.shapes import UnknownShapesError, shapes_of
 from runner.recipe.load import check_recipe, load_recipe
 from runner.recipe.model import Recipe
 from runner.recipe.model_facts import Facts, known_facts
-from runner.recipe.schema import load_schema
 from runner.stages import stages_of
 from runner.system import environments, hardware, hub, ollama, tools
 from tests.chain import ROOT
@@ -147,11 +146,6 @@ def test_what_is_reused_takes_nothing(qlora: Recipe) -> None:
     found = cost_of(qlora, steps, config("llama-3.1-70b"), Path("none"), SPARK)
     assert (found.peak, found.stored, found.time) == (0, 0, ())
     assert command.as_text(command.Plan("x", steps, found, [])).count("\n") == len(steps) - 1
-
-
-def test_every_optimizer_of_the_schema_has_a_size() -> None:
-    names = load_schema()["properties"]["train"]["properties"]["optim"]["enum"]
-    assert set(names) <= set(OPTIMIZER_BYTES)
 
 
 # --- time

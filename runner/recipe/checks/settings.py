@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+from runner.backends import REGISTRY, load_backend
 from runner.recipe.checks.registry import check
 from runner.recipe.finding import Finding, listed
 from runner.recipe.model import Recipe, is_commit
@@ -48,13 +49,21 @@ def merge_has_an_adapter(recipe: Recipe) -> Iterator[Finding]:
 @check("model", "data", "train")
 def backend_can_honour(recipe: Recipe) -> Iterator[Finding]:
     """What the chosen backend cannot do is an error, never ignored."""
-    from runner.backends import REGISTRY, load_backend
-
     refused = {name: [*load_backend(name).cannot_honour(recipe)] for name in sorted(REGISTRY)}
     able = next((name for name in refused if not refused[name]), "")
     hint = f"change it, or write backend: {able}" if able else "change it"
     for pointer, message in refused[recipe.train.backend]:
         yield Finding("E215", pointer, message, hint)
+
+
+@check("train")
+def what_a_backend_does_not_promise_is_said(recipe: Recipe) -> Iterator[Finding]:
+    """Its machine and its bytes are not those that everything else here is about."""
+    backend = recipe.train.backend
+    if load_backend(backend).NEEDS_CUDA:
+        message = f"backend {backend} trains on an NVIDIA GPU alone and promises no equal bytes"
+        hint = "write backend: native, or run with --backend native, where either matters"
+        yield Finding("W268", "/train/backend", message, hint)
 
 
 @check("train")
@@ -375,6 +384,8 @@ _TOLERATED_RATES = {"lora": (1e-6, 5e-3), "none": (1e-7, 1e-4)}
 def learning_rate_is_usual(recipe: Recipe) -> Iterator[Finding]:
     """A rate off by a power of ten is mostly a slip of the pen."""
     kind, rate = recipe.train.adapter.type, recipe.train.learning_rate
+    if recipe.train.optim == "sgd":  # the sources are about optimizers that scale by themselves
+        return
     low, high = _TOLERATED_RATES[kind]
     if not low <= rate <= high:
         what = "LoRA" if kind == "lora" else "full fine-tuning"
