@@ -106,6 +106,11 @@ class Interrupted(RecipeToolError):
 
     default_code = "E130"
 
-    def __init__(self, signal_number: int, message: str = "interrupted") -> None:
-        super().__init__(message, hint="run the same command again to go on where it stopped")
+    def __init__(
+        self,
+        signal_number: int,
+        message: str = "interrupted",
+        hint: str = "run the same command again to go on where it stopped",
+    ) -> None:
+        super().__init__(message, hint=hint)
         self.exit_code = 128 + signal_number

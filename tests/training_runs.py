@@ -162,9 +162,9 @@ class ScriptRun:
         }
         (place / "spec.json").write_text(json.dumps(spec))
 
-    def start(self, interpreter: WarmInterpreter) -> Fork:
-        """Start the script in a fork of a warm interpreter and return at once."""
-        return interpreter.fork(self._argv[1:], self.scratch, self._env({}), self._place / "log")
+    def start(self, interpreter: WarmInterpreter, **env: str) -> Fork:
+        """Start the script in a fork of a warm interpreter and return at once; `env` is added."""
+        return interpreter.fork(self._argv[1:], self.scratch, self._env(env), self._place / "log")
 
     def finish(self, interpreter: WarmInterpreter) -> Finished:
         """Run the script to its end in a fork of a warm interpreter."""
@@ -182,6 +182,22 @@ class ScriptRun:
                 check=False,
             )
         return self.result(process.returncode)
+
+    @property
+    def spec_file(self) -> Path:
+        """What the script is told."""
+        return self._place / "spec.json"
+
+    def start_cold(self, script: str) -> subprocess.Popen[bytes]:
+        """Start `script` with the same spec, in a process that shares nothing."""
+        with (self._place / "log").open("ab") as log:
+            return subprocess.Popen(
+                [*self._argv[:2], script, str(self.spec_file)],
+                cwd=self.scratch,
+                env=self._env({}),
+                stdout=log,
+                stderr=log,
+            )
 
     def environment(self) -> dict[str, str]:
         """What the script's process is started with."""

@@ -37,6 +37,8 @@ _SETTINGS = (
 
 def script(recipe: Recipe) -> str:
     """Name of the script that trains."""
+    if recipe.train.all_processes > 1:
+        return "train_shared"
     return _SCRIPTS.get(recipe.train.method, "train_preference_native")
 
 
@@ -53,6 +55,9 @@ def spec(recipe: Recipe) -> dict[str, Any]:
         "adapter": _adapter(recipe.train.adapter),
         "packing": recipe.data.packing,
         "has_prompts": all(file.format != "text" for file in recipe.data.train),
+        # how many threads a process has follows from it, too
+        **({"processes": recipe.train.processes} if recipe.train.processes > 1 else {}),
+        **({"nodes": recipe.train.nodes} if recipe.train.nodes > 1 else {}),
         # left out where it says nothing, as every neutral default
         **({"trust_remote_code": True} if recipe.model.trust_remote_code else {}),
         **quantization_spec(recipe.model),

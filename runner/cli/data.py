@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import UsageError
+from runner.errors import Interrupted, MachineCannot, RecipeToolError, UsageError
 
 if TYPE_CHECKING:
+    from runner.rows.seen import RowFile
     from runner.rows.survey import Survey
     from runner.scripts.data.convert import Converted
     from runner.scripts.data.rows import Place
@@ -24,6 +26,11 @@ HELP = (
     "and have a model make new ones."
 )
 EXAMPLE = "recipe data inspect recipes/data/spark-faq.jsonl"
+_BEGINS_ANEW = "run the same command again; it begins anew, and left nothing behind"
+_OTHER_PLACE = {
+    "E410": "free some space, or write to a folder on another disk",
+    "E411": "make the folder writable for you, or write to another one",
+}
 _SHAPES = (".jsonl", ".json", ".csv", ".tsv")
 _WRITTEN = tuple(f"{shape}{packed}" for shape in _SHAPES for packed in ("", ".gz", ".xz"))
 
@@ -91,8 +98,13 @@ def _count(text: str) -> int:
 
 def main(args: argparse.Namespace) -> int:
     """Run what is asked for."""
-    does = {"inspect": _inspect, "convert": _convert, "prepare": _prepare}
-    return (does | {"synthesize": _synthesize})[args.what](args)
+    if args.what in ("prepare", "synthesize"):
+        return {"prepare": _prepare, "synthesize": _synthesize}[args.what](args)
+    try:
+        return {"inspect": _inspect, "convert": _convert}[args.what](args)
+    except (KeyboardInterrupt, Interrupted) as error:
+        number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
+        raise Interrupted(number, hint=_BEGINS_ANEW) from None
 
 
 def _columns(args: argparse.Namespace) -> dict[str, str]:
@@ -116,48 +128,82 @@ def _columns(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    """0; 1 where a row does not fit."""
+    """0; 1 where a row does not fit, or there is none. Raises what is wrong with a whole file."""
     from runner.report.reporters import print_beside, wants_color
-    from runner.rows.survey import as_data
+    from runner.rows.survey import as_data, note_seen
 
     recipe = None
     if args.recipe is not None:
         from runner.recipe.load import load_recipe
 
         recipe = load_recipe(args.recipe, warn=print_beside)
+    failed: list[RecipeToolError] = []
     with ExitStack() as files:
-        found = list(_surveys(args, recipe, files))
-        rows = _seen(recipe, found) if recipe is not None and args.rows else []
+        found = list(_surveys(args, recipe, files, failed))
+        rows = _seen(recipe, found) if recipe is not None and args.rows and found else []
+    for each, _ in found:
+        note_seen(each, rows)
     if args.format == "json":
         said: dict[str, Any] = {"schema": 1, "files": [as_data(each) for each, _ in found]}
+        said |= {"errors": [_error_data(each) for each in failed]} if failed else {}
         print(json.dumps(said | ({"seen": rows} if recipe else {}), indent=2, ensure_ascii=False))
     else:
         for line in _lines(found, rows, seen=recipe is not None, color=wants_color(sys.stdout)):
             print(line)
-    return 1 if any(each.unfit for each, _ in found) else 0
+    _raise_last(failed)
+    return 0 if all(each.is_sound for each, _ in found) else 1
+
+
+def _error_data(error: RecipeToolError) -> dict[str, str]:
+    return {"code": error.code, "message": error.message, "hint": error.hint}
+
+
+def _raise_last(failed: Sequence[RecipeToolError]) -> None:
+    """Say why each file is not shown; the error with the highest exit code is raised."""
+    ordered = sorted(failed, key=lambda error: error.exit_code)
+    for error in ordered[:-1]:
+        print(f"error[{error.code}]: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  next: {error.hint}", file=sys.stderr)
+    if ordered:
+        raise ordered[-1]
 
 
 def _surveys(
-    args: argparse.Namespace, recipe: Any, files: ExitStack
-) -> Iterator[tuple[Survey, Any]]:
-    """Each file, and how it is shown to the model."""
-    from runner.rows.seen import RowFile, files_of
-    from runner.rows.survey import readable, survey
+    args: argparse.Namespace, recipe: Any, files: ExitStack, failed: list[RecipeToolError]
+) -> Iterator[tuple[Survey, RowFile]]:
+    """Each file, and how it is shown to the model; what stops at one file goes to `failed`."""
+    from runner.errors import MachineCannot, StageFailed
 
-    for path in args.files:
-        rows = files.enter_context(readable(path))
-        found = survey(rows, str(path), args.rows, args.source, _columns(args))
-        yield found, RowFile(rows.resolve(), str(path), found.format, dict(found.columns))
     if not args.files and recipe is None:
         raise UsageError("name files of rows, or a recipe", hint=EXAMPLE)
-    if not args.files:
-        for file in files_of(recipe):
-            rows = files.enter_context(readable(file.path, file.read))
-            found = survey(rows, file.name, args.rows, file.format, file.columns)
-            yield found, replace(file, path=rows)
+    for file in _files(args, recipe):
+        try:
+            yield _surveyed(file, args.rows, files)
+        except (UsageError, StageFailed, MachineCannot) as error:
+            failed.append(error)
 
 
-def _seen(recipe: Any, found: Sequence[tuple[Survey, Any]]) -> list[dict[str, Any]]:
+def _files(args: argparse.Namespace, recipe: Any) -> list[RowFile]:
+    """Those that are named, of format "" where it is to be guessed, or else the recipe's."""
+    from runner.rows.seen import RowFile, files_of
+
+    columns, source = _columns(args), args.source or ""
+    named = [RowFile(path, str(path), source, columns) for path in args.files]
+    return named or files_of(recipe)
+
+
+def _surveyed(file: RowFile, shown: int, files: ExitStack) -> tuple[Survey, RowFile]:
+    """A file, and how it is shown to the model. Raises RecipeToolError."""
+    from runner.rows.survey import readable, survey
+
+    rows = files.enter_context(readable(file.path, file.read))
+    found = survey(rows, file.name, shown, file.format or None, file.columns)
+    columns = dict(found.columns)
+    return found, replace(file, path=rows.resolve(), format=found.format, columns=columns)
+
+
+def _seen(recipe: Any, found: Sequence[tuple[Survey, RowFile]]) -> list[dict[str, Any]]:
     from runner.rows.seen import seen_rows
 
     count = max((len(each.first) for each, _ in found), default=0)
@@ -165,7 +211,7 @@ def _seen(recipe: Any, found: Sequence[tuple[Survey, Any]]) -> list[dict[str, An
 
 
 def _lines(
-    found: Sequence[tuple[Survey, Any]], rows: list[dict[str, Any]], *, seen: bool, color: bool
+    found: Sequence[tuple[Survey, RowFile]], rows: list[dict[str, Any]], *, seen: bool, color: bool
 ) -> Iterator[str]:
     from runner.rows.show import canonical_lines, seen_lines, survey_lines
 
@@ -191,6 +237,12 @@ def _convert(args: argparse.Namespace) -> int:
             hint="name the file by what is to be written into it",
             code="E868",
         )
+    if args.out.is_dir():
+        raise UsageError(
+            f"{args.out} is a folder, not a file",
+            hint=f"name a file in it: {args.out}/rows.jsonl",
+            code="E866",
+        )
     if args.out.exists() and not args.force:
         raise UsageError(
             f"{args.out} exists", hint="write --force to replace it, or another name", code="E866"
@@ -206,28 +258,42 @@ def _convert(args: argparse.Namespace) -> int:
 def _converted(args: argparse.Namespace, rows: Path) -> Converted:
     """Write OUT. Raises UsageError."""
     from runner.report.printable import escaped
-    from runner.rows.survey import guess_file, no_format
+    from runner.rows.survey import guess_file, not_guessed
     from runner.scripts.data.convert import convert
-    from runner.store.atomic import disk_errors, open_atomic
+    from runner.store.atomic import open_atomic
 
     source, columns = args.source, _columns(args)
     if source is None:
         guess = guess_file(rows, args.file.name)
         if guess is None:
-            raise no_format(args.file)
+            raise not_guessed(rows, str(args.file))
         source, columns = guess.format, dict(guess.columns)
         print(escaped(f"{args.file} {guess}"), file=sys.stderr)
-    with disk_errors(f"writing {args.out}"):
+    with _writing(args.out):
         args.out.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(f"writing {args.out}"), open_atomic(args.out) as out:
+    with _writing(args.out), open_atomic(args.out) as out:
         done = convert(rows, args.file.name, out, args.out.name, source, args.target, columns)
         _refuse(args, done)
     return done
 
 
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Raises MachineCannot where the disk refuses `out`, which is in no folder of ours."""
+    from runner.store.atomic import disk_errors
+
+    try:
+        with disk_errors(f"writing {out}"):
+            yield
+    except MachineCannot as error:
+        error.hint = _OTHER_PLACE.get(error.code, error.hint)
+        raise
+
+
 def _refuse(args: argparse.Namespace, done: Converted) -> None:
     """Raises UsageError, so that nothing is written, where rows are bad or would lose something."""
     from runner.report.printable import escaped
+    from runner.rows.survey import no_rows
 
     if done.unreadable:
         lines = [f"{each.place}: {each.error.message}" for each in done.problems]
@@ -239,7 +305,7 @@ def _refuse(args: argparse.Namespace, done: Converted) -> None:
             code="E867",
         )
     if not done.read:
-        raise UsageError(f"{args.file} holds no rows", code="E862")
+        raise no_rows(str(args.file))
     lost = list(_counted({**done.unfit, **done.lost}))
     if lost and not (args.lossy and done.written):
         wrong = f"format {args.target} cannot hold all of it; nothing is written:"

@@ -6,6 +6,10 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.runs.known import KnownRun
 
 HELP = "Show the logs of a run's stages, in order; with -f also what comes, until the run ends."
 EXAMPLE = "recipe logs -f runs/quickstart train"
@@ -20,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "run", type=Path, nargs="?", help="folder of a run, or runs/NAME; default: what goes on"
     )
     parser.add_argument("stage", nargs="?", choices=ORDER, metavar="STAGE", help="of this one only")
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="instead of the logs: the memory by kind and step, beside what was planned",
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="of --memory")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
 
 
@@ -29,6 +39,9 @@ def main(args: argparse.Namespace) -> int:
     from runner.runs.known import chosen, read
 
     run = chosen(project_root(Path.cwd() / "x.yaml"), args.run)
+    if args.memory:
+        print_memory(run, args.format)
+        return 0
     printed = Printed(run.folder / "logs", args.stage)
     printed.more()
     while args.follow and run.alive:
@@ -36,6 +49,20 @@ def main(args: argparse.Namespace) -> int:
         run = read(run.folder)  # before the look, so that no last words are missed
         printed.more()
     return 0
+
+
+def print_memory(run: KnownRun, form: str) -> None:
+    """What lies in memory, as far as the run has come."""
+    import json
+
+    from runner.execution.events import read_events
+    from runner.report.memory_text import memory_lines, memory_report
+    from runner.runs.known import EVENTS
+
+    path = run.folder / EVENTS
+    events = read_events(path)[0] if path.is_file() else []
+    report = memory_report(run.record, events)
+    print(json.dumps(report, indent=2) if form == "json" else "\n".join(memory_lines(report)))
 
 
 class Printed:

@@ -23,6 +23,7 @@ from runner.system.sharing import closed, share_with_group
 # command -> what it does, in one line. The module is runner.cli.<command>.
 COMMANDS = {
     "run": "run a recipe to the end, reusing what is already there",
+    "join": "train together with another machine that runs the same recipe",
     "ls": "list the runs of this project, and which go on",
     "status": "say how far a run is",
     "logs": "show what a run's programs said, also while they do",

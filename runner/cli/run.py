@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from runner.errors import NotReproduced
     from runner.execution.chain import BaseResult
     from runner.execution.execute import Execution, StageResult
+    from runner.execution.machines.contract import Machines
     from runner.execution.run_folder import RunFolder
     from runner.plan.chain import Link
     from runner.plan.snapshot import Snapshot
     from runner.recipe.model import Recipe
-    from runner.stages.contract import Stage
+    from runner.report.progress import Progress
+    from runner.stages.contract import Outputs, Stage
     from runner.store.store import Store
 
 HELP = "Run a recipe to the end. What is already there is reused; an interrupted training goes on."
@@ -81,7 +83,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let the Python code run that a bundle holds for a model with trust_remote_code",
     )
+    parser.add_argument(
+        "--nodes",
+        dest="set",
+        action="append",
+        type="train.nodes={}".format,
+        metavar="N",
+        help="machines that train together: short for --set train.nodes=N",
+    )
+    parser.add_argument(
+        "--rendezvous",
+        type=address_of,
+        metavar="HOST:PORT",
+        help="where this machine waits for the others (recipe join), by an address of its own",
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def address_of(text: str) -> tuple[str, int]:
+    from runner.execution.machines.meeting import parse_address
+
+    return parse_address(text)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -122,6 +144,7 @@ def main(args: argparse.Namespace) -> int:
     else:
         for link in links:
             _warn_of_lacks(link.recipe, link.steps)
+            require_rendezvous(args, link.recipe, link.steps)
         background = split(_named(args)) if args.detach else None
         if isinstance(background, Parent):
             return _say_in_background(args, background.wait())
@@ -276,6 +299,27 @@ def up_to_date(steps: list[Step], runs: Path) -> Path | None:
     return latest
 
 
+def require_rendezvous(args: argparse.Namespace, recipe: Recipe, steps: list[Step]) -> None:
+    """Raise UsageError (E952) when more machines are to train, and cannot know where to meet."""
+    from runner.execution.machines.contract import NO_ADDRESS
+
+    trains = any(step.stage == "train" and step.action is not Action.REUSE for step in steps)
+    if recipe.train.nodes > 1 and trains and args.rendezvous is None:
+        raise NO_ADDRESS
+
+
+def _machines(args: argparse.Namespace, recipe: Recipe, progress: Progress) -> Machines:
+    """The others of a training by several machines, which this one waits for."""
+    from runner.execution.machines.contract import NoMachines
+    from runner.execution.machines.meeting import First
+
+    if recipe.train.nodes == 1 or args.rendezvous is None:
+        return NoMachines()
+    host, port = args.rendezvous
+    command = f"recipe join {_named(args)} {host}:{port}"
+    return First(args.rendezvous, recipe.train.nodes, command, progress.say, progress.poll)
+
+
 def _warn_of_lacks(recipe: Recipe, steps: list[Step]) -> None:
     """What `recipe plan` says is missing, but for what the run gets by itself."""
     from runner.execution.lacks import lacks
@@ -407,8 +451,15 @@ def execute(
     on_start: Callable[[RunFolder], None],
     base: BaseResult | None,
     until: str | None,
+    machines: Callable[[argparse.Namespace, Recipe, Progress], Machines] = _machines,
+    afterwards: Callable[[Execution, Mapping[str, Outputs]], None] = lambda execution, known: None,
+    beside: Sequence[Stage] = (),
 ) -> Execution:
-    """Run the stages of one recipe, whose run's folder `on_start` is told first."""
+    """Run the stages of one recipe, whose run's folder `on_start` is told first.
+
+    `machines`: who trains together with this one; `afterwards`: as of Execution, and the stages
+    `beside` that it shows.
+    """
     from runner.errors import StageFailed
     from runner.execution.execute import Execution
     from runner.execution.out_of_memory import explain
@@ -420,7 +471,8 @@ def execute(
 
     run = RunFolder(runs_of(recipe))
     on_start(run)
-    with Progress(run.events, [stage.NAME for stage in stages], sys.stderr) as progress:
+    names = [stage.NAME for stage in [*stages, *beside]]
+    with Progress(run.events, names, sys.stderr) as progress:
         execution = Execution(
             recipe=recipe,
             stages=stages,
@@ -431,6 +483,8 @@ def execute(
             wait=not args.no_wait,
             on_poll=progress.poll,
             say=progress.say,
+            machines=machines(args, recipe, progress),
+            afterwards=afterwards,
             before_device=nothing if args.no_preflight else preflight(recipe, progress.say),
             check_outputs=outputs_checker(lock),
             until=until,
@@ -446,10 +500,19 @@ def execute(
     return execution
 
 
+def _warn_of_split(result: Mapping[str, Any]) -> None:
+    from runner.rows.prepared import held_out_warning
+
+    for stage in result["stages"]:
+        if stage["name"] == "prepare" and (warning := held_out_warning(stage["measures"])):
+            _warn(warning)
+
+
 def _print_result(args: argparse.Namespace, folder: Path) -> None:
     from runner.report.summary import render_summary, summary
 
     result = summary(folder)
+    _warn_of_split(result)
     if args.format == "json":
         print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
     else:

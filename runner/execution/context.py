@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from typing import Any
 import runner
 from runner.errors import Interrupted, MachineCannot, RecipeToolError, StageFailed
 from runner.execution.events import EventLog
+from runner.execution.machines.contract import Machines, NoMachines
+from runner.execution.machines.meeting import network_env
 from runner.scripts.training.stopping import STOPPED
 from runner.stages.contract import Stage
 from runner.store.atomic import write_atomic
 from runner.system import determinism, environments, platforms, process, tools
 
 SCRIPTS = Path(runner.__file__).parent / "scripts"
+STARTER = "start_processes"  # of one script several times
 
 
 @dataclass
@@ -37,6 +41,8 @@ class StageContext:
     on_poll: Callable[[], None] = lambda: None
     say: Callable[[str], None] = lambda message: None
     ollama_models: Path | None = None
+    machines: Machines = field(default_factory=NoMachines)
+    material: Mapping[str, Any] = field(default_factory=dict)  # of the stage's key
     measures: dict[str, Any] = field(default_factory=dict)
     _children: int = 0
 
@@ -49,28 +55,46 @@ class StageContext:
         inputs: Mapping[str, Path] | None = None,
         environment: str | None = None,
         outside: Mapping[str, str] | None = None,
+        processes: int = 1,
+        machines: int = 1,
     ) -> dict[str, Any]:
         """Run runner/scripts/NAME.py; see stages/contract.py."""
         role = environment or self.stage.ENVIRONMENT
         assert role is not None, f"stage {self.stage.NAME} names no environment for {name}"
         python = self.environment_python(role)
-        env = determinism.script_env(platforms.compute_threads())
+        env = determinism.script_env(max(1, platforms.compute_threads() // processes))
         stem = self._next_log_stem(name)
         spec_file = self.log_folder / f"{stem}.spec.json"
-        write_atomic(spec_file, self._spec_text(spec, env, folder, inputs or {}))
-        mark = self.events.position()
-        result = process.run_child(
-            [str(python), str(SCRIPTS), name, str(spec_file)],
-            env={**self._child_env(env), **(outside or {})},
-            cwd=self.scratch,
-            stdout=self.log_folder / f"{stem}.log",
-            stderr=self.log_folder / f"{stem}.log",
-            lock_fds=self.lock_fds,
-            on_poll=self.on_poll,
-        )
-        events = self.events.since(mark)
-        if not result.ok:
-            raise self._failure(name, result, events, self.log_folder / f"{stem}.log")
+        content = self._spec(spec, env, folder, inputs or {})
+        log = self.log_folder / f"{stem}.log"
+        started, network = name, {}
+        others = self.machines if machines > 1 else NoMachines()
+        with _told_how_it_ends(others):
+            if processes * machines > 1:
+                place: dict[str, Any] = {"machine": 0, "machines": 1}
+                if machines > 1:
+                    plan = {"material": self.material, "spec": content["hashed"]}
+                    place = others.begin(plan)
+                    network = network_env(place["own_address"])
+                started = STARTER
+                content["where"]["processes"] = {"script": name, "local": processes, **place}
+            write_atomic(spec_file, _json_text(content))
+            mark = self.events.position()
+            result = process.run_child(
+                [str(python), str(SCRIPTS), started, str(spec_file)],
+                env={**self._child_env(env), **network, **(outside or {})},
+                cwd=self.scratch,
+                stdout=log,
+                stderr=log,
+                lock_fds=self.lock_fds,
+                on_poll=lambda: self._poll(others),
+            )
+            events = self.events.since(mark)
+            if not result.ok:
+                failure = self._failure(name, result, events, log)
+                if failure.code == StageFailed.default_code:  # of what another machine did, maybe
+                    others.blame()
+                raise failure
         measured: dict[str, Any] = {}
         for event in events:
             if event["event"] == "measure":
@@ -122,19 +146,23 @@ class StageContext:
         """Record a measure for run.json."""
         self.measures[name] = value
 
+    def _poll(self, others: Machines) -> None:
+        self.on_poll()
+        others.poll()
+
     def _next_log_stem(self, name: str) -> str:
         self._children += 1
         safe = re.sub(r"[^A-Za-z0-9._-]", "-", name)
         return f"{self.stage.NAME}-{self._children:02d}-{safe}"
 
-    def _spec_text(
+    def _spec(
         self,
         spec: Mapping[str, Any],
         env: Mapping[str, str],
         folder: Path,
         inputs: Mapping[str, Path],
-    ) -> str:
-        content = {
+    ) -> dict[str, Any]:
+        return {
             "stage": self.stage.NAME,
             "hashed": {**spec, "env": dict(env)},
             "where": {
@@ -144,7 +172,6 @@ class StageContext:
                 "events": str(self.events.path),
             },
         }
-        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def _child_env(self, hashed: Mapping[str, str]) -> dict[str, str]:
         """The hashed environment, the host's short list, and caches kept inside our own folder."""
@@ -184,3 +211,18 @@ class StageContext:
             stage=self.stage.NAME,
             log=str(log),
         )
+
+
+def _json_text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@contextlib.contextmanager
+def _told_how_it_ends(others: Machines) -> Iterator[None]:
+    """The other machines of a training are told, if there are any."""
+    try:
+        yield
+    except BaseException as error:
+        others.end(error)
+        raise
+    others.end(None)

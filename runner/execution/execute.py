@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import MachineCannot, RecipeToolError, StageFailed
 from runner.execution.context import StageContext
 from runner.execution.events import EventLog
+from runner.execution.machines.contract import Machines, NoMachines
 from runner.execution.record import run_record
 from runner.execution.run_folder import RunFolder
 from runner.plan.keys import PRIVATE, key_material, key_of
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from runner.plan.keys import Surroundings
     from runner.recipe.model import Recipe
     from runner.stages.contract import Outputs, Stage
-    from runner.store.store import Store
+    from runner.store.store import Staging, Store
 
 
 @dataclass
@@ -65,8 +66,11 @@ class Execution:
     until: str | None = None  # the recipe goes on behind this stage, and the run does not
     before_device: Callable[[Stage], None] = lambda stage: None  # may raise to end the run
     check_outputs: Callable[[Outputs], None] = lambda outputs: None  # may raise to end the run
+    # what else is done with the outputs, before the run is; may raise to end it
+    afterwards: Callable[[Execution, Mapping[str, Outputs]], None] = lambda execution, known: None
     given: Mapping[str, Outputs] = field(default_factory=dict)  # of stages that are not to run
     ollama_models: Path | None = None  # deploy to a server of our own with this models folder
+    machines: Machines = field(default_factory=NoMachines)  # that train together with this one
     base: BaseResult | None = None  # what another recipe gave, where this one starts from it
     manifest_sha256: str | None = None
     results: list[StageResult] = field(default_factory=list)
@@ -101,6 +105,7 @@ class Execution:
             known[stage.NAME] = result.outputs
             self.run.show(result.outputs)
             self._write_record("running")
+        self.afterwards(self, {**known, **outside})
         manifest = build_manifest(known, str(self.surroundings.platform["name"]))
         self.manifest_sha256 = hashlib.sha256(manifest).hexdigest()
         self._write_lock(known)
@@ -139,6 +144,25 @@ class Execution:
         own = [(result.name, result.key) for result in self.results]
         register_root(self.store, self.run.path, [*base, *own, *more])
 
+    def take_part(self, stage: Stage, known: Mapping[str, Outputs]) -> None:
+        """Do this machine's share of a stage whose outputs another machine writes."""
+        upstream = upstream_of(stage, known)
+        material = key_material(stage, self.recipe, upstream, self.surroundings)
+        key = key_of(material)
+        with (
+            self.store.lock(stage.NAME, key, wait=self.wait, on_wait=self._say_waiting) as lock,
+            self._device(stage) as device_fds,
+        ):
+            self.before_device(stage)
+            staging = self.store.staging(stage.NAME, key)
+            context = self._context(stage, staging, material, (lock.fd, *device_fds))
+            self._event(stage, "start", key)
+            try:
+                stage.run(self.recipe, upstream, staging.out, context)
+                self._event(stage, "done", key)
+            finally:
+                self._discard(stage, staging)
+
     def _run_stage(
         self,
         stage: Stage,
@@ -149,20 +173,7 @@ class Execution:
     ) -> StageResult:
         resumed = has_checkpoint(stage, self.store.scratch_folder(stage.NAME, key))
         staging = self.store.staging(stage.NAME, key)
-        context = StageContext(
-            stage=stage,
-            project_root=self.recipe.project_root,
-            recipe_folder=self.recipe.folder,
-            log_folder=self.run.logs,
-            scratch=staging.scratch,
-            cache=self.cache,
-            platform=self.surroundings.platform,
-            events=self.events,
-            lock_fds=lock_fds,
-            on_poll=self.on_poll,
-            say=self.say,
-            ollama_models=self.ollama_models,
-        )
+        context = self._context(stage, staging, material, lock_fds)
         self._event(stage, "start", key)
         started = time.monotonic()
         try:
@@ -180,7 +191,7 @@ class Execution:
                 seconds=time.monotonic() - started,
             )
         except BaseException as error:
-            self.store.discard(staging)
+            self._discard(stage, staging)
             with contextlib.suppress(OSError):  # or it would hide what went wrong
                 self._event(stage, "failed", key)
             if isinstance(error, RecipeToolError) and not getattr(error, "stage", "x"):
@@ -190,6 +201,30 @@ class Execution:
         self._event(stage, "done", key, seconds=round(seconds, 3))
         return StageResult(
             stage.NAME, "resume" if resumed else "run", key, material, outputs, seconds
+        )
+
+    def _discard(self, stage: Stage, staging: Staging) -> None:
+        """Only a stage that can go on has use for what lies in its scratch folder."""
+        self.store.discard(staging, keep_scratch=hasattr(stage, "resumable"))
+
+    def _context(
+        self, stage: Stage, staging: Staging, material: dict[str, Any], lock_fds: tuple[int, ...]
+    ) -> StageContext:
+        return StageContext(
+            stage=stage,
+            project_root=self.recipe.project_root,
+            recipe_folder=self.recipe.folder,
+            log_folder=self.run.logs,
+            scratch=staging.scratch,
+            cache=self.cache,
+            platform=self.surroundings.platform,
+            events=self.events,
+            lock_fds=lock_fds,
+            on_poll=self.on_poll,
+            say=self.say,
+            ollama_models=self.ollama_models,
+            machines=self.machines,
+            material=material,
         )
 
     def _resumed_privately(

@@ -58,6 +58,8 @@ def run_record(execution: Execution, state: str, error: BaseException | None) ->
             for result in execution.results
         ],
     }
+    if "train" in stages and (planned := _planned_memory(execution.recipe)):
+        record["planned_memory"] = planned
     if error is not None:
         record["error"] = _error(error)
     return record
@@ -68,6 +70,27 @@ def _measures(stage: Stage, recipe: Recipe, outputs: Outputs) -> dict[str, Any]:
     measures = dict(outputs.measures)
     judge = getattr(stage, "judge", None)
     return {**measures, **judge(recipe, measures)} if judge else measures
+
+
+def _planned_memory(recipe: Recipe) -> dict[str, dict[str, int]]:
+    """Phase -> kind -> bytes, as the plan counts them here; nothing where the sizes are not known.
+
+    For reports, which set it beside what was measured.
+    """
+    from runner.plan.cost import known_shapes
+    from runner.plan.fit import phases_of
+    from runner.plan.memory import Job
+    from runner.plan.published_models import published_facts
+    from runner.recipe.model_facts import known_facts
+    from runner.system.hardware import gpus
+
+    shapes, _ = known_shapes(recipe, known_facts(recipe) or published_facts(recipe))
+    if shapes is None:
+        return {}
+    phases = phases_of(shapes, Job.of(recipe), "cuda" if gpus() else "cpu")
+    return {
+        phase: {item.name: item.bytes for item in memory.items} for phase, memory in phases.items()
+    }
 
 
 def _laid_together(recipe: Recipe) -> dict[str, Any]:

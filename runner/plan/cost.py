@@ -327,9 +327,15 @@ def _first_time(stage: str, recipe: Recipe, shapes: Shapes | None, machine: Mach
         why = "the model's facts" if shapes is None else "the rows" if steps is None else "this GPU"
         return Time(stage, None, f"unknown: no earlier run on this platform, and not known: {why}")
     work = training_flop(recipe, shapes, steps)
-    rate = f"an assumed {machine.flops:.0e} FLOP/s"
+    flops = machine.flops * _computers(recipe, machine)
+    rate = f"an assumed {flops:.0e} FLOP/s"
     source = f"at most, all rows as long as max_length: {work:.1e} FLOP at {rate}"
-    return Time(stage, work / machine.flops, source)
+    return Time(stage, work / flops, source)
+
+
+def _computers(recipe: Recipe, machine: Machine) -> int:
+    """How many of such processors or GPUs train together; the link between them is not counted."""
+    return recipe.train.all_processes if machine.gpu else recipe.train.nodes
 
 
 def training_steps(recipe: Recipe) -> int | None:
@@ -366,7 +372,7 @@ def training_flop(recipe: Recipe, shapes: Shapes, steps: int) -> float:
     """
     train = recipe.train
     batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    tokens = steps * batch * recipe.data.max_length
+    tokens = steps * train.all_processes * batch * recipe.data.max_length
     passes = 2 + train.gradient_checkpointing + 2 * METHODS[train.method].generates
     return tokens * flop_per_token(recipe, shapes, passes)
 

@@ -48,13 +48,16 @@ def fit(shapes: Shapes, job: Job, budget: int) -> Fit:
     return Fit(budget, phases, changes, changed, dict(_largest(shapes, job, budget)))
 
 
-def phases_of(shapes: Shapes, job: Job) -> dict[str, Memory]:
-    """What is in a GPU's memory in each phase of a run, by kind."""
-    phases = {"load": loading_memory(shapes, job), "train": training_memory(shapes, job)}
+def phases_of(shapes: Shapes, job: Job, device: str = "cuda") -> dict[str, Memory]:
+    """What is in memory in each phase of a run, by kind: a GPU's, or the machine's on a cpu."""
+    phases = {
+        "load": loading_memory(shapes, job, device),
+        "train": training_memory(shapes, job, device),
+    }
     if job.questions or job.loss:
-        phases["evaluate"] = evaluation_memory(shapes, job)
+        phases["evaluate"] = evaluation_memory(shapes, job, device)
     if job.tasks:
-        phases["harness"] = evaluation_memory(shapes, job)
+        phases["harness"] = evaluation_memory(shapes, job, device)
     return phases
 
 

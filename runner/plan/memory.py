@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runner.plan import parted_memory
 from runner.plan.optimizers import Tensor, state_bytes, staying_bytes, step_bytes
 from runner.plan.shapes import Kind, Shapes, Weight, in_layer
 from runner.recipe.methods import METHODS
@@ -27,6 +28,7 @@ _BLOCK, _SCALES = 64, 256
 # Python, torch and the libraries around it: measured with an idle Trainer on a CPU; on a GPU the
 # context, cuBLAS's workspace and what the allocator holds beside what is asked for.
 PROCESS_BYTES = {"cpu": 900_000_000, "cuda": 1_500_000_000}
+QUANTISING_BYTES = 14  # bitsandbytes on a CPU, for each number of a weight: benchmarks/loading.py
 EVALUATION_BATCH = 16  # scripts/evaluate.py: questions answered at once
 
 
@@ -72,6 +74,8 @@ class Job:
     answer: int = 0  # tokens that are sampled behind the longest row
     sides: int = 1  # rows of a forward pass for one of the recipe's batch: a pair has two
     answers: int = 0  # that are drawn at once while training
+    processes: int = 1  # that hold a part of the model each, on all machines
+    here: int = 1  # of them on a machine
     tasks: bool = False  # of lm-evaluation-harness: are there any?
     pages: bool = False  # has the host memory of its own, to page states to?
 
@@ -102,6 +106,8 @@ class Job:
             and train.adapter.type == "none",
             scored=train.method == "ppo",
             answer=train.response_length or 0,
+            processes=train.all_processes,
+            here=train.processes,
             tasks=bool(evaluate and evaluate.harness),
         )
 
@@ -120,8 +126,13 @@ def training_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
     """Peak of the training. `device`: cpu or cuda, for what the process itself takes.
 
     The peak is where the way back begins, or, where little is kept for it, the optimizer's step, or
-    where many answers are drawn at once.
+    where many answers are drawn at once. Of several processes: of one with its GPU, or of all that
+    share the memory of a machine without.
     """
+    if job.processes > 1:
+        each = _parted_training(shapes, job, device)
+        copies = job.here if device == "cpu" else 1
+        return Memory(tuple(Item(item.name, copies * item.bytes) for item in each.items))
     trained = trained_parameters(shapes, job.adapter)
     tensors = list(trained_tensors(shapes, job.adapter))
     kept_of = staying_bytes if device == "cuda" and job.pages else state_bytes
@@ -146,6 +157,41 @@ def training_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
     if job.answers:
         phases.append(_while_answering(shapes, job))
     peak = max(phases, key=lambda items: sum(item.bytes for item in items))
+    return _memory([*kept, *peak, Item("process", PROCESS_BYTES[device])])
+
+
+def _parted_training(shapes: Shapes, job: Job, device: str) -> Memory:
+    """Of one process with a part of the model; methods with more than one model are not parted.
+
+    The first process puts what it writes together in its memory, when gradients and optimizer are
+    gone; the file is made there once more.
+    """
+    trained = trained_parameters(shapes, job.adapter)
+    tensors = list(trained_tensors(shapes, job.adapter))
+
+    def part(name: str, size: int) -> Item:
+        return Item(f"{name}, 1/{job.processes} of all", parted_memory.part(size, job.processes))
+
+    every = job.adapter.type == "none"
+    value = FLOAT32 if every else DTYPE_BYTES[job.dtype]
+    gradients = part("gradients", FLOAT32 * trained)
+    whole = parted_memory.whole_for_a_while(shapes, value, FLOAT32 * trained)
+    kept = [
+        *(part(item.name, item.bytes) for item in weight_items(shapes, job)),
+        part("adapter", 0 if every else FLOAT32 * trained),
+    ]
+    optimizer = part(f"optimizer ({job.optim})", state_bytes(job.optim, tensors))
+    computing = [
+        optimizer,
+        *_at_the_turn(shapes, job),
+        gradients,
+        Item("layers put together", whole),
+    ]
+    temporary = step_bytes(job.optim, tensors) if device == "cuda" else 0
+    stepping = [optimizer, gradients, part("step of the optimizer", temporary)]
+    written = FLOAT32 * (shapes.parameters if every else trained)
+    writing = [Item("whole weights, and as they are written", 2 * written)]
+    peak = max((computing, stepping, writing), key=lambda items: sum(item.bytes for item in items))
     return _memory([*kept, *peak, Item("process", PROCESS_BYTES[device])])
 
 
@@ -201,12 +247,15 @@ def _while_answering(shapes: Shapes, job: Job) -> list[Item]:
 def loading_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
     """Peak of the loading: all weights, and the largest as it is stored, before it is quantised.
 
-    What was read lies in the page cache beside that, until the kernel takes it back.
+    The native scripts give the page cache of what was read back to the kernel.
     """
     held = weight_items(shapes, job)
     if job.quantization is not None:
         linear = (w.rows * w.columns for w in shapes.weights if w.kind is Kind.LINEAR)
-        held.append(Item("largest weight, as stored", DTYPE_BYTES[job.dtype] * max(linear)))
+        largest = max(linear)
+        held.append(Item("largest weight, as stored", DTYPE_BYTES[job.dtype] * largest))
+        if device == "cpu":
+            held.append(Item("quantising it", QUANTISING_BYTES * largest))
     return _memory([*held, Item("process", PROCESS_BYTES[device])])
 
 

@@ -214,6 +214,7 @@ def _cross_checks(recipe: Recipe, unsound: set[str]) -> tuple[list[Diagnostic], 
         cleaning,
         disk,
         methods,
+        processes,
         rewards,
         settings,
         shares,
@@ -241,6 +242,7 @@ def _file_checks(recipe: Recipe, unsound: set[str], bad: set[str]) -> tuple[list
     found: list[Finding] = []
     data = "data" not in unsound and not any(pointer.startswith("/data") for pointer in bad)
     if data:
+        found += rows.check_template_is_text(recipe)
         found += rows.check_formats(recipe)
         found += parquet.check_parquet(recipe)
         found += rows.check_split_columns(recipe)

@@ -317,12 +317,19 @@ class Train:
     save_steps: int  # operational: decides no byte of the result
     save_total_limit: int  # operational, too
     canary: bool  # operational, too
+    processes: int  # on a machine
+    nodes: int  # machines
+
+    @property
+    def all_processes(self) -> int:
+        """Processes that train together."""
+        return self.processes * self.nodes
 
     @property
     def rows_per_step(self) -> int:
         """Rows of the data that one step takes: where answers are drawn, they are the batch."""
         batch = self.per_device_train_batch_size * self.gradient_accumulation_steps
-        return max(1, batch // (self.num_generations or 1))
+        return max(1, batch // (self.num_generations or 1)) * self.all_processes
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from runner.plan.keys import PRIVATE
+from runner.report.memory_text import summary_line
 from runner.report.printable import escaped
 
 ANSWERS_SHOWN = 6
@@ -29,6 +30,7 @@ def summary(folder: Path) -> dict[str, Any]:
             for stage in record["stages"]
         ],
         "gguf_limits": _gguf_limits(record),
+        "memory": summary_line(record),
         "answers": _answers(folder),
         "artifacts": _artifacts(folder, manifest),
         "manifest_sha256": _manifest_sha256(folder),
@@ -157,6 +159,8 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
     lines += _example_lines(measured.get("examples") or {})
     lines += _task_lines(_measures(result, "harness").get("tasks") or {})
     lines += template_lines(_measures(result, "train").get("template"))
+    if result.get("memory"):
+        lines.append(result["memory"])
     speed = _measures(result, "benchmark")
     if "generation_tokens_per_second" in speed:
         lines.append(

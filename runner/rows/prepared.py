@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runner.report.printable import escaped
+from runner.rows.show import plain_number
 
 
 def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
@@ -17,8 +18,22 @@ def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
         yield from _split(split, measures[split])
     yield from _sources(measures)
     yield from _leaks(measures.get("leaks", {}))
+    if warning := held_out_warning(measures):
+        yield f"warning: {warning}"
     if measures["rows_in_both"]:
         yield f"{measures['rows_in_both']} held-out rows are trained on too"
+
+
+def held_out_warning(measures: Mapping[str, Any]) -> str:
+    """What to say where far more rows are held out than asked for; "" where not."""
+    if not (told := measures.get("held_out")):
+        return ""
+    share = told["rows"] / told["of"]
+    return (
+        f"{told['rows']} of {told['of']} rows are held out ({share:.0%}), though "
+        f"data.validation.fraction is {told['fraction']:g}: rows of one prompt or group are never "
+        "parted, and a large one was drawn; another seed may draw smaller ones"
+    )
 
 
 def _cleaning(counts: Mapping[str, Any]) -> Iterator[str]:
@@ -49,7 +64,8 @@ def _split(name: str, counts: Mapping[str, Any]) -> Iterator[str]:
         f"{tokens['context']} context"
     )
     if "length" in counts:
-        yield "  tokens a row: {min} to {max}, median {median:g}".format(**counts["length"])
+        median = plain_number(counts["length"]["median"])
+        yield "  tokens a row: {min} to {max}, median ".format(**counts["length"]) + median
     if "packs" in counts:
         yield f"  packs: {counts['packs']}, filled to {counts['packs_filled']:.0%}"
     if "documents_a_pack" in counts:  # not in runs of before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from runner.errors import StageFailed
 from runner.store.atomic import disk_errors
 
 
@@ -47,9 +49,24 @@ def written_by(
             context.run_script(
                 script, settings, inputs=inputs, folder=place / "out", environment=environment
             )
+        except StageFailed as error:
+            _keep_log(error, cache / "rows.log")
+            raise
         finally:
             context.events.close()
         yield place / "out" / "rows.jsonl"
+
+
+def _keep_log(error: StageFailed, kept: Path) -> None:
+    """The log goes with its folder: of a script that gave no reason it is put at `kept`; one that
+    did said all that its log says."""
+    if error.code == StageFailed.default_code:
+        with disk_errors("keeping the log"):
+            shutil.copyfile(error.log, kept)
+        error.hint = error.hint.replace(error.log, str(kept))
+        error.log = str(kept)
+    else:
+        error.log = ""
 
 
 def _say(message: str) -> None:

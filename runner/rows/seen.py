@@ -25,6 +25,7 @@ class RowFile:
     format: str
     columns: dict[str, str]
     read: tuple[str, ...] | None = None  # columns of Parquet; None for all
+    held_out: bool = False
 
 
 def files_of(recipe: Recipe) -> list[RowFile]:
@@ -36,8 +37,9 @@ def files_of(recipe: Recipe) -> list[RowFile]:
             file.format,
             dict(file.columns or {}),
             read_columns(file, recipe),
+            pointer.startswith("/data/validation/"),
         )
-        for _, file in recipe.data_files()
+        for pointer, file in recipe.data_files()
         if file.path is not None
     ]
 
@@ -52,13 +54,11 @@ def seen_rows(recipe: Recipe, files: Sequence[RowFile], rows: int) -> list[dict[
     model = _fetched_model(recipe)
     own = recipe.data.chat_template == "model"
     named = {f"file-{number}": file.path for number, file in enumerate(files)}
-    described = [
-        {"name": file.name, "format": file.format, "input": f"file-{number}"}
-        | ({"columns": file.columns} if file.columns else {})
-        for number, file in enumerate(files)
-    ]
+    described = [_described(file, f"file-{number}") for number, file in enumerate(files)]
     settings = {
+        "seed": recipe.seed,
         "system": recipe.data.system,
+        **recipe.data.systems,
         "max_length": recipe.data.max_length,
         "template": None if own else recipe.data.chat_template,
         "rows": rows,
@@ -69,6 +69,12 @@ def seen_rows(recipe: Recipe, files: Sequence[RowFile], rows: int) -> list[dict[
     with written_by("inspect_rows", "data", settings, inputs) as path:
         lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines if line]
+
+
+def _described(file: RowFile, name: str) -> dict[str, Any]:
+    columns = {"columns": file.columns} if file.columns else {}
+    about = {"format": file.format, "input": name, "held_out": file.held_out}
+    return {"name": file.name, **about, **columns}
 
 
 def _fetched_model(recipe: Recipe) -> Path:

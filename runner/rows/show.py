@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from runner.report.printable import escaped
+from runner.report.printable import escaped, quoted
 from runner.rows.survey import Survey
-from runner.scripts.data.conversation import Conversation
-from runner.scripts.data.preference import Pair
+from runner.scripts.data.prompted import Prompted
+from runner.scripts.data.rows import MAX_SHOWN
+from runner.scripts.data.sides import sides_of
 from runner.scripts.data.turns import as_json
-from runner.scripts.data.writing import Read
 
 MAX_CHARACTERS = 2000  # of one part of a row
 _TRAINED, _END = "\x1b[32m", "\x1b[0m"
@@ -18,14 +18,21 @@ _TRAINED, _END = "\x1b[32m", "\x1b[0m"
 Parts = Sequence[tuple[str, bool]]  # text, and whether it is trained on
 
 
+def plain_number(value: float) -> str:
+    """Without a power of ten, however large: 4000000, 2.5."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
 def survey_lines(found: Survey) -> Iterator[str]:
     """What is in a file, and what is wrong with it."""
     yield escaped(found.name)
     if found.guess is not None:
         yield f"  {escaped(str(found.guess))}"
+    if found.guess is not None and found.guess.others:
+        yield f"  could also be {escaped(', '.join(found.guess.others))}: --from says which"
     if found.guess is not None and dict(found.columns) == dict(found.guess.columns):
         yield f"  in a recipe: {{path: {escaped(found.name)}, {escaped(found.guess.to_write)}}}"
-    if found.guess is None or found.format != found.guess.format:
+    if found.format and (found.guess is None or found.format != found.guess.format):
         yield f"  read as {found.format}"
     yield f"  {found.rows} rows, {found.rows - found.unfit} fit"
     if found.turns:
@@ -33,8 +40,11 @@ def survey_lines(found: Survey) -> Iterator[str]:
         yield f"  turns: {turns}; {found.answers} are trained on"
     if found.with_tools:
         yield f"  {found.with_tools} rows with tools"
+    if found.ignored:
+        yield f"  ignored: {_keys(found.unread)}"
     if length := found.length:
-        yield "  characters a row: {min:g} to {max:g}, median {median:g}".format(**length)
+        shown = {name: plain_number(value) for name, value in length.items()}
+        yield "  characters a row: {min} to {max}, median {median}".format(**shown)
     if found.problems:
         yield "  problems:"
         yield from (
@@ -43,6 +53,16 @@ def survey_lines(found: Survey) -> Iterator[str]:
         )
         if found.unfit > len(found.problems):
             yield f"    and {found.unfit - len(found.problems)} more rows"
+    if found.advice:
+        yield f"  next: {escaped(found.advice)}"
+
+
+def _keys(rows: Mapping[str, int]) -> str:
+    """The first keys, and in how many rows each is."""
+    shown = [f"{quoted(key, 60)} in {count} rows" for key, count in rows.items()]
+    if len(shown) > MAX_SHOWN:
+        shown[MAX_SHOWN:] = [f"and {len(shown) - MAX_SHOWN} more keys"]
+    return ", ".join(shown)
 
 
 def canonical_lines(found: Survey, *, color: bool) -> Iterator[str]:
@@ -61,14 +81,8 @@ def canonical_lines(found: Survey, *, color: bool) -> Iterator[str]:
                 who = f"{turn['role']} {turn['name']}" if "name" in turn else turn["role"]
                 part = marked([(said, index in side.answers)], color=color)
                 yield f"  {escaped(who)}: {part}"
-
-
-def sides_of(read: Read) -> list[tuple[str, Conversation]]:
-    """The conversations of a row, and what they are called."""
-    if isinstance(read, Conversation):
-        return [("", read)]
-    names = ("chosen", "rejected") if isinstance(read, Pair) else ("good", "bad")
-    return [(names[0] if good else names[1], side) for side, good in read.sides]
+        if isinstance(read, Prompted) and read.answer is not None:
+            yield f"  right answer: {printable(read.answer)}"
 
 
 def seen_lines(rows: Iterable[Mapping[str, Any]], *, color: bool) -> Iterator[str]:
@@ -81,6 +95,8 @@ def seen_lines(rows: Iterable[Mapping[str, Any]], *, color: bool) -> Iterator[st
             continue
         yield f"{place}: {row['tokens']} tokens, {row['trained']} trained on"
         yield marked(row["parts"], color=color)
+        if "answer" in row:
+            yield f"right answer: {printable(row['answer'])}"
 
 
 def marked(parts: Parts, *, color: bool) -> str:

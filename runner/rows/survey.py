@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from runner.errors import UsageError
+from runner.report.printable import escaped
+from runner.rows.advice import advice, keys_of
 from runner.rows.script import written_by
 from runner.scripts.data.conversation import Conversation
 from runner.scripts.data.convert import read_one
+from runner.scripts.data.formats import FIELDS
 from runner.scripts.data.guess import Guess, guess_format
 from runner.scripts.data.packed_files import takes_library
 from runner.scripts.data.rows import MAX_SHOWN, Place, Problem, RowError, read_rows
 from runner.scripts.data.writing import Read
 
 GUESSED_BY = 100  # rows
+MAX_KEYS = 1000  # different ones that are counted
 
 
 @dataclass
 class Survey:
-    """One file. `lengths` has the characters of each row that fits; the rest are counts."""
+    """One file. `lengths` has the characters of each row that fits; the rest are counts.
+
+    `format` is "" where no row can be read, so that nothing tells it; `advice` is then for that.
+    """
 
     name: str
     format: str
@@ -39,8 +46,20 @@ class Survey:
     answers: int = 0
     untrained: int = 0
     with_tools: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)  # rows that fill a key, by the key
     lengths: array[int] = field(default_factory=lambda: array("Q"))
     first: list[tuple[Place, Read]] = field(default_factory=list)
+    advice: str = ""
+
+    @property
+    def is_sound(self) -> bool:
+        """Are there rows, and does every one fit?"""
+        return not self.problems
+
+    @property
+    def unread(self) -> dict[str, int]:
+        """Keys that the format does not read, and in how many rows they are filled."""
+        return dict(sorted(self.ignored.items(), key=lambda item: (-item[1], item[0])))
 
     @property
     def length(self) -> dict[str, float]:
@@ -71,11 +90,27 @@ def readable(path: Path, columns: Sequence[str] | None = None) -> Iterator[Path]
 
 def guess_file(path: Path, name: str) -> Guess | None:
     """By the first rows that can be read at all. Raises UsageError E862."""
+    return guess_format(_first_of(path, name)[0])
+
+
+def _first_of(path: Path, name: str) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """The first rows that can be read, and what is wrong with the first others on the way.
+
+    Raises UsageError E862.
+    """
+    rows: list[dict[str, Any]] = []
+    problems: list[Problem] = []
     try:
-        found = islice(read_rows(path, name), GUESSED_BY)
-        return guess_format([each[1] for each in found if not isinstance(each, Problem)])
+        for item in read_rows(path, name):
+            if not isinstance(item, Problem):
+                rows.append(item[1])
+            elif len(problems) < MAX_SHOWN:
+                problems.append(item)
+            if len(rows) == GUESSED_BY:
+                break
     except OSError as error:
         raise unreadable(path, error) from None
+    return rows, problems
 
 
 def survey(
@@ -86,9 +121,10 @@ def survey(
     columns: Mapping[str, str] | None = None,
 ) -> Survey:
     """Read `path` as `format_name`, else as what it looks like. Raises UsageError E862, E864."""
-    guess = guess_file(path, name)
-    if format_name is None and guess is None:
-        raise no_format(path)
+    rows, _ = _first_of(path, name)
+    guess = guess_format(rows)
+    if format_name is None and guess is None and rows:
+        raise not_guessed(path, name)
     given = format_name or (guess.format if guess else "")
     if format_name is None and guess is not None:
         columns = guess.columns
@@ -98,6 +134,7 @@ def survey(
         try:
             if isinstance(item, Problem):
                 raise item.error
+            _count_keys(found, item[1])
             read = read_one(item[1], given)
         except RowError as error:
             place = item.place if isinstance(item, Problem) else item[0]
@@ -106,13 +143,37 @@ def survey(
         _count(found, read)
         if len(found.first) < shown:
             found.first.append((item[0], read))
+    if not found.rows:
+        found.problems.append(Problem(Place(name, 1), RowError("the file holds no rows", "E862")))
+    if found.unfit == found.rows:
+        found.advice = advice(path, name, rows, found.problems)
     return found
+
+
+def note_seen(found: Survey, seen: Sequence[Mapping[str, Any]]) -> None:
+    """Count as problems the rows that fit the format, but not the model.
+
+    `seen`: what `runner/scripts/inspect_rows` says of the first rows.
+    """
+    fits = {(place.file, place.line): place for place, _ in found.first}
+    for row in seen:
+        place = fits.pop((row["file"], row["line"]), None) if "problem" in row else None
+        if place is not None:
+            _note(found, Problem(place, RowError(row["problem"], row["code"])))
 
 
 def _note(found: Survey, problem: Problem) -> None:
     found.unfit += 1
     if len(found.problems) < MAX_SHOWN:
         found.problems.append(problem)
+
+
+def _count_keys(found: Survey, row: Mapping[str, Any]) -> None:
+    for key, value in row.items():
+        if key in FIELDS[found.format] or value is None or value == "":
+            continue
+        if key in found.ignored or len(found.ignored) < MAX_KEYS:
+            found.ignored[key] += 1
 
 
 def _count(found: Survey, read: Read) -> None:
@@ -132,7 +193,7 @@ def as_data(found: Survey) -> dict[str, Any]:
     """For --format json."""
     return {
         "file": found.name,
-        "format": found.format,
+        "format": found.format or None,
         "columns": dict(found.columns),
         "guess": None
         if found.guess is None
@@ -140,6 +201,7 @@ def as_data(found: Survey) -> dict[str, Any]:
             "format": found.guess.format,
             "columns": dict(found.guess.columns),
             "reason": found.guess.reason,
+            "others": list(found.guess.others),
         },
         "rows": found.rows,
         "fit": found.rows - found.unfit,
@@ -154,6 +216,7 @@ def as_data(found: Survey) -> dict[str, Any]:
         "turns": dict(sorted(found.turns.items())),
         "answers": {"trained": found.answers, "context": found.untrained},
         "with_tools": found.with_tools,
+        "ignored": found.unread,
         "characters": found.length,
     }
 
@@ -167,11 +230,35 @@ def unreadable(path: Path, error: OSError) -> UsageError:
     )
 
 
-def no_format(path: Path) -> UsageError:
-    """Rows whose keys are those of no format, or no rows at all."""
+def not_guessed(path: Path, name: str) -> UsageError:
+    """Why no format can be told: no rows, none that can be read, or keys of no format.
+
+    Raises UsageError E862.
+    """
+    rows, problems = _first_of(path, name)
+    hint = advice(path, name, rows, problems)
+    if not rows and not problems:
+        return no_rows(name)
+    if not rows:
+        lines = [f"{each.place}: {each.error.message} ({each.error.code})" for each in problems]
+        return UsageError(
+            "\n  ".join([f"no row of {escaped(name)} can be read:", *map(escaped, lines)]),
+            hint=hint or f"correct them: recipe data inspect {shlex.quote(name)}",
+            code="E867",
+        )
     return UsageError(
-        f"the keys of the first rows of {path} are those of no format",
-        hint="name the format, and the columns: --from alpaca --column instruction=NAME "
+        f"the keys of the first rows of {escaped(name)} are those of no format: {keys_of(rows[0])}",
+        hint=hint
+        or "name the format, and the columns: --from alpaca --column instruction=NAME "
         "--column output=NAME; docs/data.md shows each format",
         code="E864",
+    )
+
+
+def no_rows(name: str) -> UsageError:
+    """A file that is empty, or holds an empty list, or column names alone."""
+    return UsageError(
+        f"{escaped(name)} holds no rows",
+        hint="name a file with rows; docs/data.md shows each format",
+        code="E862",
     )

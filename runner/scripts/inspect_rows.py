@@ -1,10 +1,12 @@
 """Show the first rows of each file as the model will see them, token by token.
 
-spec.hashed: system, max_length, template (name, or null for the model's own), rows (how many of
-each file), files (list of {name, format, input, columns where there are some}). spec.inputs: model
-(folder of fetch), template, and the files under their `input` names. Written: rows.jsonl, for each
-row and side {file, line, side, tokens, trained, parts}, where parts are [text, trained on?]; or
-{file, line, code, problem}. Nothing of a file is run; templates are rendered in transformers'
+spec.hashed: seed, system, those of data/systems.py where there are some, max_length, template
+(name, or null for the model's own), rows (how many of each file), files (list of {name, format,
+input, held_out, columns where there are some}). spec.inputs: model (folder of fetch), template, and
+the files under their `input` names. Written: rows.jsonl, for each row and side {file, line, side,
+tokens, trained, parts, answer of a prompt that has one}, where parts are [text, trained on?]; or
+{file, line, code, problem}. A row that is not of a file to hold out is shown as one to train on is.
+Nothing of a file is run; templates are rendered in transformers'
 sandbox.
 """
 
@@ -21,12 +23,15 @@ from runner.scripts.data.chat_tokens import (
     check_system,
     check_template,
     end_ids_of,
+    template_text,
 )
-from runner.scripts.data.conversation import Conversation, with_system
+from runner.scripts.data.conversation import Conversation
 from runner.scripts.data.convert import read_one
-from runner.scripts.data.preference import Pair
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.rows import Problem, RowError, read_rows
+from runner.scripts.data.sides import sides_as_seen
+from runner.scripts.data.template_tokens import FOREIGN, foreign_template
+from runner.scripts.data.writing import Read
 from runner.scripts.spec import Events, Spec, main
 
 
@@ -34,7 +39,7 @@ def inspect_rows(spec: Spec, events: Events) -> None:
     """Write rows.jsonl into spec.folder."""
     settings = spec.hashed
     model = spec.inputs["model"]
-    template = spec.inputs["template"].read_text(encoding="utf-8") if settings["template"] else None
+    template = template_text(spec.inputs["template"]) if settings["template"] else None
     tokenizer = ChatTokenizer(model, template, end_ids_of(model))
     if any(file["format"] != "text" for file in settings["files"]):
         name = settings["template"] or "of the model"
@@ -49,29 +54,40 @@ def inspect_rows(spec: Spec, events: Events) -> None:
 def seen(spec: Spec, file: dict[str, Any], tokenizer: ChatTokenizer) -> Iterator[dict[str, Any]]:
     """What becomes of the first rows of a file."""
     rows = read_rows(spec.inputs[file["input"]], file["name"], file.get("columns"))
+    settings = spec.hashed | ({"system_variants": ()} if file["held_out"] else {})
     for item in islice(rows, spec.hashed["rows"]):
         place = item.place if isinstance(item, Problem) else item[0]
         where = {"file": place.file, "line": place.line}
         try:
             if isinstance(item, Problem):
                 raise item.error
-            for side, conversation in sides_of(item[1], file["format"]):
-                filled = with_system(conversation, spec.hashed["system"])
-                for _, tokens in tokenizer.documents(filled):
-                    yield {**where, "side": side, **shown(tokens, tokenizer)}
+            read = read_one(item[1], file["format"])
+            for side, conversation in sides_as_seen(read, settings):
+                for tokens in documents_of(conversation, side, tokenizer):
+                    yield {**where, "side": side, **shown(tokens, tokenizer), **answer_to(read)}
         except RowError as error:
-            yield {**where, "code": error.code, "problem": error.message}
+            yield {**where, **_problem(error, tokenizer, spec.hashed["template"])}
 
 
-def sides_of(row: dict[str, Any], format_name: str) -> list[tuple[str, Conversation]]:
-    """The conversations of a row, each with what it is called. Raises RowError."""
-    read = read_one(row, format_name)
-    if isinstance(read, Conversation):
-        return [("", read)]
-    if isinstance(read, Prompted):
-        return [("prompt", read.asked)]
-    names = ("chosen", "rejected") if isinstance(read, Pair) else ("good", "bad")
-    return [(names[0] if good else names[1], side) for side, good in read.sides]
+def _problem(error: RowError, tokenizer: ChatTokenizer, template: str | None) -> dict[str, Any]:
+    """What is wrong with a row; where it is the chat template, that is."""
+    if error.code in FOREIGN and (cause := foreign_template(tokenizer, template or "of the model")):
+        return {"code": cause.code, "problem": cause.message}
+    return {"code": error.code, "problem": error.message}
+
+
+def documents_of(conversation: Conversation, side: str, tokenizer: ChatTokenizer) -> list[Tokens]:
+    """What is trained on, or where the model begins to answer a prompt. Raises RowError."""
+    if side == "prompt":
+        return [Tokens(tokenizer.prompt_tokens(conversation), [])]
+    return [tokens for _, tokens in tokenizer.documents(conversation)]
+
+
+def answer_to(read: Read) -> dict[str, str]:
+    """The right answer of a prompt, where the row has one."""
+    if not isinstance(read, Prompted) or read.answer is None:
+        return {}
+    return {"answer": read.answer}
 
 
 def shown(tokens: Tokens, tokenizer: ChatTokenizer) -> dict[str, Any]:

@@ -53,13 +53,13 @@ def prepare_in(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
     settings, making, cleaning = spec.hashed, making_of(spec), cleaning_of(spec)
     tokenizer = tokenizer_for(making.model, making.template)
     train_rows, validation_rows = sound_rows(spec, reading_of(settings), cleaning, files, crew)
+    name = settings["template"] or "of the model"
     if train_rows.facts.has_turns or validation_rows.facts.has_turns:
-        name = settings["template"] or "of the model"
         check_template(tokenizer, name)
         check_system(tokenizer, settings["system"], name)
     sift = sift_of(spec, cleaning)
     division = divide(train_rows, validation_rows, settings, Conversation.digest, sift)
-    train, validation = tokenised_division(division, making, files, crew, events)
+    train, validation = tokenised_division(division, making, files, crew, events, name)
     if not train.row_count:
         raise nothing_left(train.counts.dropped)
 

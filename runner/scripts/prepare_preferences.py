@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from runner.scripts.data.chat_tokens import check_system, check_template
-from runner.scripts.data.chunk import prompt_of, tokenizer_for
+from runner.scripts.data.chunk import tokenizer_for
 from runner.scripts.data.division import divide, sums_by_source
 from runner.scripts.data.documents import Documents, in_both, statistics_of, write_tokens
 from runner.scripts.data.formats import COMPARED
-from runner.scripts.data.preference import Compared, Judged, check_compared
+from runner.scripts.data.preference import Compared, check_compared
 from runner.scripts.data.preparation import (
     cleaning_of,
     making_of,
@@ -32,7 +31,7 @@ from runner.scripts.data.preparation import (
 from runner.scripts.data.reading import Reading
 from runner.scripts.data.spool import Files, waiting_files
 from runner.scripts.data.stored import StoredRows
-from runner.scripts.data.systems import without_own
+from runner.scripts.data.systems import compared_without_own, prompt_of
 from runner.scripts.data.workers import Workers, workers
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.weights.floats import Array
@@ -56,7 +55,7 @@ def prepare_in(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
     sift = sift_of(spec, cleaning)
     division = divide(train_rows, validation_rows, settings, prompt_of, sift)
     check_labels(division.train)
-    train, validation = tokenised_division(division, making, files, crew, events)
+    train, validation = tokenised_division(division, making, files, crew, events, name)
     if not train.row_count:
         raise nothing_left(train.counts.dropped)
 
@@ -83,19 +82,10 @@ def reading_of(settings: Mapping[str, Any]) -> Reading:
 
 def understand(row: dict[str, Any], file: Mapping[str, Any], reading: Reading) -> Compared:
     """A row that can be used, or cleaned where rows are. Raises RowError."""
-    compared = without_own_system(COMPARED[file["format"]](row), reading.settings)
+    compared = compared_without_own(COMPARED[file["format"]](row), reading.settings)
     if reading.steps is None:
         check_compared(compared)
     return compared
-
-
-def without_own_system(row: Compared, settings: Mapping[str, Any]) -> Compared:
-    """The row without its system turn, where the recipe's takes the place of all."""
-    if isinstance(row, Judged):
-        return replace(row, answered=without_own(row.answered, settings))
-    sides = (without_own(side, settings) for side, _ in row.sides)
-    chosen, rejected = sides
-    return replace(row, chosen=chosen, rejected=rejected)
 
 
 def one_of_each_prompt(prompts: Array) -> Array:

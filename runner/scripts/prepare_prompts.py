@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from runner.scripts.data.chat_tokens import check_system, check_template
-from runner.scripts.data.chunk import prompt_of, tokenizer_for
+from runner.scripts.data.chunk import tokenizer_for
 from runner.scripts.data.division import divide, sums_by_source
 from runner.scripts.data.documents import in_both, statistics_of, write_tokens
 from runner.scripts.data.formats import PROMPTED
@@ -32,7 +32,7 @@ from runner.scripts.data.prompted import Prompted, check_prompted
 from runner.scripts.data.reading import Reading
 from runner.scripts.data.rows import RowError
 from runner.scripts.data.spool import Files, waiting_files
-from runner.scripts.data.systems import without_own
+from runner.scripts.data.systems import prompt_of, without_own
 from runner.scripts.data.workers import Workers, workers
 from runner.scripts.rewards.functions import is_number
 from runner.scripts.spec import Events, Spec, main
@@ -55,7 +55,7 @@ def prepare_in(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
     check_template(tokenizer, name)
     check_system(tokenizer, settings["system"], name)
     division = divide(train_rows, validation_rows, settings, prompt_of)
-    train, validation = tokenised_division(division, making, files, crew, events)
+    train, validation = tokenised_division(division, making, files, crew, events, name)
     if not train.row_count:
         raise nothing_left(train.counts.dropped)
 

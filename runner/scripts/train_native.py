@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,12 +88,59 @@ class MeanTokenTrainer(SFTTrainer):
         return loss
 
 
+@dataclass(frozen=True)
+class Job:
+    """A training that is ready to begin. `digest`: of its settings, which its checkpoints carry."""
+
+    trainer: MeanTokenTrainer
+    record: TrainingRecord
+    checkpoints: Path
+    digest: str
+
+
 def train(spec: Spec, events: Events) -> None:
     """Train, or go on where the last complete checkpoint stands, and write the outputs."""
     device = set_up_torch()
+    digest = settings_digest(spec)
+    remove_incomplete(spec.scratch / "checkpoints", digest)
+    job = ready(spec, events, device)
+
+    train_to_the_end(job.trainer, job.record, job.checkpoints, digest)
+
+    check_still_set_up()
+    model = job.trainer.model
+    if spec.hashed["settings"]["adapter"]["type"] == "none":
+        write_model(model, spec.folder / "model", spec.inputs)
+    else:
+        write_adapter(model, spec.folder / "adapter")
+    job.record.write_trace(spec.folder / "trace.jsonl")
+    held = {}
+    if "quantization" in spec.hashed["settings"]:
+        held = {"quantized_modules": len(four_bits.quantized_modules(model))}
+    events.measure(**job.record.measures(), **held, peak_memory=peak_memory(device))
+
+
+def settings_digest(spec: Spec) -> str:
+    """Hex sha256 of the settings: a checkpoint of other ones is of no use."""
+    return hashlib.sha256(json.dumps(spec.hashed["settings"], sort_keys=True).encode()).hexdigest()
+
+
+def ready(
+    spec: Spec,
+    events: Events,
+    device: torch.device,
+    *,
+    trainer_class: type[MeanTokenTrainer] = MeanTokenTrainer,
+    record_class: type[TrainingRecord] = TrainingRecord,
+    place: Callable[[Any], Any] = lambda model: model,
+    **arguments: Any,
+) -> Job:
+    """Everything up to the first step. Raises ScriptError for what cannot be trained.
+
+    `place`: lays out the model, once all that learns is in it. `arguments`: of SFTConfig.
+    """
     settings = spec.hashed["settings"]
     trust = settings.get("trust_remote_code", False)
-    job = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     modules: dict[str, Any] = {}
     if settings["adapter"] != adapter_targets.EVERY_WEIGHT:  # before anything that takes long
         bare = adapter_targets.skeleton(spec.inputs["model"], trust)
@@ -98,7 +148,7 @@ def train(spec: Spec, events: Events) -> None:
         if "quantization" in settings:
             four_bits.check_saved(bare, modules.get("modules_to_save", ()))
     checkpoints = spec.scratch / "checkpoints"
-    remove_incomplete(checkpoints, job)
+    digest = settings_digest(spec)
 
     data = read_token_rows(spec.inputs["tokens"])
     model = load_model(spec.inputs["model"], settings, device)
@@ -113,15 +163,16 @@ def train(spec: Spec, events: Events) -> None:
         check_answers(data, generation_prompt(tokenizer, template), name)
 
     seed_draws(settings)
-    model = add_trainable_weights(model, settings, modules)
-    record = TrainingRecord(events, checkpoints, job, device, kept=kept_of(spec))
-    trainer = MeanTokenTrainer(
+    model = place(add_trainable_weights(model, settings, modules))
+    record = record_class(events, checkpoints, digest, device, kept=kept_of(spec))
+    trainer = trainer_class(
         model=model,
         args=SFTConfig(
             **trainer_settings(settings, spec.hashed["save_steps"], checkpoints, device),
             max_length=None,  # rows are as `prepare` made them
             packing=False,
             dataset_kwargs={"skip_prepare_dataset": True},
+            **arguments,
         ),
         train_dataset=Dataset.from_dict({"row": range(len(data.rows))}),
         processing_class=tokenizer,
@@ -132,19 +183,7 @@ def train(spec: Spec, events: Events) -> None:
     # Over a 4-bit base TRL has made them bfloat16, where a step of 2e-4 is often rounded away.
     # The optimizer does not exist yet.
     in_float32(trainer.model)
-
-    train_to_the_end(trainer, record, checkpoints, job)
-
-    check_still_set_up()
-    if settings["adapter"]["type"] == "none":
-        write_model(trainer.model, spec.folder / "model", spec.inputs)
-    else:
-        write_adapter(trainer.model, spec.folder / "adapter")
-    record.write_trace(spec.folder / "trace.jsonl")
-    held = {}
-    if "quantization" in settings:
-        held = {"quantized_modules": len(four_bits.quantized_modules(trainer.model))}
-    events.measure(**record.measures(), **held, peak_memory=peak_memory(device))
+    return Job(trainer, record, checkpoints, digest)
 
 
 if __name__ == "__main__":

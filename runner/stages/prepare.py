@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from runner.recipe.model import DataFile, MeasuredFile, Recipe
 
 NAME = "prepare"
-VERSION = 4
+VERSION = 5
 OUTPUTS = {
     "train.tokens.safetensors": Class.PORTABLE,
     "validation.tokens.safetensors": Class.PORTABLE,

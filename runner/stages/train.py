@@ -124,4 +124,6 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
         },
         folder=folder,
         environment=environment_of(recipe.train),
+        processes=recipe.train.processes,
+        machines=recipe.train.nodes,
     )

@@ -170,9 +170,10 @@ class Store:
             scratch.mkdir(exist_ok=True)
         return Staging(stage, key, out, scratch)
 
-    def discard(self, staging: Staging) -> None:
-        """Remove what a failed try wrote; its scratch stays for the next one."""
-        shutil.rmtree(staging.out, ignore_errors=True)
+    def discard(self, staging: Staging, *, keep_scratch: bool) -> None:
+        """Remove what a failed try wrote, but for the scratch that the next one goes on from."""
+        place = staging.out if keep_scratch else staging.out.parent
+        shutil.rmtree(place, ignore_errors=True)
 
     def commit(
         self,

@@ -61,8 +61,9 @@ def seeds_of(settings: Settings) -> list[Seed]:
 
 
 def _read_seeds(file: RowFile, seeds: list[Seed]) -> list[str]:
-    """Append the rows of `file`; what is wrong with the first bad ones."""
+    """Append the rows of `file`; what is wrong with the first bad ones, and how many more are."""
     bad: list[str] = []
+    count = 0
     for item in islice(read_rows(file.path, file.name), file.limit):
         try:
             if isinstance(item, Problem):
@@ -70,9 +71,11 @@ def _read_seeds(file: RowFile, seeds: list[Seed]) -> list[str]:
             seeds.append(_seed(item[1], file.format, str(item[0])))
         except RowError as error:
             place = item.place if isinstance(item, Problem) else item[0]
-            bad.append(f"{place}: {error.message}")
-            if len(bad) == MAX_SHOWN:
-                break
+            count += 1
+            if count <= MAX_SHOWN:
+                bad.append(f"{place}: {error.message}")
+    if count > MAX_SHOWN:
+        bad.append(f"{file.name}: {count - MAX_SHOWN} more rows cannot be used")
     return bad
 
 

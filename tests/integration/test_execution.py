@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,12 @@ SURROUNDINGS = Surroundings(
     platform={"name": "cpu-test", "threads": 1, "device": "cpu"},
     files={},
 )
+
+
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipes of this file have none whose memory could be planned."""
+    monkeypatch.setattr("runner.execution.record._planned_memory", lambda _: {})
 
 
 def recipe(folder: Path, **settings: Any) -> Any:
@@ -164,6 +171,7 @@ def test_a_busy_key_exits_6_when_told_not_to_wait(tmp_path: Path) -> None:
 
 KILLED = """
 import sys; sys.path.insert(0, {root!r})
+from collections.abc import Callable
 from pathlib import Path
 from tests.integration.test_execution import execution, stage
 def run(recipe, inputs, folder, context):
@@ -210,6 +218,36 @@ def test_an_interrupted_run_says_so(tmp_path: Path, number: int) -> None:
     assert caught.value.exit_code == 128 + number
     record = json.loads((interrupted.run.path / "run.json").read_text())
     assert record["state"] == "interrupted"
+
+
+def _interrupted(context: Any) -> None:
+    raise Interrupted(signal.SIGINT)
+
+
+def _failed(context: Any) -> None:
+    raise StageFailed("it broke")
+
+
+def _killed(context: Any) -> None:
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    context.run_program([sys.executable, "-c", code], log="child")
+
+
+@pytest.mark.parametrize("end", [_interrupted, _failed, _killed])
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_only_a_stage_that_can_go_on_leaves_its_scratch(
+    tmp_path: Path, goes_on: bool, end: Callable[[Any], None]
+) -> None:
+    def run(recipe: Any, inputs: Any, folder: Path, context: Any) -> None:
+        (context.scratch / "rows").mkdir()
+        (context.scratch / "rows" / "train.rows").write_text("waiting")
+        end(context)
+
+    facts = {"resumable": lambda scratch: False} if goes_on else {}
+    with pytest.raises((Interrupted, StageFailed)):
+        execution(tmp_path, [stage("first", run, **facts)]).execute()
+    left = [path.name for path in (tmp_path / "store" / ".staging").rglob("*") if path.is_file()]
+    assert left == (["train.rows"] if goes_on else [])
 
 
 # --- going on from a checkpoint

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from runner.stages.templates.shipped_templates import path_of
 from tests.script_runs import PREPARING, ScriptRun, run_script
 from tests.tiny_model import SPECIAL, write_tiny_model
 
@@ -71,6 +72,8 @@ def prepare(
         if "template_text" in changed:
             (place / "t.jinja").write_text(hashed.pop("template_text"))
             inputs["template"] = place / "t.jinja"
+        if "template_file" in changed:
+            inputs["template"] = hashed.pop("template_file")
         hashed.pop("model", None)
         return run_script(python, "prepare", hashed, inputs, place / "run", HF_HUB_OFFLINE="1")
 
@@ -441,6 +444,32 @@ def test_a_model_without_a_template_needs_one(prepare: Prepare, tmp_path: Path) 
     assert run.error["code"] == "E326"
     assert "data.chat_template" in run.error["hint"]
     assert prepare([{"text": "needs none"}], "text", model=bare).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("llama3", "<|start_header_id|>, <|end_header_id|>, <|eot_id|>"),
+        ("gemma", "<start_of_turn>, <end_of_turn>"),
+    ],
+)
+def test_a_template_of_another_family_is_named_once_and_not_by_row(
+    prepare: Prepare, name: str, missing: str
+) -> None:
+    text = path_of(name).read_text()
+    run = prepare([chat("q", "a")] * 3, template=name, template_text=text)
+    assert run.error["code"] == "E328"
+    assert run.error["message"] == (
+        f"the chat template {name} is not for this model: its tokenizer has no special token "
+        f"{missing}, so no answer can be told from its prompt"
+    )
+    assert "change the rows" not in run.error["hint"]
+
+
+def test_a_template_that_is_no_text_is_named(prepare: Prepare, tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_bytes(b"{# \xe9 #}")
+    run = prepare([chat("q", "a")], template="t.jinja", template_file=tmp_path / "t.jinja")
+    assert (run.error["code"], "not UTF-8: byte 4" in run.error["message"]) == ("E326", True)
 
 
 def test_white_space_that_melts_into_the_template_is_named(

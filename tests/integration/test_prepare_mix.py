@@ -88,6 +88,13 @@ def test_neither_the_order_of_rows_nor_of_equal_weights_changes_a_byte(prepare: 
     assert f"on average {mean:g}" in shown
 
 
+def test_a_repeat_that_takes_no_row_is_named(prepare: Prepare) -> None:
+    run = prepare({"q.jsonl": (quiz("q", 3), {"repeat": 1e-6})}, fraction=0)
+    assert run.error["code"] == "E329"
+    assert run.error["message"].endswith("repeat in data.train takes no row of any file")
+    assert run.error["hint"].startswith("raise repeat")
+
+
 def test_rows_that_are_added_move_no_other_of_a_stable_split(prepare: Prepare) -> None:
     rows = quiz("q", 40)
     stable = {"fraction": 0.3, "split": {"stable": True}}
@@ -196,3 +203,33 @@ def test_the_recipes_system_turn_may_take_the_place_of_all(prepare: Prepare) -> 
     changed = {"script": "prepare_preferences", "fraction": 0.3, "system": "The recipe's."}
     taken = prepare({"p.jsonl": (pairs, form)}, system_for="all", **changed)
     assert written(taken) == written(prepare({"p.jsonl": (plain, form)}, **changed))
+
+
+def test_rows_are_shown_as_they_are_trained_on(
+    prepare: Prepare, tiny: Path, environment_python: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """By the script behind `recipe data inspect --recipe`."""
+    rows = [*quiz("own", 6, system="Its own."), *quiz("bare", 30)]
+    systems = {"system": "one", "system_variants": ["two", "three"], "system_for": "all"}
+    trained = text_of(prepare({"q.jsonl": (rows, {})}, **systems), tiny)
+    (tmp_path / "q.jsonl").write_bytes(as_bytes(rows))
+    (tmp_path / "p.jsonl").write_text('{"prompt": "3 plus 4?", "answer": 7}\n')
+    quizzes = {"name": "q.jsonl", "format": "alpaca", "input": "q"}
+    described = [
+        quizzes | {"held_out": False},
+        quizzes | {"held_out": True},
+        {"name": "p.jsonl", "format": "prompt", "input": "p", "held_out": False},
+    ]
+    settings = {"seed": 42, "max_length": 512, "template": None, "rows": 99, "files": described}
+    inputs = {"model": tiny, "q": tmp_path / "q.jsonl", "p": tmp_path / "p.jsonl"}
+    python = environment_python("data")
+    run = run_script(python, "inspect_rows", settings | systems, inputs, tmp_path / "run")
+    assert run.returncode == 0, run.log
+    seen = [json.loads(line) for line in (run.folder / "rows.jsonl").read_text().splitlines()]
+    texts = ["".join(part for part, _ in row["parts"]) for row in seen]
+    assert len(texts) == 2 * len(rows) + 1
+    assert "".join(texts[: len(rows)]) == trained
+    assert "Its own." not in trained
+    assert all("system\none<" in text for text in texts[len(rows) : -1])
+    assert (seen[-1]["side"], seen[-1]["answer"], seen[-1]["trained"]) == ("prompt", "7", 0)
+    assert texts[-1].endswith("<|im_start|>assistant\n")

@@ -28,7 +28,7 @@ from tests.recipe_cases import RECIPES
 
 CHANGING = {"run", "lock", "verify", "attest", "bundle", "gc"}  # what they are for
 CHANGING |= {"capture", "new", "migrate"}  # write recipes
-CHANGING |= {"crosscheck", "bench"}  # train
+CHANGING |= {"crosscheck", "bench", "join"}  # train
 CHANGING |= {"stop"}  # ends a run
 CHANGING |= {"data", "webui"}  # convert and prepare rows; serves a workspace
 OF_FOLDERS = {"--recipes"}  # options with which a command takes folders

@@ -456,6 +456,22 @@ def test_two_trainings_over_four_bits_give_the_same_bytes(
     assert {tensor.dtype for tensor in adapter.values()} == {np.dtype(np.float32)}
 
 
+def test_the_memory_by_kind_is_the_one_that_is_planned(qlora: Finished) -> None:
+    """Weights in 4 bits with their scales, what learns, its gradients and the optimizer's state."""
+    found = qlora.measures()["memory_by_phase"]
+    adapter = load_file_of(qlora.files()[ADAPTER])
+    trained = sum(tensor.nbytes for tensor in adapter.values())
+    assert found["load"]["trained"] == found["train"]["trained"] == trained
+    assert (found["load"]["gradients"], found["train"]["gradients"]) == (0, trained)
+    counters = 4 * len(adapter)  # AdamW's, of its steps
+    assert found["train"]["optimizer"] == 2 * trained + counters
+    linear = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 64 * 128 * 3)
+    scales = linear // 64 + 4 * 2 * 7  # a byte each, and a float32 for every 256 of a weight
+    others = 2 * (260 * 64 + 5 * 64)
+    assert found["train"]["weights"] == linear // 2 + scales + others
+    assert found["train"]["peak"] >= found["load"]["peak"] > 0
+
+
 def test_a_killed_training_over_four_bits_goes_on_to_the_same_bytes(
     trainer: Trainer, qlora: Finished, finish: Finish, warm: WarmInterpreter
 ) -> None:

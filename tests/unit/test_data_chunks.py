@@ -249,7 +249,11 @@ def test_rows_are_cleaned_and_counted_alike_however_they_are_cut(
     assert chunks.measures() == whole.measures()
 
 
-def test_the_near_duplicates_are_those_that_comparing_all_rows_finds() -> None:
+@pytest.mark.parametrize("remembered", [1 << 20, 300, 0])
+def test_the_near_duplicates_are_those_that_comparing_all_rows_finds(
+    remembered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.scripts.data.cleaning.duplicates._KEPT", remembered)
     generator = np.random.default_rng(SEED)
     texts = [" ".join(generator.choice(_WORDS[:5], 12)) for _ in range(12)]
     rows = []

@@ -18,6 +18,7 @@ from runner.scripts.data.cleaning import language, personal, refusals, repair, s
 from runner.scripts.data.cleaning.contamination import Measure
 from runner.scripts.data.cleaning.pipeline import ORDER, Cleaning
 from runner.scripts.data.cleaning.report import Drop, difference
+from runner.scripts.data.cleaning.turns import merged
 from runner.scripts.data.conversation import Conversation, message
 from runner.scripts.data.preference import Judged, Pair
 from runner.scripts.data.rows import Place
@@ -208,6 +209,10 @@ def test_secrets_are_masked_and_what_looks_like_them_is_not(given: str, expected
         ("GB82WEST12345698765432", "[IBAN]"),
         ("4111 1111 1111 1111", "[CARD]"),
         ("+49 30 901820, (650) 253-0000", "[PHONE], [PHONE]"),
+        (
+            "IP address: 5.6.7.8, DNS 8.8.4.4, version 5.6.7.8",
+            "IP address: [IP], DNS 8.8.4.4, version 5.6.7.8",
+        ),
         ("from 93.184.216.34 and 2a00:1450:4001:81b::200e", "from [IP] and [IP]"),
         *(
             (same, same)
@@ -348,6 +353,12 @@ def test_context_and_what_is_trained_on_stay_apart() -> None:
     row = turns(("user", "a"), ("assistant", "b"), ("assistant", "c"))
     mixed = Conversation(row.messages, untrained=frozenset({1}), place=row.place)
     assert after(mixed, alternation="merge") is None
+    why = merged(mixed)
+    assert isinstance(why, Drop)
+    assert why.why == "turn 3 (assistant) follows assistant, of another weight"
+    other = merged(turns(("user", "a"), ("system", "b"), ("assistant", "c")))
+    assert isinstance(other, Drop)
+    assert "weight" not in other.why
     both = Pair(mixed, mixed, row.place)
     assert after(both, alternation="merge") is None
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Sequence
+import lzma
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runner.cli.main import main
-from runner.rows.show import marked
+from runner.errors import Interrupted, StageFailed
+from runner.rows.script import _keep_log
+from runner.rows.show import marked, plain_number, seen_lines
+from runner.rows.survey import note_seen, survey
 from runner.scripts.data.rows import Problem, read_rows
 
 GOOD = [{"question": f"Q{number}", "reply": "A"} for number in range(3)]
@@ -117,6 +126,119 @@ def test_lossy_says_what_it_loses(rows: Path, capsys: pytest.CaptureFixture[str]
     assert json.loads(Path("out.json").read_text()) == [{"instruction": "Q", "output": "A"}] * 2
 
 
+MESSAGES_ROW = '{"messages": [{"role": "user", "content": "Q"}]}'
+UNREADABLE = [
+    ("a.jsonl.gz", gzip.compress(b'{"text": "T"}\n' * 100)[:-9], "E347", "damaged", ""),
+    ("a.jsonl.xz", lzma.compress(b'{"text": "T"}\n' * 100)[:-40], "E347", "damaged", ""),
+    ("a.csv", "text\ncafé\n".encode("latin-1"), "E320", "UTF-8", "iconv -f LATIN1 -t UTF-8"),
+    ("a.jsonl", '{"text": "T"}'.encode("utf-16"), "E320", "UTF-8", "iconv -f UTF-16"),
+    ("a.jsonl", bytes([0, *range(128, 256)]), "E320", "UTF-8", ""),
+    ("a.csv", b"text,id\na\nb\n", "E351", "1 cells", ""),
+    ("a.jsonl", b'{"a": ' * 9000, "E321", "nested too deeply", ""),
+    ("a.jsonl", b'{\n  "text": "T"\n}\n', "E321", "broken JSON", "jq -c . a.jsonl"),
+    ("a.jsonl", b'{"text": NaN}\n', "E321", "NaN is not JSON", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "code", "words", "advice"), UNREADABLE)
+def test_what_cannot_be_read_says_so_whether_the_format_is_named_or_not(
+    name: str,
+    content: bytes,
+    code: str,
+    words: str,
+    advice: str,
+    rows: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path(name).write_bytes(content)
+    for more in ([], ["--from", "alpaca"]):
+        exit_code, out, err = run(["inspect", name, *more], capsys)
+        assert (exit_code, err) == (1, "")
+        assert f"({code})" in out
+        assert words in out
+        assert advice in out
+        assert ("  next: " in out) == bool(advice)
+    exit_code, out, err = run(["convert", name, "out.jsonl", "--to", "text"], capsys)
+    assert (exit_code, "[E867]" in err, f"({code})" in err) == (2, True, True)
+    assert "next: " in err
+    assert not Path("out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl", ""), ("a.jsonl", " \n\n"), ("a.json", "[]"), ("a.csv", "instruction,output\n")],
+)
+def test_a_file_without_rows_is_a_problem(
+    name: str, content: str, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_text(content)
+    for more in ([], ["--from", "alpaca"]):
+        exit_code, out, _ = run(["inspect", name, *more], capsys)
+        assert (exit_code, "0 rows, 0 fit" in out) == (1, True)
+        assert f"problems:\n    {name}:1: the file holds no rows (E862)" in out
+        exit_code, _, err = run(["convert", name, "out.jsonl", "--to", "text", *more], capsys)
+        assert (exit_code, "[E862]" in err, "next: " in err) == (2, True, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", "instruction;output\nQ;A\n", "write the table with commas"),
+        ("a b.jsonl", f'{{"data": [{MESSAGES_ROW}]}}', """jq -c '.["data"][]' 'a b.jsonl' > NEW"""),
+        ("a.jsonl", '{"foo": "T", "bar": 1}', "--from alpaca"),
+    ],
+)
+def test_keys_of_no_format_are_named_with_what_to_do(
+    name: str, content: str, words: str, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_text(content)
+    exit_code, _, err = run(["inspect", name], capsys)
+    assert (exit_code, "[E864]" in err) == (2, True)
+    assert words in err
+    assert ('of no format: "foo", "bar"' in err) == ("foo" in content)
+    advised = [line.split("next: ")[1] for line in err.splitlines() if "next: " in line]
+    exit_code, out, _ = run(["inspect", name, "--from", "alpaca"], capsys)
+    assert exit_code == 1
+    assert ("foo" in content) or advised[0] in out
+
+
+def test_a_column_that_is_not_there_is_told_with_those_that_are(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = ["--column", "instruction=nope", "--column", "output=reply"]
+    code, out, _ = run(["inspect", "rows.jsonl", "--from", "alpaca", *columns], capsys)
+    assert (code, 'the column "nope" is missing' in out) == (1, True)
+    assert '  next: the first row has "question", "reply"\n' in out
+
+
+def test_one_bad_file_does_not_hide_the_others(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("odd.jsonl").write_text('{"foo": 1}\n')
+    names = ["absent.jsonl", "rows.jsonl", "odd.jsonl", "rows.jsonl"]
+    code, out, err = run(["inspect", *names], capsys)
+    assert (code, out.count("3 rows, 3 fit")) == (2, 2)
+    assert err.index("[E862]: cannot read absent.jsonl") < err.index("[E864]")
+    code, out, _ = run(["inspect", *names, "--format", "json"], capsys)
+    told = json.loads(out)
+    assert (code, [file["fit"] for file in told["files"]]) == (2, [3, 3])
+    assert [each["code"] for each in told["errors"]] == ["E862", "E864"]
+
+
+def test_rows_that_fit_the_format_but_not_the_model_are_problems(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows.write_text(rows.read_text() + "x\n")
+    found = survey(rows, "rows.jsonl", 3)
+    seen = [{"file": "rows.jsonl", "line": 2, "code": "E350", "problem": "no place for tools"},
+            {"file": "rows.jsonl", "line": 3, "parts": []},
+            {"file": "rows.jsonl", "line": 4, "code": "E321", "problem": "no"}]  # fmt: skip
+    note_seen(found, seen)
+    assert (found.unfit, found.is_sound) == (2, False)
+    codes = [(each.place.line, each.error.code) for each in found.problems]
+    assert codes == [(4, "E321"), (2, "E350")]
+
+
 @pytest.mark.parametrize("out", ["rows.parquet", "rows.xlsx", "-", "rows.gz"])
 def test_a_name_that_says_no_shape_of_file_is_refused(
     out: str, rows: Path, capsys: pytest.CaptureFixture[str]
@@ -125,10 +247,83 @@ def test_a_name_that_says_no_shape_of_file_is_refused(
     assert (code, "[E868]" in err, Path(out).exists()) == (2, True, False)
 
 
+@pytest.mark.parametrize("more", [[], ["--force"]])
+def test_a_folder_is_not_replaced(
+    more: list[str], rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out.jsonl").mkdir()
+    words = ["convert", "rows.jsonl", "out.jsonl", "--to", "messages", *more]
+    code, _, err = run(words, capsys)
+    assert (code, "[E866]: out.jsonl is a folder" in err) == (2, True), err
+    assert "name a file in it: out.jsonl/rows.jsonl" in err
+
+
+def test_a_folder_that_cannot_be_made_is_no_matter_of_the_cache(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+    words = ["convert", "rows.jsonl", "file/out.jsonl", "--to", "messages"]
+    code, _, err = run(words, capsys)
+    assert (code, "[E411]" in err, "write to another one" in err) == (4, True, True), err
+    assert "SPARK_RECIPES_CACHE" not in err
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(4_000_000, "4000000"), (2.5, "2.5"), (12345678.5, "12345678.5")]
+)
+def test_numbers_are_plain(value: float, shown: str) -> None:
+    assert plain_number(value) == shown
+
+
+def test_long_rows_are_counted_in_plain_numbers(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows.write_text(json.dumps({"text": "a" * 4_000_000}) + "\n")
+    _, out, _ = run(["inspect", "rows.jsonl", "--rows", "0"], capsys)
+    assert "characters a row: 4000000 to 4000000, median 4000000" in out
+
+
+@pytest.mark.parametrize("code", ["E353", "E500"])
+def test_no_log_is_named_that_is_gone(code: str, tmp_path: Path) -> None:
+    log, kept = tmp_path / "there" / "script.log", tmp_path / "rows.log"
+    log.parent.mkdir()
+    log.write_text("what it said")
+    error = StageFailed("it failed", hint=f"read {log}, then", code=code, log=str(log))
+    _keep_log(error, kept)
+    shutil.rmtree(log.parent)
+    assert str(log.parent) not in error.log
+    if code == StageFailed.default_code:
+        assert (error.hint, kept.read_text()) == (f"read {kept}, then", "what it said")
+    assert error.log in ("", str(kept))
+
+
 def test_the_folder_of_the_new_file_is_made(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows.write_text('{"instruction": "Q", "output": "A"}\n')
     assert run(["convert", "rows.jsonl", "new/there/ROWS.JSON", "--to", "alpaca"], capsys)[0] == 0
     assert Path("new/there/ROWS.JSON").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["inspect", "rows.jsonl"], ["convert", "rows.jsonl", "o.json", "--to", "text"]]
+)
+@pytest.mark.parametrize(
+    ("arrives", "code"), [(KeyboardInterrupt(), 130), (Interrupted(signal.SIGTERM), 143)]
+)
+def test_what_begins_anew_does_not_say_that_it_goes_on(
+    words: list[str],
+    arrives: BaseException,
+    code: int,
+    rows: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise arrives
+
+    monkeypatch.setattr("runner.rows.survey.readable", interrupted)
+    exit_code, _, err = run(words, capsys)
+    assert (exit_code, "E130" in err, "begins anew" in err) == (code, True, True)
+    assert "where it stopped" not in err
 
 
 @pytest.mark.parametrize("words", [["inspect", "absent.jsonl"], ["inspect", "."],
@@ -138,6 +333,46 @@ def test_a_file_that_cannot_be_read_is_named(
 ) -> None:
     code, _, err = run(words, capsys)
     assert (code, "[E862]" in err) == (2, True), err
+
+
+RECIPE = """\
+schema: 1
+name: x
+model: {hub: acme/tiny, revision: 0123456789abcdef0123456789abcdef01234567, dtype: float32}
+data:
+  train: [{path: rows.jsonl, format: text}]
+  validation: {files: [{path: held.jsonl, format: text}]}
+  system: BASE
+  system_variants: [OTHER]
+  system_for: all
+train: {adapter: {type: lora}, max_steps: 1}
+"""
+
+
+def test_the_recipes_system_turns_and_what_is_held_out_reach_the_script(
+    rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    @contextmanager
+    def written_by(script: str, role: str, settings: Any, inputs: Any) -> Iterator[Path]:
+        asked.update(settings)
+        refused = {"file": "rows.jsonl", "line": 1, "code": "E350", "problem": "no tools"}
+        (rows.parent / "said").write_text(json.dumps(refused) + "\n")
+        yield rows.parent / "said"
+
+    monkeypatch.setattr("runner.rows.seen.written_by", written_by)
+    monkeypatch.setattr("runner.rows.seen._fetched_model", lambda recipe: rows.parent)
+    for name in ("rows.jsonl", "held.jsonl"):
+        Path(name).write_text('{"text": "T"}\n')
+    Path("x.yaml").write_text(RECIPE)
+    code, out, _ = run(["inspect", "--recipe", "x.yaml"], capsys)
+    expected = {"system": "BASE", "system_variants": ["OTHER"], "system_for": "all", "seed": 42}
+    assert {key: asked[key] for key in expected} == expected
+    assert [file["held_out"] for file in asked["files"]] == [False, True]
+    assert code == 1
+    assert "1 rows, 0 fit" in out
+    assert "problems:\n    rows.jsonl:1: no tools (E350)" in out
 
 
 def test_a_model_that_is_not_at_hand_is_told(
@@ -154,3 +389,49 @@ def test_a_model_that_is_not_at_hand_is_told(
     )
     code, _, err = run(["inspect", "--recipe", "x.yaml"], capsys)
     assert (code, "[E863]" in err, "recipe run" in err) == (4, True, True), err
+
+
+def test_a_prompt_is_called_one_and_its_answer_is_shown(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows.write_text('{"prompt": "3 plus 4?", "answer": 7}\n{"prompt": "Go on."}\n')
+    _, out, _ = run(["inspect", "rows.jsonl", "--from", "prompt"], capsys)
+    assert "rows.jsonl:1 (prompt)\n  user: 3 plus 4?\n  right answer: 7\n" in out
+    assert out.endswith("rows.jsonl:2 (prompt)\n  user: Go on.\n")
+    seen = {"file": "r", "line": 1, "side": "prompt", "tokens": 1, "trained": 0}
+    parts: dict[str, Any] = {"parts": [["3 plus 4?", False]], "answer": "7\x1b"}
+    assert list(seen_lines([seen | parts], color=False)) == [
+        "\nr:1 (prompt): 1 tokens, 0 trained on", "3 plus 4?", "right answer: 7\\x1b"
+    ]  # fmt: skip
+
+
+def test_a_row_that_lacks_what_most_have_is_a_problem(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = [{"prompt": f"Q{number}", "completion": "A", "label": True} for number in range(20)]
+    judged.insert(4, {"prompt": "Q", "completion": "A"})
+    rows.write_text("".join(json.dumps(row) + "\n" for row in judged))
+    code, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert (code, "21 rows, 20 fit" in out) == (1, True)
+    assert 'rows.jsonl:5: "label" is missing (E337)' in out
+
+
+def test_keys_that_are_not_read_are_named(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = [{"text": "T", "id": number, "note": None, "\x1b": ""} for number in range(3)]
+    made[1]["note"] = "n"
+    made[2]["\x1b"] = "e"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in made))
+    code, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert code == 0
+    assert '  ignored: "id" in 3 rows, "\\x1b" in 1 rows, "note" in 1 rows\n' in out
+    _, out, _ = run(["inspect", "rows.jsonl", "--format", "json"], capsys)
+    assert json.loads(out)["files"][0]["ignored"] == {"id": 3, "\x1b": 1, "note": 1}
+    rows.write_text(json.dumps({"text": "T"} | {f"k{n:02d}": n for n in range(12)}) + "\n")
+    _, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert '"k09" in 1 rows, and 2 more keys\n' in out
+    rows.write_text('{"messages": [{"role": "user", "content": "Q"}, '
+                    '{"role": "assistant", "content": "A"}], "text": "Q A"}\n')  # fmt: skip
+    _, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert "looks like messages" in out
+    assert 'could also be text ("text"): --from says which' in out
+    assert 'ignored: "text" in 1 rows' in out

@@ -197,6 +197,56 @@ def test_what_a_cell_cannot_hold_is_told(tmp_path: Path) -> None:
     assert list(done.unfit) == ['a cell of a table cannot hold its "prompt"']
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz", "a.jsonl"])
+def test_a_prompt_without_an_answer_comes_back_without_one(name: str, tmp_path: Path) -> None:
+    asked = [{"prompt": "1 + 1?", "answer": "2"}, {"prompt": "Why?"}]
+    done, rows = converted(asked, tmp_path, name, "prompt", "prompt")
+    assert (done.lost, done.unfit) == ({}, {})
+    assert [EVERY["prompt"](row) for row in rows] == [EVERY["prompt"](row) for row in asked]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_alpaca_keeps_instruction_and_input_apart(name: str, tmp_path: Path) -> None:
+    row = {"instruction": "Translate.", "input": "Bonjour.", "output": "Hello.",
+           "history": [["Q", "A"]]}  # fmt: skip
+    done, (kept,) = converted([row], tmp_path, name, "alpaca", "alpaca")
+    assert (kept["instruction"], kept["input"], kept["history"]) == (
+        "Translate.", "Bonjour.", [["Q", "A"]]
+    )  # fmt: skip
+    assert done.lost == {}
+    _, (turns,) = converted([row], tmp_path, "a.json", "alpaca", "messages")
+    assert turns["messages"][2]["content"] == "Translate.\nBonjour."
+
+
+CALL_OF_INFINITY = {"function": {"name": "f", "arguments": '{"x": 1e400}'}}
+CALLED = {
+    "messages": [
+        message("user", "Q"),
+        {**message("assistant", ""), "tool_calls": [CALL_OF_INFINITY]},
+    ]
+}
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl"])
+@pytest.mark.parametrize("target", ["messages", "sharegpt"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], '
+        '"score": 1e400}',
+        json.dumps(CALLED),
+    ],
+)
+def test_a_number_that_json_cannot_write_is_told(
+    row: str, target: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "in.jsonl").write_text(row + "\n")
+    out = io.BytesIO()
+    done = convert(tmp_path / "in.jsonl", "in.jsonl", out, name, "messages", target)
+    assert b"Infinity" not in out.getvalue()
+    assert list(done.unfit) == ["a number is too large, and is read as infinity"]
+
+
 def test_other_columns_come_along_unless_they_would_be_read(tmp_path: Path) -> None:
     row = {"instruction": "Q", "output": "A", "source": 3, "tools": "hammer"}
     done, rows = converted([row], tmp_path, "a.jsonl", "alpaca", "messages")

@@ -60,6 +60,61 @@ def test_keys_that_are_null_are_missing() -> None:
     assert FORMATS["messages"](row) == Conversation(messages=plain)
 
 
+@pytest.mark.parametrize("asks", ["Human", "USER", "human"])
+@pytest.mark.parametrize("answers", ["GPT", "chatgpt", "ChatGPT", "bing", "Assistant"])
+@pytest.mark.parametrize("system", ["developer", "System"])
+def test_roles_have_many_names(asks: str, answers: str, system: str) -> None:
+    names = [(system, "S"), (asks, "Q"), (answers, "A")]
+    roles = ("system", "user", "assistant")
+    expected = Conversation(
+        messages=tuple(
+            {"role": role, "content": text} for role, (_, text) in zip(roles, names, strict=True)
+        )
+    )
+    assert FORMATS["sharegpt"](said(*names)) == expected
+    turns = [{"role": name, "content": text} for name, text in names]
+    assert FORMATS["messages"]({"messages": turns}) == expected
+
+
+def test_parts_that_are_texts_are_one_text() -> None:
+    parts = [{"type": "text", "text": "What is "}, {"type": "text", "text": "LoRA?"}]
+    turns = [
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": "A", "refusal": None},
+    ]
+    plain = {"role": "user", "content": "What is LoRA?"}, {"role": "assistant", "content": "A"}
+    assert FORMATS["messages"]({"messages": turns}) == Conversation(messages=plain)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (
+            {"type": "image_url", "image_url": {"url": "x"}},
+            'is of type "image_url", and only texts',
+        ),
+        ({"type": "text"}, '"text" of part 1 of "content" of turn 1 is null'),
+        ({"type": "text", "text": "x", "cache": 1}, 'has "cache", which is not understood'),
+        ({"text": "x"}, '"type" of part 1'),
+        ("x", "is a text, not an object"),
+    ],
+)
+def test_a_part_that_is_no_text_is_told(part: Any, words: str) -> None:
+    with pytest.raises(RowError, match=words):
+        FORMATS["messages"]({"messages": [{"role": "user", "content": [part]}]})
+
+
+def test_a_history_of_objects_is_one_of_pairs() -> None:
+    row = {"instruction": "Q", "output": "A"}
+    pairs, objects = [["q", "a"]], [{"user": "q", "assistant": "a"}]
+    assert FORMATS["alpaca"](row | {"history": objects}) == FORMATS["alpaca"](
+        row | {"history": pairs}
+    )
+    for wrong in ({"user": "q"}, {"user": "q", "assistant": "a", "id": 1}):
+        with pytest.raises(RowError, match="no pair of question and answer"):
+            FORMATS["alpaca"](row | {"history": [wrong]})
+
+
 @pytest.mark.parametrize("format_name", ["messages", "sharegpt"])
 def test_a_turn_of_weight_0_is_not_trained_on(format_name: str) -> None:
     names = ("role", "content") if format_name == "messages" else ("from", "value")
@@ -227,6 +282,16 @@ def test_a_column_for_a_key_of_another_format_is_told(valid: Path) -> None:
     assert (found.code, found.message) == ("E352", "format alpaca reads no label")
 
 
+def test_a_column_that_no_row_has_is_told_with_those_that_are_there(valid: Path) -> None:
+    recipe = valid / "minimal.yaml"
+    recipe.write_text(
+        recipe.read_text().replace("alpaca", "alpaca\n      columns: {instruction: nope}")
+    )
+    (found,) = check_recipe(recipe)[1]
+    assert (found.code, 'the column "nope" is missing' in found.message) == ("E241", True)
+    assert found.hint == 'the first row has "instruction", "output"'
+
+
 # --- the guess
 
 
@@ -252,6 +317,25 @@ def test_a_column_for_a_key_of_another_format_is_told(valid: Path) -> None:
         ([{"query": "Q", "response": "A"}], "alpaca",
          {"instruction": "query", "output": "response"},
          '"query" and "response" in 1 of 1 rows'),
+        ([{"instruction": "Q", "context": "C", "response": "A"},
+          {"instruction": "Q", "context": "", "response": "A"}], "alpaca",
+         {"input": "context", "output": "response"},
+         '"instruction" and "response" in 2 of 2 rows'),
+        ([{"Instruction": "Q", " Output ": "A"}], "alpaca",
+         {"instruction": "Instruction", "output": " Output "},
+         '"Instruction" and " Output " in 1 of 1 rows'),
+        ([{"messages": [{"role": "user", "content": "Q"}], "text": "<user>Q"}] * 2
+         + [{"text": "<user>Q"}], "messages", {},
+         '"messages" with turns of "role" and "content" in 2 of 3 rows'),
+        ([{"prompt": "Q", "completion": "A", "label": True}] * 20
+         + [{"prompt": "Q", "completion": "A"}], "kto", {},
+         '"prompt", "completion" and "label" in 20 of 21 rows'),
+        ([{"prompt": "Q", "completion": "A", "label": True}]
+         + [{"prompt": "Q", "completion": "A"}] * 2, "prompt-completion", {},
+         '"prompt" and "completion" in 3 of 3 rows'),
+        ([{"instruction": "Q", "output": "A"}] * 2
+         + [{"messages": [{"role": "user", "content": "Q"}]}] * 3, "messages", {},
+         '"messages" with turns of "role" and "content" in 3 of 5 rows'),
     ],
 )  # fmt: skip
 def test_a_format_is_guessed_with_its_reason(
@@ -261,6 +345,36 @@ def test_a_format_is_guessed_with_its_reason(
     assert found is not None
     assert (found.format, dict(found.columns), found.reason) == (format_name, columns, reason)
     assert set(columns) <= set(FIELDS[format_name])
+
+
+@pytest.mark.parametrize(
+    "second",
+    [{"instruction": "Q", "response": "A"}, {"instruction": "Q", "response": "A", "context": {}}],
+)
+def test_a_column_is_named_only_where_every_row_has_its_text(second: dict[str, Any]) -> None:
+    found = guess_format([{"instruction": "Q", "context": "C", "response": "A"}, second])
+    assert found is not None
+    assert dict(found.columns) == {"output": "response"}
+
+
+def test_what_the_rows_could_be_too_is_named() -> None:
+    turns = [{"role": "user", "content": "Q"}]
+    found = guess_format([{"messages": turns, "text": "<user>Q", "prompt": "Q", "answer": "A"}])
+    assert found is not None
+    assert (found.format, found.others) == (
+        "prompt", ('messages ("messages")', 'text ("text")')
+    )  # fmt: skip
+    plain = guess_format([{"prompt": "Q", "completion": "A", "label": True}])
+    assert plain is not None
+    assert plain.others == ()
+
+
+def test_odd_names_of_columns_are_quoted_for_the_recipe() -> None:
+    found = guess_format([{" question: ": "", "question ": "Q", "Answer": "A"}])
+    assert found is not None
+    assert found.to_write == (
+        'format: alpaca, columns: {instruction: "question ", output: Answer}'
+    )  # fmt: skip
 
 
 def test_nothing_is_guessed_of_other_rows() -> None:

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.cli.run import _warn_of_split
+from runner.rows.prepared import held_out_warning
 from runner.scripts.data.conversation import Conversation, Traits, message
 from runner.scripts.data.division import Division, divide, sums_by_source
 from runner.scripts.data.kinship import content_key, prompt_key, traits_of
@@ -302,3 +304,48 @@ def test_a_stable_split_that_holds_out_nothing_is_an_error() -> None:
         divided([row("Q", str(number)) for number in range(9)], settings)
     assert caught.value.code == "E360"
     assert "9 rows are of 1 prompts" in caught.value.message
+
+
+@pytest.mark.parametrize("split", [{"group_by": "g"}, {"group_by": "g", "stratify": "topic"}])
+def test_one_group_is_not_blamed_on_stable(split: dict[str, Any]) -> None:
+    traits = Traits(0, group="one", stratum="t")
+    rows = [replace(row(f"Q{number}"), traits=traits) for number in range(9)]
+    with pytest.raises(ScriptError) as caught:
+        divided(rows, settings_of({}, fraction=0.5, split=split))
+    assert caught.value.code == "E360"
+    assert "stable" not in caught.value.hint
+    assert "group_by" in caught.value.hint
+
+
+def grouped(*sizes: int) -> list[Conversation]:
+    """Groups of so many rows each."""
+    return [
+        replace(row(f"{group} {number}"), traits=Traits(0, group=str(group)))
+        for group, size in enumerate(sizes)
+        for number in range(size)
+    ]
+
+
+def test_far_more_held_out_than_asked_for_is_a_warning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    split = {"group_by": "g"}
+    of_one = settings_of({}, fraction=0.1, split=split)
+    found = next(
+        division
+        for seed in range(100)
+        if len((division := divided(grouped(40, *[1] * 10), of_one | {"seed": seed})).validation)
+        >= 40
+    )
+    told = found.measures({})
+    assert told["held_out"] == {"rows": len(found.validation), "of": 50, "fraction": 0.1}
+    warning = held_out_warning(told)
+    assert warning.startswith(f"{len(found.validation)} of 50 rows are held out (")
+    assert "data.validation.fraction is 0.1" in warning
+    _warn_of_split({"stages": [{"name": "prepare", "measures": told}]})
+    assert capsys.readouterr().err == f"warning: {warning}\n"
+    even = divided(grouped(*[1] * 50), of_one).measures({})
+    assert "held_out" not in even
+    assert held_out_warning(even) == ""
+    few = divided(grouped(1, 1, 1), of_one)  # one is held out of any: more than a tenth
+    assert (len(few.validation), few.excess) == (1, {})

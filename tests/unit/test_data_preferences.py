@@ -12,6 +12,7 @@ from runner.scripts.data.conversation import message
 from runner.scripts.data.formats import COMPARED
 from runner.scripts.data.preference import Judged, Pair, check_compared
 from runner.scripts.data.rows import Place, RowError
+from runner.scripts.data.writing import as_rows
 
 Q, GOOD, BAD = message("user", "Q"), message("assistant", "good"), message("assistant", "bad")
 FIRST = [message("user", "q"), message("assistant", "a")]
@@ -59,6 +60,44 @@ def test_a_system_column_stands_before_both_sides(row: dict[str, Any]) -> None:
         {"prompt": "Q", "completion": "good", "label": True, "system": "Be brief."}
     )
     assert judged.messages == made.chosen.messages
+
+
+@pytest.mark.parametrize("prompt", ["Q", [Q]])
+def test_a_prompt_that_the_sides_begin_with_is_there_once(prompt: Any) -> None:
+    whole = {"prompt": prompt, "chosen": [Q, GOOD], "rejected": [Q, BAD]}
+    assert pair(whole) == pair({"prompt": "Q", "chosen": "good", "rejected": "bad"})
+    judged = COMPARED["kto"]({"prompt": prompt, "completion": [Q, GOOD], "label": True})
+    assert (judged.messages, judged.sides[0][0].answers) == ((Q, GOOD), [1])
+
+
+def test_a_system_turn_before_the_repeated_prompt_is_there_once_too() -> None:
+    told = message("system", "Be brief.")
+    own = {"prompt": "Q", "chosen": [told, Q, GOOD], "rejected": [told, Q, BAD]}
+    beside = {"prompt": "Q", "chosen": [Q, GOOD], "rejected": [Q, BAD], "system": "Be brief."}
+    for row in (own, beside, own | {"system": "Be brief."}):
+        made = pair(row)
+        assert made.chosen.messages == (told, Q, GOOD)
+        assert made.rejected.messages == (told, Q, BAD)
+        assert made.chosen.answers == made.rejected.answers == [2]
+
+
+def test_a_question_that_one_side_repeats_survives_writing() -> None:
+    read = pair({"chosen": [Q, Q, GOOD], "rejected": [Q, message("user", "again"), BAD]})
+    (row,) = as_rows(read, "preference", [])
+    assert pair(row) == read
+
+
+def test_only_the_whole_prompt_at_the_beginning_is_no_repetition() -> None:
+    other, asked = message("user", "Q "), message("user", "again")
+    row = {"prompt": "Q", "chosen": [other, GOOD], "rejected": [GOOD, Q, BAD]}
+    made = pair(row)
+    assert made.chosen.messages == (Q, other, GOOD)
+    assert made.rejected.messages == (Q, GOOD, Q, BAD)
+    implicit = pair({"chosen": [Q, Q, GOOD], "rejected": [Q, asked, BAD]})
+    assert implicit.chosen.messages == (Q, Q, GOOD)
+    # a side that is the prompt alone has no answer, and stays behind it
+    with pytest.raises(RowError, match="does not end with an answer"):
+        pair({"prompt": "Q", "chosen": [Q], "rejected": "bad"})
 
 
 def test_answers_inside_the_prompt_are_not_compared() -> None:

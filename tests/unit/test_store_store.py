@@ -178,9 +178,11 @@ def test_the_scratch_outlives_a_failed_try_and_the_output_does_not(store: Store)
     second = store.staging("train", KEY)
     assert list(second.out.iterdir()) == []
     assert [path.name for path in second.scratch.iterdir()] == ["checkpoint"]
-    store.discard(second)
+    store.discard(second, keep_scratch=True)
     assert not second.out.exists()
     assert (second.scratch / "checkpoint").exists()
+    store.discard(second, keep_scratch=False)
+    assert not second.scratch.exists()
 
 
 def _symbolic_link(staging: Staging) -> None:

@@ -189,6 +189,18 @@ def test_what_is_wrong_is_said_with_its_place(
         assert hint.startswith(wanted[4]), hint
 
 
+@pytest.mark.parametrize(("bad", "last"), [(10, "seeds.jsonl:10: "), (13, "seeds.jsonl: 3 more ")])
+def test_bad_seed_rows_beyond_the_first_ten_are_counted(
+    bad: int, last: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, f"{START}endpoint: {{ollama: m}}\n{ROWS}\n")
+    seed = (tmp_path / "seeds.jsonl").read_text()
+    (tmp_path / "seeds.jsonl").write_text("x\n" * bad + seed)
+    found = said(path)
+    assert [code for code, *_ in found] == ["E911"] * min(bad, 11)
+    assert found[-1][3].startswith(last)
+
+
 @pytest.mark.parametrize(
     "place", ["key: {}", "api: 'https://{}@h/v1'", "api: 'https://h/v1?key={}'"]
 )

@@ -80,7 +80,7 @@ def check_template_of_base(recipe: Recipe, facts: Facts | None) -> Iterator[Find
         return
     if "pretrain" in (base.train.method, recipe.train.method):
         return  # no template plays a part in one of them
-    if template_file(recipe).read_text(encoding="utf-8") != facts.chat_template:
+    if template_file(recipe).read_text(encoding="utf-8", errors="replace") != facts.chat_template:
         message = f"the recipe {base.name} trained with another chat template than {quoted(given)}"
         hint = "remove chat_template: the one that it trained with goes on"
         yield Finding("W259", "/data/chat_template", message, hint)

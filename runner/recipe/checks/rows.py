@@ -27,10 +27,11 @@ from runner.scripts.data.guess import guess_format
 from runner.scripts.data.packed_files import unpacked
 from runner.scripts.data.rows import Problem, RowError, as_format_reads
 from runner.scripts.data.tables import is_table, rows_of_table
-from runner.system.regular import NotReadable, open_regular
+from runner.system.regular import NotReadable, open_regular, read_regular
 
 FIRST = 5  # rows that are looked at
 MAX_FILES = 50  # files of one recipe whose rows are
+MAX_KEYS = 10  # of a row that are named
 MAX_REPEATS = 20  # of a row in one pass, before it is called often
 MAX_HEAD = 1 << 20  # bytes of a JSONL file that they are looked for in
 
@@ -87,12 +88,24 @@ def check_formats(recipe: Recipe) -> Iterator[Finding]:
         problems = [problem for _, row in rows if (problem := _misfit(row, item))]
         if not rows or len(problems) < len(rows):
             continue
+        if (absent := _absent_column([row for _, row in rows], item)) is not None:
+            keys = ", ".join(quoted(key, 40) for key in islice(rows[0][1], MAX_KEYS))
+            message = f"{item.name}:{rows[0][0]}: {problems[0]}"
+            where = f"{pointer}/columns/{absent}"
+            yield Finding("E241", where, message, f"the first row has {keys}")
+            continue
         guess = guess_format([row for _, row in rows])
         if guess and (guess.format, dict(guess.columns)) != (item.format, item.columns or {}):
             place = f"{item.name}:{rows[0][0]}"
             message = f"{place} is no row of format {item.format}: {problems[0]}"
             hint = f"it {guess}: write {guess.to_write}"
             yield Finding("E241", f"{pointer}/format", message, escaped(hint))
+
+
+def _absent_column(rows: list[dict[str, Any]], item: DataFile) -> str | None:
+    """The first key of `columns` whose name none of the rows has; None where there is none."""
+    named = (item.columns or {}).items()
+    return next((key for key, name in named if not any(name in row for row in rows)), None)
 
 
 def _unknown_columns(pointer: str, item: DataFile) -> Iterator[Finding]:
@@ -149,6 +162,22 @@ def knows_system(template: str) -> bool:
     """Does it name system turns, or write whatever role a turn has?"""
     written = (part.split("}}")[0] for part in template.split("{{")[1:])
     return "system" in template or any(_ROLE.search(part) for part in written)
+
+
+def check_template_is_text(recipe: Recipe) -> Iterator[Finding]:
+    """A template file of the recipe's own that is not UTF-8 is no text."""
+    from runner.stages.templates import shipped_templates
+
+    given = recipe.data.chat_template
+    if not shipped_templates.is_path(given):
+        return
+    try:
+        read_regular(recipe.resolve(given), MAX_HEAD).decode("utf-8")
+    except NotReadable:
+        return
+    except UnicodeDecodeError as error:
+        message = f"{quoted(given, 80)} is not UTF-8: byte {error.start + 1} begins no character"
+        yield Finding("E326", "/data/chat_template", message, "save the template as UTF-8")
 
 
 def check_roles(recipe: Recipe, facts: Facts | None) -> Iterator[Finding]:

@@ -291,6 +291,18 @@ def end_ids_of(model: Path) -> list[int]:
     return []
 
 
+def template_text(path: Path) -> str:
+    """The Jinja text of the recipe's own template. Raises ScriptError E326 where it is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ScriptError(
+            f"the chat template is not UTF-8: byte {error.start + 1} begins no character",
+            hint="save the template as UTF-8",
+            code="E326",
+        ) from None
+
+
 def check_template(tokenizer: ChatTokenizer, name: str) -> None:
     """Raises ScriptError: no template, one that renders no question (E326), or a clock (E557)."""
     if not tokenizer.has_template:

@@ -23,7 +23,7 @@ from runner.scripts.data.kinship import Row
 from runner.scripts.data.preference import Compared
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError
-from runner.scripts.data.systems import system_of
+from runner.scripts.data.systems import prompt_of, system_of
 from runner.scripts.weights.floats import Array
 
 SAME = "the same within max_length"
@@ -118,14 +118,6 @@ def tokenised(rows: Sequence[Row], making: Making) -> Chunk:
 def tokenizer_for(model: Path, template: str | None) -> ChatTokenizer:
     """Read once in a process. Raises ScriptError E326."""
     return ChatTokenizer(model, template, end_ids_of(model))
-
-
-def prompt_of(row: Compared | Prompted) -> str:
-    """Digest of what the answers of `row` are answers to."""
-    if isinstance(row, Prompted):
-        return row.asked.digest()
-    side, _ = row.sides[0]
-    return Conversation(messages=side.messages[: side.answers[0]], tools=side.tools).digest()
 
 
 def _maker(row: Row) -> Callable[..., list[tuple[Row, list[Tokens]]]]:

@@ -12,6 +12,19 @@ from runner.scripts.data.rows import Place, RowError
 NOWHERE = Place("", 0)
 Message = dict[str, Any]  # role and content; where given name, tool_calls, tool_call_id
 ROLES = ("system", "user", "assistant", "tool")
+# What files call these roles, in small letters.
+ALIASES = {
+    "human": "user",
+    **dict.fromkeys(("gpt", "chatgpt", "bing"), "assistant"),
+    "developer": "system",
+}
+
+
+def role_named(name: str) -> str:
+    """The role that a file calls so, whatever the case; the name itself where it is none."""
+    small = name.lower()
+    role = ALIASES.get(small, small)
+    return role if role in ROLES else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from runner.scripts.data.preference import check_compared
 from runner.scripts.data.prompted import Prompted, check_prompted
 from runner.scripts.data.rows import MAX_SHOWN, Place, Problem, RowError, checked_value, read_rows
 from runner.scripts.data.tables import JSON_COLUMNS, separator_of, typed
-from runner.scripts.data.writing import CannotHold, Read, as_rows
+from runner.scripts.data.writing import CannotHold, Read, as_json, as_rows
 
 Row = dict[str, Any]
 
@@ -86,6 +85,8 @@ def convert(
 def _converted(row: Row, source: str, target: str) -> tuple[list[Row], list[str]]:
     losses: list[str] = []
     rows = as_rows(read_one(row, source), target, losses)
+    if source == target == "alpaca" and row.get("input"):  # one question, to every other format
+        rows = [{**each, "instruction": row["instruction"], "input": row["input"]} for each in rows]
     kept: Row = {}
     for key, value in row.items():
         if key in FIELDS[source]:
@@ -128,7 +129,8 @@ class _Lines:
         self._out, self._as_list, self._rows = out, as_list, 0
 
     def write(self, row: Row) -> list[str]:
-        text = json.dumps(row, ensure_ascii=False)
+        """Raises CannotHold for what JSON cannot say."""
+        text = as_json(row)
         if self._as_list:
             self._out.write(b"[\n" if not self._rows else b",\n")
         self._out.write(text.encode() + (b"" if self._as_list else b"\n"))
@@ -173,10 +175,10 @@ def _cell(key: str, value: Any) -> str:
     if value is None:
         return ""
     if key in JSON_COLUMNS:
-        return json.dumps(value, ensure_ascii=False)
+        return as_json(value)
     if isinstance(value, bool):
         return str(value).lower()
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else as_json(value)
 
 
 @contextmanager

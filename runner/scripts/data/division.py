@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -36,6 +36,7 @@ class Division(Generic[R]):
     validation: Sequence[R]
     sources: list[dict[str, Any]]  # of each item of data.train: file, rows read, taken, held out
     leaks: dict[str, Any]  # what was left out of training; {} where nothing was to be
+    excess: dict[str, Any] = field(default_factory=dict)  # see `_excess`; {} for the most part
 
     def measures(self, trained: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
         """For run.json. `trained`: source -> rows and tokens that are trained on."""
@@ -45,7 +46,9 @@ class Division(Generic[R]):
             count, tokens = trained.get(number, (0, 0))
             share = round(count / rows, 4) if rows else 0.0
             told.append({**source, "trained": count, "tokens": tokens, "share": share})
-        return {"sources": told, **({"leaks": self.leaks} if self.leaks else {})}
+        return {"sources": told, **({"leaks": self.leaks} if self.leaks else {})} | (
+            {"held_out": self.excess} if self.excess else {}
+        )
 
 
 def divide(
@@ -66,8 +69,10 @@ def divide(
     if is_mixed(sources):
         train = limited(train, sources, seed)
     counted = _by_source(train)
+    excess = {}
     if not settings["validation"]:
         train, validation = _split(train, settings, plain)
+        excess = _excess(len(train), len(validation), settings["fraction"])
     kept = _by_source(train)
     train, leaks = _without_leaks(train, validation, plain, settings)
     if sift:
@@ -81,7 +86,7 @@ def divide(
         | ({} if settings["validation"] else {"held_out": counted[number] - kept[number]})
         for number, source in enumerate(sources)
     ]
-    return Division(train, validation, counts, leaks)
+    return Division(train, validation, counts, leaks, excess)
 
 
 def sums_by_source(sources: Array, tokens: Sequence[int] | Array) -> dict[int, tuple[int, int]]:
@@ -117,11 +122,32 @@ def _split(
         raise ScriptError(
             f"no row is {side}: the {len(rows)} rows are of {unit_count(family)} prompts or "
             f"groups, none of which is parted, and data.validation.fraction is {fraction:g}",
-            hint="give more rows, or another fraction; without stable, some are held out wherever "
-            "there are two prompts or groups",
+            hint=_more_sides("stable" in wanted),
             code="E360",
         )
     return taken(rows, np.flatnonzero(~sides)), taken(rows, np.flatnonzero(sides))
+
+
+def _more_sides(stable: bool) -> str:
+    """What gives both sides rows."""
+    if stable:
+        return (
+            "give more rows, or another fraction; without stable, some are held out wherever "
+            "there are two prompts or groups"
+        )
+    return (
+        "give rows of more prompts or groups: one is never parted; or write another column in "
+        "group_by, or leave it out"
+    )
+
+
+def _excess(trained: int, held: int, fraction: float) -> dict[str, Any]:
+    """Rows held out, of how many, and the fraction asked for, where they are more than twice it:
+    what belongs together is not parted. {} else."""
+    rows = trained + held
+    if held <= 2 * max(1, round(fraction * rows)):
+        return {}
+    return {"rows": held, "of": rows, "fraction": fraction}
 
 
 def _facts(rows: Sequence[Any], plain: Callable[[Any], str], settings: Mapping[str, Any]) -> Facts:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.scripts.data.chat_tokens import ChatTokenizer
+from runner.scripts.data.chat_tokens import ChatTokenizer, template_text
 from runner.scripts.data.chunk import Counts, Making, tokenizer_for
 from runner.scripts.data.cleaning.texts import sides_of, wanted_sides
 from runner.scripts.data.conversation import (
@@ -32,6 +32,7 @@ from runner.scripts.data.reading import Reading, read_rows_of
 from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError
 from runner.scripts.data.spool import Files, Part
 from runner.scripts.data.stored import StoredRows
+from runner.scripts.data.template_tokens import FOREIGN, foreign_template
 from runner.scripts.data.workers import Workers
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.weights.floats import Array
@@ -68,7 +69,7 @@ HINTS = {
 def making_of(spec: Spec) -> Making:
     """The model's tokenizer with the chat template of the recipe, or else its own; the settings."""
     settings, named = spec.hashed, spec.hashed["template"]
-    template = spec.inputs["template"].read_text(encoding="utf-8") if named else None
+    template = template_text(spec.inputs["template"]) if named else None
     wanted = ("seed", "system", "system_variants", "max_length", "too_long")
     wanted += ("max_completion_length",)
     kept = {name: settings[name] for name in wanted if name in settings}
@@ -131,7 +132,13 @@ def raise_problems(problems: Sequence[Problem], count: int) -> None:
 
 
 def nothing_left(dropped: Mapping[str, int]) -> ScriptError:
-    """What to say when all rows to train on were dropped."""
+    """What to say when all rows to train on were dropped, or none was taken to begin with."""
+    if not dropped:
+        return ScriptError(
+            "no row is left to train on: repeat in data.train takes no row of any file",
+            hint="raise repeat in data.train: 0.5 is half of a file's rows, each by its hash",
+            code="E329",
+        )
     return ScriptError(
         f"no row is left to train on: {count_words(dropped)}",
         hint="raise data.max_length or look at the rows",
@@ -145,27 +152,41 @@ def count_words(counts: Counter[str]) -> str:
 
 
 def tokenised_division(
-    division: Division[Any], making: Making, files: Files, crew: Workers, events: Events
+    division: Division[Any], making: Making, files: Files, crew: Workers, events: Events, name: str
 ) -> tuple[Documents, Documents]:
-    """Tokens of the rows to train on and of those to measure with.
+    """Tokens of the rows to train on and of those to measure with. `name`: the chat template's.
 
-    Raises one ScriptError for all rows that cannot be used and may not be dropped.
+    Raises one ScriptError for all rows that cannot be used and may not be dropped, or E328 at the
+    first of them where none can be.
     """
     total = len(division.train) + len(division.validation)
     both = []
     done = 0
-    for name, rows, how in (
+    for split, rows, how in (
         ("train", division.train, making),
         ("validation", division.validation, making.of_held_out()),
     ):
-        documents = Documents(files, name)
+        documents = Documents(files, split)
+        looked = False
         for count in made(rows, how, documents, crew):
+            if not looked and (problems := documents.counts.problems):
+                looked = True
+                _check_foreign(problems, making, name)
             events.progress(done + count, total, message="rows")
         done += len(rows)
         if documents.counts.problems:
             raise_problems(documents.counts.problems, documents.counts.unusable)
         both.append(documents)
     return both[0], both[1]
+
+
+def _check_foreign(problems: Sequence[Problem], making: Making, name: str) -> None:
+    """Raises ScriptError E328 where the template is not for the model's tokenizer."""
+    if not any(problem.error.code in FOREIGN for problem in problems):
+        return
+    error = foreign_template(tokenizer_for(making.model, making.template), name)
+    if error is not None:
+        raise error
 
 
 # --- files

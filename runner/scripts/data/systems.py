@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from runner.scripts.data.conversation import Conversation
+from runner.scripts.data.preference import Compared, Judged
+from runner.scripts.data.prompted import Prompted
 
 FOR_ALL = "all"  # of `system_for`: rows lose the system turn that they have
 
@@ -33,3 +35,19 @@ def system_of(digest: Callable[[], str], settings: Mapping[str, Any]) -> str | N
         return choice[0]
     drawn = hashlib.sha256(f"system {settings['seed']} {digest()}".encode()).digest()
     return choice[int.from_bytes(drawn[:8], "big") % len(choice)]
+
+
+def compared_without_own(row: Compared, settings: Mapping[str, Any]) -> Compared:
+    """As `without_own`, of each side of the row."""
+    if isinstance(row, Judged):
+        return replace(row, answered=without_own(row.answered, settings))
+    chosen, rejected = (without_own(side, settings) for side, _ in row.sides)
+    return replace(row, chosen=chosen, rejected=rejected)
+
+
+def prompt_of(row: Compared | Prompted) -> str:
+    """Digest of what the answers of `row` are answers to."""
+    if isinstance(row, Prompted):
+        return row.asked.digest()
+    side, _ = row.sides[0]
+    return Conversation(messages=side.messages[: side.answers[0]], tools=side.tools).digest()

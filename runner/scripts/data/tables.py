@@ -71,7 +71,10 @@ def _lines(reader: Any) -> Iterator[tuple[list[str], int]]:
 
 
 def typed(row: dict[str, Any]) -> dict[str, Any]:
-    """The row of a table with lists and labels instead of their texts. Raises RowError."""
+    """The row of a table with lists and labels instead of their texts, and no empty answer.
+
+    Raises RowError.
+    """
     made: dict[str, Any] = {}
     for key, text in row.items():
         if key in JSON_COLUMNS:
@@ -79,6 +82,8 @@ def typed(row: dict[str, Any]) -> dict[str, Any]:
                 made[key] = decoded(text, f'"{key}"')
         elif key == "label":
             made[key] = _LABELS.get(text.strip().lower(), text)
+        elif key == "answer" and "prompt" in row and not text.strip():
+            made[key] = None  # of format `prompt`, where a row may have none
         else:
             made[key] = text
     return made

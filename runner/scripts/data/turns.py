@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.scripts.data.conversation import ROLES, Conversation, Message, message
+from runner.scripts.data.conversation import ROLES, Conversation, Message, message, role_named
 from runner.scripts.data.rows import (
     RowError,
     checked_text,
@@ -41,6 +41,43 @@ class Turns:
             untrained=frozenset(earlier | {index + shift for index in self.untrained}),
         )
 
+    def from_turn(self, start: int) -> Turns:
+        """Without the first `start` turns."""
+        untrained = frozenset(index - start for index in self.untrained if index >= start)
+        return Turns(self.messages[start:], untrained)
+
+
+def behind_prompt(side: Turns, prompt: Turns, row: Mapping[str, Any]) -> Conversation:
+    """The turns of `side` behind the prompt of its row, with what stands beside them.
+
+    Many data sets give whole conversations beside their prompt: turns that begin with it have it
+    already, and perhaps the system turn before it. Raises RowError.
+    """
+    asked = behind_system(prompt, row)
+    if asked is prompt:
+        asked = _behind_own_system(prompt, side)
+    for start in (asked, prompt):
+        if _begins_with(side, start):
+            side = side.from_turn(len(start.messages))
+            break
+    return with_tools(side.after(asked), row)
+
+
+def _behind_own_system(prompt: Turns, side: Turns) -> Turns:
+    """The prompt behind the system turn of `side`, where that stands before the prompt there."""
+    first = side.messages[0]
+    if first["role"] != "system" or not _begins_with(side.from_turn(1), prompt):
+        return prompt
+    return Turns((first, *prompt.messages), frozenset(n + 1 for n in prompt.untrained))
+
+
+def _begins_with(side: Turns, start: Turns) -> bool:
+    """Has `side` the turns of `start` first, and others behind them? An answer begins none."""
+    count = len(start.messages)
+    if start.messages[0]["role"] == "assistant" or len(side.messages) <= count:
+        return False
+    return side.messages[:count] == start.messages
+
 
 def behind_system(prompt: Turns, row: Mapping[str, Any]) -> Turns:
     """The prompt with the text under `system` before it; an empty one is none. Raises RowError."""
@@ -73,12 +110,12 @@ def _turn(value: Any, number: int) -> tuple[Message, bool]:
     """A turn, and whether it is trained on where it is an answer."""
     name = f"turn {number}"
     given = check_turn(value, name, ("role", "content"), _OPTIONAL)
-    role = checked_text(given.get("role"), f'"role" of {name}')
+    role = role_named(checked_text(given.get("role"), f'"role" of {name}'))
     if role not in ROLES:
         raise RowError(f'{name} has the unknown role "{role}"; known: {", ".join(ROLES)}')
     calls = given.get(TOOL_CALLS)
     content = given["content"] if given["content"] is not None or not calls else ""
-    turn = message(role, checked_text(content, f'"content" of {name}'))
+    turn = message(role, _content(content, f'"content" of {name}'))
     for key, owner in (("name", None), ("tool_call_id", "tool"), (TOOL_CALLS, "assistant")):
         if key not in given:
             continue
@@ -92,10 +129,29 @@ def _turn(value: Any, number: int) -> tuple[Message, bool]:
     return turn, is_trained(given, role, name)
 
 
+def _content(value: Any, name: str) -> str:
+    """A text, or a list of parts that are texts, put one behind the other. Raises RowError."""
+    if not isinstance(value, list):
+        return checked_text(value, name)
+    return "".join(_part(each, f"part {number} of {name}") for number, each in enumerate(value, 1))
+
+
+def _part(value: Any, name: str) -> str:
+    if not isinstance(value, dict):
+        raise RowError(f"{name} is {kind_of(value)}, not an object")
+    if value.get("type") != "text":
+        kind = checked_text(value.get("type"), f'"type" of {name}')
+        raise RowError(f'{name} is of type "{kind}", and only texts can be trained on')
+    unknown = sorted({key for key, each in value.items() if each is not None} - {"type", "text"})
+    if unknown:
+        raise RowError(f'{name} has "{unknown[0]}", which is not understood')
+    return checked_text(value.get("text"), f'"text" of {name}')
+
+
 def check_turn(
     value: Any, name: str, required: tuple[str, ...], optional: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The keys of a turn; an optional one that is null, and a call of no tool, count as missing.
+    """The keys of a turn; one that is null, and a call of no tool, count as missing.
 
     Raises RowError; a key that is not known may change the meaning.
     """
@@ -104,7 +160,8 @@ def check_turn(
     for key in required:
         if key not in value:
             raise RowError(f'{name} has no "{key}"')
-    unknown = sorted(set(value) - {*required, *optional})
+    filled = {key for key, given in value.items() if given is not None}
+    unknown = sorted(filled - {*required, *optional})
     if unknown:
         raise RowError(f'{name} has "{unknown[0]}", which is not understood')
     return {

@@ -7,6 +7,7 @@ be left, CannotHold is raised.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,6 @@ from runner.scripts.data.formats.sharegpt import FUNCTION_CALL, check_order
 from runner.scripts.data.preference import Judged, Pair
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.rows import RowError
-from runner.scripts.data.turns import as_json
 
 Row = dict[str, Any]
 Read = Conversation | Pair | Judged | Prompted
@@ -23,6 +23,15 @@ Read = Conversation | Pair | Judged | Prompted
 
 class CannotHold(Exception):
     """Why a format has no place for a row."""
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON. Raises CannotHold for a number that JSON has no way to write: 1e400 is read
+    as infinity."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise CannotHold("a number is too large, and is read as infinity") from None
 
 
 def as_rows(read: Read, target: str, losses: list[str]) -> list[Row]:
@@ -127,6 +136,11 @@ def _preference(pair: Pair) -> Row:
         raise CannotHold("the answers have no question in common")
     prompt = [dict(turn) for turn in chosen.messages[:same]]
     sides = [_turns(side, same, len(side.messages)) for side in (chosen, rejected)]
+    begins = (side.messages[same : 2 * same] for side in (chosen, rejected))
+    if chosen.messages[:same] in begins:
+        # beside a prompt they would be read as whole conversations, which they become
+        whole = [_turns(side, 0, len(side.messages)) for side in (chosen, rejected)]
+        return {"chosen": whole[0], "rejected": whole[1], **_tools(chosen)}
     return {
         "prompt": _text_or_turns(prompt, "user"),
         "chosen": _text_or_turns(sides[0], "assistant"),

@@ -29,6 +29,7 @@ from runner.scripts.training.canary_template import (
     check_prompts_are_free,
 )
 from runner.scripts.training.canary_text import TEXT
+from runner.scripts.training.team import whole
 from runner.scripts.training.token_rows import TokenRows
 
 TEXT_TOKENS = 128  # at most; of a tokenizer with one token a byte, a fourth of the text
@@ -188,7 +189,7 @@ def is_as_drawn(model: Any) -> bool:
     if not weight.is_floating_point():
         return False
     step = max(1, len(weight) // _SAMPLED)
-    rows = weight.detach()[::step].float()
+    rows = whole(weight.detach())[::step].float()
     squares = rows.pow(2).sum(1)
     if not bool(torch.isfinite(squares).all()) or float(squares.sum()) == 0:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from runner.scripts.weights.model_folder import COPIED, copy_code, read_json, wr
 _WEIGHTS = "adapter_model.safetensors"
 
 
-def write_adapter(model: Any, folder: Path) -> None:
-    """`adapter_model.safetensors` as PEFT writes it, and a sorted `adapter_config.json`."""
+def write_adapter(model: Any, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
+    """`adapter_model.safetensors` as PEFT writes it, and a sorted `adapter_config.json`.
+
+    `weights`: what learned, by name, where the model itself holds only parts of it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     # the base's own embeddings are not changed: never save them along
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, weights, save_embedding_layers=False)
     weights = {name: weight.detach().cpu().contiguous() for name, weight in state.items()}
     save_file(weights, folder / _WEIGHTS, metadata={"format": "pt"})
     _write_config(folder, plain(model.peft_config["default"].to_dict()))
@@ -52,13 +56,16 @@ def _write_config(folder: Path, config: dict[str, Any]) -> None:
     write_json(folder / "adapter_config.json", config)
 
 
-def write_model(model: Any, folder: Path, inputs: dict[str, Path]) -> None:
+def write_model(
+    model: Any, folder: Path, inputs: dict[str, Path], weights: Mapping[str, Any] | None = None
+) -> None:
     """A complete model folder: float32 weights as trained, all else as the base has it.
 
-    `inputs`: `model`, the base's folder, and `template`, the chat template in use.
+    `inputs`: `model`, the base's folder, and `template`, the chat template in use. `weights`: all
+    of them by name, where the model itself holds only parts.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=weights)
     _beside_weights(folder, inputs)
 
 

@@ -14,7 +14,9 @@ from transformers import TrainerCallback
 
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.training.checkpoints import KEPT, make_room, mark_complete, remove_old
+from runner.scripts.training.memory_kinds import highest, memory_by_kind
 from runner.scripts.training.stopping import STOP, STOPPED
+from runner.scripts.training.team import whole
 from runner.scripts.training.torch_setup import memory_in_use
 
 _TRACE = "trace.jsonl"
@@ -54,6 +56,8 @@ class TrainingRecord(TrainerCallback):
         self._steps = 0  # that this process trained
         self._seconds = 0.0  # spent in them, without checkpoints
         self._began = 0.0
+        self._memory: dict[str, dict[str, int]] = {}  # phase -> kind -> bytes, at most
+        self._sampled: dict[str, int] = {}  # by kind, where the last step was fullest
 
     def count(self, tokens: list[int]) -> None:
         """Add one batch's tokens: without padding, with padding, supervised."""
@@ -77,6 +81,8 @@ class TrainingRecord(TrainerCallback):
     def measures(self) -> dict[str, Any]:
         """For run.json. Speeds are of the steps that this process trained; absent without any."""
         found: dict[str, Any] = {"steps": len(self._trace), "steps_trained_now": self._steps}
+        if self._memory:
+            found["memory_by_phase"] = self._memory
         if self._trace:
             found["loss_last_step"] = self._trace[-1]["loss"]
             for name in self._also:
@@ -96,14 +102,31 @@ class TrainingRecord(TrainerCallback):
                 f"stopped behind step {step} of {total}, as asked, with a checkpoint", code=STOPPED
             )
 
+    def asked_to_stop(self) -> bool:
+        """Does somebody want the training to end behind the step at hand?"""
+        return self._stop.exists()
+
     # --- called by the trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The model is loaded, and nothing was computed yet."""
+        self._sample("load", kwargs)
+        self._events.measure(memory_by_phase=self._memory)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """All gradients are there."""
+        self._sample("train", kwargs)
+
+    def _sample(self, phase: str, given: dict[str, Any]) -> None:
+        self._sampled = memory_by_kind(given["model"], given.get("optimizer"), self._device)
+        self._memory[phase] = highest(self._sampled, self._memory.get(phase))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End here, with a checkpoint, when somebody asked for it; make room for one that comes."""
-        if state.global_step < state.max_steps and self._stop.exists():
+        if state.global_step < state.max_steps and self.asked_to_stop():
             control.should_save = control.should_training_stop = True
             self._stopped = (state.global_step, state.max_steps)
         if control.should_save:
@@ -133,6 +156,7 @@ class TrainingRecord(TrainerCallback):
             tokens=dict(zip(_KINDS, self._step, strict=True)),
             tokens_per_second=self._step[0] / seconds,
             memory=memory_in_use(self._device),
+            **{f"memory_{kind}": size for kind, size in self._sampled.items()},
             eta=(state.max_steps - state.global_step) * self._seconds / self._steps,
         )
         self._step = [0, 0, 0]
@@ -165,6 +189,6 @@ def digest(weights: Iterable[torch.Tensor]) -> str:
     """Hex sha256 over the bytes of all `weights`, in their order."""
     made = hashlib.sha256()
     for each in weights:
-        flat = each.detach().contiguous().flatten()
+        flat = whole(each.detach()).contiguous().flatten()
         made.update(memoryview(flat.view(torch.uint8).cpu().numpy()))
     return made.hexdigest()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -184,6 +185,17 @@ class SafetensorsFile:
         _read_exactly(self._file.fileno(), as_bytes(values), begin, self.path)
         return values
 
+    def forget(self, name: str, first: int, last: int) -> None:
+        """Give the page cache of rows `first` to `last` back to the kernel; they can be read again.
+
+        A page that begins before the rows goes too, so that blocks one after the other leave none.
+        """
+        place = self._places[name]
+        begin = place.begin + first * place.spec.row_bytes
+        begin -= begin % mmap.PAGESIZE
+        end = place.begin + last * place.spec.row_bytes
+        os.posix_fadvise(self._file.fileno(), begin, end - begin, os.POSIX_FADV_DONTNEED)
+
     def close(self) -> None:
         """Release the file."""
         self._file.close()
@@ -224,6 +236,10 @@ class ModelFolder:
     def read(self, name: str, first: int = 0, last: int | None = None) -> Array:
         """As SafetensorsFile.read, whichever shard holds the tensor."""
         return self._owner[name].read(name, first, last)
+
+    def forget(self, name: str, first: int, last: int) -> None:
+        """As SafetensorsFile.forget."""
+        self._owner[name].forget(name, first, last)
 
     def close(self) -> None:
         """Release all shards."""

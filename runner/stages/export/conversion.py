@@ -63,7 +63,7 @@ def name_in_file(name: str, model: Path) -> str:
 def converted(recipe: Recipe, model: Path, tool: Path, context: Context) -> Iterator[Path]:
     """The file in the scratch folder; removed at the end, whatever happens inside.
 
-    The scratch folder outlives a failure, and this file is as large as the model: the next try
+    The scratch folder outlives a kill, and this file is as large as the model: the next try
     converts again, in a fraction of the time that everything before took.
     """
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ _SHINGLE = 5  # characters
 _LOOKED_AT = 200_000  # characters of a row
 _WORDLESS = frozenset("01")  # of sides that are punctuation alone
 _MOST_COMPARED = 64  # earlier rows that one is compared with
+_KEPT = 1 << 20  # shingles of rows that may be asked for again: about 100 MB
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 Found = tuple[int, int, float]  # index of a row, of the one before it, how like it is; 0 for equal
 
@@ -45,9 +47,10 @@ def near(
     are not compared.
     """
     kept: dict[int, list[int]] = defaultdict(list)  # meeting -> rows
+    known = _Known(rows)
     for index, meetings in _meetings(left, bands):
         there = {first for meeting in meetings for first in kept.get(meeting, ())}
-        found = _alike(rows, index, sorted(there)[:_MOST_COMPARED], threshold) if there else None
+        found = _alike(known, index, sorted(there)[:_MOST_COMPARED], threshold) if there else None
         if found:
             yield found
             continue
@@ -55,17 +58,37 @@ def near(
             kept[meeting].append(index)
 
 
-def _alike(
-    rows: Sequence[Row], index: int, earlier: Sequence[int], threshold: float
-) -> Found | None:
-    row = rows[index]
-    shingles = shingles_of(row)
+def _alike(known: _Known, index: int, earlier: Sequence[int], threshold: float) -> Found | None:
+    shingles, use = known.of(index)
     for number in earlier:
-        first = rows[number]
-        likeness = jaccard(shingles, shingles_of(first))
-        if likeness >= threshold and _use(first) == _use(row):
+        others, other_use = known.of(number)
+        likeness = jaccard(shingles, others)
+        if likeness >= threshold and other_use == use:
             return index, number, likeness
     return None
+
+
+class _Known:
+    """Shingles and use of rows; those asked for last are kept, as far as _KEPT goes. Rows of one
+    pattern meet the same few again and again."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+        self._found: dict[int, tuple[set[str], Any]] = {}
+        self._size = 0
+
+    def of(self, index: int) -> tuple[set[str], Any]:
+        """Of one row."""
+        found = self._found.pop(index, None)
+        if found is None:
+            row = self._rows[index]
+            found = shingles_of(row), _use(row)
+            self._size += len(found[0])
+        self._found[index] = found  # the last one
+        while self._size > _KEPT and len(self._found) > 1:
+            oldest = next(iter(self._found))
+            self._size -= len(self._found.pop(oldest)[0])
+        return found
 
 
 def _meetings(left: Array, bands: Iterable[Array]) -> Iterator[tuple[int, list[int]]]:

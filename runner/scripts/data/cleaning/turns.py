@@ -47,7 +47,20 @@ def merged(row: Row) -> Row | Drop:
     """The row with turns that belong together made one: questions or answers that follow one
     another, without answers before the first question and questions after the last answer.
     """
-    return dropped_if_broken(with_sides(row, tuple(_merged(side) for side in sides_of(row))))
+    found = dropped_if_broken(with_sides(row, tuple(_merged(side) for side in sides_of(row))))
+    if isinstance(found, Drop) and any(_weights_differ(side) for side in sides_of(row)):
+        return replace(found, why=f"{found.why}, of another weight")
+    return found
+
+
+def _weights_differ(side: Conversation) -> bool:
+    """Do two answers follow one another of which only one is trained on?"""
+    roles = ["start", *(turn["role"] for turn in side.messages)]
+    return any(
+        roles[index] == roles[index + 1] == "assistant"
+        and (index in side.untrained) != (index - 1 in side.untrained)
+        for index in range(1, len(side.messages))
+    )
 
 
 def _merged(side: Conversation) -> Conversation:

@@ -8,13 +8,15 @@ from runner.scripts.data.conversation import Conversation, Message, message
 from runner.scripts.data.rows import RowError, checked_text, kind_of, text_field
 
 FIELDS = ("instruction", "input", "output", "system", "history")
+_SIDES = ("user", "assistant")  # of a pair of the history that is an object
 
 
 def parse(row: dict[str, Any]) -> Conversation:
     """`input` follows `instruction` on a line of its own, as in LLaMA Factory.
 
     An empty `input` or `system` is the same as none: a column has no other way to say so.
-    `history` is a list of pairs; its answers are trained on too. Raises RowError.
+    `history` is a list of pairs, or of objects `{"user", "assistant"}`; its answers are trained on
+    too. Raises RowError.
     """
     instruction = text_field(row, "instruction")
     extra = text_field(row, "input", required=False)
@@ -35,8 +37,13 @@ def _history(value: Any) -> list[Message]:
         raise RowError(f'"history" is {kind_of(value)}, not a list')
     turns = []
     for number, pair in enumerate(value, 1):
-        if not isinstance(pair, list) or len(pair) != 2:
+        parts = [pair[role] for role in _SIDES] if _is_object_of_two(pair) else pair
+        if not isinstance(parts, list) or len(parts) != 2:
             raise RowError(f'entry {number} of "history" is no pair of question and answer')
-        question, answer = (checked_text(part, f'entry {number} of "history"') for part in pair)
+        question, answer = (checked_text(part, f'entry {number} of "history"') for part in parts)
         turns += [message("user", question), message("assistant", answer)]
     return turns
+
+
+def _is_object_of_two(pair: Any) -> bool:
+    return isinstance(pair, dict) and pair.keys() == set(_SIDES)

@@ -7,24 +7,27 @@ from typing import Any
 from runner.scripts.data.formats.prompt_completion import text_or_turns
 from runner.scripts.data.preference import Pair
 from runner.scripts.data.rows import RowError
-from runner.scripts.data.turns import Turns, behind_system, with_tools
+from runner.scripts.data.turns import Turns, behind_prompt, behind_system, with_tools
 
 FIELDS = ("prompt", "chosen", "rejected", "system", "tools")
 
 
 def parse(row: dict[str, Any]) -> Pair:
-    """Without `prompt`, the turns that both sides begin with are the prompt. Raises RowError."""
+    """Without `prompt`, the turns that both sides begin with are the prompt.
+
+    Sides that begin with `prompt` do not repeat it. Raises RowError.
+    """
     chosen, rejected = _side(row, "chosen"), _side(row, "rejected")
     if row.get("prompt") is not None:
         prompt = text_or_turns(row, "prompt", "user")
-    else:
-        for key in ("chosen", "rejected"):
-            if isinstance(row[key], str):
-                raise RowError(f'"prompt" is missing: "{key}" is a text without a question', "E335")
-        prompt = shared_prompt(chosen, rejected)
-        chosen, rejected = (_behind(side, len(prompt.messages)) for side in (chosen, rejected))
-    prompt = behind_system(prompt, row)
-    return Pair(with_tools(chosen.after(prompt), row), with_tools(rejected.after(prompt), row))
+        return Pair(behind_prompt(chosen, prompt, row), behind_prompt(rejected, prompt, row))
+    for key in ("chosen", "rejected"):
+        if isinstance(row[key], str):
+            raise RowError(f'"prompt" is missing: "{key}" is a text without a question', "E335")
+    shared = shared_prompt(chosen, rejected)
+    prompt = behind_system(shared, row)
+    sides = (side.from_turn(len(shared.messages)).after(prompt) for side in (chosen, rejected))
+    return Pair(*(with_tools(side, row) for side in sides))
 
 
 def shared_prompt(chosen: Turns, rejected: Turns) -> Turns:
@@ -38,11 +41,6 @@ def shared_prompt(chosen: Turns, rejected: Turns) -> Turns:
     if not same or one[same - 1]["role"] not in ("user", "tool"):
         raise RowError("chosen and rejected do not begin with the same question", "E335")
     return Turns(one[:same])
-
-
-def _behind(side: Turns, count: int) -> Turns:
-    untrained = frozenset(index - count for index in side.untrained if index >= count)
-    return Turns(side.messages[count:], untrained)
 
 
 def _side(row: dict[str, Any], key: str) -> Turns:

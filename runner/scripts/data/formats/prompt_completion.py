@@ -6,16 +6,18 @@ from typing import Any
 
 from runner.scripts.data.conversation import Conversation, message
 from runner.scripts.data.rows import RowError, kind_of, list_field, text_field
-from runner.scripts.data.turns import Turns, behind_system, parse_turns, with_tools
+from runner.scripts.data.turns import Turns, behind_prompt, parse_turns
 
 FIELDS = ("prompt", "completion", "system", "tools")
 
 
 def parse(row: dict[str, Any]) -> Conversation:
-    """Texts become a question and its answer. Only the completion is trained on."""
-    prompt = behind_system(text_or_turns(row, "prompt", "user"), row)
-    completion = text_or_turns(row, "completion", "assistant")
-    return with_tools(completion.after(prompt), row)
+    """Texts become a question and its answer. Only the completion is trained on.
+
+    A completion that begins with the prompt does not repeat it. Raises RowError.
+    """
+    prompt = text_or_turns(row, "prompt", "user")
+    return behind_prompt(text_or_turns(row, "completion", "assistant"), prompt, row)
 
 
 def text_or_turns(row: dict[str, Any], key: str, role: str) -> Turns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runner.scripts.data.conversation import Conversation, Message, message
+from runner.scripts.data.conversation import ROLES, Conversation, Message, message, role_named
 from runner.scripts.data.rows import RowError, checked_text, decoded, list_field, text_field
 from runner.scripts.data.turns import (
     TOOL_CALLS,
@@ -18,16 +18,8 @@ from runner.scripts.data.turns import (
 FIELDS = ("conversations", "system", "tools")
 FUNCTION_CALL = "function_call"
 
-_ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "system": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-    FUNCTION_CALL: "assistant",
-}
+_KNOWN = ("human", "gpt", "system", "user", "assistant", "tool", "observation", FUNCTION_CALL)
+_OF_TOOLS = {"observation": "tool", FUNCTION_CALL: "assistant"}
 
 
 def parse(row: dict[str, Any]) -> Conversation:
@@ -81,12 +73,12 @@ def _turn(value: Any, number: int) -> tuple[Message, bool]:
     name = f"turn {number}"
     given = check_turn(value, name, ("from", "value"), ("weight",))
     said_by = checked_text(given["from"], f'"from" of {name}')
-    if said_by not in _ROLES:
-        raise RowError(f'{name} has the unknown role "{said_by}"; known: {", ".join(_ROLES)}')
-    role = _ROLES[said_by]
+    role = _OF_TOOLS.get(said_by.lower()) or role_named(said_by)
+    if role not in ROLES:
+        raise RowError(f'{name} has the unknown role "{said_by}"; known: {", ".join(_KNOWN)}')
     content = checked_text(given["value"], f'"value" of {name}')
     turn = message(role, content)
-    if said_by == FUNCTION_CALL:
+    if said_by.lower() == FUNCTION_CALL:
         calls = decoded(content, f'"value" of {name}')
         calls = calls if isinstance(calls, list) else [calls]
         turn = {**message(role, ""), TOOL_CALLS: parse_calls(calls, name)}

@@ -1,0 +1,283 @@
+"""The first machine waits at an address, every other one connects; both sides of it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from runner.errors import Interrupted, StageFailed
+from runner.execution.machines.link import Gone, Link
+from runner.execution.machines.same import differences
+
+DEFAULT_PORT = 29400
+ANSWER_SECONDS = 30.0  # what a machine that connects gets to compare plans
+TELL_SECONDS = 15.0  # what a machine whose training broke gets to say so
+TRY_AGAIN_SECONDS = 1.0
+_LOOK = 0.1
+_SIOCGIFADDR = 0x8915
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """`HOST` or `HOST:PORT`. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        host, port = text, str(DEFAULT_PORT)
+    number = int(port)
+    if not host or not 0 < number < 1 << 16:
+        raise ValueError(text)
+    return host, number
+
+
+class First:
+    """The machine that waits for the others, numbers them, and writes what comes out."""
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        machines: int,
+        how_to_join: str,
+        say: Callable[[str], None],
+        on_poll: Callable[[], None],
+    ) -> None:
+        """Listens from now on. Raises StageFailed (E379) when it cannot."""
+        self._host, self._machines = address[0], machines
+        self._how, self._say, self._on_poll = how_to_join, say, on_poll
+        self._links: dict[Link, bool] = {}  # and whether it is done
+        try:
+            self._listening = socket.create_server(address, backlog=16)
+        except (OSError, OverflowError) as error:
+            raise StageFailed(
+                f"cannot wait at {address[0]}:{address[1]}: {error}",
+                hint="give an address of this machine on the link to the others (ip -brief "
+                "address), and a port that is free",
+                code="E379",
+            ) from None
+
+    def begin(self, plan: Mapping[str, Any]) -> dict[str, Any]:
+        """Wait for the others, as Machines says."""
+        self._say(f"waiting for {self._machines - 1} more; on each: {self._how}")
+        while len(self._links) < self._machines - 1:
+            self._admit(plan)
+            self._drop_the_lost()
+        port = _free_port(self._host)
+        where = {"machines": self._machines, "address": self._host, "port": port}
+        for number, link in enumerate(self._links, 1):
+            link.send(begin={"machine": number, **where})
+        return {"machine": 0, "own_address": self._host, **where}
+
+    def poll(self) -> None:
+        """Raise StageFailed when a machine has ended or is lost."""
+        for link, done in list(self._links.items()):
+            if not done:
+                self._links[link] = _still_there(link)
+
+    def blame(self) -> None:
+        """Wait a little for a machine to say that it was the one that failed."""
+        _listen_for_a_reason(self.poll)
+
+    def end(self, error: BaseException | None) -> None:
+        """Tell all, and wait for nobody."""
+        for link in self._links:
+            with contextlib.suppress(Gone):
+                link.send(**_ending(error))
+            link.close()
+        self._listening.close()
+
+    def _admit(self, plan: Mapping[str, Any]) -> None:
+        """One machine more, if one comes and has the same plan."""
+        self._listening.settimeout(_LOOK)
+        self._on_poll()
+        try:
+            connection, address = self._listening.accept()
+        except TimeoutError:
+            return
+        link = Link(connection, f"machine {len(self._links) + 2} ({address[0]})")
+        try:
+            link.send(plan=dict(plan))
+            answer = _answer(link, self._on_poll)
+        except Gone as why:
+            self._say(f"{address[0]} came and went: {why}")
+            link.close()
+            return
+        if answer.get("ready"):
+            self._links[link] = False
+            self._say(f"{link.name} is here")
+            return
+        refused = [str(line) for line in answer.get("refused", [])] or ["it did not say why"]
+        self._say(f"{address[0]} does not train the same: {'; '.join(refused)}")
+        link.close()
+
+    def _drop_the_lost(self) -> None:
+        """Who goes before it begins may come again."""
+        for link in list(self._links):
+            try:
+                link.heard()
+            except Gone as why:
+                self._say(f"{link.name} has gone: {why}")
+                link.close()
+                del self._links[link]
+
+
+class Other:
+    """A machine that joins: it checks that it would train the same."""
+
+    def __init__(
+        self, address: tuple[str, int], say: Callable[[str], None], on_poll: Callable[[], None]
+    ) -> None:
+        self._address, self._say, self._on_poll = address, say, on_poll
+        self._link: Link | None = None
+        self._first_is_done = False
+
+    def begin(self, plan: Mapping[str, Any]) -> dict[str, Any]:
+        """Connect and compare. Raises StageFailed (E378) when the plans differ."""
+        self._say(f"waiting for the training at {self._address[0]}:{self._address[1]}")
+        while True:
+            link = self._connected()
+            try:
+                return self._agree(link, plan)
+            except Gone as why:
+                self._say(f"the first machine went away ({why}); trying again")
+                link.close()
+                self._pause()
+            except BaseException:
+                link.close()
+                raise
+
+    def poll(self) -> None:
+        """Raise StageFailed when the first machine has ended or is lost."""
+        if self._link is not None and not self._first_is_done:
+            self._first_is_done = _still_there(self._link)
+
+    def blame(self) -> None:
+        """Wait a little for the first machine to say why."""
+        _listen_for_a_reason(self.poll)
+
+    def end(self, error: BaseException | None) -> None:
+        """Tell the first machine; after a good end, wait until it has written everything."""
+        if self._link is None:
+            return
+        try:
+            with contextlib.suppress(Gone):
+                self._link.send(**_ending(error))
+            while error is None and not self._first_is_done:
+                self._on_poll()
+                self._first_is_done = _still_there(self._link, _LOOK)
+        finally:
+            self._link.close()
+
+    def _connected(self) -> Link:
+        while True:
+            with contextlib.suppress(OSError):
+                connection = socket.create_connection(self._address, timeout=5)
+                return Link(connection, f"the first machine ({self._address[0]})")
+            self._pause()
+
+    def _pause(self) -> None:
+        until = time.monotonic() + TRY_AGAIN_SECONDS
+        while time.monotonic() < until:
+            self._on_poll()
+            time.sleep(_LOOK)
+
+    def _agree(self, link: Link, plan: Mapping[str, Any]) -> dict[str, Any]:
+        first = _message(link, "plan", self._on_poll)
+        if differing := differences(first, plan):
+            link.send(refused=differing)
+            link.close()
+            raise StageFailed(
+                "this machine would not train the same: " + "\n  ".join(differing),
+                hint="bring recipe, data and checkout here to those of the first machine, and "
+                "run the same command again; the first machine waits",
+                code="E378",
+            )
+        link.send(ready=True)
+        place = _message(link, "begin", self._on_poll)
+        self._link = link
+        return {**place, "own_address": link.own_address}
+
+
+def interface_of(address: str) -> str:
+    """Name of the network interface that has `address` (IPv4); "" when none has."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:15])
+            with contextlib.suppress(OSError):
+                answer = fcntl.ioctl(asking.fileno(), _SIOCGIFADDR, request)
+                if socket.inet_ntoa(answer[20:24]) == address:
+                    return name
+    return ""
+
+
+def network_env(address: str) -> dict[str, str]:
+    """Variables that make gloo and NCCL use the interface with `address`; they decide no byte."""
+    name = interface_of(address)
+    return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name} if name else {}
+
+
+def _answer(link: Link, on_poll: Callable[[], None]) -> dict[str, Any]:
+    """The first message that comes. Raises Gone when none does in time."""
+    until = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < until:
+        on_poll()
+        if found := link.heard(_LOOK):
+            return found[0]
+    raise Gone("it did not answer")
+
+
+def _message(link: Link, name: str, on_poll: Callable[[], None]) -> dict[str, Any]:
+    """The next message of that name, however long it takes. Raises Gone."""
+    while True:
+        on_poll()
+        for message in link.heard(_LOOK):
+            if isinstance(message.get(name), dict):
+                return dict(message[name])
+            if "failed" in message:
+                raise Gone(str(message["failed"]))
+
+
+def _still_there(link: Link, wait: float = 0.0) -> bool:
+    """Has it said that it is done? Raises StageFailed when it has failed, or is lost."""
+    try:
+        messages = link.heard(wait)
+    except Gone as why:
+        raise _lost(f"{link.name} was lost: {why}") from None
+    for message in messages:
+        if "failed" in message:
+            raise _lost(f"{link.name} has ended: {message['failed']}")
+        if "done" in message:
+            return True
+    return False
+
+
+def _lost(message: str) -> StageFailed:
+    return StageFailed(
+        message,
+        hint="run the same command again on every machine: the training goes on from the last "
+        "checkpoint of the first one",
+        code="E377",
+    )
+
+
+def _listen_for_a_reason(poll: Callable[[], None]) -> None:
+    until = time.monotonic() + TELL_SECONDS
+    while time.monotonic() < until:
+        poll()
+        time.sleep(_LOOK)
+
+
+def _ending(error: BaseException | None) -> dict[str, Any]:
+    if error is None:
+        return {"done": True}
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return {"failed": "it was interrupted"}
+    return {"failed": str(getattr(error, "message", error))}
+
+
+def _free_port(host: str) -> int:
+    """For the processes of the training, which meet at a port of their own."""
+    with socket.create_server((host, 0)) as probe:
+        return int(probe.getsockname()[1])

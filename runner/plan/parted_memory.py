@@ -1,0 +1,30 @@
+"""What one of several processes holds of a model in parts (scripts/training/sharded.py).
+
+Weights, gradients and optimizer in equal parts; whole for a while: what lies outside of the layers,
+two layers (the one at work, and the next, which is fetched meanwhile), and the gradient of one.
+Activations are the process's own. Loading is not parted: every process reads the whole model first.
+"""
+
+from __future__ import annotations
+
+import math
+
+from runner.plan.shapes import Shapes, in_layer
+
+AT_ONCE = 2  # layers that are whole
+
+
+def part(size: int, processes: int) -> int:
+    """Bytes of one process's part."""
+    return math.ceil(size / processes)
+
+
+def whole_for_a_while(shapes: Shapes, value: int, trained: int) -> int:
+    """Bytes of the layers that are put together, `value` a number, and of one layer's gradient.
+
+    `trained`: bytes of all gradients.
+    """
+    layers = [weight.size for weight in shapes.weights if in_layer(weight.module) is not None]
+    outside = shapes.parameters - sum(layers)
+    layer = math.ceil(sum(layers) / shapes.layers)
+    return value * (outside + AT_ONCE * layer) + math.ceil(trained / shapes.layers)

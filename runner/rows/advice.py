@@ -1,0 +1,68 @@
+"""What to do with a file of rows that cannot be read at all, or whose keys say nothing."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from runner.report.printable import quoted
+from runner.scripts.data.rows import MAX_SHOWN, Problem
+from runner.scripts.data.tables import is_table
+
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_START = 4096  # bytes of the file that are looked at
+
+
+def advice(
+    path: Path, name: str, rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem]
+) -> str:
+    """The next step, for a mistake that is often made; "" for others.
+
+    `rows` and `problems`: the first ones of the file `path`, called `name`. Raises OSError.
+    """
+    with path.open("rb") as file:
+        start = file.read(_START)
+    word = shlex.quote(name)
+    if is_table(name) and _is_cut_elsewhere(start, rows):
+        return "its cells look cut by another mark: write the table with commas, or tabs in .tsv"
+    if len(rows) == 1 and (key := _key_of_rows(rows[0])):
+        return f"its rows are under {key}: jq -c '.[{key}][]' {word} > NEW.jsonl"
+    if rows and problems and problems[0].error.code == "E348":
+        return f"the first row has {keys_of(rows[0])}"
+    return _of_problem(problems[0].error.code, start, word) if problems else ""
+
+
+def keys_of(row: Mapping[str, Any]) -> str:
+    """The first keys of a row, to be shown."""
+    return ", ".join(quoted(key, 40) for key in islice(row, MAX_SHOWN))
+
+
+def _of_problem(code: str, start: bytes, word: str) -> str:
+    if code == "E320" and start.startswith(_UTF_16):
+        return f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {word} > NEW"
+    if code == "E320" and b"\0" not in start:
+        return f"save it as UTF-8: iconv -f LATIN1 -t UTF-8 {word} > NEW"
+    first = start.lstrip().split(b"\n")[0].rstrip()
+    if code == "E321" and first.startswith(b"{") and first.endswith((b"{", b",", b"[")):
+        return f"its objects take several lines; one a line is read: jq -c . {word} > NEW.jsonl"
+    return ""
+
+
+def _is_cut_elsewhere(start: bytes, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Is the line of column names one name, with a mark that others put between cells?"""
+    names = [*rows[0]] if rows else [start.split(b"\n")[0].decode("utf-8", "replace")]
+    return len(names) == 1 and any(mark in names[0] for mark in ";\t|") and "," not in names[0]
+
+
+def _key_of_rows(row: Mapping[str, Any]) -> str:
+    """The one key, as JSON, that holds a list of objects; "" without such a key."""
+    keys = [
+        json.dumps(key)
+        for key, value in row.items()
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
+    ]
+    return keys[0] if len(keys) == 1 and "'" not in keys[0] else ""
