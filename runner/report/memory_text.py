@@ -66,7 +66,7 @@ def memory_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if not report["phases"]:
         yield "nothing is known of this run's memory: no training has begun, or an older one did"
         return
-    yield f"{'phase':<10}{'planned':>10}{'measured':>10}   planned by kind"
+    yield f"{'GB':<10}{'planned':>10}{'measured':>10}   planned by kind"
     for name, phase in report["phases"].items():
         planned, measured = phase["planned"] or {}, phase["measured"] or {}
         largest = sorted(planned.items(), key=lambda item: -item[1])
@@ -77,7 +77,7 @@ def memory_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if not steps:
         return
     yield ""
-    yield f"{'step':>6}" + "".join(f"{kind:>11}" for kind in KINDS)
+    yield f"{'step':>6}" + "".join(f"{kind:>11}" for kind in KINDS) + "  (GB)"
     stride = -(-len(steps) // _SHOWN)
     for number, step in enumerate(steps):
         if number % stride == 0 or number == len(steps) - 1:

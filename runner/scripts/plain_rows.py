@@ -21,14 +21,13 @@ import pyarrow  # type: ignore[import-not-found, unused-ignore]
 import pyarrow.parquet  # type: ignore[import-not-found, unused-ignore]
 from pyarrow import types  # type: ignore[import-not-found, unused-ignore]
 
-from runner.scripts.data.packed_files import PARQUET
+from runner.scripts.data.packed_files import PARQUET, TEXTS
 from runner.scripts.data.rows import MAX_LIST_BYTES, MAX_ROW_BYTES
 from runner.scripts.spec import Events, ScriptError, Spec, main
 
 BATCH = 64  # rows: a few bytes of a hostile file can be a text of many
 PART = 1 << 20  # bytes
 SHOWN = 10  # columns
-TEXTS = "texts"
 Columns = Sequence[str] | str | None
 
 

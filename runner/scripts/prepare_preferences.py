@@ -21,6 +21,7 @@ from runner.scripts.data.formats import COMPARED
 from runner.scripts.data.preference import Compared, check_compared
 from runner.scripts.data.preparation import (
     cleaning_of,
+    in_chunks,
     making_of,
     nothing_left,
     sift_of,
@@ -29,23 +30,16 @@ from runner.scripts.data.preparation import (
     write_beside,
 )
 from runner.scripts.data.reading import Reading
-from runner.scripts.data.spool import Files, waiting_files
+from runner.scripts.data.spool import Files
 from runner.scripts.data.stored import StoredRows
 from runner.scripts.data.systems import compared_without_own, prompt_of
-from runner.scripts.data.workers import Workers, workers
+from runner.scripts.data.workers import Workers
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.weights.floats import Array
 
 
-def prepare(spec: Spec, events: Events) -> None:
-    """Write the outputs into spec.folder and report statistics."""
-    environ = spec.hashed.get("env", {})
-    with waiting_files(spec.scratch) as files, workers(environ=environ) as crew:
-        prepare_in(files, crew, spec, events)
-
-
-def prepare_in(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
-    """As `prepare`, with the processes of `crew` and `files` for what waits."""
+def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
+    """Write the outputs into spec.folder and report statistics. `files`: for what waits."""
     settings, making, cleaning = spec.hashed, making_of(spec), cleaning_of(spec)
     tokenizer = tokenizer_for(making.model, making.template)
     train_rows, validation_rows = sound_rows(spec, reading_of(settings), cleaning, files, crew)
@@ -127,4 +121,4 @@ def answers_of(documents: Documents) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(prepare)
+    main(in_chunks(prepare))

@@ -22,6 +22,7 @@ from runner.scripts.data.division import divide, sums_by_source
 from runner.scripts.data.documents import in_both, statistics_of, write_tokens
 from runner.scripts.data.formats import PROMPTED
 from runner.scripts.data.preparation import (
+    in_chunks,
     making_of,
     nothing_left,
     sound_rows,
@@ -31,23 +32,16 @@ from runner.scripts.data.preparation import (
 from runner.scripts.data.prompted import Prompted, check_prompted
 from runner.scripts.data.reading import Reading
 from runner.scripts.data.rows import RowError
-from runner.scripts.data.spool import Files, waiting_files
+from runner.scripts.data.spool import Files
 from runner.scripts.data.systems import prompt_of, without_own
-from runner.scripts.data.workers import Workers, workers
+from runner.scripts.data.workers import Workers
 from runner.scripts.rewards.functions import is_number
 from runner.scripts.spec import Events, Spec, main
 from runner.scripts.weights.floats import Array
 
 
-def prepare(spec: Spec, events: Events) -> None:
-    """Write the outputs into spec.folder and report statistics."""
-    environ = spec.hashed.get("env", {})
-    with waiting_files(spec.scratch) as files, workers(environ=environ) as crew:
-        prepare_in(files, crew, spec, events)
-
-
-def prepare_in(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
-    """As `prepare`, with the processes of `crew` and `files` for what waits."""
+def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
+    """Write the outputs into spec.folder and report statistics. `files`: for what waits."""
     settings, making = spec.hashed, replace(making_of(spec), keeps_rows=True)
     tokenizer = tokenizer_for(making.model, making.template)
     train_rows, validation_rows = sound_rows(spec, reading_of(settings), None, files, crew)
@@ -106,4 +100,4 @@ def answers_of(rows: Iterable[Prompted]) -> dict[str, Array]:
 
 
 if __name__ == "__main__":
-    main(prepare)
+    main(in_chunks(prepare))

@@ -20,6 +20,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from runner.scripts.spec import Events, load_spec
 
+_ENDED_BY_OTHERS = (signal.SIGABRT, signal.SIGTERM)
 MEET_SECONDS = 600  # machines that agreed to begin have long read their packages by then
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     try:
         elastic_launch(_configuration(wanted), sys.executable)("-u", *program)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = _cause(error)
         if not _has_spoken(spec.events, begin):
             _say(events, rank, failure, wanted)
         raise SystemExit(1) from None
@@ -60,6 +61,15 @@ def _configuration(wanted: dict[str, Any]) -> LaunchConfig:
         shutdown_timeout=5,
         **meeting,
     )
+
+
+def _cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
+    """The process that was lost, where one was: another may have failed for want of it before the
+    launcher looked again. Else the one that failed first."""
+    for rank, failure in sorted(error.failures.items()):
+        if failure.exitcode < 0 and -failure.exitcode not in _ENDED_BY_OTHERS:
+            return rank, failure
+    return error.get_first_failure()
 
 
 def _has_spoken(events: Path, begin: int) -> bool:

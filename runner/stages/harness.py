@@ -77,7 +77,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     rows = {name: plain.Given(path, path.name) for name, path in _rows(recipe).items()}
     for _, number, key, file in recipe.task_files():
         path = inputs[fetch_tasks.NAME].path(fetch_tasks.output_name(key, number, file))
-        rows[f"{key}-{number}"] = plain.Given(path, file.name, whole=True)
+        rows[f"{key}-{number}"] = plain.Given(path, file.name)
     context.run_script(
         "harness",
         {**_settings(recipe), "tasks": _configurations(recipe)},

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.recipe.methods import METHODS
+from runner.scripts.data.packed_files import TEXTS
 from runner.stages.contract import Class, Context, Upstream
 from runner.stages.fetch_data import output_name
 from runner.stages.rows.cluster import by_cluster, loss_is_told
@@ -181,7 +182,7 @@ def _measured_files(recipe: Recipe, inputs: Upstream) -> dict[str, Given]:
             path = inputs["fetch_data"].folder / place
         else:
             path = recipe.resolve(file.path)
-        found[f"measured-{number}"] = Given(path, file.name)
+        found[f"measured-{number}"] = Given(path, file.name, TEXTS)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load
 
+from tests.chain import ROOT
 from tests.tiny_model import write_tiny_model
 from tests.together import (
     finish_together,
@@ -236,6 +238,33 @@ def test_started_by_the_launcher_a_lost_process_is_named_and_the_training_goes_o
     assert "goes on from its last checkpoint" in error["hint"]
     assert run.start_cold("start_processes").wait() == 0, run.result(1).log
     assert run.result(0).files() == uninterrupted.files()
+
+
+CAUSE = """
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from runner.scripts.start_processes import _cause
+
+def cause(*exitcodes):
+    failed = {n: ProcessFailure(n, 10 + n, code, "") for n, code in enumerate(exitcodes) if code}
+    return _cause(ChildFailedError("train", failed))[0]
+
+print(cause(1, -9), cause(-6, -9), cause(-15, 0, 1), cause(0, 2))
+"""
+
+
+def test_the_process_that_was_lost_is_the_cause_and_not_one_that_missed_it(
+    environment_python: Callable[[str], Path],
+) -> None:
+    done = subprocess.run(
+        [str(environment_python("native")), "-c", CAUSE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[:2] == ["1", "1"]
+    assert done.stdout.split()[3] == "1"
 
 
 def rank_of(pid: int) -> str:

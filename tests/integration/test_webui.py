@@ -605,7 +605,9 @@ def test_what_a_recipe_says_reaches_the_trainer_by_the_form(
     )
     parsed = json.loads(said.stdout.splitlines()[-1])
     assert len(parsed) == len(cases) >= 40
-    assert {recipe.train.adapter.trainable_layers for recipe, _ in cases} > {None, 1}
+    layers = {recipe.train.adapter.trainable_layers for recipe, _ in cases}
+    assert None in layers
+    assert layers - {None}  # the last ones, or the first
     for (recipe, told), started in zip(cases, parsed, strict=True):
         usual = {name: started.get(name, DEFAULTS.get(name)) for name in told}
         kept = {name for name in told if name in MAPPED}

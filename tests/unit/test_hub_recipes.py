@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -387,3 +389,31 @@ def test_the_course_recipe_goes_all_the_way() -> None:
         *("fetch", "prepare", "train", "evaluate", "merge", "gguf", "ollama", "benchmark")
     ]
     assert recipe.train.adapter.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def test_every_column_of_a_tasks_rows_is_read_and_texts_of_what_is_measured_by(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """A task compares numbers too; what rows must not hold are texts."""
+    asked: list[Mapping[str, Any]] = []
+    row = {"instruction": "What?", "output": "That."}
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 40)
+    context: Any = SimpleNamespace(
+        scratch=tmp_path, run_script=lambda name, spec, **_: asked.append(spec)
+    )
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "fewshot-0.jsonl").write_text("{}")
+    for place in ("q.parquet", "tasks/data-0.parquet"):
+        shutil.copy(ROOT / "tests" / "recipes" / "data" / "quiz.parquet", tmp_path / place)
+    stages = ("fetch", "train", "prepare", "fetch_tasks")
+    inputs: Any = dict.fromkeys(stages, SimpleNamespace(folder=tmp_path, path=tmp_path.joinpath))
+    measuring = asking(recipe, tmp_path, COMMIT)
+    harness.run(measuring, inputs, tmp_path, context)
+    (file,) = asked[0]["files"].values()
+    assert file["columns"] is None
+
+    asked.clear()
+    clean = {"decontaminate": {"files": [{"path": "q.parquet"}]}}
+    prepare.run(recipe(of_hub(), clean=clean), inputs, tmp_path, context)
+    (file,) = asked[0]["files"].values()
+    assert file["columns"] == "texts"

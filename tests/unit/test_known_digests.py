@@ -17,7 +17,7 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that is worth remembering, and has not changed for a while."""
     monkeypatch.setenv("SPARK_RECIPES_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(known_digests, "WORTH", 1000)
-    monkeypatch.setattr(known_digests, "SETTLED", -1)
+    monkeypatch.setattr(known_digests, "SETTLED", -(10**18))  # whatever the clock does
     path = tmp_path / "large"
     path.write_bytes(b"x" * 2000)
     return path

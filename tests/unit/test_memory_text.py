@@ -34,6 +34,7 @@ def record(**more: Any) -> dict[str, Any]:
 
 def test_planned_and_measured_stand_side_by_side() -> None:
     lines = list(memory_lines(memory_report(record(), [step(1)])))
+    assert lines[0].startswith("GB ")
     assert lines[1].split()[:3] == ["train", "8.90", "11.00"]
     assert lines[1].endswith("weights 8.00, process 0.90")
     assert lines[2].split() == ["evaluate", "-", "5.00"]

@@ -125,11 +125,6 @@ class ChatTokenizer:
         """Of each text as `encode` gives them, by one call, which costs less than many."""
         return self._segments.encode_all(texts) if self._segments else self.encode_whole(texts)
 
-    @property
-    def is_cut(self) -> bool:
-        """Are texts cut at special tokens before they are encoded?"""
-        return self._segments is not None
-
     @cached_property
     def _segments(self) -> Segments | None:
         """Where texts can be cut at special tokens."""

@@ -10,6 +10,7 @@ from typing import IO, cast
 from runner.scripts.data.rows import RowError
 
 SUFFIXES = (".gz", ".xz", ".zst")
+TEXTS = "texts"  # of the columns of Parquet: those that hold texts, and nothing that is no JSON
 LIBRARY_SUFFIXES = (".parquet", ".zst")  # of files that take one to read
 PARQUET = b"PAR1"
 _GZIP, _XZ, _ZSTD = b"\x1f\x8b", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"

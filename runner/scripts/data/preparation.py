@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,10 +30,10 @@ from runner.scripts.data.parity_cases import cases
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.reading import Reading, read_rows_of
 from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError
-from runner.scripts.data.spool import Files, Part
+from runner.scripts.data.spool import Files, Part, waiting_files
 from runner.scripts.data.stored import StoredRows
 from runner.scripts.data.template_tokens import FOREIGN, foreign_template
-from runner.scripts.data.workers import Workers
+from runner.scripts.data.workers import Workers, workers
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.weights.floats import Array
 
@@ -64,6 +64,19 @@ HINTS = {
     "E558": "write the BOS once: remove one from the template",
     "E328": "choose a data.chat_template whose answers end with the model's end-of-turn token",
 }
+
+
+def in_chunks(
+    prepare: Callable[[Files, Workers, Spec, Events], None],
+) -> Callable[[Spec, Events], None]:
+    """The job of a script: `prepare` with files for what waits and processes that work."""
+
+    def job(spec: Spec, events: Events) -> None:
+        environ = spec.hashed.get("env", {})
+        with waiting_files(spec.scratch) as files, workers(environ=environ) as crew:
+            prepare(files, crew, spec, events)
+
+    return job
 
 
 def making_of(spec: Spec) -> Making:

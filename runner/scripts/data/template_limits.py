@@ -9,9 +9,9 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from runner.scripts.alarm import TimeIsOver, alarm
 from runner.scripts.data.rows import RowError
 
 SECONDS = 20.0  # of the processor, for one conversation: a template takes a thousandth of one
@@ -19,10 +19,6 @@ CHARACTERS = 64 << 20  # of a rendered conversation
 # What a template raises by itself, beside Jinja's own errors: 1 / 0, 1 + "a", a macro without end.
 FAILS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError)
 FAILS += (ValueError,)
-
-
-class _Endless(Exception):
-    """The time is over."""
 
 
 @contextmanager
@@ -34,7 +30,7 @@ def limited() -> Iterator[None]:
     try:
         with _timer():
             yield
-    except _Endless:
+    except TimeIsOver:
         wrong = f"the chat template has not ended after {SECONDS:g} s"
         raise RowError(wrong, "E326") from None
     except FAILS as error:
@@ -50,19 +46,7 @@ def check_length(text: str) -> str:
     return text
 
 
-@contextmanager
-def _timer() -> Iterator[None]:
+def _timer() -> AbstractContextManager[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGVTALRM, _stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
-
-
-def _stop(*_: Any) -> None:
-    raise _Endless
+        return nullcontext()
+    return alarm(signal.ITIMER_VIRTUAL, SECONDS)

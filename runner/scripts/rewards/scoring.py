@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runner.scripts.alarm import TimeIsOver, alarm
 from runner.scripts.rewards.functions import earned, total
 from runner.scripts.spec import ScriptError
 
 LIMIT = 20.0  # seconds for one answer; a pattern like (a+)+b would take years
-
-
-class _TooSlow(Exception):
-    """The time is over."""
 
 
 def score(
@@ -25,9 +21,9 @@ def score(
     To be called in the main thread. Raises ScriptError E538 when it takes longer than `limit`.
     """
     try:
-        with _within(limit):
+        with alarm(signal.ITIMER_REAL, limit):  # which a regular expression looks out for
             parts = earned(answer, reference, rewards)
-    except _TooSlow:
+    except TimeIsOver:
         patterns = [each["pattern"] for each in rewards if "pattern" in each]
         raise ScriptError(
             f"an answer of {len(answer)} characters could not be scored in {limit:g} seconds;"
@@ -45,19 +41,3 @@ def names_of(rewards: Sequence[Mapping[str, Any]]) -> list[str]:
         before = sum(name.partition("#")[0] == each["name"] for name in found)
         found.append(f"{each['name']}#{before + 1}" if before else each["name"])
     return [name.replace("#", "-") for name in found]
-
-
-@contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    """An alarm, which a regular expression looks out for while it searches."""
-
-    def ring(*_: Any) -> None:
-        raise _TooSlow
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

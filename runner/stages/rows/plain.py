@@ -24,13 +24,12 @@ ENVIRONMENT = "parquet"
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A file and its name in messages. `columns`: those of Parquet to read, or None for all that
-    hold texts."""
+    """A file and its name in messages. `columns`: those of Parquet to read, None for all, or TEXTS
+    for those that hold texts."""
 
     path: Path
     name: str
-    columns: tuple[str, ...] | None = None
-    whole: bool = False  # are all columns read, also those without a text?
+    columns: tuple[str, ...] | str | None = None
 
 
 def borrowed_for(recipe: Recipe, measured: tuple[MeasuredFile, ...]) -> tuple[str, ...]:
@@ -64,8 +63,7 @@ def plain(given: Mapping[str, Given], context: Context) -> dict[str, Path]:
 
 
 def _described(file: Given) -> dict[str, Any]:
-    columns: list[str] | str | None = "texts" if file.columns is None else list(file.columns)
-    columns = None if file.whole else columns
+    columns = list(file.columns) if isinstance(file.columns, tuple) else file.columns
     return {"name": file.name, "columns": columns}
 
 
