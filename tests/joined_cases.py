@@ -6,7 +6,7 @@ parity gate; tests keep watch whether a newer Ollama still does.
 
 from __future__ import annotations
 
-from runner.scripts.data.parity_cases import Case, Message
+from runner.scripts.data.tokens.parity_cases import Case, Message
 
 
 def turn(role: str, content: str) -> Message:

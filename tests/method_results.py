@@ -25,7 +25,7 @@ from typing import Any
 
 from runner.report.markdown import table
 from runner.scripts.data.conversation import Conversation, message
-from runner.scripts.data.split import held_out
+from runner.scripts.data.dividing.split import held_out
 from runner.scripts.evaluation.intervals import estimate
 from runner.store.atomic import write_atomic
 from tests.chain import ROOT, Checkout, copy_checkout

@@ -14,7 +14,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from transformers import PreTrainedTokenizerFast
 from trl.experimental.utils import get_reward
 
-from runner.scripts.training.reward_model import load_scorer, score_where_it_was_trained_to
+from runner.scripts.training.preferences.reward_model import (
+    load_scorer,
+    score_where_it_was_trained_to,
+)
 
 CONTEXT, PAD, STOP = 3, 259, 2
 

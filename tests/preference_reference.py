@@ -32,9 +32,9 @@ from trl.experimental.orpo import ORPOTrainer
 
 from runner.recipe.methods import METHODS
 from runner.scripts import train_preference_native as native
-from runner.scripts.training import preference_rows
 from runner.scripts.training.batches import Batches
-from runner.scripts.training.preference_batches import JudgedBatches, PairBatches
+from runner.scripts.training.preferences import preference_rows
+from runner.scripts.training.preferences.preference_batches import JudgedBatches, PairBatches
 from runner.scripts.training.token_rows import IGNORED, TokenRows, read_token_rows
 from tests.training_runs import answers, write_preferences
 

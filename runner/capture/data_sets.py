@@ -207,7 +207,7 @@ def _filled(columns: list[str], path: Path, place: Place) -> str:
 
     A file that is not in the project is not read, and taken to have something there.
     """
-    from runner.scripts.data.rows import Problem, read_rows
+    from runner.scripts.data.files.rows import Problem, read_rows
 
     if not columns:
         return ""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runner.rows.seen import RowFile
     from runner.rows.survey import Survey
     from runner.scripts.data.convert import Converted
-    from runner.scripts.data.rows import Place
+    from runner.scripts.data.files.rows import Place
 
 HELP = (
     "Look at files of rows, write them in another format, prepare those of a recipe,\n"

@@ -218,7 +218,7 @@ def _fetched(recipe: Recipe, shapes: Shapes) -> Disk:
 
 def _prepared(recipe: Recipe, shapes: Shapes) -> Disk:
     """Token ids and masks of the local rows, and a text: about three times the rows. Beside them
-    rows, ids and masks wait in files (data/spool.py): about five times."""
+    rows, ids and masks wait in files (data/chunks/spool.py): about five times."""
     files = [recipe.resolve(file.path) for _, file in recipe.data_files() if file.path is not None]
     size = sum(path.stat().st_size for path in files if path.is_file())
     return Disk("prepare", 3 * size, 5 * size)
@@ -352,7 +352,7 @@ def training_steps(recipe: Recipe) -> int | None:
 def training_rows(recipe: Recipe) -> int | None:
     """Rows that are trained on, about; None when a file is on the hub or too large to count."""
     from runner.recipe.checks.disk import count_rows
-    from runner.scripts.data.mixing import rows_about
+    from runner.scripts.data.dividing.mixing import rows_about
 
     counts = []
     for file in recipe.data.train:

@@ -1,4 +1,4 @@
-"""What one of several processes holds of a model in parts (scripts/training/sharded.py).
+"""What one of several processes holds of a model in parts (scripts/training/together/sharded.py).
 
 Weights, gradients and optimizer in equal parts; whole for a while: what lies outside of the layers,
 two layers (the one at work, and the next, which is fetched meanwhile), and the gradient of one.

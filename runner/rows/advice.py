@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.report.printable import quoted
-from runner.scripts.data.rows import MAX_SHOWN, Problem
-from runner.scripts.data.tables import is_table
+from runner.scripts.data.files.rows import MAX_SHOWN, Problem
+from runner.scripts.data.files.tables import is_table
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _START = 4096  # bytes of the file that are looked at

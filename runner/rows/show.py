@@ -7,8 +7,8 @@ from typing import Any
 
 from runner.report.printable import escaped, quoted
 from runner.rows.survey import Survey
+from runner.scripts.data.files.rows import MAX_SHOWN
 from runner.scripts.data.prompted import Prompted
-from runner.scripts.data.rows import MAX_SHOWN
 from runner.scripts.data.sides import sides_of
 from runner.scripts.data.turns import as_json
 

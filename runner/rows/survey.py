@@ -18,10 +18,10 @@ from runner.rows.advice import advice, keys_of
 from runner.rows.script import written_by
 from runner.scripts.data.conversation import Conversation
 from runner.scripts.data.convert import read_one
+from runner.scripts.data.files.packed_files import takes_library
+from runner.scripts.data.files.rows import MAX_SHOWN, Place, Problem, RowError, read_rows
 from runner.scripts.data.formats import FIELDS
 from runner.scripts.data.guess import Guess, guess_format
-from runner.scripts.data.packed_files import takes_library
-from runner.scripts.data.rows import MAX_SHOWN, Place, Problem, RowError, read_rows
 from runner.scripts.data.writing import Read
 
 GUESSED_BY = 100  # rows

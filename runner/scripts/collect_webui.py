@@ -7,7 +7,7 @@ that it read. Writes `adapter/` or `model/`, and `trace.jsonl`.
 from __future__ import annotations
 
 from runner.scripts.spec import Events, Spec, main
-from runner.scripts.training.llamafactory_run import collect, measure_tokens
+from runner.scripts.training.llamafactory.llamafactory_run import collect, measure_tokens
 
 
 def take_over(spec: Spec, events: Events) -> None:

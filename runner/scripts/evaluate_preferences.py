@@ -31,8 +31,8 @@ from runner.scripts.evaluation.examples import Example, content_id
 from runner.scripts.evaluation.held_out import row_examples, row_id, shown_of
 from runner.scripts.evaluation.intervals import FEW, interval, with_interval
 from runner.scripts.spec import Events, ScriptError, Spec, main
-from runner.scripts.training.preference_losses import answer_logps
-from runner.scripts.training.preference_rows import read_preferred
+from runner.scripts.training.preferences.preference_losses import answer_logps
+from runner.scripts.training.preferences.preference_rows import read_preferred
 from runner.scripts.training.token_rows import IGNORED, Row, read_token_rows
 from runner.scripts.training.torch_setup import check_still_set_up, set_up_torch
 

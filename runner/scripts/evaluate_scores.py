@@ -32,8 +32,8 @@ from runner.scripts.evaluation.form import LOOP, Reply, repeated_share
 from runner.scripts.evaluation.intervals import FEW, Values, with_interval
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.training.native_model import seed_draws
+from runner.scripts.training.preferences.reward_model import load_scorer
 from runner.scripts.training.prompts import Ids, left_padded, prompt_of
-from runner.scripts.training.reward_model import load_scorer
 from runner.scripts.training.token_rows import read_token_rows
 from runner.scripts.training.torch_setup import check_still_set_up, set_up_torch
 

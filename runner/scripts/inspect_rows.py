@@ -17,7 +17,13 @@ from collections.abc import Iterator
 from itertools import islice, pairwise
 from typing import Any
 
-from runner.scripts.data.chat_tokens import (
+from runner.scripts.data.conversation import Conversation
+from runner.scripts.data.convert import read_one
+from runner.scripts.data.files.rows import Problem, RowError, read_rows
+from runner.scripts.data.prompted import Prompted
+from runner.scripts.data.sides import sides_as_seen
+from runner.scripts.data.template_tokens import FOREIGN, foreign_template
+from runner.scripts.data.tokens.chat_tokens import (
     ChatTokenizer,
     Tokens,
     check_system,
@@ -25,12 +31,6 @@ from runner.scripts.data.chat_tokens import (
     end_ids_of,
     template_text,
 )
-from runner.scripts.data.conversation import Conversation
-from runner.scripts.data.convert import read_one
-from runner.scripts.data.prompted import Prompted
-from runner.scripts.data.rows import Problem, RowError, read_rows
-from runner.scripts.data.sides import sides_as_seen
-from runner.scripts.data.template_tokens import FOREIGN, foreign_template
 from runner.scripts.data.writing import Read
 from runner.scripts.spec import Events, Spec, main
 

@@ -21,8 +21,8 @@ import pyarrow  # type: ignore[import-not-found, unused-ignore]
 import pyarrow.parquet  # type: ignore[import-not-found, unused-ignore]
 from pyarrow import types  # type: ignore[import-not-found, unused-ignore]
 
-from runner.scripts.data.packed_files import PARQUET, TEXTS
-from runner.scripts.data.rows import MAX_LIST_BYTES, MAX_ROW_BYTES
+from runner.scripts.data.files.packed_files import PARQUET, TEXTS
+from runner.scripts.data.files.rows import MAX_LIST_BYTES, MAX_ROW_BYTES
 from runner.scripts.spec import Events, ScriptError, Spec, main
 
 BATCH = 64  # rows: a few bytes of a hostile file can be a text of many

@@ -2,8 +2,8 @@
 
 spec.hashed: seed, system, max_length, too_long, packing, fraction, train and validation (lists of
 {name, format, input, columns where there are some}), template (name, or null for the model's own),
-and those of data/division.py; where rows are cleaned, clean (step -> its setting) and measured
-(names of the files to look for).
+and those of data/dividing/division.py; where rows are cleaned, clean (step -> its setting) and
+measured (names of the files to look for).
 spec.inputs: model (folder of fetch), template, the data files under their `input` names, and
 measured-0 and so on.
 The bytes written depend on data, tokenizer and settings alone: neither how many processes there are
@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from runner.scripts.data.chat_tokens import check_system, check_template
-from runner.scripts.data.chunk import tokenizer_for
+from runner.scripts.data.chunks.chunk import tokenizer_for
+from runner.scripts.data.chunks.documents import in_both, statistics_of, write_tokens
+from runner.scripts.data.chunks.reading import Reading
+from runner.scripts.data.chunks.spool import Files
+from runner.scripts.data.chunks.workers import Workers
 from runner.scripts.data.conversation import Conversation, check_turns
-from runner.scripts.data.division import divide, sums_by_source
-from runner.scripts.data.documents import in_both, statistics_of, write_tokens
+from runner.scripts.data.dividing.division import divide, sums_by_source
 from runner.scripts.data.formats import ANY_ORDER, ASKED, FORMATS
-from runner.scripts.data.packing import pack
 from runner.scripts.data.preparation import (
     cleaning_of,
     in_chunks,
@@ -35,10 +36,9 @@ from runner.scripts.data.preparation import (
     tokenised_division,
     write_beside,
 )
-from runner.scripts.data.reading import Reading
-from runner.scripts.data.spool import Files
 from runner.scripts.data.systems import without_own
-from runner.scripts.data.workers import Workers
+from runner.scripts.data.tokens.chat_tokens import check_system, check_template
+from runner.scripts.data.tokens.packing import pack
 from runner.scripts.spec import Events, Spec, main
 
 

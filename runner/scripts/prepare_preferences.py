@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from runner.scripts.data.chat_tokens import check_system, check_template
-from runner.scripts.data.chunk import tokenizer_for
-from runner.scripts.data.division import divide, sums_by_source
-from runner.scripts.data.documents import Documents, in_both, statistics_of, write_tokens
+from runner.scripts.data.chunks.chunk import tokenizer_for
+from runner.scripts.data.chunks.documents import Documents, in_both, statistics_of, write_tokens
+from runner.scripts.data.chunks.reading import Reading
+from runner.scripts.data.chunks.spool import Files
+from runner.scripts.data.chunks.stored import StoredRows
+from runner.scripts.data.chunks.workers import Workers
+from runner.scripts.data.dividing.division import divide, sums_by_source
 from runner.scripts.data.formats import COMPARED
 from runner.scripts.data.preference import Compared, check_compared
 from runner.scripts.data.preparation import (
@@ -29,11 +32,8 @@ from runner.scripts.data.preparation import (
     tokenised_division,
     write_beside,
 )
-from runner.scripts.data.reading import Reading
-from runner.scripts.data.spool import Files
-from runner.scripts.data.stored import StoredRows
 from runner.scripts.data.systems import compared_without_own, prompt_of
-from runner.scripts.data.workers import Workers
+from runner.scripts.data.tokens.chat_tokens import check_system, check_template
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.weights.floats import Array
 

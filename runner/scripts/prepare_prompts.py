@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from runner.scripts.data.chat_tokens import check_system, check_template
-from runner.scripts.data.chunk import tokenizer_for
-from runner.scripts.data.division import divide, sums_by_source
-from runner.scripts.data.documents import in_both, statistics_of, write_tokens
+from runner.scripts.data.chunks.chunk import tokenizer_for
+from runner.scripts.data.chunks.documents import in_both, statistics_of, write_tokens
+from runner.scripts.data.chunks.reading import Reading
+from runner.scripts.data.chunks.spool import Files
+from runner.scripts.data.chunks.workers import Workers
+from runner.scripts.data.dividing.division import divide, sums_by_source
+from runner.scripts.data.files.rows import RowError
 from runner.scripts.data.formats import PROMPTED
 from runner.scripts.data.preparation import (
     in_chunks,
@@ -30,11 +33,8 @@ from runner.scripts.data.preparation import (
     write_beside,
 )
 from runner.scripts.data.prompted import Prompted, check_prompted
-from runner.scripts.data.reading import Reading
-from runner.scripts.data.rows import RowError
-from runner.scripts.data.spool import Files
 from runner.scripts.data.systems import prompt_of, without_own
-from runner.scripts.data.workers import Workers
+from runner.scripts.data.tokens.chat_tokens import check_system, check_template
 from runner.scripts.rewards.functions import is_number
 from runner.scripts.spec import Events, Spec, main
 from runner.scripts.weights.floats import Array

@@ -14,7 +14,11 @@ from pathlib import Path
 
 from runner.scripts.process_memory import PeakMemory
 from runner.scripts.spec import Events, ScriptError, Spec, main
-from runner.scripts.training.llamafactory_run import collect, lay_out, write_configuration
+from runner.scripts.training.llamafactory.llamafactory_run import (
+    collect,
+    lay_out,
+    write_configuration,
+)
 
 
 def train(spec: Spec, events: Events) -> None:

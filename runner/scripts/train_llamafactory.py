@@ -20,8 +20,11 @@ from transformers import PreTrainedTokenizerFast
 from runner.scripts.spec import Events, Spec, main
 from runner.scripts.training import adapter_targets
 from runner.scripts.training.answer_masks import check_answers, generation_prompt
-from runner.scripts.training.llamafactory_template import tokens_by_own_template
-from runner.scripts.training.llamafactory_training import reporting, train_by_llamafactory
+from runner.scripts.training.llamafactory.llamafactory_template import tokens_by_own_template
+from runner.scripts.training.llamafactory.llamafactory_training import (
+    reporting,
+    train_by_llamafactory,
+)
 from runner.scripts.training.token_rows import (
     check_rows,
     check_window,

@@ -28,7 +28,7 @@ from runner.scripts.spec import Events, Spec, main
 from runner.scripts.training import adapter_targets, four_bits
 from runner.scripts.training.answer_masks import check_answers, generation_prompt
 from runner.scripts.training.batches import Batches
-from runner.scripts.training.canary import canary_of
+from runner.scripts.training.canary.canary import canary_of
 from runner.scripts.training.checkpoints import remove_incomplete
 from runner.scripts.training.native_model import (
     add_trainable_weights,

@@ -36,9 +36,12 @@ from runner.scripts.training.native_model import (
     seed_draws,
     trainer_settings,
 )
+from runner.scripts.training.preferences.reward_hacking import ANSWERS, Shown, signs_of
+from runner.scripts.training.preferences.reward_model import (
+    load_scorer,
+    score_where_it_was_trained_to,
+)
 from runner.scripts.training.prompts import Prompts, check_prompts, pad_of, prompt_of, stop_of
-from runner.scripts.training.reward_hacking import ANSWERS, Shown, signs_of
-from runner.scripts.training.reward_model import load_scorer, score_where_it_was_trained_to
 from runner.scripts.training.stopping import STOPPED
 from runner.scripts.training.token_rows import TokenRows, check_rows, read_token_rows
 from runner.scripts.training.torch_setup import (

@@ -15,8 +15,11 @@ from transformers import PreTrainedTokenizerFast
 from runner.scripts.spec import Events, Spec, main
 from runner.scripts.training import adapter_targets
 from runner.scripts.training.answer_masks import check_answers, generation_prompt
-from runner.scripts.training.llamafactory_training import reporting, train_by_llamafactory
-from runner.scripts.training.preference_rows import TRACED
+from runner.scripts.training.llamafactory.llamafactory_training import (
+    reporting,
+    train_by_llamafactory,
+)
+from runner.scripts.training.preferences.preference_rows import TRACED
 from runner.scripts.training.token_rows import check_rows, read_token_rows
 from runner.scripts.training.torch_setup import set_up_torch, told_of_memory
 from runner.scripts.training.training_record import TrainingRecord

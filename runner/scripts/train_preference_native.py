@@ -3,8 +3,9 @@
 spec.hashed: `settings` (runner/backends/native.py) and `save_steps`. spec.inputs: model (folder of
 `fetch`), tokens (of `prepare`), template. Writes `adapter/` or `model/`, and `trace.jsonl`.
 
-Transformers' Trainer trains; the losses are in training/preference_losses.py, each tested against
-TRL's own. TRL 1.16 computes them through a fused head, whose last bits differ from LLaMA Factory's.
+Transformers' Trainer trains; the losses are in training/preferences/preference_losses.py, each
+tested against TRL's own. TRL 1.16 computes them through a fused head, whose last bits differ from
+LLaMA Factory's.
 Checkpoints and bytes: as in train_native.py. There is no dropout, so that a model is compared with
 itself and with its reference, not with noise.
 """
@@ -30,10 +31,10 @@ from transformers import (
 )
 
 from runner.scripts.spec import Events, Spec, main
-from runner.scripts.training import adapter_targets, four_bits, preference_losses
+from runner.scripts.training import adapter_targets, four_bits
 from runner.scripts.training.answer_masks import check_answers, generation_prompt
 from runner.scripts.training.batches import Batches
-from runner.scripts.training.canary import canary_of
+from runner.scripts.training.canary.canary import canary_of
 from runner.scripts.training.checkpoints import remove_incomplete
 from runner.scripts.training.native_model import (
     add_trainable_weights,
@@ -44,8 +45,9 @@ from runner.scripts.training.native_model import (
     train_to_the_end,
     trainer_settings,
 )
-from runner.scripts.training.preference_batches import JudgedBatches, PairBatches
-from runner.scripts.training.preference_rows import (
+from runner.scripts.training.preferences import preference_losses
+from runner.scripts.training.preferences.preference_batches import JudgedBatches, PairBatches
+from runner.scripts.training.preferences.preference_rows import (
     TRACED,
     check_pairs,
     mismatched,

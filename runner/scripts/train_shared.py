@@ -17,14 +17,14 @@ from torch import nn
 from runner.scripts.spec import Events, Spec, main
 from runner.scripts.train_native import Job, ready, settings_digest
 from runner.scripts.training.checkpoints import is_finished, remove_incomplete
-from runner.scripts.training.sharded import (
+from runner.scripts.training.together.sharded import (
     SharedRecord,
     SharedTrainer,
     newest_checkpoint,
     parted,
     trained,
 )
-from runner.scripts.training.team import Quiet, Team, joined, whole
+from runner.scripts.training.together.team import Quiet, Team, joined, whole
 from runner.scripts.training.torch_setup import (
     check_still_set_up,
     peak_memory,

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from runner.scripts.spec import Events, Spec, main
 from runner.scripts.training import adapter_targets
 from runner.scripts.training.answer_masks import check_answers, generation_prompt
-from runner.scripts.training.llamafactory_inputs import adapter_of, write_inputs
+from runner.scripts.training.llamafactory.llamafactory_inputs import adapter_of, write_inputs
 from runner.scripts.training.token_rows import check_rows, check_window, read_token_rows
 from runner.scripts.weights.model_folder import write_json
 

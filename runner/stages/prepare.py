@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.recipe.methods import METHODS
-from runner.scripts.data.packed_files import TEXTS
+from runner.scripts.data.files.packed_files import TEXTS
 from runner.stages.contract import Class, Context, Upstream
 from runner.stages.fetch_data import output_name
 from runner.stages.rows.cluster import by_cluster, loss_is_told

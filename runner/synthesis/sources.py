@@ -14,7 +14,7 @@ from runner.errors import RecipeInvalid
 from runner.report.printable import escaped
 from runner.scripts.data.conversation import Conversation
 from runner.scripts.data.convert import read_one
-from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError, read_rows
+from runner.scripts.data.files.rows import MAX_SHOWN, Problem, RowError, read_rows
 from runner.synthesis.settings import Document, RowFile, Settings
 from runner.system.regular import NotReadable, read_regular
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.scripts.data.parity_cases import cases
+from runner.scripts.data.tokens.parity_cases import cases
 from runner.stages import benchmark
 from runner.stages import ollama as deployment
 from runner.stages.contract import Class, Outputs

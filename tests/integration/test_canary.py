@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from runner.scripts.training.canary_limits import MOST_BITS
+from runner.scripts.training.canary.canary_limits import MOST_BITS
 from tests.smollm_models import FILE, published_gguf
 from tests.tiny_model import write_tiny_model
 from tests.training_runs import (

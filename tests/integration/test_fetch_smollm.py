@@ -74,7 +74,7 @@ _ENCODE = """
 import json, random, sys
 sys.path.insert(0, sys.argv[2])
 from transformers import AutoTokenizer
-from runner.scripts.data.parity_cases import cases
+from runner.scripts.data.tokens.parity_cases import cases
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], local_files_only=True)
 texts = []
 for _, messages in cases():

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from runner.errors import StageFailed
-from runner.scripts.data.parity_cases import cases
+from runner.scripts.data.tokens.parity_cases import cases
 from runner.stages import gguf as stage
 from runner.stages.export import conversion, perplexity
 from runner.stages.export.gguf_metadata import PromptMetadata

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from runner.errors import StageFailed
-from runner.scripts.data.parity_cases import Message, cases
+from runner.scripts.data.tokens.parity_cases import Message, cases
 from runner.stages import ollama as stage
 from runner.stages.contract import Outputs
 from runner.stages.deployment import parity

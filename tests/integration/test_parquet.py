@@ -13,7 +13,7 @@ import pytest
 
 from runner.cli.main import main
 from runner.recipe.checks.parquet import sample_row
-from runner.scripts.data.parquet_footer import read_footer
+from runner.scripts.data.files.parquet_footer import read_footer
 from tests.script_runs import ScriptRun, run_script
 from tests.tiny_model import write_tiny_model
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from runner.scripts.data.workers import ADDRESS
+from runner.scripts.data.chunks.workers import ADDRESS
 from tests.script_runs import PREPARING, ScriptRun, run_script
 from tests.two_machines import OTHER, SERVER, TwoMachines, two_machines
 

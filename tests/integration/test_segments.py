@@ -16,8 +16,8 @@ from tests.chain import ROOT
 COMPARE = """
 import json, random, tempfile
 from pathlib import Path
-from runner.scripts.data.chat_tokens import ChatTokenizer
-from runner.scripts.data.segments import special_tokens
+from runner.scripts.data.tokens.chat_tokens import ChatTokenizer
+from runner.scripts.data.tokens.segments import special_tokens
 from runner.scripts.tokenizers.tokenizer_families import FAMILIES
 from runner.scripts.tokenizers.trained_tokenizer import write_trained_tokenizer
 

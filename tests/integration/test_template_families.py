@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from runner.errors import StageFailed
-from runner.scripts.data.parity_cases import cases
+from runner.scripts.data.tokens.parity_cases import cases
 from runner.stages import gguf
 from runner.stages import ollama as stage
 from runner.stages.deployment import parity

@@ -11,9 +11,9 @@ from tests.chain import ROOT
 ENDLESS = """
 import signal, sys, threading
 from pathlib import Path
-from runner.scripts.data import template_limits
-from runner.scripts.data.chat_tokens import ChatTokenizer
-from runner.scripts.data.rows import RowError
+from runner.scripts.data.tokens import template_limits
+from runner.scripts.data.tokens.chat_tokens import ChatTokenizer
+from runner.scripts.data.files.rows import RowError
 
 template_limits.SECONDS = 0.3
 loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"

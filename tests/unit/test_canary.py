@@ -18,7 +18,7 @@ import pytest
 from runner.report.canary_line import canary_line, duration
 from runner.report.progress import Progress
 from runner.scripts.spec import ScriptError
-from runner.scripts.training.canary_limits import (
+from runner.scripts.training.canary.canary_limits import (
     FIRST,
     SMALLEST,
     Findings,
@@ -26,12 +26,12 @@ from runner.scripts.training.canary_limits import (
     judge,
     looks_drawn,
 )
-from runner.scripts.training.canary_template import (
+from runner.scripts.training.canary.canary_template import (
     check_generation_prompt,
     check_marks,
     check_prompts_are_free,
 )
-from runner.scripts.training.canary_text import TEXT
+from runner.scripts.training.canary.canary_text import TEXT
 from runner.scripts.training.token_rows import IGNORED, Row, TokenRows
 
 # About what SmolLM2-135M gives: docs/decisions/0018-canary.md
@@ -84,7 +84,7 @@ def test_embeddings_of_a_generator_are_told_from_trained_ones() -> None:
 
 
 def spread(rows: np.ndarray) -> tuple[float, float]:
-    """Of lengths, and of the mean, as training/canary.py measures them with torch."""
+    """Of lengths, and of the mean, as training/canary/canary.py measures them with torch."""
     squares = (rows**2).sum(1)
     lengths = squares.std() / squares.mean() / math.sqrt(2 / rows.shape[1])
     drift = np.linalg.norm(rows.mean(0)) * math.sqrt(len(rows)) / math.sqrt(squares.mean())

@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.scripts.data import workers as crews
+from runner.scripts.data.chunks import workers as crews
+from runner.scripts.data.chunks.spool import Files, waiting_files
+from runner.scripts.data.chunks.stored import StoredRows
+from runner.scripts.data.chunks.workers import chunked, worker_count, workers
 from runner.scripts.data.cleaning.duplicates import jaccard, shingles_of
 from runner.scripts.data.cleaning.pipeline import Cleaning
 from runner.scripts.data.conversation import Conversation, Traits, message
-from runner.scripts.data.division import divide
-from runner.scripts.data.facts import facts_of, joined
-from runner.scripts.data.rows import Place
-from runner.scripts.data.spool import Files, waiting_files
-from runner.scripts.data.stored import StoredRows
-from runner.scripts.data.workers import chunked, worker_count, workers
+from runner.scripts.data.dividing.division import divide
+from runner.scripts.data.dividing.facts import facts_of, joined
+from runner.scripts.data.files.rows import Place
 from runner.scripts.spec import ScriptError
 
 SEED = 42

@@ -20,8 +20,8 @@ from runner.scripts.data.cleaning.pipeline import ORDER, Cleaning
 from runner.scripts.data.cleaning.report import Drop, difference
 from runner.scripts.data.cleaning.turns import merged
 from runner.scripts.data.conversation import Conversation, message
+from runner.scripts.data.files.rows import Place
 from runner.scripts.data.preference import Judged, Pair
-from runner.scripts.data.rows import Place
 
 EVERYTHING: dict[str, Any] = {
     "alternation": "merge",

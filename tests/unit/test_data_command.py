@@ -19,7 +19,7 @@ from runner.errors import Interrupted, StageFailed
 from runner.rows.script import _keep_log
 from runner.rows.show import marked, plain_number, seen_lines
 from runner.rows.survey import note_seen, survey
-from runner.scripts.data.rows import Problem, read_rows
+from runner.scripts.data.files.rows import Problem, read_rows
 
 GOOD = [{"question": f"Q{number}", "reply": "A"} for number in range(3)]
 
@@ -128,7 +128,7 @@ def test_lossy_says_what_it_loses(rows: Path, capsys: pytest.CaptureFixture[str]
 
 MESSAGES_ROW = '{"messages": [{"role": "user", "content": "Q"}]}'
 UNREADABLE = [
-    ("a.jsonl.gz", gzip.compress(b'{"text": "T"}\n' * 100)[:-9], "E347", "damaged", ""),
+    ("a.jsonl.gz", gzip.compress(b'{"text": "T"}\n' * 100, mtime=0)[:-9], "E347", "damaged", ""),
     ("a.jsonl.xz", lzma.compress(b'{"text": "T"}\n' * 100)[:-40], "E347", "damaged", ""),
     ("a.csv", "text\ncafé\n".encode("latin-1"), "E320", "UTF-8", "iconv -f LATIN1 -t UTF-8"),
     ("a.jsonl", '{"text": "T"}'.encode("utf-16"), "E320", "UTF-8", "iconv -f UTF-16"),

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from runner.scripts.data.conversation import Conversation, check_turns, message
 from runner.scripts.data.convert import Converted, convert
+from runner.scripts.data.files.rows import Problem, RowError, read_rows
 from runner.scripts.data.formats import COMPARED, EVERY, FORMATS
 from runner.scripts.data.preference import Judged, Pair, check_compared
-from runner.scripts.data.rows import Problem, RowError, read_rows
 from runner.scripts.data.writing import CannotHold, as_rows
 
 TEXT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12)

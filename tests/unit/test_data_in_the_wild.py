@@ -12,9 +12,9 @@ import pytest
 
 from runner.recipe.load import check_recipe
 from runner.scripts.data.conversation import Conversation, check_turns, with_system
+from runner.scripts.data.files.rows import Problem, RowError, read_rows
 from runner.scripts.data.formats import EVERY, FIELDS, FORMATS
 from runner.scripts.data.guess import guess_format
-from runner.scripts.data.rows import Problem, RowError, read_rows
 from tests.recipe_cases import copy_recipes
 
 TOOL = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
@@ -219,8 +219,8 @@ def test_a_broken_file_is_named_with_its_line(
 def test_a_line_without_an_end_is_not_taken_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.scripts.data.rows.MAX_ROW_BYTES", 1000)
-    monkeypatch.setattr("runner.scripts.data.rows.MAX_LIST_BYTES", 1000)
+    monkeypatch.setattr("runner.scripts.data.files.rows.MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr("runner.scripts.data.files.rows.MAX_LIST_BYTES", 1000)
     for start in (b'{"a": "', b'[{"a": "'):
         (tmp_path / "bomb.gz").write_bytes(gzip.compress(start + b"x" * 10_000))
         ((line, code, _),) = problems(tmp_path / "bomb.gz")

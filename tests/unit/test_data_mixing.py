@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from runner.cli.run import _warn_of_split
 from runner.rows.prepared import held_out_warning
 from runner.scripts.data.conversation import Conversation, Traits, message
-from runner.scripts.data.division import Division, divide, sums_by_source
-from runner.scripts.data.kinship import content_key, prompt_key, traits_of
-from runner.scripts.data.mixing import limited, mixed, times_of
+from runner.scripts.data.dividing.division import Division, divide, sums_by_source
+from runner.scripts.data.dividing.kinship import content_key, prompt_key, traits_of
+from runner.scripts.data.dividing.mixing import limited, mixed, times_of
+from runner.scripts.data.dividing.split import Kin, held_out_kin
+from runner.scripts.data.files.rows import Place, RowError
 from runner.scripts.data.preference import Judged, Pair
-from runner.scripts.data.rows import Place, RowError
-from runner.scripts.data.split import Kin, held_out_kin
 from runner.scripts.spec import ScriptError
 
 SEED = 42

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.scripts.data.conversation import message
+from runner.scripts.data.files.rows import Place, RowError
 from runner.scripts.data.formats import COMPARED
 from runner.scripts.data.preference import Judged, Pair, check_compared
-from runner.scripts.data.rows import Place, RowError
 from runner.scripts.data.writing import as_rows
 
 Q, GOOD, BAD = message("user", "Q"), message("assistant", "good"), message("assistant", "bad")

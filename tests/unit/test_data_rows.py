@@ -17,8 +17,8 @@ from runner.scripts.data.conversation import (
     message,
     with_system,
 )
+from runner.scripts.data.files.rows import Problem, RowError, read_rows
 from runner.scripts.data.formats import FORMATS
-from runner.scripts.data.rows import Problem, RowError, read_rows
 
 
 def turns(*pairs: tuple[str, str]) -> tuple[dict[str, str], ...]:

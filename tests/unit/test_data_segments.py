@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runner.scripts.data.segments import Segments, special_tokens
+from runner.scripts.data.tokens.segments import Segments, special_tokens
 
 BYTES: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False}
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.scripts.data.conversation import Conversation, message
-from runner.scripts.data.packing import pack
-from runner.scripts.data.rows import Place
-from runner.scripts.data.split import Kin, held_out, held_out_kin, units_of
+from runner.scripts.data.dividing.split import Kin, held_out, held_out_kin, units_of
+from runner.scripts.data.files.rows import Place
+from runner.scripts.data.tokens.packing import pack
 
 _DIGESTS = st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=40)
 _FRACTION = st.floats(0, 0.99)

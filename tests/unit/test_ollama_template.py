@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from runner.errors import StageFailed
-from runner.scripts.data.parity_cases import Message, cases
+from runner.scripts.data.tokens.parity_cases import Message, cases
 from runner.stages import ollama as ollama_stage
 from runner.stages.deployment import parity
 from runner.stages.deployment.prompts import Prompt, read_prompts

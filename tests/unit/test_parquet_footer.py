@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from runner.recipe.checks.disk import count_rows
 from runner.recipe.checks.parquet import KINDS, REQUIRED, sample_row
-from runner.scripts.data.formats import EVERY, FIELDS
-from runner.scripts.data.parquet_footer import (
+from runner.scripts.data.files.parquet_footer import (
     MAX_COLUMNS,
     Column,
     Footer,
@@ -22,7 +21,8 @@ from runner.scripts.data.parquet_footer import (
     Kind,
     read_footer,
 )
-from runner.scripts.data.rows import RowError
+from runner.scripts.data.files.rows import RowError
+from runner.scripts.data.formats import EVERY, FIELDS
 from tests.chain import ROOT
 
 QUIZ = ROOT / "tests" / "recipes" / "data" / "quiz.parquet"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from runner.scripts.spec import ScriptError
+from runner.scripts.training.preferences.reward_hacking import Shown, signs_of
 from runner.scripts.training.prompts import check_prompts, pad_of, prompt_of, stop_of
-from runner.scripts.training.reward_hacking import Shown, signs_of
 from runner.scripts.training.token_rows import IGNORED, Row
 
 SOUND = {

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from runner.recipe.schema import load_schema
+from runner.scripts.data.files.rows import RowError
 from runner.scripts.data.formats import EVERY
 from runner.scripts.data.prompted import Prompted, check_prompted
-from runner.scripts.data.rows import RowError
 from runner.scripts.data.writing import CannotHold, as_rows
 from runner.scripts.rewards.functions import (
     JSON_KINDS,

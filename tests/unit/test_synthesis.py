@@ -11,7 +11,7 @@ import pytest
 from runner.asking.http import Address, post
 from runner.cli.main import main
 from runner.rows.survey import survey
-from runner.scripts.data.rows import read_rows
+from runner.scripts.data.files.rows import read_rows
 from runner.synthesis.kinds import KINDS
 from tests.model_server import Answer, Asked, ModelServer, made_up
 from tests.synthesis_bench import (

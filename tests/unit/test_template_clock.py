@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-from runner.scripts.data.template_clock import PINNED, as_text, check_no_clock, pinned
+from runner.scripts.data.tokens.template_clock import PINNED, as_text, check_no_clock, pinned
 from runner.scripts.spec import ScriptError
 
 

@@ -32,8 +32,8 @@ from runner.recipe.source import Span, at_span
 from runner.recipe.suggest import nearest
 from runner.report.diagnostic import Diagnostic
 from runner.report.printable import quoted
-from runner.scripts.data.packed_files import is_packed
-from runner.scripts.data.tables import is_table
+from runner.scripts.data.files.packed_files import is_packed
+from runner.scripts.data.files.tables import is_table
 from runner.system.regular import NotReadable, is_regular, read_regular
 
 MAX_COUNTED_BYTES = 16 * 1024 * 1024  # of all data files; rows of larger ones are not counted

@@ -13,10 +13,10 @@ from typing import Any
 from runner.recipe.finding import Finding, listed
 from runner.recipe.model import DataFile, Recipe
 from runner.report.printable import escaped, quoted
+from runner.scripts.data.files.packed_files import PARQUET
+from runner.scripts.data.files.parquet_footer import Column, Footer, FooterError, Kind, read_footer
 from runner.scripts.data.formats import FIELDS
 from runner.scripts.data.guess import guess_format
-from runner.scripts.data.packed_files import PARQUET
-from runner.scripts.data.parquet_footer import Column, Footer, FooterError, Kind, read_footer
 from runner.stages.rows.columns import read_columns
 from runner.system.regular import NotReadable, open_regular
 

@@ -22,11 +22,11 @@ from runner.recipe.model import DataFile, Recipe
 from runner.recipe.model_facts import Facts
 from runner.recipe.paths import is_readable_file
 from runner.report.printable import escaped, quoted
+from runner.scripts.data.files.packed_files import unpacked
+from runner.scripts.data.files.rows import Problem, RowError, as_format_reads
+from runner.scripts.data.files.tables import is_table, rows_of_table
 from runner.scripts.data.formats import EVERY, FIELDS
 from runner.scripts.data.guess import guess_format
-from runner.scripts.data.packed_files import unpacked
-from runner.scripts.data.rows import Problem, RowError, as_format_reads
-from runner.scripts.data.tables import is_table, rows_of_table
 from runner.system.regular import NotReadable, open_regular, read_regular
 
 FIRST = 5  # rows that are looked at
@@ -270,7 +270,7 @@ def check_batch(recipe: Recipe) -> Iterator[Finding]:
 
 def check_repeats(recipe: Recipe) -> Iterator[Finding]:
     """A weight by which the rows of a small file are learnt by heart."""
-    from runner.scripts.data.mixing import times_of
+    from runner.scripts.data.dividing.mixing import times_of
 
     files = recipe.data.train
     counts = counted(recipe, files)
@@ -289,7 +289,7 @@ def check_repeats(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _training_rows(recipe: Recipe) -> int | None:
-    from runner.scripts.data.mixing import rows_about
+    from runner.scripts.data.dividing.mixing import rows_about
 
     counts = counted(recipe, recipe.data.train)
     if None in counts:

@@ -177,8 +177,8 @@ def format_of_file(path: Path, among: Collection[str] = ()) -> str:
     Raises UsageError (E157).
     """
     from runner.rows.survey import readable
+    from runner.scripts.data.files.rows import RowError
     from runner.scripts.data.formats import EVERY
-    from runner.scripts.data.rows import RowError
 
     with readable(path) as plain:
         first = list(islice(_rows(path, plain), _TRIED_ROWS))
@@ -232,7 +232,7 @@ def _read_plain(path: Path, plain: Path, wanted: str | None) -> tuple[str, DataF
 
 def _rows(path: Path, plain: Path) -> Iterator[dict[str, Any]]:
     """Of the file `path`, which `plain` has made plain."""
-    from runner.scripts.data.rows import Problem, read_rows
+    from runner.scripts.data.files.rows import Problem, read_rows
 
     for found in read_rows(plain, str(path)):
         if isinstance(found, Problem):
@@ -243,8 +243,8 @@ def _rows(path: Path, plain: Path) -> Iterator[dict[str, Any]]:
 
 def _format_of(path: Path, rows: list[dict[str, Any]]) -> str:
     """The first format that all of `rows` have."""
+    from runner.scripts.data.files.rows import RowError
     from runner.scripts.data.formats import FORMATS
-    from runner.scripts.data.rows import RowError
 
     def fits(name: str) -> bool:
         try:
@@ -265,7 +265,7 @@ def _format_of(path: Path, rows: list[dict[str, Any]]) -> str:
 
 def _text_size(parse: Any, path: Path, name: str, row: dict[str, Any]) -> int:
     """Bytes of the row's text in UTF-8."""
-    from runner.scripts.data.rows import RowError
+    from runner.scripts.data.files.rows import RowError
 
     try:
         made = parse(row)

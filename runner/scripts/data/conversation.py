@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.scripts.data.rows import Place, RowError
+from runner.scripts.data.files.rows import Place, RowError
 
 NOWHERE = Place("", 0)
 Message = dict[str, Any]  # role and content; where given name, tool_calls, tool_call_id

@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from runner.scripts.data.conversation import Conversation, check_turns
+from runner.scripts.data.files.packed_files import bare_name
+from runner.scripts.data.files.rows import (
+    MAX_SHOWN,
+    Place,
+    Problem,
+    RowError,
+    checked_value,
+    read_rows,
+)
+from runner.scripts.data.files.tables import JSON_COLUMNS, separator_of, typed
 from runner.scripts.data.formats import EVERY, FIELDS
-from runner.scripts.data.packed_files import bare_name
 from runner.scripts.data.preference import check_compared
 from runner.scripts.data.prompted import Prompted, check_prompted
-from runner.scripts.data.rows import MAX_SHOWN, Place, Problem, RowError, checked_value, read_rows
-from runner.scripts.data.tables import JSON_COLUMNS, separator_of, typed
 from runner.scripts.data.writing import CannotHold, Read, as_json, as_rows
 
 Row = dict[str, Any]

@@ -19,7 +19,7 @@ from runner.scripts.data.conversation import (
     check_turns,
     is_empty,
 )
-from runner.scripts.data.rows import Place, RowError
+from runner.scripts.data.files.rows import Place, RowError
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.scripts.data.chat_tokens import ChatTokenizer, template_text
-from runner.scripts.data.chunk import Counts, Making, tokenizer_for
+from runner.scripts.data.chunks.chunk import Counts, Making, tokenizer_for
+from runner.scripts.data.chunks.documents import Documents, made
+from runner.scripts.data.chunks.reading import Reading, read_rows_of
+from runner.scripts.data.chunks.spool import Files, Part, waiting_files
+from runner.scripts.data.chunks.stored import StoredRows
+from runner.scripts.data.chunks.workers import Workers, workers
 from runner.scripts.data.cleaning.texts import sides_of, wanted_sides
 from runner.scripts.data.conversation import (
     Conversation,
@@ -23,17 +27,13 @@ from runner.scripts.data.conversation import (
     fill_system,
     with_system,
 )
-from runner.scripts.data.division import Division, Sift
-from runner.scripts.data.documents import Documents, made
-from runner.scripts.data.kinship import Row
-from runner.scripts.data.parity_cases import cases
+from runner.scripts.data.dividing.division import Division, Sift
+from runner.scripts.data.dividing.kinship import Row
+from runner.scripts.data.files.rows import MAX_SHOWN, Problem, RowError
 from runner.scripts.data.prompted import Prompted
-from runner.scripts.data.reading import Reading, read_rows_of
-from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError
-from runner.scripts.data.spool import Files, Part, waiting_files
-from runner.scripts.data.stored import StoredRows
 from runner.scripts.data.template_tokens import FOREIGN, foreign_template
-from runner.scripts.data.workers import Workers, workers
+from runner.scripts.data.tokens.chat_tokens import ChatTokenizer, template_text
+from runner.scripts.data.tokens.parity_cases import cases
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.weights.floats import Array
 

@@ -17,7 +17,7 @@ from runner.scripts.data.conversation import (
     Traits,
     message,
 )
-from runner.scripts.data.rows import Place, RowError
+from runner.scripts.data.files.rows import Place, RowError
 
 
 @dataclass(frozen=True, slots=True)

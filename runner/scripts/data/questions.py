@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.scripts.data.conversation import Message, fill_system, message
-from runner.scripts.data.rows import MAX_SHOWN, Place, Problem, RowError, checked_text, read_rows
+from runner.scripts.data.files.rows import (
+    MAX_SHOWN,
+    Place,
+    Problem,
+    RowError,
+    checked_text,
+    read_rows,
+)
 from runner.scripts.spec import ScriptError
 
 

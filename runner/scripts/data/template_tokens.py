@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 
-from runner.scripts.data.chat_tokens import ChatTokenizer
 from runner.scripts.data.conversation import Conversation, message
-from runner.scripts.data.rows import RowError
+from runner.scripts.data.files.rows import RowError
+from runner.scripts.data.tokens.chat_tokens import ChatTokenizer
 from runner.scripts.spec import ScriptError
 
 FOREIGN = ("E327", "E328")  # of rows, where the markers of a template melt into the text

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.scripts.data.conversation import ROLES, Conversation, Message, message, role_named
-from runner.scripts.data.rows import (
+from runner.scripts.data.files.rows import (
     RowError,
     checked_text,
     checked_value,

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from runner.scripts.data.conversation import Conversation, Message
+from runner.scripts.data.files.rows import RowError
 from runner.scripts.data.formats.sharegpt import FUNCTION_CALL, check_order
 from runner.scripts.data.preference import Judged, Pair
 from runner.scripts.data.prompted import Prompted
-from runner.scripts.data.rows import RowError
 
 Row = dict[str, Any]
 Read = Conversation | Pair | Judged | Prompted

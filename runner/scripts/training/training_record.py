@@ -16,7 +16,7 @@ from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.training.checkpoints import KEPT, make_room, mark_complete, remove_old
 from runner.scripts.training.memory_kinds import highest, memory_by_kind
 from runner.scripts.training.stopping import STOP, STOPPED
-from runner.scripts.training.team import whole
+from runner.scripts.training.together.team import whole
 from runner.scripts.training.torch_setup import memory_in_use
 
 _TRACE = "trace.jsonl"

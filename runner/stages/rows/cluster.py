@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from runner.errors import StageFailed
-from runner.scripts.data.workers import ADDRESS
+from runner.scripts.data.chunks.workers import ADDRESS
 
 ENVIRONMENT = "ray"
 CONNECT_SECONDS = 10

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.recipe.paths import is_readable_file
-from runner.scripts.data.packed_files import LIBRARY_SUFFIXES, takes_library
+from runner.scripts.data.files.packed_files import LIBRARY_SUFFIXES, takes_library
 from runner.stages.contract import Context
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from runner.scripts.data.cleaning.report import Drop
 from runner.scripts.data.cleaning.texts import SAID, Row, texts_of
 from runner.scripts.data.cleaning.words import words_of
-from runner.scripts.data.rows import Problem, read_rows
+from runner.scripts.data.files.rows import Problem, read_rows
 from runner.scripts.spec import ScriptError
 from runner.scripts.weights.floats import Array
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from runner.scripts.data.chunks.stored import facts_in
 from runner.scripts.data.cleaning import duplicates, language, lengths, refusals, repair, turns
 from runner.scripts.data.cleaning.contamination import Measure, texts_of_file
 from runner.scripts.data.cleaning.duplicates import signatures_of
@@ -30,9 +31,8 @@ from runner.scripts.data.cleaning.texts import (
 )
 from runner.scripts.data.cleaning.web import without_web_text
 from runner.scripts.data.conversation import Conversation, check_turns
+from runner.scripts.data.files.rows import Problem, RowError
 from runner.scripts.data.preference import check_compared
-from runner.scripts.data.rows import Problem, RowError
-from runner.scripts.data.stored import facts_in
 from runner.scripts.spec import ScriptError
 from runner.scripts.weights.floats import Array
 

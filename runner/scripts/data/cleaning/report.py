@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.scripts.data.rows import Place
+from runner.scripts.data.files.rows import Place
 
 SHOWN = 3  # rows of each kind that are shown
 EXCERPT = 90  # characters of a row that are shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runner.scripts.data.conversation import Conversation, Message, message
-from runner.scripts.data.rows import RowError, checked_text, kind_of, text_field
+from runner.scripts.data.files.rows import RowError, checked_text, kind_of, text_field
 
 FIELDS = ("instruction", "input", "output", "system", "history")
 _SIDES = ("user", "assistant")  # of a pair of the history that is an object

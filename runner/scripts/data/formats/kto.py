@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.scripts.data.files.rows import RowError, kind_of
 from runner.scripts.data.formats import prompt_completion
 from runner.scripts.data.preference import Judged
-from runner.scripts.data.rows import RowError, kind_of
 
 FIELDS = (*prompt_completion.FIELDS, "label")
 

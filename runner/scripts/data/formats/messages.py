@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runner.scripts.data.conversation import Conversation
-from runner.scripts.data.rows import list_field
+from runner.scripts.data.files.rows import list_field
 from runner.scripts.data.turns import parse_tools, parse_turns
 
 FIELDS = ("messages", "tools")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.scripts.data.files.rows import RowError
 from runner.scripts.data.formats.prompt_completion import text_or_turns
 from runner.scripts.data.preference import Pair
-from runner.scripts.data.rows import RowError
 from runner.scripts.data.turns import Turns, behind_prompt, behind_system, with_tools
 
 FIELDS = ("prompt", "chosen", "rejected", "system", "tools")

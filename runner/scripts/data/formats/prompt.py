@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from runner.scripts.data.conversation import Conversation, message
+from runner.scripts.data.files.rows import RowError, checked_text, kind_of
 from runner.scripts.data.formats.prompt_completion import text_or_turns
 from runner.scripts.data.prompted import Prompted, check_prompted
-from runner.scripts.data.rows import RowError, checked_text, kind_of
 from runner.scripts.data.turns import behind_system, with_tools
 
 FIELDS = ("prompt", "answer", "system", "tools")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runner.scripts.data.conversation import Conversation, message
-from runner.scripts.data.rows import RowError, kind_of, list_field, text_field
+from runner.scripts.data.files.rows import RowError, kind_of, list_field, text_field
 from runner.scripts.data.turns import Turns, behind_prompt, parse_turns
 
 FIELDS = ("prompt", "completion", "system", "tools")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runner.scripts.data.conversation import ROLES, Conversation, Message, message, role_named
-from runner.scripts.data.rows import RowError, checked_text, decoded, list_field, text_field
+from runner.scripts.data.files.rows import RowError, checked_text, decoded, list_field, text_field
 from runner.scripts.data.turns import (
     TOOL_CALLS,
     Turns,

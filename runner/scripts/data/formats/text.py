@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runner.scripts.data.conversation import Conversation
-from runner.scripts.data.rows import text_field
+from runner.scripts.data.files.rows import text_field
 
 FIELDS = ("text",)
 

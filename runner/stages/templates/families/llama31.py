@@ -5,7 +5,7 @@ The second is today's in some of these models; `prepare` pins it before anything
 
 from dataclasses import replace
 
-from runner.scripts.data.template_clock import PINNED, as_text
+from runner.scripts.data.tokens.template_clock import PINNED, as_text
 from runner.stages.templates.families.layout import Family, Turn
 from runner.stages.templates.families.llama3 import ASK, HEAD, STOP, TAIL
 from runner.stages.templates.families.turnwise import turnwise

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.scripts.data.conversation import Conversation, Message, Traits, is_empty
+from runner.scripts.data.files.rows import RowError
 from runner.scripts.data.preference import Compared
 from runner.scripts.data.prompted import Prompted
-from runner.scripts.data.rows import RowError
 
 Row = Conversation | Compared | Prompted
 

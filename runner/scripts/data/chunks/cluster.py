@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import runner
-from runner.scripts.data.chunk import Making
-from runner.scripts.data.spool import Part
-from runner.scripts.data.workers import ADDRESS, Workers
+from runner.scripts.data.chunks.chunk import Making
+from runner.scripts.data.chunks.spool import Part
+from runner.scripts.data.chunks.workers import ADDRESS, Workers
 from runner.scripts.spec import ScriptError
 
 GROUP = 16  # chunks that go to a machine together
@@ -196,7 +196,7 @@ def _remote(luggage: Any, models: Mapping[str, Any], work: bytes) -> Callable[[A
         import pickle
 
         unpacked()
-        from runner.scripts.data.cluster import answers
+        from runner.scripts.data.chunks.cluster import answers
 
         return {"number": item["number"], "made": answers(pickle.loads(work), item["chunks"])}
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from runner.scripts.data.kinship import Row
+from runner.scripts.data.dividing.kinship import Row
 from runner.scripts.spec import ScriptError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def limited(rows: Sequence[R], sources: Sequence[Source], seed: int) -> Sequence
     """Of each source with a `limit` that many rows, those that come first by hash; order kept."""
     import numpy as np
 
-    from runner.scripts.data.stored import facts_in, taken
+    from runner.scripts.data.chunks.stored import facts_in, taken
 
     facts = facts_in(rows)
     kept = np.zeros(len(rows), bool)
@@ -59,7 +59,7 @@ def mixed(rows: Sequence[R], sources: Sequence[Source], seed: int) -> Sequence[R
     """
     import numpy as np
 
-    from runner.scripts.data.stored import facts_in, taken
+    from runner.scripts.data.chunks.stored import facts_in, taken
 
     facts = facts_in(rows)
     counts = Counter(facts.sources.tolist())
@@ -91,7 +91,7 @@ def shuffled(rows: Sequence[R], seed: int) -> Sequence[R]:
     """The rows in the order of a hash, whatever their order was."""
     import numpy as np
 
-    from runner.scripts.data.stored import facts_in, taken
+    from runner.scripts.data.chunks.stored import facts_in, taken
 
     hashes = _hashes(f"{seed}:order:0:", facts_in(rows).digests)
     return taken(rows, np.argsort(hashes, kind="stable"))

@@ -7,10 +7,10 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 import numpy as np
 
-from runner.scripts.data.facts import Facts, facts_of
-from runner.scripts.data.kinship import Row
-from runner.scripts.data.spool import Part, Spool
-from runner.scripts.data.workers import chunked
+from runner.scripts.data.chunks.spool import Part, Spool
+from runner.scripts.data.chunks.workers import chunked
+from runner.scripts.data.dividing.facts import Facts, facts_of
+from runner.scripts.data.dividing.kinship import Row
 from runner.scripts.weights.floats import Array
 
 CHUNK = 256  # rows that are worked on at a time

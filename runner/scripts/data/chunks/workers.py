@@ -91,7 +91,7 @@ def workers(
     `environ`: the variables of this process that decide bytes, which are set there too.
     """
     if count is None and (address := os.environ.get(ADDRESS)):
-        from runner.scripts.data.cluster import cluster
+        from runner.scripts.data.chunks.cluster import cluster
 
         with cluster(address, environ) as machines:
             yield machines

@@ -18,9 +18,9 @@ from llamafactory.train.tuner import run_exp
 from transformers import TrainerCallback
 
 from runner.scripts.spec import Events, ScriptError, Spec
-from runner.scripts.training.canary import canary_of
+from runner.scripts.training.canary.canary import canary_of
 from runner.scripts.training.checkpoints import complete_checkpoints, is_finished, remove_incomplete
-from runner.scripts.training.llamafactory_inputs import adapter_of, write_inputs
+from runner.scripts.training.llamafactory.llamafactory_inputs import adapter_of, write_inputs
 from runner.scripts.training.token_rows import IGNORED, TokenRows
 from runner.scripts.training.torch_setup import check_finite, check_still_set_up, peak_memory
 from runner.scripts.training.trained_files import copy_adapter, copy_model

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from runner.scripts.alarm import TimeIsOver, alarm
-from runner.scripts.data.rows import RowError
+from runner.scripts.data.files.rows import RowError
 
 SECONDS = 20.0  # of the processor, for one conversation: a template takes a thousandth of one
 CHARACTERS = 64 << 20  # of a rendered conversation

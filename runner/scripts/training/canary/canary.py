@@ -21,15 +21,15 @@ from jinja2.exceptions import TemplateError
 from transformers import TrainerCallback
 
 from runner.scripts.spec import Events, Spec
-from runner.scripts.training import canary_limits
-from runner.scripts.training.canary_limits import Findings
-from runner.scripts.training.canary_template import (
+from runner.scripts.training.canary import canary_limits
+from runner.scripts.training.canary.canary_limits import Findings
+from runner.scripts.training.canary.canary_template import (
     check_generation_prompt,
     check_marks,
     check_prompts_are_free,
 )
-from runner.scripts.training.canary_text import TEXT
-from runner.scripts.training.team import whole
+from runner.scripts.training.canary.canary_text import TEXT
+from runner.scripts.training.together.team import whole
 from runner.scripts.training.token_rows import TokenRows
 
 TEXT_TOKENS = 128  # at most; of a tokenizer with one token a byte, a fourth of the text

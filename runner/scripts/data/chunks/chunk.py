@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from runner.scripts.data.chat_tokens import ChatTokenizer, Tokens, end_ids_of
 from runner.scripts.data.conversation import Conversation, with_system
-from runner.scripts.data.fitting import fit
-from runner.scripts.data.kinship import Row
+from runner.scripts.data.dividing.kinship import Row
+from runner.scripts.data.files.rows import MAX_SHOWN, Problem, RowError
 from runner.scripts.data.preference import Compared
 from runner.scripts.data.prompted import Prompted
-from runner.scripts.data.rows import MAX_SHOWN, Problem, RowError
 from runner.scripts.data.systems import prompt_of, system_of
+from runner.scripts.data.tokens.chat_tokens import ChatTokenizer, Tokens, end_ids_of
+from runner.scripts.data.tokens.fitting import fit
 from runner.scripts.weights.floats import Array
 
 SAME = "the same within max_length"

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from runner.scripts.data.chunk import Chunk, Counts, Making, tokenised
-from runner.scripts.data.facts import Facts
-from runner.scripts.data.spool import Files, Part
-from runner.scripts.data.stored import StoredRows
-from runner.scripts.data.workers import Workers
+from runner.scripts.data.chunks.chunk import Chunk, Counts, Making, tokenised
+from runner.scripts.data.chunks.spool import Files, Part
+from runner.scripts.data.chunks.stored import StoredRows
+from runner.scripts.data.chunks.workers import Workers
+from runner.scripts.data.dividing.facts import Facts
 from runner.scripts.weights.floats import Array
 from runner.scripts.weights.safetensors_stream import SafetensorsWriter, TensorSpec
 

@@ -76,7 +76,7 @@ def as_format_reads(
     row: dict[str, Any], name: str, columns: Mapping[str, str] | None
 ) -> dict[str, Any]:
     """A row of the file `name` under the keys, and with the kinds, of a format. Raises RowError."""
-    from runner.scripts.data.tables import is_table, typed
+    from runner.scripts.data.files.tables import is_table, typed
 
     named = renamed(row, columns) if columns else row
     return typed(named) if is_table(name) else named
@@ -93,8 +93,8 @@ def renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _unpacked_rows(file: IO[bytes], name: str) -> Rows:
-    from runner.scripts.data.packed_files import unpacked
-    from runner.scripts.data.tables import is_table, rows_of_table
+    from runner.scripts.data.files.packed_files import unpacked
+    from runner.scripts.data.files.tables import is_table, rows_of_table
 
     line = 1
     try:

@@ -28,9 +28,9 @@ from transformers import Trainer
 
 from runner.scripts.train_native import MeanTokenTrainer
 from runner.scripts.training.checkpoints import complete_checkpoints, step_of
-from runner.scripts.training.shared_batches import loader
 from runner.scripts.training.stopping import STOP
-from runner.scripts.training.team import Team, whole
+from runner.scripts.training.together.shared_batches import loader
+from runner.scripts.training.together.team import Team, whole
 from runner.scripts.training.token_rows import IGNORED
 from runner.scripts.training.training_record import TrainingRecord
 

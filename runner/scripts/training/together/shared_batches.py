@@ -15,7 +15,7 @@ import torch
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from runner.scripts.training.team import Team
+from runner.scripts.training.together.team import Team
 from runner.scripts.training.token_rows import IGNORED
 
 

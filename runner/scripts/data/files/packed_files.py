@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, cast
 
-from runner.scripts.data.rows import RowError
+from runner.scripts.data.files.rows import RowError
 
 SUFFIXES = (".gz", ".xz", ".zst")
 TEXTS = "texts"  # of the columns of Parquet: those that hold texts, and nothing that is no JSON

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.training import adapter_targets
-from runner.scripts.training.llamafactory_inputs import adapter_of, write_inputs
+from runner.scripts.training.llamafactory.llamafactory_inputs import adapter_of, write_inputs
 from runner.scripts.training.token_rows import IGNORED, read_token_rows
 from runner.scripts.training.trained_files import copy_adapter, copy_model
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.scripts.data.chunk import Counts
-from runner.scripts.data.facts import Facts, facts_of, joined
-from runner.scripts.data.kinship import Row
-from runner.scripts.data.rows import Place, Problem, RowError, read_rows
-from runner.scripts.data.spool import Column, Files
-from runner.scripts.data.stored import CHUNK, CHUNK_BYTES, StoredRows
-from runner.scripts.data.workers import Workers, chunked
+from runner.scripts.data.chunks.chunk import Counts
+from runner.scripts.data.chunks.spool import Column, Files
+from runner.scripts.data.chunks.stored import CHUNK, CHUNK_BYTES, StoredRows
+from runner.scripts.data.chunks.workers import Workers, chunked
+from runner.scripts.data.dividing.facts import Facts, facts_of, joined
+from runner.scripts.data.dividing.kinship import Row
+from runner.scripts.data.files.rows import Place, Problem, RowError, read_rows
 from runner.scripts.spec import ScriptError, Spec
 from runner.scripts.weights.floats import Array
 
@@ -32,8 +32,8 @@ Understand = Callable[[dict[str, Any], Mapping[str, Any], "Reading"], Row]
 class Reading:
     """How rows of files are understood. `understand` and `plain` are functions of a module.
 
-    `split`: whose columns rows must have (data/division.py). `steps`: of cleaning, None for rows
-    as they are.
+    `split`: whose columns rows must have (data/dividing/division.py). `steps`: of cleaning, None
+    for rows as they are.
     """
 
     understand: Understand
@@ -162,7 +162,7 @@ def rows_in(
     items: list[Item], file: Mapping[str, Any], number: int, reading: Reading, bad: Counts
 ) -> Iterator[Row]:
     """The rows that can be used or cleaned; the others go to `bad`."""
-    from runner.scripts.data.kinship import traits_of
+    from runner.scripts.data.dividing.kinship import traits_of
 
     for item in items:
         if isinstance(item, Problem):

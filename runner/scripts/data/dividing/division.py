@@ -15,12 +15,12 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from runner.scripts.data.facts import Facts, facts_of, goes_by_kin
-from runner.scripts.data.kinship import Row
-from runner.scripts.data.mixing import is_mixed, limited, mixed, shuffled
-from runner.scripts.data.rows import MAX_SHOWN
-from runner.scripts.data.split import Family, held_out, held_out_kin, unit_count
-from runner.scripts.data.stored import StoredRows, taken
+from runner.scripts.data.chunks.stored import StoredRows, taken
+from runner.scripts.data.dividing.facts import Facts, facts_of, goes_by_kin
+from runner.scripts.data.dividing.kinship import Row
+from runner.scripts.data.dividing.mixing import is_mixed, limited, mixed, shuffled
+from runner.scripts.data.dividing.split import Family, held_out, held_out_kin, unit_count
+from runner.scripts.data.files.rows import MAX_SHOWN
 from runner.scripts.spec import ScriptError
 from runner.scripts.weights.floats import Array
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from runner.scripts.data.rows import RowError
+from runner.scripts.data.files.rows import RowError
 
 if TYPE_CHECKING:
-    from runner.scripts.data.chat_tokens import Tokens
+    from runner.scripts.data.tokens.chat_tokens import Tokens
 
 
 def fit(tokens: Tokens, max_length: int, too_long: str) -> Tokens | str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import IO, Any
 
-from runner.scripts.data.packed_files import PARQUET
+from runner.scripts.data.files.packed_files import PARQUET
 
 ENCRYPTED = b"PARE"
 MAX_BYTES = 4 << 20  # of the footer that are looked at

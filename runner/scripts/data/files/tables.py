@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator
 from typing import IO, Any
 
-from runner.scripts.data.packed_files import bare_name
-from runner.scripts.data.rows import MAX_ROW_BYTES, Place, Problem, RowError, Rows, decoded
+from runner.scripts.data.files.packed_files import bare_name
+from runner.scripts.data.files.rows import MAX_ROW_BYTES, Place, Problem, RowError, Rows, decoded
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 # What no text can be: these cells are JSON, and an empty one is none.

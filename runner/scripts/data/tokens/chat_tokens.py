@@ -22,10 +22,10 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.data.conversation import Conversation, Message
-from runner.scripts.data.rows import RowError
-from runner.scripts.data.segments import Segments, special_tokens
-from runner.scripts.data.template_clock import check_no_clock, pinned
-from runner.scripts.data.template_limits import check_length, limited
+from runner.scripts.data.files.rows import RowError
+from runner.scripts.data.tokens.segments import Segments, special_tokens
+from runner.scripts.data.tokens.template_clock import check_no_clock, pinned
+from runner.scripts.data.tokens.template_limits import check_length, limited
 from runner.scripts.spec import ScriptError
 
 _PROBE_SYSTEM = "Mind the Mark-7f3a."

@@ -20,12 +20,12 @@ from llamafactory.model import load_tokenizer
 
 from runner.backends.llamafactory_rows import TURNS
 from runner.scripts import prepare
-from runner.scripts.data.chunk import Making, tokenised
+from runner.scripts.data.chunks.chunk import Making, tokenised
+from runner.scripts.data.chunks.spool import waiting_files
+from runner.scripts.data.chunks.workers import workers
 from runner.scripts.data.conversation import Conversation, with_system
-from runner.scripts.data.division import divide
+from runner.scripts.data.dividing.division import divide
 from runner.scripts.data.preparation import raise_problems, sound_rows
-from runner.scripts.data.spool import waiting_files
-from runner.scripts.data.workers import workers
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.training.token_rows import Row, TokenRows
 from runner.scripts.weights.floats import Array

@@ -20,7 +20,11 @@ from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.spec import ScriptError, Spec
 from runner.scripts.training import adapter_targets
-from runner.scripts.training.preference_rows import check_pairs, mismatched, read_preferred
+from runner.scripts.training.preferences.preference_rows import (
+    check_pairs,
+    mismatched,
+    read_preferred,
+)
 from runner.scripts.training.token_rows import IGNORED, Row, TokenRows, padded_length
 from runner.scripts.weights.model_folder import read_json, write_json
 

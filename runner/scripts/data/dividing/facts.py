@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from runner.scripts.data.conversation import Conversation
-from runner.scripts.data.kinship import Row, content_key, prompt_key
+from runner.scripts.data.dividing.kinship import Row, content_key, prompt_key
 from runner.scripts.weights.floats import Array
 
 

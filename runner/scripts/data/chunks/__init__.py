@@ -1,0 +1,1 @@
+"""Many rows, a chunk at a time: worker processes, a cluster, files in which rows wait."""

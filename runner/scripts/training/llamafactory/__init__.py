@@ -1,0 +1,1 @@
+"""Trainings by LLaMA Factory's own trainers."""

@@ -1,0 +1,1 @@
+"""Trainings by pairs and scores."""
