@@ -105,6 +105,7 @@ class Method:
     lower: bool = False  # is a lower value better?
     fraction: float = FRACTION  # of the rows that is held out
     scorer: str = ""  # of PPO: the recipe of its reward model, whose rows the control changes
+    start: tuple[str, ...] = ()  # recipe of the model that it starts from, and that one's rows
 
     @property
     def file(self) -> str:
@@ -152,6 +153,7 @@ METHODS = {
             neutral=0.0,
             traced="objective/scores",
             scorer="reward",
+            start=(f"{COURSE}/10.5-ppo-sft.yaml", f"{DATA}/judged-answers.jsonl"),
         ),
     )
 }
@@ -279,7 +281,7 @@ def results_of(method: Method, checkout: Checkout) -> dict[str, Any]:
 
 def sources(method: Method, root: Path = ROOT) -> dict[str, str]:
     """File -> sha256 of what decides the numbers, as far as it is ours to change."""
-    names = [method.file, f"{DATA}/{method.data}"]
+    names = [method.file, f"{DATA}/{method.data}", *method.start]
     if method.scorer:
         scorer = METHODS[method.scorer]
         names += [scorer.file, f"{DATA}/{scorer.data}"]
