@@ -42,6 +42,7 @@ COURSE, DATA = "recipes/course", "recipes/data"
 SEED = 42  # of the recipes, by which rows are held out
 FRACTION = 0.25  # of most recipes
 EXCHANGED = 7  # seed of the controls
+OTHER_SEED = 7  # of a control's reward model
 POINTS = 6  # of a curve in the page
 HELD_OUT = "prepared/validation.tokens.safetensors"
 
@@ -181,11 +182,15 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def write_control(method: Method, project: Path) -> str:
-    """Write the control's recipe and rows into `project`; the recipe's path there."""
+def write_control(method: Method, project: Path, **more: Any) -> str:
+    """Write the control's recipe and rows into `project`; the recipe's path there.
+
+    `more`: what else its recipe says. A control's reward model has a seed of its own: two that
+    begin with the same random head share what that one likes, and the control would learn it too.
+    """
     name = f"{method.name}-control"
     if method.scorer:
-        scorer = write_control(METHODS[method.scorer], project)
+        scorer = write_control(METHODS[method.scorer], project, seed=OTHER_SEED)
         changed = {"reward": {"recipe": Path(scorer).name}}
         return write_recipe(method, project, changed)
     train, validation = divided(read_rows(project / DATA / method.data), method.fraction)
@@ -195,7 +200,7 @@ def write_control(method: Method, project: Path) -> str:
         files[part] = {"path": f"../data/{name}-{part}.jsonl", "format": method.format}
         write_rows(project / DATA / f"{name}-{part}.jsonl", rows)
     held_out = {"fraction": None, "files": [files["held-out"]]}
-    changed = {"data": {"train": [files["train"]], "validation": held_out}}
+    changed = {"data": {"train": [files["train"]], "validation": held_out}, **more}
     return write_recipe(method, project, changed)
 
 

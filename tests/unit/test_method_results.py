@@ -131,6 +131,7 @@ def test_the_control_of_ppo_learns_from_a_reward_model_that_says_nothing(tmp_pat
     assert (recipe.scorer and recipe.scorer.name) == "reward"
     assert (control.scorer and control.scorer.name) == "reward-control"
     assert control.scorer
+    assert control.scorer.seed != recipe.scorer.seed  # what a random head likes is not shared
     rows = [read_rows(Path(control.scorer.resolve(each.path)))
             for each in control.scorer.data.train]  # fmt: skip
     train, _ = divided(read_rows(ROOT / "recipes/data" / METHODS["reward"].data))
