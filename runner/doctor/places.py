@@ -48,16 +48,10 @@ def _answering(url: str) -> Check:
     models = ollama.loaded(url)
     if not models:
         return ok("ollama", f"one answers at {url}")
-    told = ", ".join(f"{name} with {gb(size)}" for name, size in models)
-    first = models[0][0]
+    held = ", ".join(f"{name} with {gb(size)}" for name, size in models)
+    found, fix = f"one answers at {url} and holds {held}", f"ollama stop {models[0][0]}"
     why = "what it holds a training cannot have; it lets go of a model some minutes after its use"
-    return Check(
-        "ollama",
-        State.WARNING,
-        f"one answers at {url} and holds {told}",
-        why,
-        f"ollama stop {first}",
-    )
+    return Check("ollama", State.WARNING, found, why, fix)
 
 
 def servers(cache: Path) -> Check:
