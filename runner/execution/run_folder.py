@@ -38,6 +38,7 @@ SHOWN_AS = {
     "train": ".",
     "evaluate": "evaluation",
     "harness": "harness",
+    "constants": "constants",
     "merge": "merged",
     "fidelity": "fidelity",
     "imatrix": "imatrix",
