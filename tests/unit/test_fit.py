@@ -25,8 +25,8 @@ COURSE = ROOT / "recipes" / "course"
 REPOSITORIES = json.loads((PUBLISHED / "repositories.json").read_bytes())
 
 
-def shapes(name: str) -> Shapes:
-    return shapes_of(json.loads((PUBLISHED / f"{name}.json").read_bytes()))
+def shapes(name: str, **config: Any) -> Shapes:
+    return shapes_of(json.loads((PUBLISHED / f"{name}.json").read_bytes()) | config)
 
 
 @pytest.fixture(scope="module")

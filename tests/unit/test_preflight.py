@@ -34,7 +34,7 @@ def recipe(tmp_path: Path) -> Recipe:
 @pytest.fixture
 def check(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Check:
     """What is said before a stage that loads 40 GB."""
-    monkeypatch.setattr(preflight, "_load_of", lambda recipe, device: LOADED)
+    monkeypatch.setattr(preflight, "_load_of", lambda *_: LOADED)
 
     def said(root: Path, stage: str = "train") -> list[str]:
         words: list[str] = []
@@ -97,7 +97,7 @@ from runner.execution import preflight
 from runner.recipe.load import load_recipe
 from runner.stages import load_stage
 Path("{group}/cgroup.procs").write_text("0")
-preflight._load_of = lambda recipe, device: 9 * 10**9
+preflight._load_of = lambda *_: 9 * 10**9
 try:
     preflight.require_memory(load_stage("train"), load_recipe(Path("{tmp_path}/x.yaml")), print)
 except MachineCannot as error:

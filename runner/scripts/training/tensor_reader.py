@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import modeling_utils
 
-from runner.scripts.weights.model_folder import read_json
+from runner.scripts.weights.model_folder import OWN_WAYS, read_json
 from runner.scripts.weights.safetensors_stream import (
     BLOCK,
     INDEX,
@@ -45,18 +45,12 @@ STORED = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-# Of config.json: what makes loading more than putting tensors where their names say.
-_OWN_WAYS = {
-    "auto_map": "it brings its own code",
-    "quantization_config": "its files are quantised already",
-    "transformers_weights": "its files have names of their own",
-}
 
 
 def why_not(folder: Path) -> str:
     """Why the model in `folder` cannot be read tensor by tensor; empty where it can be."""
     config = read_json(folder / "config.json")
-    for name, reason in _OWN_WAYS.items():
+    for name, reason in OWN_WAYS.items():
         if config.get(name):
             return reason
     if (folder / SINGLE).exists() and (folder / INDEX).exists():
@@ -159,7 +153,9 @@ def read_rows(
     rows = TensorSpec(spec.name, spec.dtype, tuple(into.shape))
     for begin, end in row_blocks(rows, BLOCK) if rows.nbytes else ():
         values = file.read(spec.name, first + begin, first + end)
-        block = torch.from_numpy(values).view(STORED[spec.dtype]).to(held)
+        block = torch.from_numpy(values).view(STORED[spec.dtype])
+        if held != into.dtype:  # else the copy rounds, without another block of memory
+            block = block.to(held)
         (into[begin:end] if spec.shape else into).copy_(block)
         file.forget(spec.name, first + begin, first + end)
 
