@@ -192,7 +192,8 @@ def _parted_training(shapes: Shapes, job: Job, device: str) -> Memory:
     writing = [Item("whole adapter, and as it is written", 2 * FLOAT32 * trained)]
     if every:
         largest = max(weight.size for weight in shapes.weights)
-        writing = [Item("largest weight, whole, and as it is written", 2 * FLOAT32 * largest)]
+        gathered = parted_memory.GATHERED * FLOAT32 * largest
+        writing = [Item("largest weight, put together and written", gathered)]
     peak = max((computing, stepping, writing), key=lambda items: sum(item.bytes for item in items))
     return _memory([*kept, *peak, Item("process", PROCESS_BYTES[device])])
 

@@ -15,6 +15,7 @@ from runner.plan.shapes import Shapes, in_layer
 AT_ONCE = 2  # layers that are whole
 # Of rows on their way from a file: as they are stored, and rounded to the recipe's dtype.
 READING_BYTES = 3 * (32 << 20)
+GATHERED = 3  # times a weight's size, while it is put together: what gloo does, measured
 
 
 def part(size: int, processes: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -14,8 +16,11 @@ import pytest
 from runner.errors import MachineCannot
 from runner.execution import preflight
 from runner.execution.preflight import require_memory
+from runner.plan.published_models import FOLDER as PUBLISHED
+from runner.recipe import model_facts
 from runner.recipe.load import load_recipe
 from runner.recipe.model import Recipe
+from runner.recipe.model_facts import Facts
 from runner.stages import load_stage
 from tests.chain import ROOT
 from tests.small_recipe import write_recipe
@@ -59,6 +64,22 @@ def test_a_load_without_memory_is_refused(
         check(root, stage)
     assert (caught.value.code, caught.value.exit_code) == ("E940", 4)
     assert check(root, "merge") == []  # tensor by tensor, whatever the size
+
+
+def test_what_several_processes_train_in_parts_one_evaluates_whole(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((PUBLISHED / "llama-3.1-70b.json").read_bytes())
+    monkeypatch.setattr(model_facts, "known_facts", lambda recipe: Facts(config, "a test"))
+    train = dataclasses.replace(recipe.train, processes=2)
+    both = dataclasses.replace(recipe, train=train)
+    needed = {
+        stage: preflight._load_of(load_stage(stage), both, "cuda")
+        for stage in ("train", "evaluate")
+    }
+    alone = preflight._load_of(load_stage("evaluate"), recipe, "cuda")
+    assert needed["train"] < 0.6 * alone
+    assert needed["evaluate"] == alone
 
 
 def test_a_gpu_with_memory_of_its_own_is_its_own_affair(check: Check, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from transformers import modeling_utils
 from runner.scripts.training.tensor_reader import STORED
 from runner.scripts.training.together.team import Team, whole
 from runner.scripts.training.trained_files import write_model
+from runner.scripts.weights.floats import Array
 from runner.scripts.weights.safetensors_stream import SafetensorsWriter, TensorSpec
 
 _NAMES = {dtype: name for name, dtype in STORED.items()}
@@ -49,6 +50,10 @@ def _gathered(weight: torch.Tensor) -> torch.Tensor:
     return whole(weight.detach()).cpu()
 
 
+def _bytes(weight: torch.Tensor) -> Array:
+    return weight.contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
 @contextmanager
 def _writing(weight: Callable[[str], torch.Tensor]) -> Iterator[None]:
     """While entered, Transformers writes tensors as `weight` gives them by name.
@@ -63,8 +68,7 @@ def _writing(weight: Callable[[str], torch.Tensor]) -> Iterator[None]:
         ]
         with SafetensorsWriter(Path(path), specs, metadata) as file:
             for spec in specs:
-                values = weight(spec.name).contiguous().reshape(-1)
-                file.write(spec.name, values.view(torch.uint8).numpy())
+                file.write(spec.name, _bytes(weight(spec.name)))
 
     before = modeling_utils.safe_save_file
     modeling_utils.safe_save_file = save
