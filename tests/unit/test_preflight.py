@@ -54,7 +54,7 @@ def check(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Check:
 def test_a_large_load_gets_a_limit_so_that_the_machine_lives_on(
     files: dict[str, str], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "_load_of", lambda recipe, device: LOADED)
+    monkeypatch.setattr(preflight, "_load_of", lambda *_: LOADED)
     train = load_stage("train")
     free = machine(tmp_path / "free", files)
     assert require_memory(train, recipe, print, free) == int(0.92 * 128 * GB)
@@ -62,7 +62,7 @@ def test_a_large_load_gets_a_limit_so_that_the_machine_lives_on(
     inside = machine(tmp_path / "limited", {**files, **limited})
     assert require_memory(train, recipe, print, inside) == 0  # it has one already
     assert require_memory(load_stage("merge"), recipe, print, free) == 0
-    monkeypatch.setattr(preflight, "_load_of", lambda recipe, device: GB)
+    monkeypatch.setattr(preflight, "_load_of", lambda *_: GB)
     assert require_memory(train, recipe, print, free) == 0
     monkeypatch.setenv(memory_limit.SETTING, "90GB")
     assert require_memory(train, recipe, print, free) == 90 * GB
