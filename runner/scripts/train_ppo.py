@@ -30,6 +30,7 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.training import adapter_targets, four_bits, going_on
 from runner.scripts.training.answer_masks import check_answers, generation_prompt
+from runner.scripts.training.canary.canary import canary_of
 from runner.scripts.training.checkpoints import complete_checkpoints, remove_incomplete, step_of
 from runner.scripts.training.going_on import Passes
 from runner.scripts.training.native_model import (
@@ -91,18 +92,11 @@ class RolloutRecord(TrainingRecord):
         state.max_steps += self._done
         state.episode += self._done * args.batch_size
         super().on_train_begin(args, state, control, **kwargs)
-        self.on_step_begin(args, state, control)  # which this loop does not call
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The next step begins right here."""
-        super().on_step_end(args, state, control, **kwargs)
-        self.on_step_begin(args, state, control)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Behind its last checkpoint a training ends that was asked to: the loop reads no flag."""
         super().on_save(args, state, control, **kwargs)
         self.check_not_stopped()
-        self.on_step_begin(args, state, control)
 
 
 class PolicyTrainer(PPOTrainer):
@@ -113,7 +107,11 @@ class PolicyTrainer(PPOTrainer):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        self.dataloader = self.passes = Passes(self.dataloader)
+        self.dataloader = self.passes = Passes(self.dataloader, self._begin_step)
+
+    def _begin_step(self) -> None:
+        """Tell the callbacks, which this loop does not."""
+        self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
 
     def train_to_the_end(self, checkpoints: Path, job: str) -> None:
         """Train, or go on where the last complete checkpoint of `job` stands."""
@@ -158,7 +156,7 @@ class PolicyTrainer(PPOTrainer):
         found["grad_norm"] = max(self._norms, default=0.0)
         found["learning_rate"] = logs["lr"]
         self._norms.clear()
-        self.record.on_log(self.args, self.state, self.control, logs=found, model=self.model)
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs=found)
 
 
 def train(spec: Spec, events: Events) -> None:
@@ -202,7 +200,7 @@ def train(spec: Spec, events: Events) -> None:
         train_dataset=Dataset.from_dict({"row": range(len(prompts))}),
         eval_dataset=Dataset.from_dict({"row": range(0)}),
         data_collator=Prompts(prompts, pad),
-        callbacks=[record],
+        callbacks=[record, *canary_of(spec, events, data)],
     )
     trainer.record, trainer.shown = record, Shown(stop)
     show_to(trainer.shown, scorer, trainer.passes)

@@ -83,7 +83,12 @@ def trainer(
     """Make a training; keywords replace settings, `reward` the inputs of the reward model."""
 
     def make(
-        *, reward: dict[str, Path] | None = None, save_steps: int = 1000, kept: int = 2, **more: Any
+        *,
+        reward: dict[str, Path] | None = None,
+        save_steps: int = 1000,
+        kept: int = 2,
+        canary: bool = True,
+        **more: Any,
     ) -> ScriptRun:
         place = tmp_path_factory.mktemp("training")
         settings = SETTINGS | {
@@ -103,7 +108,12 @@ def trainer(
         return ScriptRun(
             environment_python("ppo"),
             "train_ppo",
-            {"settings": settings, "save_steps": save_steps, "save_total_limit": kept},
+            {
+                "settings": settings,
+                "save_steps": save_steps,
+                "save_total_limit": kept,
+                "canary": canary,
+            },
             {
                 "model": model,
                 "tokens": tokens,
@@ -151,6 +161,16 @@ def test_the_score_that_is_trained_for_grows(usual: Finished) -> None:
     assert {"scores", "kl", "entropy", "policy", "value", "length"} <= events[-1].keys()
     assert usual.measures()["scores_last_step"] == scores[-1]
     assert isinstance(usual.measures()["reward_hacking_signs"], list)
+
+
+def test_no_byte_depends_on_whether_the_base_was_looked_at(
+    of_every_weight: Finished, trainer: Trainer, warm_ppo: WarmInterpreter
+) -> None:
+    not_looked = done(trainer(canary=False, **EVERY).finish(warm_ppo))
+    assert not_looked.files() == of_every_weight.files()
+    assert of_every_weight.measures()["canary"]["base"] == "small"
+    assert of_every_weight.measures()["canary"]["seconds_left"] > 0
+    assert "canary" not in not_looked.measures()
 
 
 # --- killed, stopped, damaged

@@ -22,12 +22,15 @@ class Passes:
     """One pass over a loader's batches after the other, each from its beginning but the first.
 
     The order of a pass follows from torch's random state at its beginning; that state and the
-    number of batches that were taken since say where the training is. `context`: tokens of the
-    newest batch's padded prompts; the loader itself is already one batch further.
+    number of batches that were taken since say where the training is. `begins`: called before a
+    batch is given. `context`: tokens of its padded prompts; the loader itself is already one batch
+    further.
     """
 
-    def __init__(self, loader: Iterable[dict[str, torch.Tensor]]) -> None:
-        self._loader = loader
+    def __init__(
+        self, loader: Iterable[dict[str, torch.Tensor]], begins: Callable[[], None]
+    ) -> None:
+        self._loader, self._begins = loader, begins
         self._begin = torch.random.get_rng_state()
         self._taken = self._skipped = 0
         self._skipped_all: Callable[[], None] = lambda: None
@@ -47,6 +50,7 @@ class Passes:
         for batch in batches:
             self._taken += 1
             self.context = batch["input_ids"].shape[1]
+            self._begins()
             yield batch
 
     def place(self) -> dict[str, Any]:
