@@ -107,6 +107,9 @@ class PolicyTrainer(PPOTrainer):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
+        # Else the last batch of a pass over the prompts is learnt from by a step for each of its
+        # parts, in place of one for all of them.
+        self.accelerator.gradient_state.plugin_kwargs["sync_with_dataloader"] = False
         self.dataloader = self.passes = Passes(self.dataloader, self._begin_step)
 
     def _begin_step(self) -> None:
@@ -160,7 +163,7 @@ class PolicyTrainer(PPOTrainer):
 
 
 def train(spec: Spec, events: Events) -> None:
-    """Train from the beginning and write the outputs."""
+    """Train, or go on where the last complete checkpoint stands, and write the outputs."""
     device = set_up_torch()
     settings = spec.hashed["settings"]
     adapter = settings["adapter"]

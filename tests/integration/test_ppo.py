@@ -263,6 +263,26 @@ def test_checkpoints_of_other_settings_are_removed(
     assert done(run.finish(warm_ppo)).measures()["steps_trained_now"] == 2
 
 
+_STEPS = """
+import sys, torch
+for path in sys.argv[1:]:
+    state = torch.load(path, weights_only=True)["state"]
+    print({int(each["step"]) for each in state.values()})
+"""
+
+
+def test_a_batch_is_learnt_from_by_one_step_a_time(
+    trainer: Trainer, warm_ppo: WarmInterpreter, environment_python: Callable[[str], Path]
+) -> None:
+    """The second batch is the last of a pass over the prompts."""
+    run = trainer(save_steps=1, max_steps=3, num_ppo_epochs=2)
+    done(run.finish(warm_ppo))
+    optimizers = [str(path / "optimizer.pt") for path in checkpoints(run).values()]
+    argv = [str(environment_python("ppo")), "-c", _STEPS, *optimizers]
+    counted = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert counted.stdout.splitlines() == ["{4}", "{6}"]  # of the newest two
+
+
 def test_every_weight_learns_against_a_copy(of_every_weight: Finished, model: Path) -> None:
     assert trace(of_every_weight)[1]["objective/kl"] != 0
     tuned = load_file(of_every_weight.folder / "model" / "model.safetensors")
