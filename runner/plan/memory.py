@@ -402,6 +402,8 @@ def _ends_with(module: str, end: str) -> bool:
 
 def _saved(shapes: Shapes, adapter: Adapter) -> list[Weight]:
     """Weights trained as a whole: those that `modules_to_save` names, and those inside of them."""
+    if not adapter.modules_to_save:
+        return []
     return [
         weight
         for weight in shapes.weights
