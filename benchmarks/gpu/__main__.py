@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__)
     parser.add_argument("--seconds", type=int, default=SECONDS, help="for everything")
     parser.add_argument(
-        "--only", default="", help="cases with this text in their name; writes nothing"
+        "--only", default="", help="only cases with this text in their name, and nothing is written"
     )
     given = parser.parse_args(argv)
     gpus = hardware.gpus()
@@ -36,10 +36,12 @@ def main(argv: list[str] | None = None) -> int:
         print(NO_GPU, file=sys.stderr)
         return 4
     driver = gpus[0].driver if gpus else "unknown"
-    cases = [case for case in evidence.ORDER if given.only in case.name]
-    found = evidence.measure(chosen, driver, evidence.Clock.of(given.seconds), cases, say=_say)
+    clock = evidence.Clock.of(given.seconds)
     if given.only:
+        cases = [case for case in evidence.ORDER if given.only in case.name]
+        evidence.rows_of(cases, chosen, clock, say=_say)
         return 0
+    found = evidence.measure(chosen, driver, clock, say=_say)
     path = results.write(found)
     page.write()
     print(f"written: {path} and {page.PAGE}; commit both")

@@ -208,7 +208,7 @@ SEVENTY = Case(
     2048,
     checkpointing=True,
     steps=WARM_UP + 1,
-    seconds=240,
+    seconds=300,
     evaluate=False,  # it would be loaded a second time
 )
 EXPECTED = (45_000_000_000, 55_000_000_000)  # bytes at the peak of the 70B's training

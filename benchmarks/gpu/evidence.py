@@ -21,27 +21,35 @@ from benchmarks.gpu.interpreter import Chosen
 from runner.system import determinism, hardware
 
 LEAST_SECONDS = 10  # in less nothing is begun
+FOR_TESTS = 0.3  # of the time, kept for tests/gpu
 # The 70B first behind the smallest: it is what most depends on, and what takes longest.
 ORDER = (CASES[0], SEVENTY, *CASES[1:])
 
+Say = Callable[[str], None]
 Run = Callable[[Sequence[str], dict[str, str], Path, float], Outcome]
 
 
 @dataclass(frozen=True)
 class Clock:
-    """The time for everything."""
+    """The time for everything: when it ends, and how much of it is the tests' own."""
 
     end: float
+    for_tests: float
 
     @classmethod
     def of(cls, seconds: float) -> Clock:
         """From now on."""
-        return cls(time.monotonic() + seconds)
+        return cls(time.monotonic() + seconds, FOR_TESTS * seconds)
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds until the end."""
         return self.end - time.monotonic()
+
+    @property
+    def left_for_cases(self) -> float:
+        """Seconds until the tests must begin."""
+        return self.left - self.for_tests
 
 
 def measure(
@@ -50,15 +58,11 @@ def measure(
     clock: Clock,
     cases: Sequence[Case] = ORDER,
     *,
-    say: Callable[[str], None] = print,
+    say: Say = print,
     run: Run = children.run,
 ) -> dict[str, Any]:
-    """The evidence of one device, as results.py writes it."""
-    rows = []
-    for case in cases:
-        say(f"{case.name} …")
-        rows.append(row_of(case, chosen, clock, run))
-        say(f"  {summary(rows[-1])}")
+    """The evidence of one device, as results.py writes it: the cases, then tests/gpu."""
+    rows = rows_of(cases, chosen, clock, say=say, run=run)
     say("tests/gpu …")
     return {
         "stack": {**chosen.stack, "driver": driver},
@@ -67,6 +71,23 @@ def measure(
         "cases": sorted(rows, key=lambda row: str(row["name"])),
         "tests": gpu_tests.outcomes(chosen.python, clock.left, run),
     }
+
+
+def rows_of(
+    cases: Sequence[Case],
+    chosen: Chosen,
+    clock: Clock,
+    *,
+    say: Say = print,
+    run: Run = children.run,
+) -> list[dict[str, Any]]:
+    """A row of each case, which is told as it comes."""
+    rows = []
+    for case in cases:
+        say(f"{case.name} …")
+        rows.append(row_of(case, chosen, clock, run))
+        say(f"  {summary(rows[-1])}")
+    return rows
 
 
 def row_of(case: Case, chosen: Chosen, clock: Clock, run: Run = children.run) -> dict[str, Any]:
@@ -85,13 +106,13 @@ def row_of(case: Case, chosen: Chosen, clock: Clock, run: Run = children.run) ->
 
 
 def _outcome(case: Case, chosen: Chosen, clock: Clock, run: Run) -> Outcome:
-    if clock.left < LEAST_SECONDS:
+    if clock.left_for_cases < LEAST_SECONDS:
         return Outcome(NOT_RUN, "the time for all cases was up")
     with tempfile.TemporaryDirectory(prefix="gpu-evidence-") as name:
         answer = Path(name) / "answer.json"
         argv = [str(chosen.python), "-W", "ignore", "-m", "benchmarks.gpu.child"]
         argv += [json.dumps(asdict(case)), str(answer)]
-        return run(argv, script_env(Path(name)), answer, min(case.seconds, clock.left))
+        return run(argv, script_env(Path(name)), answer, min(case.seconds, clock.left_for_cases))
 
 
 def script_env(home: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,15 @@ def choose(named: str, locked: Callable[[], Path | None], path: str, say: Say) -
     raise NoGpu
 
 
-def probed(python: Path) -> dict[str, Any] | None:
-    """Its device and libraries; None where it has no torch, or one that sees no GPU."""
+def probed(python: Path, env: Mapping[str, str] | None = None) -> dict[str, Any] | None:
+    """Its device and libraries; None where it has no torch, or one that sees no GPU in `env`."""
     try:
         done = subprocess.run(
             [str(python), "-W", "ignore", str(PROBE)],
             capture_output=True,
             text=True,
             timeout=PROBE_SECONDS,
+            env=env,
             check=False,
         )
         told = json.loads(done.stdout.splitlines()[-1])

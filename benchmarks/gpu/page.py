@@ -25,13 +25,14 @@ Written by `make gpu-evidence` from the files in `docs/evidence`, one a device. 
 reads "{NOT_RUN}" has no file: nobody has measured on that device and committed what came out.
 What is not here was not measured, whatever a plan says.
 
-On a machine with an NVIDIA GPU, `make gpu-evidence` takes about ten minutes. It asks, in this
-order, `EVIDENCE_PYTHON` (`make gpu-evidence EVIDENCE_PYTHON=/path/to/python`), the locked
-environment `native`, which it makes where there is a network, and the pythons on `PATH`; the
-first whose torch sees the GPU measures, and the table says whether that was the locked one.
-Nothing needs a network then. What a library is missing for reads "{NOT_RUN}" with its name. Each
-case is a process of its own with a time of its own. Without a GPU it ends with 4, and writes
-nothing. Commit the device's file and this page.
+On a machine with an NVIDIA GPU, `make gpu-evidence` takes ten minutes at most; a slow one may
+need more (`make gpu-evidence EVIDENCE_ARGS='--seconds 1800'`). It asks, in this order,
+`EVIDENCE_PYTHON` (`make gpu-evidence EVIDENCE_PYTHON=/path/to/python`), the locked environment
+`native`, which it makes where there is a network, and the pythons on `PATH`; the first whose
+torch sees the GPU measures, and the table says whether that was the locked one. Nothing needs a
+network then. What a library is missing for reads "{NOT_RUN}" with its name. Each case is a
+process of its own with a time of its own. Without a GPU it ends with 4, and writes nothing.
+Commit the device's file and this page.
 
 The models have the published shapes (some with fewer layers) and random weights, drawn tensor by
 tensor where the training reads its files; they are trained by the scripts of the native backend,

@@ -5,6 +5,7 @@ Without a GPU each fails and says so: nothing here is green that did not run on 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,41 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu.interpreter import NAMED, Chosen, NoGpu, choose, locked_environment
+from benchmarks.gpu.children import FAILED, NOT_RUN
+from benchmarks.gpu.gpu_tests import PASSED, REPORT, row
+from benchmarks.gpu.interpreter import NAMED, Chosen, NoGpu, choose, locked_environment, probed
 from runner.system import hardware
 from tests.tiny_model import write_tiny_model
 from tests.training_runs import SETTINGS, Finished, ScriptRun
 
+# How a GPU is found, of what the scripts are otherwise not given.
+PASSED_ON = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
 NO_GPU = "tests/gpu needs a GPU and a torch that sees it (EVIDENCE_PYTHON names its interpreter)"
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A line for each test as soon as it is known, so that those before a kill are not lost."""
+    path = os.environ.get(REPORT)
+    if path and (found := row_of(report)) is not None:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+
+
+def row_of(report: pytest.TestReport) -> dict[str, str] | None:
+    """What became of a test; None for a part of it that decides nothing."""
+    name = report.nodeid.removeprefix("tests/gpu/")
+    if report.skipped:
+        words = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        return row(name, NOT_RUN, words.removeprefix("Skipped: "))
+    if report.failed:
+        return row(name, FAILED, _last_line(str(report.longrepr)))
+    return row(name, PASSED) if report.when == "call" else None
+
+
+def _last_line(words: str) -> str:
+    """Of a failure what pytest shows of the error itself."""
+    errors = [line[1:].strip() for line in words.splitlines() if line.startswith("E ")]
+    return (errors or words.strip().splitlines() or [""])[0][:300]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,6 +73,16 @@ def _chosen() -> Chosen | None:
 
 
 @pytest.fixture(scope="session")
+def way_to_gpu(stack: Chosen) -> dict[str, str]:
+    """Variables for the scripts. Fails where they would not see the GPU: they would use the
+    processor then, and say nothing."""
+    given = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    if probed(stack.python, {"PATH": os.environ["PATH"], **given}) is None:
+        pytest.fail(f"with {', '.join(PASSED_ON)} and PATH alone torch sees no GPU", pytrace=False)
+    return given
+
+
+@pytest.fixture(scope="session")
 def needs(stack: Chosen) -> Callable[..., None]:
     """What a test needs beside torch; it is not run where that is missing, and says so."""
 
@@ -63,7 +103,12 @@ Train = Callable[..., Finished]
 
 
 @pytest.fixture
-def train(stack: Chosen, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
+def train(
+    stack: Chosen,
+    way_to_gpu: dict[str, str],
+    model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Train:
     """Run a script of the native backend to its end; keywords replace settings."""
 
     def run(
@@ -76,6 +121,6 @@ def train(stack: Chosen, model: Path, tmp_path_factory: pytest.TempPathFactory) 
             {"model": base, "tokens": tokens, "template": base / "chat_template.jinja"},
             tmp_path_factory.mktemp("training"),
         )
-        return script.finish_cold()
+        return script.finish_cold(**way_to_gpu)
 
     return run

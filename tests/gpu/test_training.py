@@ -108,7 +108,12 @@ main(told_of_memory(train))
 
 
 def test_too_little_memory_is_an_error_with_a_way_out(
-    stack: Chosen, model: Path, conversations: Path, tmp_path: Path, needs: Needs
+    stack: Chosen,
+    way_to_gpu: dict[str, str],
+    model: Path,
+    conversations: Path,
+    tmp_path: Path,
+    needs: Needs,
 ) -> None:
     needs("trl")
     run = ScriptRun(
@@ -120,7 +125,7 @@ def test_too_little_memory_is_an_error_with_a_way_out(
     )
     said = subprocess.run(
         [str(stack.python), "-c", NO_ROOM, str(run.spec_file)],
-        env={**run.environment(), "PYTHONPATH": str(ROOT)},
+        env={**run.environment(), **way_to_gpu, "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         capture_output=True,
         text=True,

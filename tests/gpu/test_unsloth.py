@@ -48,7 +48,7 @@ def python(stack: Chosen, shared_cache: Path) -> Path:
 
 
 def test_it_trains_and_leaves_what_other_backends_leave(
-    python: Path, model: Path, tmp_path: Path
+    python: Path, way_to_gpu: dict[str, str], model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "model").symlink_to(model)
     (tmp_path / "rows.jsonl").write_text('{"text": "x"}\n')
@@ -62,7 +62,7 @@ def test_it_trains_and_leaves_what_other_backends_leave(
         {"model": model, "tokens": tokens, "template": model / "chat_template.jinja"},
         tmp_path / "run",
     )
-    result = done(run.finish_cold())
+    result = done(run.finish_cold(**way_to_gpu))
     losses = [line["loss"] for line in trace(result)]
     assert len(losses) == 6
     assert all(map(math.isfinite, losses))

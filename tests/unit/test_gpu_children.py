@@ -161,7 +161,7 @@ def test_one_that_fails_does_not_end_the_others() -> None:
     assert large["speed"]["tokens_per_second"] == 900.0
     assert found["stack"]["driver"] == "580.95"
     assert not found["locked"]
-    assert found["tests"] == [{"name": "tests/gpu", "state": FAILED, "reason": "no report"}]
+    assert found["tests"] == [gpu_tests.row("tests/gpu, the others", FAILED, "no report")]
     assert any("50.00 GB of" in line for line in said)
 
 
@@ -179,21 +179,23 @@ def test_only_what_needs_4_or_8_bits_needs_bitsandbytes() -> None:
 
 # --- the tests' report
 
-REPORT = """<testsuites><testsuite>
-<testcase classname="tests.gpu.test_training" name="test_b">
-<failure message="assert 1 == 2&#10;more"/></testcase>
-<testcase classname="tests.gpu.test_training" name="test_a"/>
-<testcase classname="tests.gpu.test_unsloth" name="test_c">
-<skipped message="not run: no unsloth"/></testcase>
-</testsuite></testsuites>"""
+
+def test_the_lines_of_a_report_are_rows_by_name() -> None:
+    rows = [gpu_tests.row("b", FAILED, "assert 1 == 2"), gpu_tests.row("a", "passed")]
+    report = "".join(json.dumps(row) + "\n" for row in rows)
+    ended = "ended with status 1 and no answer: 1 failed, 1 passed"
+    assert gpu_tests.rows_of(report, ended) == rows[::-1]
 
 
-def test_a_report_of_pytest_becomes_rows() -> None:
-    assert [(row["name"], row["state"], row["reason"]) for row in gpu_tests.rows_of(REPORT)] == [
-        ("test_training::test_a", "passed", ""),
-        ("test_training::test_b", FAILED, "assert 1 == 2"),
-        ("test_unsloth::test_c", NOT_RUN, "not run: no unsloth"),
-    ]
+def test_tests_that_were_cut_off_are_a_row_beside_those_that_were_not() -> None:
+    report = json.dumps(gpu_tests.row("z", "passed")) + "\n"
+    found = gpu_tests.rows_of(report, "took longer than 180 s")
+    assert [row["name"] for row in found] == ["z", "tests/gpu, the others"]
+    assert found[1]["reason"] == "took longer than 180 s"
+
+
+def test_no_test_at_all_is_a_failure() -> None:
+    assert gpu_tests.rows_of("", "ended with status 4 and no answer: ERROR")[0]["state"] == FAILED
 
 
 def test_the_tests_need_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
