@@ -16,6 +16,7 @@ from benchmarks.gpu import evidence, page, results
 from benchmarks.gpu.cases import Case
 from benchmarks.gpu.interpreter import Chosen
 from tests.chain import ROOT
+from tests.gpu.conftest import NO_GPU
 
 # One layer of the smallest published shape: its vocabulary is most of it.
 TINY = Case("qwen2.5-0.5b", "qlora", 1, 32, layers=1, steps=3, seconds=600)
@@ -124,6 +125,39 @@ def test_weights_are_drawn_alike_each_time_and_take_no_disk(chosen: Chosen) -> N
     assert all(0.018 < spread < 0.022 for spread in found["spread"])
 
 
+NAMES = """
+import json, torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from benchmarks.gpu import drawn
+from benchmarks.gpu.cases import CASES, SEVENTY
+
+found = {}
+for case in {(each.model, each.layers): each for each in (*CASES, SEVENTY)}.values():
+    config = dict(case.config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(config.pop("model_type"), **config))
+    wanted = {name: list(value.shape) for name, value in model.named_parameters()}
+    found[case.name] = wanted == dict(drawn.tensors(case.shapes))
+print(json.dumps(found))
+"""
+
+
+def test_the_files_have_every_tensor_of_the_model_and_no_other(chosen: Chosen) -> None:
+    """Of the 70B, too, which no processor here can hold."""
+    said = subprocess.run(
+        [str(chosen.python), "-W", "ignore", "-c", NAMES],
+        env=evidence.script_env(Path(os.devnull)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr[-2000:]
+    found = json.loads(said.stdout.splitlines()[-1])
+    assert len(found) == 8
+    assert [name for name, same in found.items() if not same] == []
+
+
 def test_a_library_that_is_missing_is_told_and_nothing_is_trained(tmp_path: Path) -> None:
     """By the interpreter of these tests, which has no torch."""
     chosen = Chosen(Path(sys.executable), False, {"device": DEVICE})
@@ -135,6 +169,7 @@ def test_a_library_that_is_missing_is_told_and_nothing_is_trained(tmp_path: Path
 
 def test_tests_of_the_gpu_are_never_green_without_one(tmp_path: Path) -> None:
     """Of this checkout, by an interpreter that has no torch."""
+    report = tmp_path / "report.jsonl"
     done = subprocess.run(
         [
             sys.executable,
@@ -143,6 +178,7 @@ def test_tests_of_the_gpu_are_never_green_without_one(tmp_path: Path) -> None:
             "-q",
             "-p",
             "no:cacheprovider",
+            f"--basetemp={tmp_path / 'tests'}",
             "tests/gpu/test_loading.py",
         ],
         cwd=ROOT,
@@ -151,7 +187,7 @@ def test_tests_of_the_gpu_are_never_green_without_one(tmp_path: Path) -> None:
             "PATH": str(tmp_path),
             "EVIDENCE_PYTHON": sys.executable,
             "SPARK_RECIPES_CACHE": str(tmp_path),
-            "CUDA_VISIBLE_DEVICES": "",
+            "EVIDENCE_REPORT": str(report),
         },
         capture_output=True,
         text=True,
@@ -160,6 +196,13 @@ def test_tests_of_the_gpu_are_never_green_without_one(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout
     assert "tests/gpu needs a GPU and a torch that sees it" in done.stdout
     assert " passed" not in done.stdout
+    rows = [json.loads(line) for line in report.read_text().splitlines()]
+    assert [row["state"] for row in rows] == ["failed"] * len(rows)
+    assert [row["name"] for row in rows] == [
+        "test_loading.py::test_every_tensor_is_the_same[converted]",
+        "test_loading.py::test_every_tensor_is_the_same[NF4]",
+    ]
+    assert {row["reason"] for row in rows} == {NO_GPU}
 
 
 def test_make_test_collects_no_tests_of_the_gpu() -> None:

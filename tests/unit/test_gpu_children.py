@@ -16,6 +16,7 @@ from benchmarks.gpu.cases import CASES, SEVENTY
 from benchmarks.gpu.child import missing
 from benchmarks.gpu.children import DONE, FAILED, NOT_RUN, Outcome
 from benchmarks.gpu.interpreter import Chosen
+from tests.gpu.conftest import row_of
 
 GB = 10**9
 LONG = 60.0
@@ -209,3 +210,33 @@ def test_the_tests_are_told_the_interpreter(tmp_path: Path) -> None:
     rows = gpu_tests.outcomes(CHOSEN.python, LONG, run)
     assert rows[0]["reason"] == "took longer than 60 s"
     assert run.asked[0][1]["EVIDENCE_PYTHON"] == str(CHOSEN.python)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "when", "words", "state", "reason"),
+    [
+        ("passed", "call", None, "passed", ""),
+        ("failed", "call", "E   assert 1 == 2\nE    +  where\nfile.py:3", FAILED, "assert 1 == 2"),
+        ("failed", "setup", "no GPU here", FAILED, "no GPU here"),
+        ("failed", "call", "", FAILED, ""),
+        (
+            "skipped",
+            "setup",
+            ("f", 1, "Skipped: trl is not installed"),
+            NOT_RUN,
+            "trl is not installed",
+        ),
+    ],
+)
+def test_a_test_of_pytest_becomes_a_row(
+    outcome: Any, when: Any, words: Any, state: str, reason: str
+) -> None:
+    name = "tests/gpu/test_training.py::test_a"
+    report = pytest.TestReport(name, ("f", 1, "test_a"), {}, outcome, words, when)
+    assert row_of(report) == gpu_tests.row("test_training.py::test_a", state, reason)
+
+
+def test_what_comes_before_and_behind_a_test_is_no_row() -> None:
+    for when in ("setup", "teardown"):
+        report = pytest.TestReport("tests/gpu/a.py::b", ("f", 1, "b"), {}, "passed", None, when)
+        assert row_of(report) is None
