@@ -61,7 +61,7 @@ def measured(case: Case, place: Path) -> dict[str, Any]:
     watch = meter.Meter(device, available)
     events = MarkedEvents(place / "events.jsonl", watch)
     script = importlib.import_module(f"runner.scripts.{case.script}")
-    with drawn.drawn_weights():
+    with drawn.drawn_weights(drawn.place_of(case, device)):
         told_of_memory(script.train)(_training(case, inputs, place), events)
         watch.end("train")
         if case.evaluates:

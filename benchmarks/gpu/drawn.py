@@ -83,14 +83,24 @@ def _row(length: int, letter: str) -> Document:
     return ids[:-1], mask[:-1]  # without the line end behind the answer
 
 
+def place_of(case: Case, device: torch.device) -> torch.device:
+    """Where numbers are drawn: where a weight that is quantised at once would be copied to first.
+
+    Else, and where the device shares the host's memory, on the host, as files are read.
+    """
+    apart = device.type == "cuda" and not base_model.shares_memory(device)
+    return device if apart and case.method == "qlora" else torch.device("cpu")
+
+
 @contextmanager
-def drawn_weights() -> Iterator[None]:
+def drawn_weights(place: torch.device) -> Iterator[None]:
     """While entered, models are loaded through the product's readers, which are given numbers.
 
-    Also one that the product would map: the same tensors reach the device, through host memory.
+    Also one that the product would map: the same tensors reach the device, one by one.
     """
     block = torch.empty(BLOCK, dtype=torch.bfloat16)
     block.normal_(0, SPREAD, generator=torch.Generator().manual_seed(0))
+    block = block.to(place)
 
     def drawn(reader: Any, _: Any) -> torch.Tensor:
         spec = reader._spec
@@ -108,11 +118,11 @@ def drawn_weights() -> Iterator[None]:
 
 
 def draw(name: str, size: tuple[int, ...], block: torch.Tensor) -> torch.Tensor:
-    """Numbers of tensor `name`, bfloat16: ones for a norm, else `block` over and over from some
-    place in it that is the name's own."""
+    """Numbers of tensor `name`, bfloat16, where `block` lies: ones for a norm, else `block` over
+    and over from some place in it that is the name's own."""
     if name.endswith("norm.weight"):
-        return torch.ones(size, dtype=torch.bfloat16)
-    made = torch.empty(size, dtype=torch.bfloat16)
+        return torch.ones(size, dtype=torch.bfloat16, device=block.device)
+    made = torch.empty(size, dtype=torch.bfloat16, device=block.device)
     flat, place, begin = made.view(-1), 0, zlib.crc32(name.encode()) % len(block)
     while place < len(flat):
         piece = block[begin : begin + len(flat) - place]

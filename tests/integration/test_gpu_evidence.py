@@ -86,7 +86,7 @@ with tempfile.TemporaryDirectory() as name:
     folder = drawn.write_model(Path(name) / "model", case)
     disk = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
     settings = {"dtype": "bfloat16", "attn_implementation": "sdpa"}
-    with drawn.drawn_weights():
+    with drawn.drawn_weights(torch.device("cpu")):
         models = [base_model.read_model(folder, settings, torch.device("cpu")) for _ in range(2)]
 weights = [dict(model.named_parameters()) for model in models]
 after = tensor_reader._Reader.__getitem__, base_model.reads_by_tensor
