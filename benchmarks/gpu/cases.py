@@ -10,8 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from runner.plan.fit import phases_of
 from runner.plan.memory import Job, Memory
+from runner.plan.phases import phases_of
 from runner.plan.published_models import FOLDER
 from runner.plan.shapes import Shapes, shapes_of
 from runner.recipe.model import Adapter, Quantization

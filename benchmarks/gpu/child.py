@@ -11,6 +11,8 @@ import gc
 import importlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,18 +25,26 @@ if TYPE_CHECKING:
     from benchmarks.gpu.meter import Meter
 
 
-class MarkedEvents(Events):
-    """Events of a training; that the model is loaded ends the meter's first phase."""
+# As runner/scripts/training/training_record.py parts a training, in this order.
+PHASES = ("load", "first step", "train", "save")
 
-    def __init__(self, path: Path, meter: Meter) -> None:
-        super().__init__(path, "train")
-        self._meter = meter
 
-    def measure(self, **values: Any) -> None:
-        """The first memory by phase is told when nothing was computed yet."""
-        if "memory_by_phase" in values and "load" not in self._meter.phases:
-            self._meter.end("load")
-        super().measure(**values)
+@contextmanager
+def followed(watch: Meter) -> Iterator[None]:
+    """While entered, each phase that a training's record ends is one of the meter's, too."""
+    from runner.scripts.training import training_record
+
+    names, begin = iter(PHASES), training_record.begin_peak
+
+    def end_and_begin(device: Any) -> None:
+        watch.end(next(names))
+        begin(device)
+
+    training_record.begin_peak = end_and_begin
+    try:
+        yield
+    finally:
+        training_record.begin_peak = begin
 
 
 def missing(needs: tuple[str, ...]) -> str:
@@ -50,7 +60,7 @@ def measured(case: Case, place: Path) -> dict[str, Any]:
     available = meter.available_memory()
     import torch
 
-    from runner.scripts.training.torch_setup import told_of_memory
+    from runner.scripts.training.torch_setup import told_of_gpu
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inputs = {
@@ -59,15 +69,16 @@ def measured(case: Case, place: Path) -> dict[str, Any]:
     }
     inputs["template"] = inputs["model"] / "chat_template.jinja"
     watch = meter.Meter(device, available)
-    events = MarkedEvents(place / "events.jsonl", watch)
+    events = Events(place / "events.jsonl", "train")
     script = importlib.import_module(f"runner.scripts.{case.script}")
     with drawn.drawn_weights(drawn.place_of(case, device)):
-        told_of_memory(script.train)(_training(case, inputs, place), events)
-        watch.end("train")
+        with followed(watch):
+            told_of_gpu(script.train)(_training(case, inputs, place), events)
         if case.evaluates:
             _empty(device)
+            watch.begin()
             evaluation = importlib.import_module("runner.scripts.evaluate")
-            told_of_memory(evaluation.evaluate)(_evaluation(case, inputs, place), events)
+            told_of_gpu(evaluation.evaluate)(_evaluation(case, inputs, place), events)
             watch.end("evaluate")
     return {"device": device.type, "phases": watch.phases, "events": _lines(place)}
 

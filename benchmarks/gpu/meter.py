@@ -20,19 +20,18 @@ class Meter:
     def __init__(self, device: torch.device, available: int) -> None:
         self._device, self._available = device, available
         self.phases: dict[str, dict[str, int]] = {}
-        self._begin()
+        self.begin()
 
-    def end(self, phase: str) -> None:
-        """All since the last end, or the beginning, was `phase`."""
-        found = self._host() if self._device.type == "cpu" else self._gpu()
-        self.phases[phase] = found
-        self._begin()
-
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """What was the most so far counts no more."""
         if self._device.type == "cpu":
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
         else:
             torch.cuda.reset_peak_memory_stats(self._device)
+
+    def end(self, phase: str) -> None:
+        """What was since the beginning was `phase`. The next one is still to be begun."""
+        self.phases[phase] = self._host() if self._device.type == "cpu" else self._gpu()
 
     def _host(self) -> dict[str, int]:
         status = Path("/proc/self/status").read_text()

@@ -20,9 +20,9 @@ FOLDER = ROOT / "docs" / "evidence"
 SCHEMA = 1
 _SOURCES = (
     "benchmarks/gpu/*.py",
-    "runner/plan/fit.py",
     "runner/plan/memory.py",
     "runner/plan/optimizers.py",
+    "runner/plan/phases.py",
     "runner/plan/shapes.py",
     "runner/scripts/evaluate.py",
     "runner/scripts/train_native.py",

@@ -102,8 +102,8 @@ import sys, torch
 torch.cuda.set_per_process_memory_fraction(1e-7)
 from runner.scripts.spec import main
 from runner.scripts.train_native import train
-from runner.scripts.training.torch_setup import told_of_memory
-main(told_of_memory(train))
+from runner.scripts.training.torch_setup import told_of_gpu
+main(told_of_gpu(train))
 """
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.gpu import evidence, page, results
 from benchmarks.gpu.cases import Case
+from benchmarks.gpu.child import PHASES
 from benchmarks.gpu.interpreter import Chosen
 from tests.chain import ROOT
 from tests.gpu.conftest import NO_GPU
@@ -42,7 +43,7 @@ def test_a_case_is_trained_and_evaluated_and_measured_by_phase(
 ) -> None:
     row = rows["qlora"]
     assert row["state"] == "done", row
-    assert list(row["phases"]) == ["load", "train", "evaluate"]
+    assert list(row["phases"]) == [*PHASES, "evaluate"]
     for phase in row["phases"].values():
         assert 2 / 3 < phase["ratio"] < 4 / 3, row  # a processor's libraries vary in size
 
@@ -50,7 +51,7 @@ def test_a_case_is_trained_and_evaluated_and_measured_by_phase(
 def test_pairs_are_trained(rows: dict[str, dict[str, Any]]) -> None:
     row = rows["dpo"]
     assert row["state"] == "done", row
-    assert list(row["phases"]) == ["load", "train"]
+    assert list(row["phases"]) == list(PHASES)
 
 
 def test_the_speed_is_of_the_steps_behind_the_warm_up(rows: dict[str, dict[str, Any]]) -> None:
@@ -78,6 +79,7 @@ import json, sys, tempfile, torch
 from pathlib import Path
 from benchmarks.gpu import drawn
 from benchmarks.gpu.cases import Case
+from benchmarks.gpu.child import PHASES
 from runner.scripts.training import base_model, tensor_reader
 
 case = Case(**json.loads(sys.argv[1]))

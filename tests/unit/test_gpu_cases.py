@@ -11,6 +11,7 @@ import yaml
 
 from benchmarks.gpu import memory, seventy, throughput
 from benchmarks.gpu.cases import CASES, EXPECTED, FOUR_BITS, NEW_TOKENS, SEVENTY, Case
+from benchmarks.gpu.child import PHASES
 from runner.backends import native
 from runner.plan.memory import Job
 from runner.recipe.load import load_recipe
@@ -89,8 +90,7 @@ def test_a_case_is_what_the_product_makes_of_its_recipe(case: Case, folder: Path
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_every_case_can_be_planned(case: Case) -> None:
     predicted = case.predicted("cuda")
-    phases = ["load", "train", "evaluate"] if case.evaluates else ["load", "train"]
-    assert list(predicted) == phases
+    assert list(predicted) == [*PHASES, *(["evaluate"] if case.evaluates else [])]
     assert all(memory.total > case.shapes.parameters // 2 for memory in predicted.values())
 
 
