@@ -7,7 +7,7 @@ tests/unit/test_gpu_cases.py holds both to what the product itself makes of the 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.plan.memory import Job, Memory
@@ -137,9 +137,9 @@ class Case:
         """Is the held-out loss measured behind the training? Of pairs another script does it."""
         return self.evaluate and self.method != "dpo"
 
-    def predicted(self, device: str) -> dict[str, Memory]:
-        """Phase -> what the plan says of it, on cpu or cuda."""
-        return phases_of(self.shapes, self.job, device)
+    def predicted(self, device: str, shared: bool = True) -> dict[str, Memory]:
+        """Phase -> what the plan says of it, on cpu or cuda. `shared`: with the host's memory."""
+        return phases_of(self.shapes, replace(self.job, pages=not shared), device)
 
     def _adapter_settings(self) -> dict[str, Any]:
         if self.method.startswith("full"):

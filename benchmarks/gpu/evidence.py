@@ -100,7 +100,8 @@ def row_of(case: Case, chosen: Chosen, clock: Clock, run: Run = children.run) ->
     if outcome.state != DONE:
         return {**row, "state": outcome.state, "reason": outcome.reason}
     answer = outcome.answer
-    row |= {"state": DONE, "phases": memory.compared(case, answer["phases"], answer["device"])}
+    found = memory.compared(case, answer["phases"], answer["device"], device["unified"])
+    row |= {"state": DONE, "phases": found}
     row |= {"speed": throughput.speed(case, answer["events"], device["name"])}
     return seventy.row_of(row) if case == SEVENTY else row
 

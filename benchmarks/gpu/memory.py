@@ -11,13 +11,15 @@ from runner.plan.memory import Memory
 WITHIN = 0.10  # of what was measured
 
 
-def compared(case: Case, phases: Mapping[str, Mapping[str, int]], device: str) -> dict[str, Any]:
+def compared(
+    case: Case, phases: Mapping[str, Mapping[str, int]], device: str, shared: bool = True
+) -> dict[str, Any]:
     """Phase -> bytes predicted and measured, and measured over predicted, of what was measured.
 
     `ratio` is of all that the device has in use; `tensors_ratio` of what torch gave away alone,
     beside the plan without its constant for the process.
     """
-    predicted = case.predicted(device)
+    predicted = case.predicted(device, shared)
     return {name: _phase(predicted[name], found) for name, found in phases.items()}
 
 

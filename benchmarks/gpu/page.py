@@ -41,6 +41,11 @@ a few steps, and evaluated. `lora`, `dora`, `dpo` and `qlora` have rank 16 on al
 pairs) of 512 tokens. Compute is bfloat16. Not measured: several GPUs, reward models, PPO, GRPO,
 generated answers in an evaluation.
 """
+NOBODY = """\
+**No device has been measured yet.** The measuring ran on a processor with small cases, and
+`tests/gpu` with a GPU made up, but for too little memory and Unsloth: nothing here ran on a GPU,
+and the 70B ran nowhere.
+"""
 MEMORY = f"""\
 ## Memory
 
@@ -83,6 +88,7 @@ def page(found: Sequence[Evidence]) -> str:
     return "\n".join(
         [
             HEAD,
+            *([] if found else [NOBODY]),
             table("", columns, _FACTS),
             MEMORY,
             table("model, method, batch", columns, rows),

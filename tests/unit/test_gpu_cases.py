@@ -109,6 +109,12 @@ def test_the_plan_of_the_largest_lies_where_it_is_expected() -> None:
     )
 
 
+def test_a_device_with_memory_of_its_own_holds_no_copy_of_what_is_saved() -> None:
+    full = next(case for case in CASES if case.method == "full")
+    shared, apart = (full.predicted("cuda", each)["save"].total for each in (True, False))
+    assert shared - apart == 4 * full.shapes.parameters
+
+
 # --- predicted beside measured
 
 

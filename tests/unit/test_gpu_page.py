@@ -92,6 +92,11 @@ def test_the_target_reads_not_run_until_there_is_a_file() -> None:
     assert [cells[0] for cells in rows(page.page([spark()]), "driver")] == ["580.95"]
 
 
+def test_that_nobody_has_measured_is_said_until_somebody_has() -> None:
+    assert page.NOBODY in page.page([])
+    assert page.NOBODY not in page.page([EVIDENCE])
+
+
 def test_each_device_has_a_column() -> None:
     text = page.page([EVIDENCE, spark()])
     assert "| test | NVIDIA GB10 | NVIDIA H200 |" in text
