@@ -34,7 +34,5 @@ def published_config(repository: str) -> dict[str, Any] | None:
     repositories: dict[str, str] = json.loads((FOLDER / "repositories.json").read_bytes())
     if repository not in repositories:
         return None
-    config: dict[str, Any] = json.loads(
-        (FOLDER / f"{repositories[repository]}.json").read_bytes()
-    )
+    config: dict[str, Any] = json.loads((FOLDER / f"{repositories[repository]}.json").read_bytes())
     return config

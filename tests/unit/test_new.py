@@ -449,7 +449,10 @@ def expect(master: int, words: str) -> str:
 def test_a_person_is_asked_for_what_no_flag_says(project: Path) -> None:
     process, master = terminal(project, "--machine", "gpu")
     for question, answer in (
-        ("What for (chat, gguf, sft, pretrain, dpo, orpo, simpo, kto, reward, grpo) [chat]: ", "chta"),
+        (
+            "What for (chat, gguf, sft, pretrain, dpo, orpo, simpo, kto, reward, grpo) [chat]: ",
+            "chta",
+        ),
         ("did you mean chat?", ""),
         ("Which model", "nowhere"),
         ("there is no model", "smollm2"),

@@ -91,7 +91,9 @@ def _kto(data: DataFacts) -> _Made:
         )
     rarer = round(min(_MOST_WEIGHT, max(good, 1 - good) / min(good, 1 - good)), 2)
     weights = (1.0, rarer) if good >= 0.5 else (rarer, 1.0)
-    why = f"{good:.0%} of the answers are good; the weights make up for it (Ethayarajh et al., 2024)."
+    why = (
+        f"{good:.0%} of the answers are good; the weights make up for it (Ethayarajh et al., 2024)."
+    )
     return (
         {"beta": 0.1, "desirable_weight": weights[0], "undesirable_weight": weights[1]},
         {"beta": "The paper's (Ethayarajh et al., 2024).", "desirable_weight": why},
@@ -111,7 +113,11 @@ def _grpo(data: DataFacts) -> _Made:
             "docs/methods.md has those that look at the form alone",
         )
     name = "number-answer" if data.numeric == 1 else "exact-answer"
-    of = "the last number of an answer is the row's" if data.numeric == 1 else "the answer is the row's"
+    of = (
+        "the last number of an answer is the row's"
+        if data.numeric == 1
+        else "the answer is the row's"
+    )
     return (
         {
             "beta": 0.04,

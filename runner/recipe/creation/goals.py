@@ -27,9 +27,7 @@ _TO_OLLAMA = ("evaluate", "merge", "gguf", "ollama", "benchmark")
 
 # `ppo` is not among them: it needs a reward model, which is another recipe.
 GOALS = {
-    "chat": _goal(
-        "supervised fine-tuning, to a model that answers in Ollama", "sft", *_TO_OLLAMA
-    ),
+    "chat": _goal("supervised fine-tuning, to a model that answers in Ollama", "sft", *_TO_OLLAMA),
     "gguf": _goal(
         "supervised fine-tuning, to GGUF files for llama.cpp", "sft", "evaluate", "merge", "gguf"
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ _DESCRIBED = {"spark": "dgx-spark", "gpu": "rtx-4090"}
 _USABLE_BY_A_PROCESSOR = 0.75  # the system and other programs need some
 
 
+@cache
 def usable_part(kind: str) -> float:
     """Which part of a machine's memory a training may plan with."""
     return _USABLE_BY_A_PROCESSOR if kind == "cpu" else hardware(_DESCRIBED[kind]).usable
@@ -302,7 +304,7 @@ def _to_learn(case: _Case) -> int:
 
 def _capacity(model: ModelFacts, rank: int) -> int:
     """Tokens that an adapter can hold: two bits a number, one bit a token."""
-    adapter = _recipe({"train": _lasting({"adapter": _adapter(rank)})}).train.adapter
+    adapter = as_recipe({"train": _lasting({"adapter": _adapter(rank)})}).train.adapter
     return 2 * trained_parameters(model.shapes, adapter)
 
 
@@ -315,9 +317,9 @@ def _fitted(case: _Case, kind: str, rank: int, length: int, effective: int) -> R
     if kind != "full" or usual.fits:
         return usual
     optim = _small_states(case, usual)
-    small = _largest_batch(case, _Training(kind, rank, length, effective, 1, True, optim))
-    if not small.fits:
+    if not optim:
         return usual
+    small = _largest_batch(case, _Training(kind, rank, length, effective, 1, True, optim))
     small.reasons["/train/optim"] = (
         f"AdamW with its states in 8 bits (Dettmers et al., 2022): in 32 bits the training would "
         f"take {usual.memory.total / GB:.0f} GB."
@@ -327,7 +329,7 @@ def _fitted(case: _Case, kind: str, rank: int, length: int, effective: int) -> R
 
 def _small_states(case: _Case, made: Recommendation) -> str:
     """The optimizer that plan/fit.py would change to; "" where it knows none."""
-    job = Job.of(_recipe(made.sections))
+    job = Job.of(as_recipe(made.sections))
     for words, _ in single_changes(case.model.shapes, job, "train"):
         setting, _, value = words.partition(": ")
         if setting == "train.optim":
@@ -360,7 +362,7 @@ def _made(case: _Case, chosen: _Training) -> Recommendation:
         "train": _train_part(case, chosen, reasons),
         **_behind(case, chosen.kind, reasons),
     }
-    job = Job.of(_recipe(sections))
+    job = Job.of(as_recipe(sections))
     phases = phases_of(case.model.shapes, job, case.machine.device)
     peak = max(phases, key=lambda name: phases[name].total)
     memory = phases[peak]
@@ -372,7 +374,7 @@ def _made(case: _Case, chosen: _Training) -> Recommendation:
     return Recommendation(chosen.kind, sections, reasons, memory, peak, fits)
 
 
-def _recipe(sections: dict[str, Any]) -> Recipe:
+def as_recipe(sections: dict[str, Any]) -> Recipe:
     """The sections as a frozen recipe, every default filled in; of no particular files."""
     model = {"hub": "some/model", **sections.get("model", {})}
     data = {"train": [{"path": "rows", "format": "text"}], **sections.get("data", {})}
