@@ -124,12 +124,12 @@ def train(spec: Spec, events: Events) -> None:
     events.measure(**record.measures(), peak_memory=peak_memory(device))
 
 
-def told_of_memory(spec: Spec, events: Events) -> None:
+def told_of_gpu(spec: Spec, events: Events) -> None:
     """`train`, with a GPU that is too small as an error for the user (E509)."""
-    from runner.scripts.training.torch_setup import told_of_memory
+    from runner.scripts.training.torch_setup import told_of_gpu
 
-    told_of_memory(train)(spec, events)
+    told_of_gpu(train)(spec, events)
 
 
 if __name__ == "__main__":
-    main(told_of_memory)
+    main(told_of_gpu)

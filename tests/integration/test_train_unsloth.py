@@ -30,7 +30,7 @@ train_unsloth.require_cuda = lambda: None
 train_unsloth.ENVIRONMENT = {"UNSLOTH_DISABLE_STATISTICS": "1"}
 for spec in sys.argv[1:]:
     sys.argv = [sys.argv[0], spec]
-    train_unsloth.main(train_unsloth.told_of_memory)
+    train_unsloth.main(train_unsloth.told_of_gpu)
 """
 ADAPTER = "adapter/adapter_model.safetensors"
 

@@ -196,9 +196,8 @@ def test_an_ollama_that_is_named_has_to_answer(
     monkeypatch.delenv("OLLAMA_HOST")
 
 
-@pytest.mark.parametrize(("available", "state"), [(60 * GB, "ok"), (20 * GB, "warning")])
-def test_memory_has_to_be_free_now(available: int, state: str) -> None:
-    cost = Cost(
+def fifty_gigabytes(machine: Machine) -> Cost:
+    return Cost(
         backend="native",
         parameters=8,
         trained=8,
@@ -206,10 +205,21 @@ def test_memory_has_to_be_free_now(available: int, state: str) -> None:
         disk=(),
         time=(),
         steps=1,
-        machine=Machine(2, "", "here", 128 * GB),
+        machine=machine,
         unknown="",
         where="",
     )
+
+
+def test_the_hosts_memory_says_nothing_of_a_gpus_own() -> None:
+    cost = fifty_gigabytes(Machine(2, "NVIDIA H200", "there", 140 * GB))
+    (check,) = memory_now(cost, hardware.Memory(64 * GB, 20 * GB))
+    assert (check.state, "NVIDIA H200 has 140.0 GB" in check.found) == ("ok", True)
+
+
+@pytest.mark.parametrize(("available", "state"), [(60 * GB, "ok"), (20 * GB, "warning")])
+def test_memory_has_to_be_free_now(available: int, state: str) -> None:
+    cost = fifty_gigabytes(Machine(2, "", "here", 128 * GB))
     (check,) = memory_now(cost, hardware.Memory(128 * GB, available))
     assert check.state == state
     assert "50.0 GB at the peak" in check.found

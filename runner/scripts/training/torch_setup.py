@@ -95,10 +95,28 @@ def check_finite(loss: torch.Tensor, step: int) -> None:
         )
 
 
-def told_of_memory(
+# What CUDA says when the driver has lost a GPU, or stopped what ran on it.
+_LOST = (
+    "unspecified launch failure",
+    "uncorrectable ECC error",
+    "hardware stack error",
+    "the launch timed out",
+    "no CUDA-capable device",
+    "CUDA unknown error",
+    "driver shutting down",
+    "device is busy or unavailable",
+    "devices are busy or unavailable",
+    "GPU has fallen off the bus",
+)
+
+
+def told_of_gpu(
     job: Callable[[Spec, Events], None], hint: str = SMALLER_STEPS
 ) -> Callable[[Spec, Events], None]:
-    """`job`, with a GPU that is too small as an error for the user (E509). `hint`: what helps."""
+    """`job`, with a GPU that is too small (E509) or lost (E963) as an error for the user.
+
+    `hint`: what helps where it is too small.
+    """
 
     def run(spec: Spec, events: Events) -> None:
         try:
@@ -109,8 +127,23 @@ def told_of_memory(
                 hint=hint,
                 code="E509",
             ) from error
+        except RuntimeError as error:
+            if not (said := lost_gpu(error)):
+                raise
+            raise ScriptError(
+                f"the GPU, or its driver, is gone: {said}",
+                hint="look for Xid in `sudo dmesg`; when nvidia-smi answers again, perhaps after "
+                "a reboot, the same command goes on from the last checkpoint",
+                code="E963",
+            ) from error
 
     return run
+
+
+def lost_gpu(error: RuntimeError) -> str:
+    """What CUDA says of a GPU that answers no more; "" for every other error."""
+    first = next(iter(str(error).splitlines()), "")
+    return first if any(words in first for words in _LOST) else ""
 
 
 def memory_in_use(device: torch.device) -> int:
