@@ -363,7 +363,7 @@ def _machine(args: argparse.Namespace, questions: _Questions) -> Machine:
 def _machine_named(words: tuple[str, ...]) -> Callable[[str], str]:
     """Reader of a kind or a known machine; a file is named by its ending."""
     known = _one_of(words)
-    return lambda text: text if text.endswith(".json") else known(text)
+    return lambda text: text if text.endswith(".json") else known(text.lower())
 
 
 def _gigabytes(value: Any) -> int:

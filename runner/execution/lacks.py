@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from runner.recipe.model import Recipe
     from runner.stages.contract import Stage
 
-# What the hub gives only to those who accepted a licence, by how its names begin. Of Mistral that is
-# what is under its research licence (7B, Mixtral and Nemo are under Apache's); of Gemma all before 4.
+# What the hub gives only to those who accepted a licence, by how its names begin. Of Mistral that
+# is what is under its research licence (7B, Mixtral and Nemo are under Apache's), of Gemma all that
+# came before 4.
 GATED = (
     "meta-llama/",
     *("google/gemma-2b", "google/gemma-7b", "google/gemma-1.1-", "google/gemma-2-"),

@@ -2,7 +2,7 @@
 
 usage: python -m runner.report.method_page > docs/course/10.1-methods.md
 
-Every number is what `recipe new` recommends and `recipe plan` counts: no weight and no GPU is needed.
+Every number is what `recipe new` recommends and `recipe plan` counts: no weight, no GPU is needed.
 """
 
 from __future__ import annotations
@@ -67,35 +67,51 @@ class Row:
 
 TABLE = (
     Row(
-        "Full fine-tuning", "full", "100 %", "very high", "up to 8B models", "Llama 3.1 8B",
-        "the same, on one condition: AdamW's states are in 8 bits. What learns is float32 here, beside a "
-        "gradient in float32; two states in 32 bits would take as much again as both together.",
+        "Full fine-tuning",
+        "full",
+        "100 %",
+        "very high",
+        "up to 8B models",
+        "Llama 3.1 8B",
+        "the same, on one condition: AdamW's states are in 8 bits. What learns is float32 here, "
+        "beside a gradient in float32; two states in 32 bits would take as much again as both "
+        "together.",
     ),
     Row(
-        "LoRA", "lora", "about 0.1 to 1 %", "low", "8B easily", "Llama 3.1 8B",
-        "more fits, a 32B with a quarter of the memory to spare. At rank 16 on all linear layers the "
-        "share is the course's; at rank 128, which only much data needs, it is four percent of an 8B.",
+        "LoRA",
+        "lora",
+        "about 0.1 to 1 %",
+        "low",
+        "8B easily",
+        "Llama 3.1 8B",
+        "more fits, a 32B with a quarter of the memory to spare. At rank 16 on all linear layers "
+        "the share is the course's; at rank 128, which only much data needs, it is four percent of "
+        "an 8B.",
     ),
     Row(
-        "QLoRA", "qlora", "about 0.1 to 1 %, base in 4 bits", "very low", "70B and more",
+        "QLoRA",
+        "qlora",
+        "about 0.1 to 1 %, base in 4 bits",
+        "very low",
+        "70B and more",
         "Llama 3.1 70B",
         "the same: a 70B leaves half of the memory. A 405B does not fit, not even in 4 bits.",
     ),
-)  # fmt: skip
+)
 
 _HEAD = """# Which method for which model
 
-Written by `python -m runner.report.method_page` from what `recipe new` recommends for a DGX Spark, and
-held to it by a test. Nothing here was measured there. `recipe new` asks the same of your model, data and
-machine and writes the reasons into the recipe; `recipe plan RECIPE --recommend` says what it would choose
-in place of a recipe that you have."""
+Written by `python -m runner.report.method_page` from what `recipe new` recommends for a DGX Spark,
+and held to it by a test. Nothing here was measured there. `recipe new` asks the same of your model,
+data and machine and writes the reasons into the recipe; `recipe plan RECIPE --recommend` says what
+it would choose for a recipe that you have."""
 
-_MEANING = """Every weight learns only where the data is more than the largest adapter holds, and then all of
-the memory that a training may use (85 % of the machine's) may be filled: nothing else would hold the data.
-LoRA is chosen where a quarter of that memory stays free, for the numbers are sums and not measurements;
-QLoRA where LoRA would not leave it. The rank is the smallest of 16,
-32, 64 and 128 whose adapter holds the data at two bits a number and one bit a token (Schulman et al., LoRA
-Without Regret, 2025), for methods that compare answers one bit a row."""
+_MEANING = """Every weight learns only where the data is more than the largest adapter holds, and
+then all of the memory that a training may use (85 % of the machine's) may be filled: nothing else
+would hold the data. LoRA is chosen where a quarter of that memory stays free, for the numbers are
+sums and not measurements; QLoRA where LoRA would not leave it. The rank is the smallest of 16, 32,
+64 and 128 whose adapter holds the data at two bits a number and one bit a token (Schulman et al.,
+LoRA Without Regret, 2025), for methods that compare answers one bit a row."""
 
 
 def page() -> str:
@@ -161,7 +177,8 @@ def _course() -> Iterator[str]:
         )
     yield from table(heads, rows)
     yield ""
-    yield f"A training may use {SPARK.usable / GB:.1f} of {SPARK.memory / GB:.0f} GB. Where we differ:"
+    may = f"{SPARK.usable / GB:.1f} of {SPARK.memory / GB:.0f} GB"
+    yield f"A training may use {may}. Where we differ:"
 
 
 def _by_model() -> Iterator[str]:
@@ -169,8 +186,9 @@ def _by_model() -> Iterator[str]:
     yield from table(("GB at the peak", *TUNINGS.values()), rows)
     yield ""
     yield (
-        "The least that a training takes: one row of 1024 tokens at a time, with checkpointing. 8 bits: "
-        "with `train.optim: adamw_8bit`, where AdamW in 32 bits does not fit. no: nor does that."
+        "The least that a training takes: one row of 1024 tokens at a time, with checkpointing. "
+        "8 bits: with `train.optim: adamw_8bit`, where AdamW in 32 bits does not fit. no: nor does "
+        "that."
     )
 
 

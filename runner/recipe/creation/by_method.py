@@ -1,4 +1,4 @@
-"""What is another for each training method: its own settings, its rate, its passes; with sources."""
+"""What each training method has of its own: settings, rate and passes, with their sources."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import UsageError
 from runner.plan.published_models import published_config
@@ -22,6 +22,9 @@ from runner.recipe.paths import is_readable_file
 from runner.recipe.schema import load_schema
 from runner.recipe.stored_types import trainable_twin
 from runner.report.printable import quoted
+
+if TYPE_CHECKING:
+    from runner.recipe.model import DataFile
 
 MAX_READ_BYTES = 16 * 1024 * 1024  # of text of one data file; longer ones are counted by size
 _TRIED_ROWS = 20
@@ -202,6 +205,26 @@ def format_of_file(path: Path, among: Collection[str] = ()) -> str:
     return _format_of(path, first, (*among, *FORMATS))
 
 
+def facts_of_file(path: Path, file: DataFile) -> DataFacts:
+    """Of a file that a recipe names, in the format and by the columns that it says.
+
+    Raises UsageError: E157 for rows that cannot be used, E955 for a file that only a run can read.
+    """
+    from runner.scripts.data.files.packed_files import takes_library
+
+    if not is_readable_file(path):
+        raise _no_data(path, "is not a readable file", "name a .jsonl or .json file of rows")
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if takes_library(start):
+        raise UsageError(
+            f"nothing can be recommended, for {quoted(str(path), 80)} is not read while planning",
+            hint="recipe data convert writes it as .jsonl",
+            code="E955",
+        )
+    return _read_plain(path, path, file.format, (), file.columns)[1]
+
+
 def together(facts: list[DataFacts]) -> DataFacts:
     """Of several files; the format is that of the first."""
     rows = sum(each.rows for each in facts)
@@ -226,14 +249,18 @@ def _read_file(path: Path, wanted: str | None, tried: Iterable[str]) -> tuple[st
 
 
 def _read_plain(
-    path: Path, plain: Path, wanted: str | None, tried: Iterable[str]
+    path: Path,
+    plain: Path,
+    wanted: str | None,
+    tried: Iterable[str],
+    columns: Mapping[str, str] | None = None,
 ) -> tuple[str, DataFacts]:
-    first = list(islice(_rows(path, plain), _TRIED_ROWS))
+    first = list(islice(_rows(path, plain, columns), _TRIED_ROWS))
     if not first:
         raise _no_data(path, "holds no row", "docs/data.md shows what rows look like")
     name = wanted or _format_of(path, first, tried)
     found = _Counted()
-    for row in _rows(path, plain):
+    for row in _rows(path, plain, columns):
         found.add(_parsed(path, name, row))
         if found.total > MAX_READ_BYTES:
             rows = plain.stat().st_size / sum(_json_size(each) for each in first) * len(first)
@@ -241,11 +268,13 @@ def _read_plain(
     return name, found.facts(name, found.rows)
 
 
-def _rows(path: Path, plain: Path) -> Iterator[dict[str, Any]]:
+def _rows(
+    path: Path, plain: Path, columns: Mapping[str, str] | None = None
+) -> Iterator[dict[str, Any]]:
     """Of the file `path`, which `plain` has made plain."""
     from runner.scripts.data.files.rows import Problem, read_rows
 
-    for found in read_rows(plain, str(path)):
+    for found in read_rows(plain, str(path), columns):
         if isinstance(found, Problem):
             where = f"line {found.place.line}: {found.error.message}"
             raise _no_data(path, f"cannot be used: {where}", "correct the row")

@@ -13,9 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runner.plan.fit import phases_of, single_changes
-from runner.plan.machines import Hardware, hardware
+from runner.plan.fit import single_changes
+from runner.plan.machines import HERE_USABLE, Hardware, hardware
 from runner.plan.memory import Job, Memory, trained_parameters
+from runner.plan.phases import phases_of
 from runner.plan.shapes import Shapes, shapes_of
 from runner.recipe.creation.by_method import (
     COMPLETION,
@@ -70,8 +71,8 @@ class FitsNowhere(Exception):
 class Machine:
     """What trains. `memory` in bytes: a Spark's is shared, a GPU's is its own.
 
-    `title` and `part`, the part of the memory that a training may plan with: of a machine whose facts
-    are known; else those of its kind.
+    `title` and `part`, the part of the memory that a training may plan with, are of a machine whose
+    facts are known; without them its kind's are taken.
     """
 
     kind: str  # spark, gpu or cpu
@@ -82,7 +83,7 @@ class Machine:
     @classmethod
     def of(cls, known: Hardware, memory: int = 0) -> Machine:
         """One that `recipe plan --hardware` knows; `memory` in place of its own, if not 0."""
-        kind = "spark" if known.unified else "gpu"
+        kind = "cpu" if known.device == "cpu" else "spark" if known.unified else "gpu"
         return cls(kind, memory or known.memory, known.title, known.usable)
 
     @property
@@ -102,13 +103,12 @@ class Machine:
 
 # Kind -> the machine of plan/data/machines that stands for it.
 _DESCRIBED = {"spark": "dgx-spark", "gpu": "rtx-4090"}
-_USABLE_BY_A_PROCESSOR = 0.75  # the system and other programs need some
 
 
 @cache
 def usable_part(kind: str) -> float:
     """Which part of a machine's memory a training may plan with."""
-    return _USABLE_BY_A_PROCESSOR if kind == "cpu" else hardware(_DESCRIBED[kind]).usable
+    return HERE_USABLE if kind == "cpu" else hardware(_DESCRIBED[kind]).usable
 
 
 _COMFORTABLE = (
@@ -138,7 +138,7 @@ class ModelFacts:
 class DataFacts:
     """Rows of the files together; sizes in bytes of text. `rows` may be an estimate.
 
-    Parts of the rows: `good` is called good, `answered` has an answer, `numeric` one that is a number.
+    Parts of the rows: `good` are called good, `answered` have an answer, `numeric` a number as it.
     """
 
     format: str
@@ -330,7 +330,7 @@ def _fitted(case: _Case, kind: str, rank: int, length: int, effective: int) -> R
 def _small_states(case: _Case, made: Recommendation) -> str:
     """The optimizer that plan/fit.py would change to; "" where it knows none."""
     job = Job.of(as_recipe(made.sections))
-    for words, _ in single_changes(case.model.shapes, job, "train"):
+    for words, _ in single_changes(case.model.shapes, job, "train", case.machine.device):
         setting, _, value = words.partition(": ")
         if setting == "train.optim":
             return value

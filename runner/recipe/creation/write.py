@@ -166,7 +166,8 @@ def _memory(wish: Wish, made: Recommendation) -> Iterator[str]:
     verdict = "fits" if made.fits else "DOES NOT FIT"
     yield from comment(
         f"Memory of the training, by arithmetic on the shapes of {of} and not by measurement: "
-        f"about {total:.1f} GB at the peak ({made.peak}), which {verdict} into the {machine.usable / GB:.1f} GB that "
+        f"about {total:.1f} GB at the peak ({made.peak}), which {verdict} into the "
+        f"{machine.usable / GB:.1f} GB that "
         f"{machine} can plan with."
     )
     for item in made.memory.items:
