@@ -130,7 +130,7 @@ def test_the_table_has_a_row_for_each_machine(
         ({"model": "{hub: someone/something}"}, "how large the model is", "recipe lock x.yaml"),
         ({"rows": "{hub: a/rows, revision: main, file: t.jsonl, format: alpaca}"}, "a/rows/t.jsonl",
          "beside the recipe"),
-        ({"rows": "{path: rows.parquet, format: alpaca}"}, "not read while planning", "convert"),
+        ({"rows": "{path: rows.jsonl.zst, format: alpaca}"}, "not read while planning", "convert"),
     ],
 )  # fmt: skip
 def test_what_is_not_known_is_an_error_when_asked_and_silent_otherwise(
@@ -140,7 +140,7 @@ def test_what_is_not_known_is_an_error_when_asked_and_silent_otherwise(
     project: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    Path("rows.parquet").write_bytes(b"PAR1 and more")
+    Path("rows.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd and more")
     recipe(**settings)  # type: ignore[arg-type]
     told = plan(capsys, "--recommend", "--hardware", "dgx-spark", code=2)
     assert "error[E955]" in told

@@ -63,7 +63,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("tuning", ["full", "lora", "qlora"])
+@pytest.mark.parametrize("tuning", ["full", "lora"])
 @pytest.mark.parametrize("goal", sorted(GOALS))
 def test_every_goal_gives_a_valid_recipe_that_can_be_planned(
     goal: str, tuning: str, project: Path, capsys: pytest.CaptureFixture[str]
@@ -78,7 +78,6 @@ def test_every_goal_gives_a_valid_recipe_that_can_be_planned(
     capsys.readouterr()
     assert main(["plan", "x.yaml", "--hardware", "dgx-spark", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["machines"][0]["phases"]["train"]["total"] > 0
-    assert main(["plan", "x.yaml"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ GENERATIONS = 8  # answers to a prompt of grpo
 COMPLETION = 256  # tokens of such an answer
 FEW_ROWS = 1000  # up to which one pass would be a few steps
 IMITATING = ("sft", "pretrain", "orpo")  # learn every token; the others about a bit a row
+LEAST_ROWS = {"kto": 4}  # of a forward pass: the KL term is estimated from them
 _MOST_WEIGHT = 10.0  # of the rarer kind of answers
 
 Reasons = dict[str, str]  # by pointer

@@ -22,6 +22,7 @@ from runner.recipe.creation.by_method import (
     COMPLETION,
     GENERATIONS,
     IMITATING,
+    LEAST_ROWS,
     RATES,
     own_settings,
     passes,
@@ -329,7 +330,7 @@ def _fitted(case: _Case, kind: str, rank: int, length: int, effective: int) -> R
 
 def _small_states(case: _Case, made: Recommendation) -> str:
     """The optimizer that plan/fit.py would change to; "" where it knows none."""
-    job = Job.of(as_recipe(made.sections))
+    job = _job(case, made.sections)
     for words, _ in single_changes(case.model.shapes, job, "train", case.machine.device):
         setting, _, value = words.partition(": ")
         if setting == "train.optim":
@@ -344,7 +345,8 @@ def _largest_batch(case: _Case, wanted: _Training) -> Recommendation:
     """
     machine = case.machine
     most = min(wanted.effective, 4 if machine.kind == "cpu" else 8)
-    batches = [2**power for power in range(most.bit_length() - 1, -1, -1)]
+    least = min(most, LEAST_ROWS.get(case.goal.method, 1))
+    batches = [2**power for power in range(most.bit_length() - 1, least.bit_length() - 2, -1)]
     tries = [(batch, False) for batch in batches if batch >= min(4, most)]
     tries += [(batch, True) for batch in batches]
     for batch, checkpointing in tries:
@@ -362,7 +364,7 @@ def _made(case: _Case, chosen: _Training) -> Recommendation:
         "train": _train_part(case, chosen, reasons),
         **_behind(case, chosen.kind, reasons),
     }
-    job = Job.of(as_recipe(sections))
+    job = _job(case, sections)
     phases = phases_of(case.model.shapes, job, case.machine.device)
     peak = max(phases, key=lambda name: phases[name].total)
     memory = phases[peak]
@@ -372,6 +374,11 @@ def _made(case: _Case, chosen: _Training) -> Recommendation:
         f"The training then takes {need}." if fits else f"Even this does not fit: {need}."
     )
     return Recommendation(chosen.kind, sections, reasons, memory, peak, fits)
+
+
+def _job(case: _Case, sections: dict[str, Any]) -> Job:
+    """As plan/fits.py counts it: only a GPU with memory of its own has a host's beside it."""
+    return replace(Job.of(as_recipe(sections)), pages=case.machine.kind == "gpu")
 
 
 def as_recipe(sections: dict[str, Any]) -> Recipe:
