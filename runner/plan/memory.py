@@ -276,6 +276,7 @@ def loading_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
         held.append(Item("largest weight, as stored", DTYPE_BYTES[job.dtype] * largest))
         if device == "cpu":
             held.append(Item("quantising it", QUANTISING_BYTES * largest))
+    held.append(Item("lengths of a weight's columns (DoRA)", _lengths(shapes, job)))
     return memory_of([*held, Item("process", PROCESS_BYTES[device])])
 
 
@@ -401,6 +402,8 @@ def _ends_with(module: str, end: str) -> bool:
 
 def _saved(shapes: Shapes, adapter: Adapter) -> list[Weight]:
     """Weights trained as a whole: those that `modules_to_save` names, and those inside of them."""
+    if not adapter.modules_to_save:
+        return []
     return [
         weight
         for weight in shapes.weights

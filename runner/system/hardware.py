@@ -119,9 +119,20 @@ def shares_memory(gpu: str) -> bool:
     return any(word in gpu for word in _UNIFIED)
 
 
+def gpu_users() -> list[tuple[int, str, str]]:
+    """Process id, name and memory, in the driver's words (`[N/A]` on a GB10), of who computes."""
+    rows = (line.rsplit(",", 1) for line in _nvidia_smi("compute-apps=pid,name,used_memory"))
+    found = []
+    for row in rows:
+        number, _, name = row[0].partition(",")
+        if len(row) == 2 and number.strip().isdigit():
+            found.append((int(number), name.strip(), row[1].strip()))
+    return found
+
+
 def gpu_memory() -> int:
     """Bytes of the first GPU's own memory, as its driver says; 0 where it does not (GB10)."""
-    lines = _nvidia_smi("memory.total")
+    lines = _nvidia_smi("gpu=memory.total")
     size = lines[0].split()[0] if lines and lines[0].split() else ""
     return int(size) << 20 if size.isdigit() else 0
 
@@ -261,13 +272,13 @@ def _driver(root: Path) -> str:
 
 def _ask_nvidia_smi() -> tuple[Gpu, ...]:
     """Name and driver only: memory is `[N/A]` on a GB10."""
-    lines = (line.rpartition(",") for line in _nvidia_smi("name,driver_version") if "," in line)
+    lines = (line.rpartition(",") for line in _nvidia_smi("gpu=name,driver_version") if "," in line)
     return tuple(Gpu(name.strip(), driver.strip()) for name, _, driver in lines)
 
 
 def _nvidia_smi(asked: str) -> list[str]:
-    """A line a GPU; none where there is no such program or it fails."""
-    command = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
+    """A line a GPU, or a process; none where there is no such program or it fails."""
+    command = ["nvidia-smi", f"--query-{asked}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

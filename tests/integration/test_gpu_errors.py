@@ -1,4 +1,4 @@
-"""A GPU that is too small, or lost, is an error for the user; what else goes wrong stays as it is."""
+"""A GPU that is too small, or lost, is an error for the user; other errors stay as they are."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ before torch is loaded. What only torch can do is here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Callable
@@ -156,8 +157,26 @@ def memory_in_use(device: torch.device) -> int:
 
 def peak_memory(device: torch.device) -> int:
     """Bytes: the most that was in use at once since the process began."""
+    return max(_highest.get(device.type, 0), recent_peak(device))
+
+
+def recent_peak(device: torch.device) -> int:
+    """Bytes: the most that was in use at once since `begin_peak`, or since the process began."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     # Not getrusage: its peak survives exec, and so begins at the size of whoever started us.
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def begin_peak(device: torch.device) -> None:
+    """From here on `recent_peak` tells of a new phase; where the kernel allows it."""
+    _highest[device.type] = peak_memory(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # man 5 proc
+
+
+_highest: dict[str, int] = {}  # type of device -> bytes at the peak of the phases that are over
