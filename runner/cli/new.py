@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import RecipeInvalid, UsageError
 from runner.imports import REGISTRY
-from runner.recipe.creation.goals import GOALS
+from runner.recipe.creation.goals import DEFAULT, GOALS, goal_of, goals_for
 from runner.recipe.methods import METHODS
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ HELP = (
 EXAMPLE = "recipe new my-first.yaml --model smollm2 --data recipes/data/spark-faq.jsonl"
 
 USUAL_GPU_MEMORY = 24  # GB
-FORMATS = ("messages", "alpaca", "sharegpt", "prompt-completion", "text")
+FORMATS = (
+    *("messages", "alpaca", "sharegpt", "prompt-completion", "text", "preference", "kto", "prompt"),
+)
+KINDS = ("spark", "gpu", "cpu")
 _GB = 10**9
 
 
@@ -37,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, metavar="PATH", help="the same, as an option")
     goals = "; ".join(f"{name}: {goal.what}" for name, goal in GOALS.items())
-    parser.add_argument("--goal", choices=GOALS, help=f"{goals}. Default: chat")
+    parser.add_argument("--goal", choices=GOALS, help=f"{goals}. Default: by the rows, else chat")
     parser.add_argument(
         "--model",
         help="a repository of the hub (ORGANISATION/NAME), a folder, a GGUF file, or smollm2 "
@@ -55,7 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--system", help="system turn for conversations that have none")
     parser.add_argument(
-        "--machine", choices=("spark", "gpu", "cpu"), help="what trains; default: this machine"
+        "--machine",
+        metavar="MACHINE",
+        help="what trains: spark, gpu, cpu, or a name or file of `recipe plan --hardware`, such as "
+        "rtx-4090; default: this machine",
     )
     parser.add_argument(
         "--memory", type=float, metavar="GB", help="of the GPU, or of a machine without one"
@@ -106,6 +112,7 @@ def main(args: argparse.Namespace) -> int:
     args.path = args.path or args.output
     if args.source is not None:
         return _import(args)
+    from runner.recipe.creation.by_method import NothingToLearn
     from runner.recipe.creation.recommend import FitsNowhere
     from runner.recipe.creation.write import TUNINGS, check, compose
 
@@ -116,6 +123,9 @@ def main(args: argparse.Namespace) -> int:
     wish = _wish(args, _Questions(asks))
     try:
         text, made = compose(wish)
+    except NothingToLearn as error:
+        told = f"the rows are not enough for --goal {wish.goal}: {error.what}"
+        raise UsageError(told, hint=error.hint, code="E954") from error
     except FitsNowhere as error:
         raise UsageError(
             f"{wish.model_facts.name} does not fit: even {error.tuning} needs about "
@@ -206,7 +216,7 @@ def _wish(args: argparse.Namespace, questions: _Questions) -> Wish:
     from runner.recipe.paths import project_root
 
     goal = questions.answer(
-        args.goal, "--goal", f"What for ({', '.join(GOALS)})", _one_of(tuple(GOALS)), "chat"
+        args.goal, "--goal", f"What for ({', '.join(GOALS)})", _one_of(tuple(GOALS)), _usual(args)
     )
     found = questions.answer(
         args.model, "--model", "Which model (hub id, folder, GGUF file, smollm2)", _model_of(args)
@@ -237,6 +247,16 @@ def _wish(args: argparse.Namespace, questions: _Questions) -> Wish:
         tuning=args.tuning,
         max_length=args.max_length,
     )
+
+
+def _usual(args: argparse.Namespace) -> str:
+    """The goal that the rows have most often, where their file is named already."""
+    from runner.recipe.creation.inputs import read_data
+
+    if not args.data:
+        return DEFAULT
+    (form, _), *_ = read_data(args.data[:1], args.format)
+    return goal_of(form)
 
 
 def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
@@ -299,12 +319,14 @@ def _data_of(args: argparse.Namespace, goal: str) -> Callable[[Any], Any]:
         from runner.recipe.finding import listed
 
         paths = [Path(given)] if isinstance(given, str) else list(given)
-        found = read_data(paths, args.format)
+        found = read_data(paths, args.format, GOALS[goal].formats)
         for path, (form, _) in zip(paths, found, strict=True):
             if form not in GOALS[goal].formats:
+                others = goals_for(form)
+                other = f"--goal {listed(others)} can; or " if others else ""
                 raise UsageError(
                     f"{path} has rows of format {form}, which {goal} cannot use",
-                    hint=f"write them as {listed(list(GOALS[goal].formats))} (docs/data.md)",
+                    hint=f"{other}write them as {listed(list(GOALS[goal].formats))} (docs/data.md)",
                     code="E157",
                 )
         return [(path, form, facts) for path, (form, facts) in zip(paths, found, strict=True)]
@@ -314,15 +336,18 @@ def _data_of(args: argparse.Namespace, goal: str) -> Callable[[Any], Any]:
 
 def _machine(args: argparse.Namespace, questions: _Questions) -> Machine:
     from runner.plan.machines import hardware as described
+    from runner.plan.machines import known_names
     from runner.recipe.creation.recommend import Machine
     from runner.system import hardware
 
     names = [gpu.name for gpu in hardware.gpus()] if args.machine is None else []
     here = "spark" if any("GB10" in name for name in names) else "gpu" if names else "cpu"
     kind = questions.answer(
-        args.machine, "--machine", "Which machine trains (spark, gpu, cpu)",
-        _one_of(("spark", "gpu", "cpu")), here,
+        args.machine, "--machine", f"Which machine trains ({', '.join(KINDS)})",
+        _machine_named((*KINDS, *known_names())), here,
     )  # fmt: skip
+    if kind not in KINDS:
+        return Machine.of(described(kind), 0 if args.memory is None else _gigabytes(args.memory))
     if kind == "spark":
         return Machine(kind, _gigabytes(args.memory or described("dgx-spark").memory // _GB))
     if kind == "cpu":
@@ -333,6 +358,12 @@ def _machine(args: argparse.Namespace, questions: _Questions) -> Machine:
         str(USUAL_GPU_MEMORY) if questions.asks else "",
     )  # fmt: skip
     return Machine(kind, memory)
+
+
+def _machine_named(words: tuple[str, ...]) -> Callable[[str], str]:
+    """Reader of a kind or a known machine; a file is named by its ending."""
+    known = _one_of(words)
+    return lambda text: text if text.endswith(".json") else known(text.lower())
 
 
 def _gigabytes(value: Any) -> int:
@@ -385,8 +416,9 @@ def _write(path: Path, text: str) -> None:
 
 def _not_valid(error: RecipeInvalid, wish: Wish) -> UsageError:
     """What is wrong comes from an answer: a path out of the project, a name, a length."""
-    told = "; ".join(dict.fromkeys(each.message for each in error.diagnostics))
-    hint = next((each.hint for each in error.diagnostics if each.hint), "change the answer")
+    wrong = [each for each in error.diagnostics if each.severity == "error"]
+    told = "; ".join(dict.fromkeys(each.message for each in wrong))
+    hint = next((each.hint for each in wrong if each.hint), "change the answer")
     return UsageError(f"{wish.path} would not be a valid recipe: {told}", hint=hint, code="E160")
 
 

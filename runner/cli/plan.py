@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.plan.chain import Link
+    from runner.plan.machines import Hardware
     from runner.recipe.model import Recipe
     from runner.report.plan_text import Plan
 
@@ -35,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead: does the training fit dgx-spark, rtx-4090, h100-80, h200, all of them, auto "
         "(this one), or the machine of a JSON file",
     )
+    parser.add_argument(
+        "--recommend",
+        action="store_true",
+        help="instead: which method, rank and length suit this model, these data and this machine "
+        "(or those of --hardware), and why; unasked, a line says so where another method does",
+    )
     parser.add_argument("--until", choices=ORDER, metavar="STAGE", help="stop after this stage")
     parser.add_argument("--format", choices=("text", "json", "markdown"), default="text")
 
@@ -53,6 +60,8 @@ def main(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, warn=print_beside, overrides=args.set)
     if args.shrink:
         recipe = shrink_recipe(recipe)
+    if args.recommend:
+        return _recommend(recipe, args)
     if args.hardware is not None:
         return _fit(recipe, args)
     links = plan_chain(recipe, stages_of(recipe, args.until), Store(store_folder()))
@@ -73,6 +82,8 @@ def main(args: argparse.Namespace) -> int:
         print(
             "\n\n".join(f"{head}\n{as_text(plan)}" for head, plan in zip(heads, plans, strict=True))
         )
+    if args.format == "text" and plans[-1].trains:
+        _print_advice(recipe, args)
     return 0
 
 
@@ -96,11 +107,9 @@ def _file_of(link: Link, given: Path) -> Path:
 def _fit(recipe: Recipe, args: argparse.Namespace) -> int:
     """Print whether the trainings of a chain fit other machines. Exit code 0 whatever they do."""
     from runner.plan.fits import fits_of
-    from runner.plan.machines import ALL, hardware, known_names
     from runner.report import fit_table
 
-    names = known_names() if args.hardware == ALL else args.hardware.split(",")
-    chain = fits_of(recipe, [hardware(name) for name in names])
+    chain = fits_of(recipe, _machines(args))
     if args.format == "json":
         *bases, last = [fit_table.as_data(each) for each in chain]
         data = {**last, **({"bases": bases} if bases else {})}
@@ -109,4 +118,43 @@ def _fit(recipe: Recipe, args: argparse.Namespace) -> int:
     show = fit_table.as_markdown if args.format == "markdown" else fit_table.as_text
     heads = [f"{each.recipe}\n" if len(chain) > 1 else "" for each in chain]
     print("\n\n".join(head + show(each) for head, each in zip(heads, chain, strict=True)))
+    if args.format == "text":
+        _print_advice(recipe, args)
     return 0
+
+
+def _machines(args: argparse.Namespace) -> list[Hardware]:
+    """Those of --hardware, else this one. Raises UsageError E006."""
+    from runner.plan.machines import ALL, AUTO, hardware, known_names
+
+    given = args.hardware or AUTO
+    return [hardware(name) for name in (known_names() if given == ALL else given.split(","))]
+
+
+def _recommend(recipe: Recipe, args: argparse.Namespace) -> int:
+    """Print what suits model, data and machine best. Exit code 0 whatever that is."""
+    from runner.recipe.creation.advice import advise
+    from runner.report import advice_text
+
+    found = advise(recipe, _machines(args))
+    if args.format == "json":
+        print(json.dumps(advice_text.as_data(found), indent=2, ensure_ascii=False))
+    else:
+        show = advice_text.as_markdown if args.format == "markdown" else advice_text.as_text
+        print(show(found))
+    return 0
+
+
+def _print_advice(recipe: Recipe, args: argparse.Namespace) -> None:
+    """A line where another method suits better; what cannot be told is said when asked."""
+    from runner.errors import UsageError
+    from runner.recipe.creation.advice import advise
+    from runner.report.advice_text import in_short
+
+    try:
+        found = advise(recipe, _machines(args))
+    except UsageError:
+        return
+    where = f" --hardware {args.hardware}" if args.hardware else ""
+    for line in in_short(found, f"recipe plan {args.recipe}{where}"):
+        print(line)

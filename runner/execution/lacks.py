@@ -22,8 +22,17 @@ if TYPE_CHECKING:
     from runner.recipe.model import Recipe
     from runner.stages.contract import Stage
 
-# Organisations of the hub whose models ask for a licence to be accepted.
-GATED = ("meta-llama/", "google/gemma", "mistralai/", "CohereLabs/")
+# What the hub gives only to those who accepted a licence, by how its names begin. Of Mistral that
+# is what is under its research licence (7B, Mixtral and Nemo are under Apache's), of Gemma all that
+# came before 4.
+GATED = (
+    "meta-llama/",
+    *("google/gemma-2b", "google/gemma-7b", "google/gemma-1.1-", "google/gemma-2-"),
+    *("google/gemma-3-", "google/gemma-3n-", "google/codegemma-", "google/medgemma-"),
+    *("mistralai/Codestral-22B-", "mistralai/Ministral-8B-", "mistralai/Mistral-Large-"),
+    *("mistralai/Mistral-Small-Instruct-2409", "mistralai/Pixtral-Large-"),
+    "CohereLabs/",
+)
 LARGE = 1_000_000_000  # parameters from which a training without a GPU takes days
 CODES = ("W250", "W251", "W252", "W253", "W254", "W255", "W267")
 

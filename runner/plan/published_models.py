@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.recipe.base_recipe import innermost
 from runner.recipe.model_facts import Facts, known_facts
@@ -28,8 +28,16 @@ def facts_at_hand(recipe: Recipe) -> Facts | None:
 def published_facts(recipe: Recipe) -> Facts | None:
     """The published sizes of the recipe's model; None when they are not known here."""
     repository = innermost(recipe).model.hub
-    repositories: dict[str, str] = json.loads((FOLDER / "repositories.json").read_bytes())
-    if repository is None or repository not in repositories:
+    config = None if repository is None else published_config(repository)
+    if config is None:
         return None
-    config = json.loads((FOLDER / f"{repositories[repository]}.json").read_bytes())
     return Facts(config, f"published sizes of {repository}; `recipe lock` reads its own")
+
+
+def published_config(repository: str) -> dict[str, Any] | None:
+    """The published config of a repository of the hub; None when it is not known here."""
+    repositories: dict[str, str] = json.loads((FOLDER / "repositories.json").read_bytes())
+    if repository not in repositories:
+        return None
+    config: dict[str, Any] = json.loads((FOLDER / f"{repositories[repository]}.json").read_bytes())
+    return config

@@ -117,17 +117,23 @@ def _verdict(found: Fit) -> str:
 def _sorted_out(counted: Iterable[_Counted]) -> str:
     """Which recipes are the answer, in words."""
     counted = list(counted)
-    alone = [
-        each.name for each in counted if each.spark.changes == () and each.card.changes is None
-    ]
-    changed = [each.name for each in counted if each.spark.changes == () and each.card.changes]
+    fitting = [each for each in counted if each.spark.changes == () and each.card.changes != ()]
+    alone = [each.name for each in fitting if _is_another(each.card)]
+    changed = [each.name for each in fitting if not _is_another(each.card)]
     both = [each.name for each in counted if each.spark.changes == each.card.changes == ()]
     lines = (
-        ("On a Spark alone", alone),
+        ("On a Spark alone, on the card not at all or only by training an adapter", alone),
         ("On a Spark as they are, on the card with changes alone", changed),
         ("On both", both),
     )
     return "\n".join(f"- {words}: {', '.join(names) or 'none'}." for words, names in lines)
+
+
+def _is_another(found: Fit) -> bool:
+    """Does it fit in no known way, or only as an adapter where every weight was to learn?"""
+    return found.changes is None or any(
+        change.startswith("train.adapter") for change in found.changes
+    )
 
 
 def _by_kind(large: _Counted, card: Hardware) -> Iterator[str]:

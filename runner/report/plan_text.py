@@ -27,6 +27,11 @@ class Plan:
     cost: Cost
     missing: Sequence[Lack]
 
+    @property
+    def trains(self) -> bool:
+        """Would a training run?"""
+        return any(step.stage == "train" and step.action is not Action.REUSE for step in self.steps)
+
 
 def as_text(plan: Plan) -> str:
     """One line a stage: name, action, reason. Then what it takes, and what is missing."""

@@ -42,8 +42,19 @@ recipe new --stdout --model Qwen/Qwen3-8B --data recipes/data/spark-faq.jsonl --
 ```
 
 It recommends full fine-tuning, LoRA or QLoRA by the memory of the machine and the amount of data,
-with the arithmetic at the top of the file. It looks at the disk only: a folder's `config.json`, one
-that was fetched before, or the number in a model's name; `--parameters` tells what these do not.
+with the arithmetic at the top of the file ([which method](course/10.1-methods.md)). `--machine`
+takes `spark`, `gpu` and `cpu`, and the names and files of `recipe plan --hardware`. It looks at the
+disk only: a folder's `config.json`, one that was fetched before, the published sizes of well-known
+models, or the number in a model's name; `--parameters` tells what these do not.
+
+The goal (`--goal`) is guessed from the rows where it is not given: pairs are for `dpo` (or `orpo`,
+`simpo`, `reward`), labelled answers for `kto`, questions with an answer for `grpo`, plain texts for
+`pretrain`, conversations for `chat` (or `gguf`, `sft`). `ppo` needs a reward model, which is
+another recipe: copy `recipes/course/10.5-ppo.yaml`.
+
+```sh
+recipe new --stdout --model smollm2 --data recipes/data/committed-answers.jsonl --machine h200
+```
 
 ## Versions
 

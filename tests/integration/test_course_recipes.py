@@ -25,6 +25,7 @@ SIBLINGS = {
     ),
     "10.2-gemma2-2b-lora": ("google/gemma-2-2b-it", "gemma-2-2b.json", "lora", False),
     "10.2-1b-full": ("meta-llama/Llama-3.2-1B-Instruct", "llama-3.2-1b.json", "none", False),
+    "10.2-8b-full": ("Qwen/Qwen3-8B", "qwen3-8b.json", "none", False),
 }
 WEIGHTS = b"whoever asks for them would get these"
 
@@ -40,7 +41,8 @@ def hub() -> Iterator[HubServer]:
         files = of_the_hub("llama-3.1-8b.json", **{"model.safetensors": WEIGHTS})
         server.commit("meta-llama/Llama-3.1-8B-Instruct", files)
         server.commit("meta-llama/Llama-3.1-70B-Instruct", of_the_hub("llama-3.1-70b.json"))
-        for repository, config, _, _ in SIBLINGS.values():
+        others = {repository: config for repository, config, _, _ in SIBLINGS.values()}
+        for repository, config in others.items():
             if repository != "meta-llama/Llama-3.1-8B-Instruct":
                 server.commit(repository, of_the_hub(config))
         yield server

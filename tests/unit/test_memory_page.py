@@ -28,7 +28,7 @@ def test_a_card_with_more_memory_is_told_otherwise() -> None:
     spark, card = hardware(memory_page.SPARK), hardware(memory_page.CARD)
     large = replace(card, memory=4 * card.memory)
     counted = [memory_page._count(ROOT, memory_page.LARGE, spark, each) for each in (card, large)]
-    assert "On a Spark alone: 10.3-70b-qlora." in memory_page._sorted_out(counted[:1])
+    assert "by training an adapter: 10.3-70b-qlora." in memory_page._sorted_out(counted[:1])
     assert "On both: 10.3-70b-qlora." in memory_page._sorted_out(counted[1:])
     marked = [line for line in memory_page._by_kind(counted[1], large) if "\\* |" in line]
     assert marked == []

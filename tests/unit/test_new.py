@@ -334,7 +334,8 @@ def test_a_training_of_days_is_said_beforehand(
 ) -> None:
     rows = json.dumps({"text": "word " * 100}) + "\n"
     (project / "data" / "many.jsonl").write_text(rows * 3000)
-    large = ("--model", "a/x-8B", "--data", "data/many.jsonl", "--machine")
+    rows_for = ("--data", "data/many.jsonl", "--goal", "chat")
+    large = ("--model", "a/x-8B", *rows_for, "--machine")
     code, _, err = run(capsys, "x.yaml", *large, "cpu", "--memory", "256")
     assert code == 0
     assert "without a GPU this takes about 7 days on two cores" in err
@@ -448,7 +449,10 @@ def expect(master: int, words: str) -> str:
 def test_a_person_is_asked_for_what_no_flag_says(project: Path) -> None:
     process, master = terminal(project, "--machine", "gpu")
     for question, answer in (
-        ("What for (chat, gguf, sft) [chat]: ", "chta"),
+        (
+            "What for (chat, gguf, sft, pretrain, dpo, orpo, simpo, kto, reward, grpo) [chat]: ",
+            "chta",
+        ),
         ("did you mean chat?", ""),
         ("Which model", "nowhere"),
         ("there is no model", "smollm2"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import UsageError
+from runner.plan.published_models import published_config
 from runner.plan.shapes import UnknownShapesError, shapes_of
 from runner.recipe.creation.recommend import DataFacts, ModelFacts, shapes_of_size, smollm2
 from runner.recipe.finding import listed
@@ -20,6 +22,9 @@ from runner.recipe.paths import is_readable_file
 from runner.recipe.schema import load_schema
 from runner.recipe.stored_types import trainable_twin
 from runner.report.printable import quoted
+
+if TYPE_CHECKING:
+    from runner.recipe.model import DataFile
 
 MAX_READ_BYTES = 16 * 1024 * 1024  # of text of one data file; longer ones are counted by size
 _TRIED_ROWS = 20
@@ -79,8 +84,12 @@ def find_model(
             code="E158",
         )
     pinned = {"revision": revision} if revision else {}
-    size = parameters or size_in_name(text)
-    return {"hub": text, **pinned}, _known(text.split("/")[1], _fetched_config(text), size)
+    name, size = text.split("/")[1], parameters or size_in_name(text)
+    config, published = _fetched_config(text), published_config(text)
+    if config is None and published is not None:
+        facts = _known(name, published, size)
+        return {"hub": text, **pinned}, replace(facts, where=f"{text}, as published")
+    return {"hub": text, **pinned}, _known(name, config, size)
 
 
 def size_in_name(name: str) -> int | None:
@@ -163,12 +172,22 @@ def _fetched_config(hub: str) -> dict[str, Any] | None:
 # --- the data
 
 
-def read_data(paths: list[Path], wanted: str | None) -> list[tuple[str, DataFacts]]:
-    """For each file its format (`wanted`, else the one that its first rows have) and its facts.
+# Formats in the order in which they are tried: a labelled answer is also one without its label.
+_MOST_TELLING = ("preference", "kto")
 
-    Raises UsageError (E157) for a file that cannot be read or whose rows have no such format.
+
+def read_data(
+    paths: list[Path], wanted: str | None, among: Iterable[str] = ()
+) -> list[tuple[str, DataFacts]]:
+    """For each file its format and its facts.
+
+    The format is `wanted`, else the first that its first rows have: of `among`, then of all. Raises
+    UsageError (E157) for a file that cannot be read or whose rows have no such format.
     """
-    return [_read_file(path, wanted) for path in paths]
+    from runner.scripts.data.formats import EVERY
+
+    tried = dict.fromkeys((*among, *_MOST_TELLING, *EVERY))
+    return [_read_file(path, wanted, tuple(tried)) for path in paths]
 
 
 def format_of_file(path: Path, among: Collection[str] = ()) -> str:
@@ -177,104 +196,174 @@ def format_of_file(path: Path, among: Collection[str] = ()) -> str:
     Raises UsageError (E157).
     """
     from runner.rows.survey import readable
-    from runner.scripts.data.files.rows import RowError
-    from runner.scripts.data.formats import EVERY
+    from runner.scripts.data.formats import FORMATS
 
     with readable(path) as plain:
         first = list(islice(_rows(path, plain), _TRIED_ROWS))
     if not first:
         raise _no_data(path, "holds no row", "docs/data.md shows what rows look like")
-    for name in among:
-        try:
-            for row in first:
-                EVERY[name](row)
-        except RowError:
-            continue
-        return name
-    return _format_of(path, first)
+    return _format_of(path, first, (*among, *FORMATS))
+
+
+def facts_of_file(path: Path, file: DataFile) -> DataFacts:
+    """Of a file that a recipe names, in the format and by the columns that it says.
+
+    Raises UsageError: E157 for rows that cannot be used, E955 for a file that only a run can read.
+    """
+    from runner.scripts.data.files.packed_files import takes_library
+
+    if not is_readable_file(path):
+        raise _no_data(path, "is not a readable file", "name a .jsonl or .json file of rows")
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if takes_library(start):
+        raise UsageError(
+            f"nothing can be recommended, for {quoted(str(path), 80)} is not read while planning",
+            hint="recipe data convert writes it as .jsonl",
+            code="E955",
+        )
+    return _read_plain(path, path, file.format, (), file.columns)[1]
 
 
 def together(facts: list[DataFacts]) -> DataFacts:
     """Of several files; the format is that of the first."""
+    rows = sum(each.rows for each in facts)
     return DataFacts(
         format=facts[0].format,
-        rows=sum(each.rows for each in facts),
+        rows=rows,
         longest=max(each.longest for each in facts),
         total=sum(each.total for each in facts),
+        good=sum(each.good * each.rows for each in facts) / rows,
+        answered=sum(each.answered * each.rows for each in facts) / rows,
+        numeric=sum(each.numeric * each.rows for each in facts) / rows,
     )
 
 
-def _read_file(path: Path, wanted: str | None) -> tuple[str, DataFacts]:
+def _read_file(path: Path, wanted: str | None, tried: Iterable[str]) -> tuple[str, DataFacts]:
     from runner.rows.survey import readable
 
     if not is_readable_file(path):
         raise _no_data(path, "is not a readable file", "name a .jsonl or .json file of rows")
     with readable(path) as plain:
-        return _read_plain(path, plain, wanted)
+        return _read_plain(path, plain, wanted, tried)
 
 
-def _read_plain(path: Path, plain: Path, wanted: str | None) -> tuple[str, DataFacts]:
-    from runner.scripts.data.formats import FORMATS
-
-    first = list(islice(_rows(path, plain), _TRIED_ROWS))
+def _read_plain(
+    path: Path,
+    plain: Path,
+    wanted: str | None,
+    tried: Iterable[str],
+    columns: Mapping[str, str] | None = None,
+) -> tuple[str, DataFacts]:
+    first = list(islice(_rows(path, plain, columns), _TRIED_ROWS))
     if not first:
         raise _no_data(path, "holds no row", "docs/data.md shows what rows look like")
-    name = wanted or _format_of(path, first)
-    rows = longest = total = 0
-    for row in _rows(path, plain):
-        size = _text_size(FORMATS[name], path, name, row)
-        rows, longest, total = rows + 1, max(longest, size), total + size
-        if total > MAX_READ_BYTES:
-            scale = plain.stat().st_size / sum(_json_size(each) for each in first) * len(first)
-            return name, DataFacts(name, round(scale), longest, round(total / rows * scale))
-    return name, DataFacts(name, rows, longest, total)
+    name = wanted or _format_of(path, first, tried)
+    found = _Counted()
+    for row in _rows(path, plain, columns):
+        found.add(_parsed(path, name, row))
+        if found.total > MAX_READ_BYTES:
+            rows = plain.stat().st_size / sum(_json_size(each) for each in first) * len(first)
+            return name, found.facts(name, round(rows))
+    return name, found.facts(name, found.rows)
 
 
-def _rows(path: Path, plain: Path) -> Iterator[dict[str, Any]]:
+def _rows(
+    path: Path, plain: Path, columns: Mapping[str, str] | None = None
+) -> Iterator[dict[str, Any]]:
     """Of the file `path`, which `plain` has made plain."""
     from runner.scripts.data.files.rows import Problem, read_rows
 
-    for found in read_rows(plain, str(path)):
+    for found in read_rows(plain, str(path), columns):
         if isinstance(found, Problem):
             where = f"line {found.place.line}: {found.error.message}"
             raise _no_data(path, f"cannot be used: {where}", "correct the row")
         yield found[1]
 
 
-def _format_of(path: Path, rows: list[dict[str, Any]]) -> str:
-    """The first format that all of `rows` have."""
+def _format_of(path: Path, rows: list[dict[str, Any]], tried: Iterable[str]) -> str:
+    """The first format of `tried` that all of `rows` have."""
     from runner.scripts.data.files.rows import RowError
-    from runner.scripts.data.formats import FORMATS
+    from runner.scripts.data.formats import EVERY
 
     def fits(name: str) -> bool:
         try:
             for row in rows:
-                FORMATS[name](row)
+                EVERY[name](row)
         except RowError:
             return False
         return True
 
-    found = next((name for name in FORMATS if fits(name)), None)
+    tried = tuple(dict.fromkeys(tried))
+    found = next((name for name in tried if fits(name)), None)
     if found is None:
         keys = ", ".join(quoted(key, 30) for key in list(rows[0])[:8]) or "none"
         what = f"has rows of no known format; keys of the first: {keys}"
-        known = listed(list(FORMATS))
+        known = listed(list(tried))
         raise _no_data(path, what, f"write them as {known} (docs/data.md), or name it: --format")
     return found
 
 
-def _text_size(parse: Any, path: Path, name: str, row: dict[str, Any]) -> int:
-    """Bytes of the row's text in UTF-8."""
+@dataclass(slots=True)
+class _Counted:
+    """What was seen of a file's rows so far; sizes in bytes of text."""
+
+    rows: int = 0
+    longest: int = 0
+    total: int = 0
+    good: int = 0
+    answered: int = 0
+    numeric: int = 0
+
+    def add(self, row: Any) -> None:
+        """A parsed row: a conversation, a pair, a judged answer or a prompt."""
+        sides = [side for side, _ in getattr(row, "sides", ((row, True),))]
+        sizes = [_text_size(side) for side in sides]
+        answer = getattr(row, "answer", None)
+        self.rows += 1
+        self.longest = max(self.longest, *sizes)
+        self.total += sum(sizes)
+        self.good += bool(getattr(row, "desirable", False))
+        self.answered += answer is not None
+        self.numeric += answer is not None and _is_number(answer)
+
+    def facts(self, name: str, rows: int) -> DataFacts:
+        """Of the whole file, which has about `rows` rows like those that were seen."""
+        return DataFacts(
+            name,
+            rows,
+            self.longest,
+            round(self.total / self.rows * rows),
+            good=self.good / self.rows,
+            answered=self.answered / self.rows,
+            numeric=self.numeric / self.rows,
+        )
+
+
+def _parsed(path: Path, name: str, row: dict[str, Any]) -> Any:
     from runner.scripts.data.files.rows import RowError
+    from runner.scripts.data.formats import EVERY
 
     try:
-        made = parse(row)
+        return EVERY[name](row)
     except RowError as error:
         raise _no_data(path, f"has a row that is not {name}: {error.message}", "correct it") from (
             error
         )
-    texts = [turn["content"] for turn in made.messages] or [made.text or ""]
+
+
+def _text_size(conversation: Any) -> int:
+    """Bytes of its text in UTF-8."""
+    texts = [turn["content"] for turn in conversation.messages] or [conversation.text or ""]
     return sum(len(text.encode()) for text in texts)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", ""))
+    except ValueError:
+        return False
+    return True
 
 
 def _json_size(row: dict[str, Any]) -> int:

@@ -9,13 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runner.plan.machines import hardware
-from runner.plan.memory import Job, Memory, trained_parameters, training_memory
+from runner.plan.fit import single_changes
+from runner.plan.machines import HERE_USABLE, Hardware, hardware
+from runner.plan.memory import Job, Memory, trained_parameters
+from runner.plan.phases import phases_of
 from runner.plan.shapes import Shapes, shapes_of
+from runner.recipe.creation.by_method import (
+    COMPLETION,
+    GENERATIONS,
+    IMITATING,
+    LEAST_ROWS,
+    RATES,
+    own_settings,
+    passes,
+)
 from runner.recipe.creation.goals import Goal
+from runner.recipe.methods import METHODS
 from runner.recipe.model import Recipe, build
 from runner.recipe.schema import fill_defaults, load_schema
 from runner.recipe.source import Source
@@ -57,15 +70,27 @@ class FitsNowhere(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What trains. `memory` in bytes: a Spark's is shared, a GPU's is its own."""
+    """What trains. `memory` in bytes: a Spark's is shared, a GPU's is its own.
+
+    `title` and `part`, the part of the memory that a training may plan with, are of a machine whose
+    facts are known; without them its kind's are taken.
+    """
 
     kind: str  # spark, gpu or cpu
     memory: int
+    title: str = ""
+    part: float = 0.0
+
+    @classmethod
+    def of(cls, known: Hardware, memory: int = 0) -> Machine:
+        """One that `recipe plan --hardware` knows; `memory` in place of its own, if not 0."""
+        kind = "cpu" if known.device == "cpu" else "spark" if known.unified else "gpu"
+        return cls(kind, memory or known.memory, known.title, known.usable)
 
     @property
     def usable(self) -> int:
         """Bytes that a training may plan with."""
-        return int(self.memory * usable_part(self.kind))
+        return int(self.memory * (self.part or usable_part(self.kind)))
 
     @property
     def device(self) -> str:
@@ -74,17 +99,17 @@ class Machine:
 
     def __str__(self) -> str:
         names = {"spark": "a DGX Spark", "gpu": "a GPU", "cpu": "a machine without GPU"}
-        return f"{names[self.kind]} ({self.memory / GB:g} GB)"
+        return f"{self.title or names[self.kind]} ({self.memory / GB:.4g} GB)"
 
 
 # Kind -> the machine of plan/data/machines that stands for it.
 _DESCRIBED = {"spark": "dgx-spark", "gpu": "rtx-4090"}
-_USABLE_BY_A_PROCESSOR = 0.75  # the system and other programs need some
 
 
+@cache
 def usable_part(kind: str) -> float:
     """Which part of a machine's memory a training may plan with."""
-    return _USABLE_BY_A_PROCESSOR if kind == "cpu" else hardware(_DESCRIBED[kind]).usable
+    return HERE_USABLE if kind == "cpu" else hardware(_DESCRIBED[kind]).usable
 
 
 _COMFORTABLE = (
@@ -94,11 +119,15 @@ _COMFORTABLE = (
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """`shapes` are those of its config, or (`exact` false) of a published model of its size."""
+    """`shapes` are those of its config, or (`exact` false) of a published model of its size.
+
+    `where`: whose config that is.
+    """
 
     name: str
     shapes: Shapes
     exact: bool
+    where: str = "its config"
 
     @property
     def parameters(self) -> int:
@@ -108,12 +137,18 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:
-    """Rows of the files together; sizes in bytes of text. `rows` may be an estimate."""
+    """Rows of the files together; sizes in bytes of text. `rows` may be an estimate.
+
+    Parts of the rows: `good` are called good, `answered` have an answer, `numeric` a number as it.
+    """
 
     format: str
     rows: int
     longest: int
     total: int
+    good: float = 0.0
+    answered: float = 0.0
+    numeric: float = 0.0
 
     @property
     def tokens(self) -> int:
@@ -123,12 +158,16 @@ class DataFacts:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """Sections of a recipe as plain data, and a reason for what is not obvious, by pointer."""
+    """Sections of a recipe as plain data, and a reason for what is not obvious, by pointer.
+
+    `memory` is that of the phase `peak`, which takes most, as in `recipe plan`.
+    """
 
     tuning: str
     sections: dict[str, Any]
     reasons: dict[str, str]
     memory: Memory
+    peak: str
     fits: bool
 
 
@@ -192,6 +231,7 @@ class _Training:
     effective: int
     batch: int
     checkpointing: bool
+    optim: str = ""  # not the usual one
 
 
 def recommend(
@@ -206,15 +246,18 @@ def recommend(
     """The sections `model` and `data` (in part), `train`, and what the goal wants behind it.
 
     A `tuning` or `max_length` that is given is taken, even where the memory will not do. Raises
-    FitsNowhere when no tuning is given and none fits.
+    FitsNowhere when no tuning is given and none fits, NothingToLearn when the rows are not enough.
     """
     case = _Case(goal, model, data, machine)
-    rank, length, effective = _rank(case), _max_length(case, max_length), _effective_batch(data)
+    rank, length, effective = _rank(case), _max_length(case, max_length), _effective_batch(case)
     made = []
     for kind, why in _tunings(case, tuning):
         made.append(_fitted(case, kind, rank, length, effective))
         made[-1].reasons["/train/adapter"] = why
-        if tuning is not None or made[-1].memory.total <= _COMFORTABLE * machine.usable:
+        # Every weight is only proposed where an adapter would not hold the data: then it need not
+        # be comfortable, as long as it fits.
+        enough = 1 if kind == "full" else _COMFORTABLE
+        if tuning is not None or made[-1].memory.total <= enough * machine.usable:
             return made[-1]
     if tight := [each for each in made if each.fits]:
         return tight[0]
@@ -230,16 +273,20 @@ def _tunings(case: _Case, given: str | None) -> Iterator[tuple[str, str]]:
         yield given, "As asked for."
         return
     size, tokens = _count(case.model.parameters), _count(case.data.tokens)
-    if case.data.tokens > _capacity(case.model, RANKS[-1]):
+    if _to_learn(case) > _capacity(case.model, RANKS[-1]):
         yield (
             "full",
             f"Full fine-tuning: {tokens} tokens are more than an adapter of rank {RANKS[-1]} holds "
             "(about 2 bits a number, 1 bit a token; Schulman et al., LoRA Without Regret, 2025), "
             "and the memory allows it.",
         )
+    if case.goal.method not in IMITATING:
+        tokens = f"{_count(case.data.rows)} rows, of which each tells about a bit,"
+    else:
+        tokens += " tokens"
     yield (
         "lora",
-        f"LoRA: from {tokens} tokens it learns what full fine-tuning learns, in a fraction of the "
+        f"LoRA: from {tokens} it learns what full fine-tuning learns, in a fraction of the "
         "memory (Schulman et al., LoRA Without Regret, 2025), and it forgets less (Biderman et "
         f"al., LoRA Learns Less and Forgets Less, 2024). The base, of {size} parameters, fits as "
         "it is, so it is not quantised.",
@@ -251,31 +298,62 @@ def _tunings(case: _Case, given: str | None) -> Iterator[tuple[str, str]]:
     )
 
 
+def _to_learn(case: _Case) -> int:
+    """Bits that the data has to tell: one a token where it is imitated, else one a row."""
+    return case.data.tokens if case.goal.method in IMITATING else case.data.rows
+
+
 def _capacity(model: ModelFacts, rank: int) -> int:
     """Tokens that an adapter can hold: two bits a number, one bit a token."""
-    adapter = _recipe({"train": _lasting({"adapter": _adapter(rank)})}).train.adapter
+    adapter = as_recipe({"train": _lasting({"adapter": _adapter(rank)})}).train.adapter
     return 2 * trained_parameters(model.shapes, adapter)
 
 
 def _fitted(case: _Case, kind: str, rank: int, length: int, effective: int) -> Recommendation:
+    """The way of this kind that changes least: an optimizer of small states only where it must be.
+
+    Which one, plan/fit.py says, as `recipe plan` does.
+    """
+    usual = _largest_batch(case, _Training(kind, rank, length, effective, 1, True))
+    if kind != "full" or usual.fits:
+        return usual
+    optim = _small_states(case, usual)
+    if not optim:
+        return usual
+    small = _largest_batch(case, _Training(kind, rank, length, effective, 1, True, optim))
+    small.reasons["/train/optim"] = (
+        f"AdamW with its states in 8 bits (Dettmers et al., 2022): in 32 bits the training would "
+        f"take {usual.memory.total / GB:.0f} GB."
+    )
+    return small
+
+
+def _small_states(case: _Case, made: Recommendation) -> str:
+    """The optimizer that plan/fit.py would change to; "" where it knows none."""
+    job = _job(case, made.sections)
+    for words, _ in single_changes(case.model.shapes, job, "train", case.machine.device):
+        setting, _, value = words.partition(": ")
+        if setting == "train.optim":
+            return value
+    return ""
+
+
+def _largest_batch(case: _Case, wanted: _Training) -> Recommendation:
     """The largest batch that leaves a margin, without checkpointing where 4 rows do.
 
-    Where none does, the largest that fits at all; else the smallest.
+    Where none does, the smallest.
     """
     machine = case.machine
-    most = min(effective, 4 if machine.kind == "cpu" else 8)
-    batches = [2**power for power in range(most.bit_length() - 1, -1, -1)]
+    most = min(wanted.effective, 4 if machine.kind == "cpu" else 8)
+    least = min(most, LEAST_ROWS.get(case.goal.method, 1))
+    batches = [2**power for power in range(most.bit_length() - 1, least.bit_length() - 2, -1)]
     tries = [(batch, False) for batch in batches if batch >= min(4, most)]
     tries += [(batch, True) for batch in batches]
-    made = [
-        _made(case, _Training(kind, rank, length, effective, batch, checkpointing))
-        for batch, checkpointing in tries
-    ]
-    for part in (_COMFORTABLE, 1):
-        for each in made:
-            if each.memory.total <= part * machine.usable:
-                return each
-    return made[-1]
+    for batch, checkpointing in tries:
+        made = _made(case, replace(wanted, batch=batch, checkpointing=checkpointing))
+        if made.memory.total <= _COMFORTABLE * machine.usable:
+            break
+    return made
 
 
 def _made(case: _Case, chosen: _Training) -> Recommendation:
@@ -286,17 +364,24 @@ def _made(case: _Case, chosen: _Training) -> Recommendation:
         "train": _train_part(case, chosen, reasons),
         **_behind(case, chosen.kind, reasons),
     }
-    job = Job.of(_recipe(sections))
-    memory = training_memory(case.model.shapes, job, case.machine.device)
+    job = _job(case, sections)
+    phases = phases_of(case.model.shapes, job, case.machine.device)
+    peak = max(phases, key=lambda name: phases[name].total)
+    memory = phases[peak]
     fits = memory.total <= case.machine.usable
     need = f"about {memory.total / GB:.1f} of {case.machine.usable / GB:.1f} GB"
     reasons["/train/per_device_train_batch_size"] = (
         f"The training then takes {need}." if fits else f"Even this does not fit: {need}."
     )
-    return Recommendation(chosen.kind, sections, reasons, memory, fits)
+    return Recommendation(chosen.kind, sections, reasons, memory, peak, fits)
 
 
-def _recipe(sections: dict[str, Any]) -> Recipe:
+def _job(case: _Case, sections: dict[str, Any]) -> Job:
+    """As plan/fits.py counts it: only a GPU with memory of its own has a host's beside it."""
+    return replace(Job.of(as_recipe(sections)), pages=case.machine.kind == "gpu")
+
+
+def as_recipe(sections: dict[str, Any]) -> Recipe:
     """The sections as a frozen recipe, every default filled in; of no particular files."""
     model = {"hub": "some/model", **sections.get("model", {})}
     data = {"train": [{"path": "rows", "format": "text"}], **sections.get("data", {})}
@@ -321,9 +406,14 @@ def _dtype(machine: Machine, kind: str) -> str:
 def _max_length(case: _Case, given: int | None) -> int:
     if given is not None:
         return given
-    needed, longest = longest_tokens(case.data), LENGTHS[-1]
+    needed, longest = longest_tokens(case.data) + _room(case.goal), LENGTHS[-1]
     fitting = next((length for length in LENGTHS if length >= needed), longest)
     return min(fitting, case.model.shapes.context or longest)
+
+
+def _room(goal: Goal) -> int:
+    """Tokens for answers that the model gives while it learns."""
+    return COMPLETION if METHODS[goal.method].generates else 0
 
 
 def longest_tokens(data: DataFacts) -> int:
@@ -333,18 +423,27 @@ def longest_tokens(data: DataFacts) -> int:
 
 def _rank(case: _Case) -> int:
     for rank in RANKS:
-        if _capacity(case.model, rank) >= case.data.tokens:
+        if _capacity(case.model, rank) >= _to_learn(case):
             break
     return rank
 
 
-def _effective_batch(data: DataFacts) -> int:
-    """Rows of a step: 16, or as few that an epoch has 8 steps. A power of two."""
-    most = max(1, data.rows // 8)
-    return min(EFFECTIVE_BATCH, 1 << (most.bit_length() - 1))
+def _effective_batch(case: _Case) -> int:
+    """Rows of a step: 16, or as few that an epoch has 8 steps. A power of two.
+
+    Where answers to each are drawn, those of up to 8 rows are a step.
+    """
+    most = max(1, case.data.rows // 8)
+    rows = min(EFFECTIVE_BATCH, 1 << (most.bit_length() - 1))
+    return GENERATIONS * min(8, rows) if METHODS[case.goal.method].generates else rows
 
 
-def _epochs(data: DataFacts) -> tuple[int, str]:
+def _epochs(case: _Case) -> tuple[int, str]:
+    data = case.data
+    if case.goal.method in RATES and case.goal.method not in IMITATING:
+        return passes(data.rows)
+    if case.goal.method == "pretrain":
+        return 1, "Texts are read once: what is read again is learnt by heart."
     if data.rows <= 10_000:
         return 3, "Three passes, usual for instructions (Alpaca, Taori et al., 2023)."
     if data.rows <= 100_000:
@@ -352,7 +451,12 @@ def _epochs(data: DataFacts) -> tuple[int, str]:
     return 1, "With so many rows a second pass adds little."
 
 
-def _learning_rate(kind: str, model: ModelFacts) -> tuple[float, str]:
+def _learning_rate(kind: str, case: _Case) -> tuple[float, str]:
+    model = case.model
+    if case.goal.method in RATES:
+        rate = RATES[case.goal.method]
+        small = " So small a model often needs more." if model.parameters < SMALL else ""
+        return (rate.full if kind == "full" else rate.adapter), rate.source + small
     if kind == "full":
         return 2e-5, "A tenth of LoRA's, as for Alpaca (Taori et al., 2023)."
     if model.parameters >= LARGE:
@@ -395,7 +499,8 @@ def _model_part(case: _Case, kind: str, reasons: dict[str, str]) -> dict[str, An
 
 
 def _data_part(case: _Case, chosen: _Training, reasons: dict[str, str]) -> dict[str, Any]:
-    fraction, needed = _held_out_fraction(case.data.rows), longest_tokens(case.data)
+    fraction = _held_out_fraction(case.data.rows)
+    needed = longest_tokens(case.data) + _room(case.goal)
     reasons["/data/validation"] = (
         f"{case.data.rows} rows are too few to hold some out, so nothing is evaluated."
         if fraction == 0
@@ -407,6 +512,8 @@ def _data_part(case: _Case, chosen: _Training, reasons: dict[str, str]) -> dict[
         f"The longest row has {case.data.longest:,} bytes of text: {needed:,} tokens at most, by a "
         f"guess of {_BYTES_PER_TOKEN} bytes a token."
     )
+    if room := _room(case.goal):
+        reasons["/data/max_length"] += f" Of these, {room} are for the model's own answer."
     if chosen.length < needed:
         reasons["/data/max_length"] += " That may be more than this, and would then be an error."
     reasons["/data/too_long"] = "An error shows it; the others change the data in silence."
@@ -414,15 +521,18 @@ def _data_part(case: _Case, chosen: _Training, reasons: dict[str, str]) -> dict[
 
 
 def _train_part(case: _Case, chosen: _Training, reasons: dict[str, str]) -> dict[str, Any]:
-    epochs, why_epochs = _epochs(case.data)
-    rate, why_rate = _learning_rate(chosen.kind, case.model)
-    steps = max(1, case.data.rows * epochs // chosen.effective)
+    epochs, why_epochs = _epochs(case)
+    rate, why_rate = _learning_rate(chosen.kind, case)
+    each = GENERATIONS if METHODS[case.goal.method].generates else 1
+    steps = max(1, case.data.rows * epochs * each // chosen.effective)
     reasons |= {
         "/train/num_train_epochs": why_epochs,
         "/train/gradient_accumulation_steps": (
-            f"{chosen.effective} rows a step"
+            f"{chosen.effective} {'answers' if each > 1 else 'rows'} a step"
             + (
-                ", as in the QLoRA paper."
+                f": to {chosen.effective // each} questions, {each} each."
+                if each > 1
+                else ", as in the QLoRA paper."
                 if chosen.effective == EFFECTIVE_BATCH
                 else f": with {case.data.rows} rows, more would leave too few steps."
             )
@@ -442,7 +552,9 @@ def _train_part(case: _Case, chosen: _Training, reasons: dict[str, str]) -> dict
     }
     return {
         "method": case.goal.method,
+        **own_settings(case.goal.method, case.data, reasons),
         "adapter": _adapter_part(case, chosen, reasons),
+        **({"optim": chosen.optim} if chosen.optim else {}),
         "num_train_epochs": epochs,
         "per_device_train_batch_size": chosen.batch,
         "gradient_accumulation_steps": chosen.effective // chosen.batch,
@@ -457,25 +569,34 @@ def _train_part(case: _Case, chosen: _Training, reasons: dict[str, str]) -> dict
 def _adapter_part(case: _Case, chosen: _Training, reasons: dict[str, str]) -> dict[str, Any]:
     if chosen.kind == "full":
         return {"type": "none"}
+    held = _count(_capacity(case.model, chosen.rank))
     reasons["/train/adapter/r"] = (
-        f"Such an adapter holds about {_count(_capacity(case.model, chosen.rank))} tokens, and the "
-        f"data has about {_count(case.data.tokens)} (Schulman et al., 2025)."
+        f"Such an adapter holds about {held} tokens, and the data has about "
+        f"{_count(case.data.tokens)} (Schulman et al., 2025)."
+        if case.goal.method in IMITATING
+        else f"Such an adapter holds about {held} bits, and each of the "
+        f"{_count(case.data.rows)} rows tells about one (Schulman et al., 2025)."
     )
     reasons["/train/adapter/lora_alpha"] = "Twice r, the usual scale."
-    reasons["/train/adapter/lora_dropout"] = "As in the QLoRA paper for large models."
+    drops = case.goal.method in ("sft", "pretrain")
+    reasons["/train/adapter/lora_dropout"] = (
+        "As in the QLoRA paper for large models."
+        if drops
+        else "None: its noise would pass for a difference between answers."
+    )
     reasons["/train/adapter/target_modules"] = (
         "All linear layers: attention alone is worse, even with as many parameters (Dettmers "
         "et al., 2023; Schulman et al., 2025)."
     )
-    return _adapter(chosen.rank)
+    return _adapter(chosen.rank, 0.05 if drops else 0.0)
 
 
-def _adapter(rank: int) -> dict[str, Any]:
+def _adapter(rank: int, dropout: float = 0.0) -> dict[str, Any]:
     return {
         "type": "lora",
         "r": rank,
         "lora_alpha": 2 * rank,
-        "lora_dropout": 0.05,
+        "lora_dropout": dropout,
         "target_modules": "all-linear",
     }
 
@@ -485,8 +606,8 @@ def _behind(case: _Case, kind: str, reasons: dict[str, str]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     held_out = int(case.data.rows * _held_out_fraction(case.data.rows))
     if held_out:
-        samples = 0 if case.data.format == "text" else min(8, held_out)
-        made["evaluate"] = {"loss": True, "samples": samples}
+        silent = case.data.format == "text" or case.goal.method == "reward"
+        made["evaluate"] = {"loss": True, "samples": 0 if silent else min(8, held_out)}
     if kind != "full":
         made["merge"] = {"base": "original", "dtype": "bfloat16"}
         if kind == "qlora":

@@ -28,6 +28,12 @@ from runner.recipe.versions import newest
 from runner.report.diagnostic import Diagnostic, has_errors
 
 SLOW = 1.0  # days
+METHOD_NAMES = {
+    "pretrain": "continued pre-training",
+    "reward": "a reward model",
+    "simpo": "SimPO",
+    **{name: name.upper() for name in ("dpo", "orpo", "kto", "grpo")},
+}
 TUNINGS = {"full": "Full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
 
 
@@ -121,7 +127,9 @@ def _description(wish: Wish, made: Recommendation) -> str:
     names = [Path(file["path"]).name for file in wish.files]
     rows = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     to = ", to a model that answers in Ollama" if "ollama" in made.sections else ""
-    return f"{TUNINGS[made.tuning]} of {wish.model_facts.name} on {rows}{to}."
+    method = GOALS[wish.goal].method
+    by = "" if method == "sft" else f", {METHOD_NAMES[method]}"
+    return f"{TUNINGS[made.tuning]} of {wish.model_facts.name}{by} on {rows}{to}."
 
 
 def _head(wish: Wish, made: Recommendation) -> Iterator[str]:
@@ -153,12 +161,13 @@ def _command(wish: Wish) -> str:
 def _memory(wish: Wish, made: Recommendation) -> Iterator[str]:
     """The memory, part by part."""
     facts, machine = wish.model_facts, wish.machine
-    of = "its config" if facts.exact else "models of its size"
+    of = facts.where if facts.exact else "models of its size"
     total = made.memory.total / GB
     verdict = "fits" if made.fits else "DOES NOT FIT"
     yield from comment(
         f"Memory of the training, by arithmetic on the shapes of {of} and not by measurement: "
-        f"about {total:.1f} GB, which {verdict} into the {machine.usable / GB:.1f} GB that "
+        f"about {total:.1f} GB at the peak ({made.peak}), which {verdict} into the "
+        f"{machine.usable / GB:.1f} GB that "
         f"{machine} can plan with."
     )
     for item in made.memory.items:
