@@ -1,13 +1,13 @@
 """Tasks of lm-evaluation-harness with base and tuned model, example by example.
 
 spec.hashed: tasks (configurations of task files, see runner/recipe/task_files.py, then those of the
-harness's own: {task, file, splits: {SPLIT: ROWS}}), limit and num_fewshot (or null), apply_chat_template,
-system, seed, trained ("adapter" or "model"), dtype, attn_implementation. spec.inputs: model (folder
-of `fetch`), trained (folder of `train`), template (of `prepare`), of task file N its rows, data-N
-and perhaps fewshot-N, and every file ROWS-00000.parquet of a split. Writes `examples.jsonl` and
-`results.json` (means with intervals). The harness builds prompts and scores answers; rows come
-from these files alone, and templates in tasks are rendered in a sandbox. Python code of a task is
-run for the harness's own alone: it lies in the pinned package.
+harness's own: {task, file, splits: {SPLIT: ROWS}}), limit and num_fewshot (or null),
+apply_chat_template, system, seed, trained ("adapter" or "model"), dtype, attn_implementation.
+spec.inputs: model (folder of `fetch`), trained (folder of `train`), template (of `prepare`), of
+task file N its rows, data-N and perhaps fewshot-N, and of a split all files, ROWS-00000.parquet.
+Writes `examples.jsonl` and `results.json` (means with intervals). The harness builds prompts and
+scores answers; rows come from these files alone, and templates in tasks are rendered in a sandbox.
+Python code of a task is run for the harness's own alone: it lies in the pinned package.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from lm_eval import utils as harness_utils
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate as run_tasks
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.evaluate import load_model, tuned_model
@@ -134,8 +133,8 @@ def _own_task(spec: Spec, number: int, own: Mapping[str, Any]) -> ConfigurableTa
     """A task of the harness's own, with rows that were fetched. Raises ScriptError E293 or E925."""
     name = own["task"]
     try:
-        config = load_yaml(harness_tasks.FOLDER / own["file"])
-    except Exception as error:  # of the Python beside it, which is imported here
+        config = harness_tasks.load(harness_tasks.FOLDER / own["file"])
+    except (Exception, SystemExit) as error:  # of the Python beside it, which is imported here
         raise ScriptError(
             f"the code of task {name} cannot be loaded: {_words(error)}",
             hint="it may need a package that environment harness has not: choose another task, or "
@@ -196,7 +195,7 @@ def _bad_rows(name: str, error: Exception, hint: str) -> ScriptError:
     return ScriptError(f"the rows of task {name} cannot be used: {words}", hint=hint, code="E924")
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 

@@ -28,7 +28,7 @@ _OF_GROUPS = frozenset({"group", "group_alias", "task", "aggregate_metric_list",
 
 
 def list_tasks(spec: Spec, events: Events) -> None:
-    """Read every YAML file, importing none of the code that they name."""
+    """Read every YAML file, and import the Python that they name: is all that it needs there?"""
     (spec.folder / "tasks.json").write_text(text_of(TaskManager().task_index), encoding="utf-8")
 
 
@@ -37,12 +37,17 @@ def text_of(index: Index) -> str:
     shelves: dict[str, dict[str, Any]] = {}
     groups: dict[str, list[str]] = {}
     unfit: dict[str, list[str]] = {}
+    broken = _unloadable(index)
     for name, entry in sorted(index.items()):
         if entry.kind in (Kind.GROUP, Kind.TAG):
             if (members := _members(entry, index)) is not None:
                 groups[name] = members
             reason = "" if name in groups else "changes settings of its tasks"
-        elif not (reason := harness_tasks.unfit(entry.cfg or {})):
+        elif reason := harness_tasks.unfit(entry.cfg or {}):
+            pass
+        elif name in broken:
+            reason = "needs Python packages that environment harness has not"
+        else:
             shelf, what = place_of(name, entry.cfg or {}, entry.yaml_path)
             shelves.setdefault(json.dumps(shelf), {})[name] = what
         if reason:
@@ -57,6 +62,44 @@ def text_of(index: Index) -> str:
         groups=_lines([f"{json.dumps(k)}: {json.dumps(v)}" for k, v in groups.items()], "{}"),
         unfit=_lines([f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(unfit.items())], "{}"),
     )
+
+
+def _unloadable(index: Index) -> set[str]:
+    """Tasks whose Python cannot be imported here. Those of answers first: see harness_tasks.load."""
+    asked: dict[tuple[bool, str], bool] = {}
+    found = set()
+    for name, entry in sorted(index.items(), key=lambda each: (_of_choices(each[1]), each[0])):
+        modules = sorted({path.rpartition(".")[0] for path in _functions(entry.cfg)})
+        if entry.kind is not Kind.TASK or not modules or harness_tasks.unfit(entry.cfg or {}):
+            continue
+        key = (_of_choices(entry), " ".join(modules))
+        if key not in asked:
+            asked[key] = _loads(entry)
+        if not asked[key]:
+            found.add(name)
+    return found
+
+
+def _of_choices(entry: Entry) -> bool:
+    return (entry.cfg or {}).get("output_type") == "multiple_choice"
+
+
+def _loads(entry: Entry) -> bool:
+    assert entry.yaml_path is not None
+    try:
+        harness_tasks.load(entry.yaml_path)
+    except (Exception, SystemExit):  # whatever a module raises that misses something
+        return False
+    return True
+
+
+def _functions(value: Any) -> Iterator[str]:
+    """Functions that a configuration names: with paths, as they are read without importing."""
+    if isinstance(value, str) and value.startswith(f"{harness_tasks.FOLDER}/"):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _functions(each)
 
 
 def place_of(name: str, config: Mapping[str, Any], file: Path | None) -> tuple[list[Any], Any]:

@@ -6,12 +6,16 @@ what is fetched for a task and what the task then reads are decided by the same 
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import lm_eval.tasks
 from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, get_metric_aggregation, is_higher_better
+from lm_eval.tasks._yaml_loader import load_yaml
 
 FOLDER = Path(lm_eval.tasks.__file__).parent
 KINDS = ("multiple_choice", "generate_until")
@@ -19,6 +23,28 @@ KINDS = ("multiple_choice", "generate_until")
 _OTHER_REQUESTS = "acc_mutual_info"
 _HARMLESS = frozenset({"trust_remote_code"})  # arguments of load_dataset that change no row
 _LOADERS = frozenset({"json", "csv", "parquet", "text", "arrow", "xml", "webdataset"})
+# Scores texts, and has no wheel. Modules of choices import it for their neighbours of answers.
+_ROUGE = ("rouge_score", "rouge_score.rouge_scorer", "rouge_score.scoring")
+
+
+def load(file: Path) -> dict[str, Any]:
+    """What the YAML file of a task says, with the Python that it names imported.
+
+    Raises whatever that Python raises. A task of choices scores no text, so it lacks no ROUGE.
+    """
+    kind = load_yaml(file, resolve_func=False).get("output_type")
+    if kind == "multiple_choice" and importlib.util.find_spec(_ROUGE[0]) is None:
+        _stand_in_for_rouge()
+    found: dict[str, Any] = load_yaml(file)
+    return found
+
+
+def _stand_in_for_rouge() -> None:
+    whole, *parts = (ModuleType(name) for name in _ROUGE)
+    for part in parts:
+        setattr(whole, part.__name__.rpartition(".")[2], part)
+    whole.__spec__ = importlib.util.spec_from_loader(_ROUGE[0], None)
+    sys.modules |= {module.__name__: module for module in (whole, *parts)}
 
 
 def asked_split(config: Mapping[str, Any]) -> str | None:

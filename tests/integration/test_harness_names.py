@@ -1,0 +1,282 @@
+"""The harness's own tasks by name: its real YAML and code, a few rows, two tiny models.
+
+What comes out is held against the harness's own `simple_evaluate` on the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.recipe.named_tasks import Known, known_tasks
+from tests.tiny_model import write_tiny_model
+from tests.training_runs import Finished, ScriptRun, WarmInterpreter
+
+Rows = Sequence[Mapping[str, Any]]
+SETTINGS: dict[str, Any] = {
+    "limit": None,
+    "num_fewshot": None,
+    "apply_chat_template": False,
+    "system": None,
+    "seed": 42,
+    "trained": "model",
+    "dtype": "float32",
+    "attn_implementation": "sdpa",
+}
+
+
+def arc(number: int) -> dict[str, Any]:
+    choices = {
+        "text": ["ink", "silver", "wool"][: 2 + number % 2],
+        "label": list("ABC")[: 2 + number % 2],
+    }
+    return {
+        "id": f"x{number}",
+        "question": f"what is {number}",
+        "choices": choices,
+        "answerKey": "AB"[number % 2],
+    }
+
+
+def boolq(number: int) -> dict[str, Any]:
+    return {
+        "question": f"is {number} even",
+        "passage": f"of {number}",
+        "idx": number,
+        "label": number % 2,
+    }
+
+
+def gsm8k(number: int) -> dict[str, Any]:
+    return {"question": f"{number} and 1", "answer": f"so\n#### {number + 1}"}
+
+
+def winogrande(number: int) -> dict[str, Any]:
+    return {
+        "sentence": f"Ann {number} met Eve as _ ran",
+        "option1": "Ann",
+        "option2": "Eve",
+        "answer": "12"[number % 2],
+    }
+
+
+def truthful(number: int) -> dict[str, Any]:
+    targets = {"choices": ["yes", "no way", "perhaps"], "labels": [1, 0, number % 2]}
+    return {"question": f"is it {number}", "mc1_targets": targets, "mc2_targets": targets}
+
+
+def hellaswag(number: int) -> dict[str, Any]:
+    return {
+        "ind": number,
+        "activity_label": "Rowing",
+        "ctx_a": f"A boat {number} turns.",
+        "ctx_b": "it",
+        "endings": ["sinks", "[title] floats away", "sings", "rests"],
+        "label": str(number % 4),
+    }
+
+
+def mmlu(number: int) -> dict[str, Any]:
+    return {
+        "question": f"which {number}",
+        "subject": "x",
+        "choices": ["a", "b", "c", "d"],
+        "answer": number % 4,
+    }
+
+
+MADE: dict[str, Callable[[int], dict[str, Any]]] = {
+    "arc_easy": arc,
+    "boolq": boolq,
+    "gsm8k": gsm8k,
+    "winogrande": winogrande,
+    "truthfulqa_mc2": truthful,
+    "hellaswag": hellaswag,
+    "mmlu_anatomy": mmlu,
+}
+# The harness's own way, with the same rows in place of what it would fetch.
+BY_THE_HARNESS = """
+import json, sys
+import datasets, lm_eval
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager, _index
+
+given = json.loads(sys.argv[1])
+
+def local(path, name=None, **_):
+    splits = given["rows"][f"{path}|{name or ''}"]
+    return datasets.DatasetDict({k: datasets.Dataset.from_parquet(v, cache_dir=given["cache"]) for k, v in splits.items()})
+
+datasets.load_dataset = local
+build = _index.TaskIndex._iter_yaml_files
+files = [*map(_index.Path, given["files"])] if hasattr(_index, "Path") else given["files"]
+import pathlib
+_index.TaskIndex._iter_yaml_files = staticmethod(lambda root: [pathlib.Path(root) / file for file in given["files"]])
+found = []
+for model in given["models"]:
+    lm = HFLM(pretrained=model, dtype="float32", batch_size=8, device="cpu")
+    out = lm_eval.simple_evaluate(
+        model=lm, tasks=given["tasks"], task_manager=TaskManager(), num_fewshot=given["num_fewshot"],
+        fewshot_random_seed=42, bootstrap_iters=0, random_seed=None, numpy_random_seed=None, torch_random_seed=None,
+    )
+    found.append(out["results"])
+print("\\n" + json.dumps(found, default=str))
+"""
+
+
+@pytest.fixture(scope="module")
+def warm_harness(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
+    interpreter = WarmInterpreter(environment_python("harness"))
+    yield interpreter
+    interpreter.close()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return write_tiny_model(folder / "base"), write_tiny_model(folder / "tuned", seed=8)
+
+
+@pytest.fixture(scope="module")
+def rows(
+    environment_python: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, list[str]]]:
+    """Task -> split -> Parquet files, two of what is asked."""
+    folder = tmp_path_factory.mktemp("rows")
+    wanted: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, make in MADE.items():
+        (known,) = known_tasks(name)
+        for split in known.splits(3):
+            many = [
+                make(number)
+                for number in range(
+                    100 if split == known.asked else 200, 112 if split == known.asked else 220
+                )
+            ]
+            parts = [many[:8], many[8:]]
+            files = [str(folder / f"{name}-{split}-{n}.parquet") for n in range(2)]
+            wanted |= dict(zip(files, parts, strict=True))
+            found.setdefault(name, {})[split] = files
+    (folder / "wanted.json").write_text(json.dumps(wanted))
+    write = (
+        "import json, sys, pyarrow as pa, pyarrow.parquet as pq\n"
+        "for path, rows in json.load(open(sys.argv[1])).items():\n"
+        "    pq.write_table(pa.Table.from_pylist(rows), path)\n"
+    )
+    argv = [str(environment_python("harness")), "-c", write, str(folder / "wanted.json")]
+    subprocess.run(argv, check=True)
+    return found
+
+
+@pytest.fixture
+def measured(
+    environment_python: Callable[[str], Path],
+    warm_harness: WarmInterpreter,
+    models: tuple[Path, Path],
+    rows: dict[str, dict[str, list[str]]],
+    tmp_path: Path,
+) -> Callable[..., Finished]:
+    """Run the script on tasks by name; `given` replaces the files of a split."""
+
+    def run(*names: str, given: Mapping[str, list[str]] | None = None, **settings: Any) -> Finished:
+        inputs = {"model": models[0], "trained": models[1]}
+        inputs["template"] = models[0] / "chat_template.jinja"
+        tasks = []
+        for name in names:
+            (known,) = known_tasks(name)
+            splits = {}
+            for split in known.splits(settings.get("num_fewshot")):
+                place = splits[split] = f"rows-{len(inputs)}"
+                for number, path in enumerate((given or rows[name])[split]):
+                    inputs[f"{place}-{number:05}{Path(path).suffix}"] = Path(path)
+            tasks.append({"task": name, "file": known.file, "splits": splits})
+        hashed = SETTINGS | settings | {"tasks": tasks}
+        place = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        place.mkdir()
+        run = ScriptRun(environment_python("harness"), "harness", hashed, inputs, place)
+        return run.finish(warm_harness)
+
+    return run
+
+
+def by_the_harness(
+    python: Path,
+    models: Sequence[Path],
+    rows: Mapping[str, Mapping[str, list[str]]],
+    tasks: Sequence[str],
+    cache: Path,
+    num_fewshot: int | None,
+) -> list[dict[str, dict[str, Any]]]:
+    known: list[Known] = [task for name in tasks for task in known_tasks(name)]
+    given = {
+        "rows": {f"{each.repository}|{each.config or ''}": rows[each.name] for each in known},
+        "files": [each.file for each in known],
+        "tasks": list(tasks),
+        "models": list(map(str, models)),
+        "num_fewshot": num_fewshot,
+        "cache": str(cache),
+    }
+    argv = [str(python), "-c", BY_THE_HARNESS, json.dumps(given)]
+    done = subprocess.run(argv, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: list[dict[str, dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize(
+    "num_fewshot", [None, 3], ids=["the task's own examples", "three examples"]
+)
+def test_every_score_is_the_one_of_the_harness_itself(
+    num_fewshot: int | None,
+    measured: Callable[..., Finished],
+    environment_python: Callable[[str], Path],
+    models: tuple[Path, Path],
+    rows: dict[str, dict[str, list[str]]],
+    tmp_path: Path,
+) -> None:
+    """Choices, answers, metrics in Python, two prompts a row, examples in order and drawn."""
+    result = measured(*MADE, num_fewshot=num_fewshot)
+    assert result.status == 0, result.log
+    summary = result.measures()["tasks"]
+    theirs = by_the_harness(
+        environment_python("harness"), models, rows, list(MADE), tmp_path / "c", num_fewshot
+    )
+    compared = 0
+    for side, found in zip(("base", "tuned"), theirs, strict=True):
+        for name in MADE:
+            for key, value in found[name].items():
+                metric, _, kind = key.partition(",")
+                if not kind or "_stderr" in metric or metric == "alias":
+                    continue
+                ours = f"{name}/{metric}" + ("" if kind == "none" else f",{kind}")
+                assert summary[ours][side]["value"] == pytest.approx(value, abs=1e-9), ours
+                compared += 1
+    assert compared == 2 * len(summary) == 2 * 10
+    assert all(each["count"] == 12 for each in summary.values())
+
+
+def test_rows_that_do_not_fit_and_damaged_ones_are_told_of(
+    measured: Callable[..., Finished],
+    rows: dict[str, dict[str, list[str]]],
+    tmp_path: Path,
+) -> None:
+    other = measured("boolq", given={"validation": rows["gsm8k"]["test"]})
+    assert (other.status, other.error()["code"]) == (1, "E925"), other.log
+    damaged = tmp_path / "damaged.parquet"
+    damaged.write_bytes(Path(rows["boolq"]["validation"][0]).read_bytes()[:200])
+    broken = measured("boolq", given={"validation": [str(damaged)]})
+    assert (broken.status, broken.error()["code"]) == (1, "E924"), broken.log
+
+
+def test_rows_may_be_json_lines(measured: Callable[..., Finished], tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(boolq(number)) + "\n" for number in range(4)))
+    result = measured("boolq", given={"validation": [str(path)]}, limit=3)
+    assert result.status == 0, result.log
+    assert result.measures()["tasks"]["boolq/acc"]["count"] == 3
