@@ -65,7 +65,7 @@ def text_of(index: Index) -> str:
 
 
 def _unloadable(index: Index) -> set[str]:
-    """Tasks whose Python cannot be imported here. Those of answers first: see harness_tasks.load."""
+    """Tasks whose Python cannot be imported here; those of answers first: harness_tasks.load."""
     asked: dict[tuple[bool, str], bool] = {}
     found = set()
     for name, entry in sorted(index.items(), key=lambda each: (_of_choices(each[1]), each[0])):
