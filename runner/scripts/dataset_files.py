@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -75,8 +76,8 @@ def _by_card(
         return _by_names(inside, None, split)
     patterns = _patterns(given, split)
     prefix = f"{folder}/" if folder else ""
-    matches = [_regex(prefix + pattern.removeprefix("./")) for pattern in patterns]
-    return [path for path in inside if any(each.fullmatch(path) for each in matches)]
+    whole = [prefix + pattern.removeprefix("./") for pattern in patterns]
+    return [path for path in inside if any(_matches(pattern, path) for pattern in whole)]
 
 
 def _default(configs: list[dict[str, Any]], names: list[str]) -> str:
@@ -100,14 +101,18 @@ def _patterns(given: Any, split: str) -> list[str]:
     return [path for path in flat if isinstance(path, str)]
 
 
-def _regex(pattern: str) -> re.Pattern[str]:
-    """A pattern of a card: `**` is any folders, `*` and `?` stay in a name."""
-    made = ""
-    for part in re.split(r"(\*\*/|\*\*|\*|\?)", pattern):
-        made += {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(
-            part, re.escape(part)
-        )
-    return re.compile(made)
+def _matches(pattern: str, path: str) -> bool:
+    """Does a card's pattern fit? `**` is any folders, all else stays in one name."""
+    parts = path.split("/")
+    reached = {0}  # how many parts the pattern's beginning may have taken
+    for piece in pattern.split("/"):
+        if piece == "**":
+            reached = set(range(min(reached, default=len(parts) + 1), len(parts) + 1))
+        else:
+            reached = {
+                at + 1 for at in reached if at < len(parts) and fnmatchcase(parts[at], piece)
+            }
+    return len(parts) in reached
 
 
 def _by_names(known: list[str], config: str | None, split: str) -> list[str]:

@@ -6,12 +6,13 @@ again. The files stay as they are.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from runner.recipe.named_tasks import rows_of
-from runner.stages.contract import Class, Context, Outputs, Upstream
+from runner.stages.contract import Class, Context, Upstream
 from runner.stages.models import hub
 
 if TYPE_CHECKING:
@@ -82,6 +83,6 @@ def splits_of(recipe: Recipe) -> dict[str, Rows]:
     return {f"tasks/rows-{number}": rows for number, rows in enumerate(rows_of(recipe))}
 
 
-def files_below(outputs: Outputs, name: str) -> list[str]:
+def files_below(outputs: Iterable[str], name: str) -> list[str]:
     """The output files of a split, in order."""
-    return sorted(path for path in outputs.files if path.startswith(f"{name}-"))
+    return sorted(path for path in outputs if path.startswith(f"{name}-"))

@@ -133,7 +133,7 @@ def _split_files(recipe: Recipe, fetched: Outputs) -> dict[str, Path]:
     return {
         PurePosixPath(path).name: fetched.path(path)
         for name in fetch_tasks.splits_of(recipe)
-        for path in fetch_tasks.files_below(fetched, name)
+        for path in fetch_tasks.files_below(fetched.files, name)
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runner.recipe.named_tasks import Known, known_tasks
+from runner.recipe.named_tasks import FILE, Known, catalogue, known_tasks
 from tests.chain import ROOT
 from tests.tiny_model import write_tiny_model
 from tests.training_runs import Finished, ScriptRun, WarmInterpreter
@@ -288,3 +288,40 @@ def test_rows_may_be_json_lines(measured: Callable[..., Finished], tmp_path: Pat
     result = measured("boolq", given={"validation": [str(path)]}, limit=3)
     assert result.status == 0, result.log
     assert result.measures()["tasks"]["boolq/acc"]["count"] == 3
+
+
+LISTED = """
+import json, sys
+from lm_eval.tasks._yaml_loader import load_yaml
+from runner.scripts import list_harness_tasks
+from runner.scripts.evaluation import harness_tasks
+
+found = {}
+for name, file in json.loads(sys.argv[1]).items():
+    path = harness_tasks.FOLDER / file
+    config = load_yaml(path, resolve_func=False)
+    shelf, own = list_harness_tasks.place_of(name, config, path)
+    found[name] = [config["task"], harness_tasks.unfit(config), shelf, own]
+print(json.dumps([list_harness_tasks.sources_digest(), found]))
+"""
+
+
+def test_the_list_of_tasks_says_what_the_installed_package_says(
+    environment_python: Callable[[str], Path],
+) -> None:
+    """The very files that the list was made from, and what every hundredth of them says."""
+    some = list(catalogue().tasks.values())[::100]
+    files = {each.name: each.file for each in some}
+    argv = [str(environment_python("harness")), "-c", LISTED, json.dumps(files)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(argv, capture_output=True, check=True, text=True, env=env)
+    digest, found = json.loads(done.stdout.splitlines()[-1])
+    listed = json.loads((ROOT / "environments" / FILE).read_bytes())
+    assert digest == listed["sources"], "make the list anew: python -m tests.harness_list"
+    assert len(found) > 100
+    for each in some:
+        name, unfit, shelf, own = found[each.name]
+        assert (name, unfit) == (each.name, "")
+        folder, data, asked, examples, shots = shelf
+        config, file = own if isinstance(own, list) else (own, f"{name}.yaml")
+        assert Known(name, f"{folder}/{file}", data, config, asked, examples, shots) == each
