@@ -31,7 +31,7 @@ _WORDS = {
 def files_of(
     paths: Iterable[str], card: bytes, hub: str, config: str | None, split: str
 ) -> list[str]:
-    """Paths of the split's files, sorted. Raises ScriptError E291 or E292."""
+    """Paths of the split's files, sorted. Raises ScriptError E317."""
     known = sorted(paths)
     configs = _configs(card)
     if configs:
@@ -66,7 +66,7 @@ def _by_card(
             f"data set {hub} has no configuration {wanted or '(none is its default)'}: it has "
             f"{', '.join(names[:20])}",
             hint="the task asks for another state of the data set: choose another revision",
-            code="E292",
+            code="E317",
         )
     chosen = configs[names.index(wanted)]
     folder = str(chosen.get("data_dir") or "").strip("/")
@@ -142,7 +142,7 @@ def _not_there(
             f"data set {hub} is made by a script of its own, {script}, which is never run",
             hint="the hub keeps many of these as Parquet too: put the commit of its branch "
             "refs/convert/parquet into revision",
-            code="E291",
+            code="E317",
         )
     what = f"split {split} of configuration {config or 'default'}"
     if found:
@@ -157,5 +157,5 @@ def _not_there(
         message,
         hint="choose another revision, for example the commit of its branch refs/convert/parquet, "
         "or write a task file with the rows as files",
-        code="E292",
+        code="E317",
     )

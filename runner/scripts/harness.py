@@ -44,6 +44,11 @@ from runner.scripts.training.torch_setup import (
 BATCH = 8  # prompts at once; part of what decides the last bits
 MAX_ROWS = 1_000_000
 ROWS, EXAMPLES = "rows", "examples"  # names of the two splits
+_HINTS = {  # is it one of the harness's own?
+    False: "look at doc_to_text, doc_to_target and doc_to_choice: each name in them is a key of "
+    "the rows",
+    True: "the harness's version expects other rows: choose another revision of the data set",
+}
 Results = dict[tuple[str, int], dict[str, Any]]  # (task, number of the row) -> what came out
 
 
@@ -96,7 +101,7 @@ def _asked(model: Any, tokenizer: Any, spec: Spec, shown: Results) -> Results:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a template or a row makes the harness raise
-            raise _unfit(name, error) from error
+            raise _unfit(name, error, _HINTS[own]) from error
         _check_lengths(lm, task, name)
         for sample in results["samples"][name]:
             key = (name, sample["doc_id"])
@@ -124,13 +129,13 @@ def _task(spec: Spec, number: int, configuration: Mapping[str, Any]) -> Configur
     try:
         task = ConfigurableTask(config={**wanted, "custom_dataset": lambda **_: splits})
     except Exception as error:  # of the first row
-        raise _unfit(name, error) from error
+        raise _unfit(name, error, _HINTS[False]) from error
     task.set_fewshot_seed(seed=spec.hashed["seed"])
     return task
 
 
 def _own_task(spec: Spec, number: int, own: Mapping[str, Any]) -> ConfigurableTask:
-    """A task of the harness's own, with rows that were fetched. Raises ScriptError E293 or E925."""
+    """A task of the harness's own, with rows that were fetched. Raises ScriptError E925."""
     name = own["task"]
     try:
         config = harness_tasks.load(harness_tasks.FOLDER / own["file"])
@@ -139,7 +144,7 @@ def _own_task(spec: Spec, number: int, own: Mapping[str, Any]) -> ConfigurableTa
             f"the code of task {name} cannot be loaded: {_words(error)}",
             hint="it may need a package that environment harness has not: choose another task, or "
             "write a task file of your own",
-            code="E293",
+            code="E925",
         ) from error
     shots = harness_tasks.shots(config, spec.hashed["num_fewshot"])
     rows = {split: _split(spec, place, name) for split, place in own["splits"].items()}
@@ -154,7 +159,7 @@ def _own_task(spec: Spec, number: int, own: Mapping[str, Any]) -> ConfigurableTa
     try:
         task = ConfigurableTask(config=wanted)
     except Exception as error:  # of the first row
-        raise _unfit(name, error) from error
+        raise _unfit(name, error, _HINTS[True]) from error
     task.set_fewshot_seed(seed=spec.hashed["seed"])
     return task
 
@@ -199,13 +204,9 @@ def _words(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def _unfit(name: str, error: Exception) -> ScriptError:
-    return ScriptError(
-        f"task {name} does not fit its rows: {_words(error)}",
-        hint="look at doc_to_text, doc_to_target and doc_to_choice: each name in them is a key of "
-        "the rows",
-        code="E925",
-    )
+def _unfit(name: str, error: Exception, hint: str) -> ScriptError:
+    message = f"task {name} does not fit its rows: {_words(error)}"
+    return ScriptError(message, hint=hint, code="E925")
 
 
 def _check_lengths(lm: HFLM, task: ConfigurableTask, name: str) -> None:
@@ -236,7 +237,7 @@ def _scores(sample: Mapping[str, Any], name: str, task: ConfigurableTask) -> dic
         try:
             value = float(sample[metric])
         except (TypeError, ValueError) as error:  # of the task's own code
-            raise _unfit(name, error) from error
+            raise _unfit(name, error, _HINTS[True]) from error
         if not math.isfinite(value):
             raise _no_number(name, metric)
         found[f"{metric}{label}"] = value

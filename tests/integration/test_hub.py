@@ -823,7 +823,7 @@ def test_a_data_set_that_is_a_script_is_never_run(
     project.write(model={"path": str(tiny), "dtype": "float32"}, evaluate=evaluate)
     done = project.recipe("run", "x.yaml", "--until", "prepare")
     assert done.returncode == 1
-    assert "[E291]" in done.stderr
+    assert "[E317]" in done.stderr
     assert not hub.asked("resolve"), "not even fetched"
 
 

@@ -97,12 +97,12 @@ def test_the_files_of_a_split(
 @pytest.mark.parametrize(
     ("paths", "text", "config", "code", "words"),
     [
-        (["x.py", "README.md"], "", None, "E291", "a script of its own, x.py, which is never run"),
-        (["data/test.csv"], card("- {data_files: {test: data/test.csv}}"), None, "E292", "as .csv"),
-        (["data/train.jsonl"], "", None, "E292", "has no files for split test"),
-        (ARC_FILES, ARC, "ARC-Hard", "E292", "it has ARC-Challenge, ARC-Easy"),
-        (ARC_FILES, ARC, None, "E292", "none is its default"),
-        (["test.json", "test.parquet"], "", None, "E292", "has split test"),
+        (["x.py", "README.md"], "", None, "E317", "a script of its own, x.py, which is never run"),
+        (["data/test.csv"], card("- {data_files: {test: data/test.csv}}"), None, "E317", "as .csv"),
+        (["data/train.jsonl"], "", None, "E317", "has no files for split test"),
+        (ARC_FILES, ARC, "ARC-Hard", "E317", "it has ARC-Challenge, ARC-Easy"),
+        (ARC_FILES, ARC, None, "E317", "none is its default"),
+        (["test.json", "test.parquet"], "", None, "E317", "has split test"),
     ],
     ids=["a script", "neither of both", "no such split", "no such configuration", "many", "mixed"],
 )
