@@ -102,29 +102,34 @@ def _token(recipe: Recipe, stages: list[Stage]) -> Iterator[Lack]:
 def _memory(recipe: Recipe, cost: Cost, machine: Machine) -> Iterator[Lack]:
     from runner.system import hardware
 
-    if machine.gpu and not hardware.shares_memory(machine.gpu):
-        return  # its own memory is not read
-    have = hardware.memory()
-    if cost.peak <= have.total:
+    own = machine.gpu and not hardware.shares_memory(machine.gpu)
+    have = machine.memory if own else hardware.memory().total
+    if cost.peak <= have or not have:
         return
     stage = max(cost.memory, key=lambda name: cost.memory[name].total)
+    whose = machine.gpu if own else "this machine"
     yield Lack(
         "W252",
-        f"memory: {stage} takes about {gb(cost.peak)}, this machine has {gb(have.total)}",
-        _smaller(recipe),
+        f"memory: {stage} takes about {gb(cost.peak)}, {whose} has {gb(have)}",
+        _smaller(recipe, have, machine),
     )
 
 
-def _smaller(recipe: Recipe) -> str:
-    """What to change first."""
-    train = recipe.train
-    if not train.gradient_checkpointing:
-        return "set train.gradient_checkpointing: true"
-    if train.per_device_train_batch_size > 1:
-        return "lower train.per_device_train_batch_size, raise gradient_accumulation_steps"
-    if recipe.model.quantization is None and train.adapter.type == "lora":
-        return "hold the base in 4 bits: model.quantization: {load_in_4bit: true}"
-    return "lower data.max_length, or take a machine with more memory"
+def _smaller(recipe: Recipe, have: int, machine: Machine) -> str:
+    """The fewest changes that make it fit `have` bytes, or that none does."""
+    from runner.plan.cost import known_shapes
+    from runner.plan.fit import fewest_changes
+    from runner.plan.memory import Job
+    from runner.plan.published_models import facts_at_hand
+
+    larger = "take a machine with more memory, or a smaller model: recipe plan --hardware all"
+    shapes, _ = known_shapes(recipe, facts_at_hand(recipe))
+    if shapes is None:
+        return larger
+    changes, left = fewest_changes(shapes, Job.of(recipe), have, machine.device)
+    if changes:
+        return f"set {' and '.join(changes)}: about {gb(left)} then"
+    return f"after all changes it still takes {gb(left)}: {larger}"
 
 
 def _disk(recipe: Recipe, stages: list[Stage], cost: Cost) -> Iterator[Lack]:

@@ -44,7 +44,8 @@ MAX_RUNS = 50  # of the recipe that are looked at for times
 class Machine:
     """What costs depend on. `gpu`: its name, or "". `platform`: the name in run.json.
 
-    `memory`: bytes that this process may use at most; `free`: on the store's disk. 0: not read.
+    `memory`: bytes that this process may use at most, a GPU's own where it has such; `free`: on the
+    store's disk. 0: not read.
     `rate`: assumed FLOP/s of its GPU; 0: nothing is known of it.
     """
 
@@ -159,26 +160,26 @@ def cost_of(
 
 def cost_here(recipe: Recipe, steps: list[Step], runs: Path) -> Cost:
     """What they take on this machine, by the model's facts or else its published sizes."""
-    from runner.plan.published_models import published_facts
-    from runner.recipe.model_facts import known_facts
+    from runner.plan.published_models import facts_at_hand
 
-    facts = known_facts(recipe) or published_facts(recipe)
+    facts = facts_at_hand(recipe)
     return cost_of(recipe, steps, facts, runs, this_machine())
 
 
 def this_machine() -> Machine:
     """Read from the kernel; the rate of its GPU from data/machines."""
-    from runner.plan.machines import rate_of
+    from runner.plan.machines import memory_of, rate_of
     from runner.system import hardware, platforms
     from runner.system.folders import store_folder
 
     gpus = hardware.gpus()
     gpu = gpus[0].name if gpus else ""
+    own = bool(gpu) and not hardware.shares_memory(gpu)
     return Machine(
         cores=hardware.available_cpus(),
         gpu=gpu,
         platform=str(platforms.current_platform()["name"]),
-        memory=hardware.memory().total,
+        memory=memory_of(gpu) if own else hardware.memory().total,
         free=hardware.disk_free(store_folder()),
         rate=rate_of(gpu),
     )

@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
-from runner.plan.memory import Job, Memory, evaluation_memory, loading_memory, training_memory
+from runner.plan.memory import Job, Memory, training_memory
 from runner.plan.optimizers import SMALL_STATES
+from runner.plan.phases import beside_of, phases_of
 from runner.plan.shapes import Shapes
 from runner.recipe.model import Quantization
 
 MOST_ROWS = 256  # in one batch
 SHORTEST = 256  # tokens that a change may cut rows to
+LONGEST = 1 << 17  # tokens of a row, where a model does not say its context
+STEP_OF_LENGTH = 64
 LORA_RANK = 16
 
 Change = tuple[str, Callable[[Job], Job | None]]  # in words; None where it does not apply
@@ -26,14 +29,18 @@ Change = tuple[str, Callable[[Job], Job | None]]  # in words; None where it does
 class Fit:
     """`phases`: name -> memory. `changes`: None fits in no known way, () fits as it is.
 
-    `largest`: tokens of a row -> rows that fit one forward pass of the training, if any does.
+    `beside`: the phases without a GPU, of the host's memory. `largest`: tokens of a row -> rows
+    that fit one forward pass of the training, if any does; `longest`: tokens of a row that fits
+    alone, 0 if none does.
     """
 
     budget: int
     phases: Mapping[str, Memory]
+    beside: Mapping[str, Memory]
     changes: tuple[str, ...] | None
     changed: int  # bytes at the peak after the changes
     largest: Mapping[int, int]
+    longest: int
 
     @property
     def peak(self) -> str:
@@ -41,51 +48,70 @@ class Fit:
         return max(self.phases, key=lambda name: self.phases[name].total)
 
 
-def fit(shapes: Shapes, job: Job, budget: int) -> Fit:
-    """How the job fits into `budget` bytes of a GPU."""
-    phases = phases_of(shapes, job)
-    changes, changed = _fewest_changes(shapes, job, budget)
-    return Fit(budget, phases, changes, changed, dict(_largest(shapes, job, budget)))
+def fit(shapes: Shapes, job: Job, budget: int, device: str = "cuda") -> Fit:
+    """How the job fits into `budget` bytes of a GPU, or of a machine without (`device` cpu)."""
+    changes, changed = fewest_changes(shapes, job, budget, device)
+    return Fit(
+        budget=budget,
+        phases=phases_of(shapes, job, device),
+        beside=beside_of(shapes, job),
+        changes=changes,
+        changed=changed,
+        largest=dict(_largest(shapes, job, budget, device)),
+        longest=_longest_row(shapes, job, budget, device),
+    )
 
 
-def phases_of(shapes: Shapes, job: Job, device: str = "cuda") -> dict[str, Memory]:
-    """What is in memory in each phase of a run, by kind: a GPU's, or the machine's on a cpu."""
-    phases = {
-        "load": loading_memory(shapes, job, device),
-        "train": training_memory(shapes, job, device),
-    }
-    if job.questions or job.loss:
-        phases["evaluate"] = evaluation_memory(shapes, job, device)
-    if job.tasks:
-        phases["harness"] = evaluation_memory(shapes, job, device)
-    return phases
-
-
-def peak_of(shapes: Shapes, job: Job) -> int:
+def peak_of(shapes: Shapes, job: Job, device: str = "cuda") -> int:
     """Bytes at the peak of the phase that takes most."""
-    return max(memory.total for memory in phases_of(shapes, job).values())
+    return max(memory.total for memory in phases_of(shapes, job, device).values())
 
 
 # --- what to change
 
 
-def _fewest_changes(shapes: Shapes, job: Job, budget: int) -> tuple[tuple[str, ...] | None, int]:
-    """The fewest changes that make it fit, and the peak then; of equally few, what costs least."""
+def fewest_changes(
+    shapes: Shapes, job: Job, budget: int, device: str = "cuda"
+) -> tuple[tuple[str, ...] | None, int]:
+    """The fewest changes that make it fit, and the peak then; of equally few, what costs least.
+
+    None, and the least peak that there is, where none does.
+    """
     tried = sorted(_ways(job), key=lambda way: len(way[0]))
+    least = 0
     for words, changed in tried:
-        peak = peak_of(shapes, changed)
+        peak = peak_of(shapes, changed, device)
         if peak <= budget:
             return words, peak
-    return None, min(peak_of(shapes, changed) for _, changed in tried)
+        least = min(least or peak, peak)
+    return None, least
 
 
-def single_changes(shapes: Shapes, job: Job, phase: str) -> list[tuple[str, int]]:
+def ways_that_fit(
+    shapes: Shapes, job: Job, phase: str, budget: int, device: str = "cuda"
+) -> list[tuple[tuple[str, ...], int]]:
+    """Changes with which `phase` fits into `budget`, and its bytes then; the fewest changes first.
+
+    Of no way is a part another way.
+    """
+    found: list[tuple[tuple[str, ...], int]] = []
+    for words, changed in sorted(_ways(job), key=lambda way: len(way[0])):
+        memory = phases_of(shapes, changed, device).get(phase)
+        more = any(set(way) <= set(words) for way, _ in found)
+        if memory is not None and memory.total <= budget and not more:
+            found.append((words, memory.total))
+    return found
+
+
+def single_changes(
+    shapes: Shapes, job: Job, phase: str, device: str = "cuda"
+) -> list[tuple[str, int]]:
     """Each change alone, in words, and the bytes that `phase` takes with it; least first."""
     found = []
     for change in (each for choice in _choices(job) for each in choice if each is not None):
         words, apply = change
         changed = apply(job)
-        if changed is not None and phase in (phases := phases_of(shapes, changed)):
+        if changed is not None and phase in (phases := phases_of(shapes, changed, device)):
             found.append((words, phases[phase].total))
     return sorted(found, key=lambda each: each[1])
 
@@ -168,22 +194,38 @@ def _with_lora(job: Job) -> Job | None:
 # --- what would fit
 
 
-def _largest(shapes: Shapes, job: Job, budget: int) -> Iterator[tuple[int, int]]:
+def _largest(shapes: Shapes, job: Job, budget: int, device: str) -> Iterator[tuple[int, int]]:
     """Rows in one forward pass: half as long as the recipe's, as long, and twice as long."""
     context = shapes.context or job.length * 2
     for length in (job.length // 2, job.length, job.length * 2):
-        if 0 < length <= context and (rows := _most_rows(shapes, job, length, budget)):
+        if 0 < length <= context and (rows := _most_rows(shapes, job, length, budget, device)):
             yield length, rows
 
 
-def _most_rows(shapes: Shapes, job: Job, length: int, budget: int) -> int:
-    """By halving: more rows take more memory. 0 when not one fits. A pair counts as one."""
+def _most_rows(shapes: Shapes, job: Job, length: int, budget: int, device: str) -> int:
+    """0 when not one fits, MOST_ROWS when perhaps more do. A pair counts as one."""
 
     def fits(rows: int) -> bool:
         wanted = replace(job, batch=rows * job.sides, length=length)
-        return training_memory(shapes, wanted).total <= budget
+        return training_memory(shapes, wanted, device).total <= budget
 
-    low, high = 0, MOST_ROWS + 1
+    return _most(MOST_ROWS, fits)
+
+
+def _longest_row(shapes: Shapes, job: Job, budget: int, device: str) -> int:
+    """Tokens, a multiple of STEP_OF_LENGTH, of a row that is a forward pass by itself; the model's
+    context at most."""
+
+    def fits(steps: int) -> bool:
+        wanted = replace(job, batch=job.sides, length=steps * STEP_OF_LENGTH)
+        return training_memory(shapes, wanted, device).total <= budget
+
+    return STEP_OF_LENGTH * _most((shapes.context or LONGEST) // STEP_OF_LENGTH, fits)
+
+
+def _most(limit: int, fits: Callable[[int], bool]) -> int:
+    """The most, up to `limit`, that fits; by halving, since more takes more memory."""
+    low, high = 0, limit + 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

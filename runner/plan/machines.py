@@ -14,8 +14,9 @@ from runner.recipe.suggest import nearest
 FOLDER = Path(__file__).parent / "data" / "machines"
 MAX_BYTES = 64 * 1024  # of a file of someone's own
 LEAST_MEMORY = 10**9  # less was meant as gigabytes
+HERE_USABLE = 0.85  # of the memory of a machine that no file describes
 ALL, AUTO = "all", "auto"
-_OPTIONAL = ("peak_flops",)
+_OPTIONAL = ("gpu", "cores", "unified", "peak_flops", "why_usable", "source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,14 @@ class Hardware:
     """
 
     title: str
-    gpu: str
-    cores: int
     memory: int
-    unified: bool
     usable: float
     flops: float
-    why_usable: str
-    source: str
+    gpu: str = "a GPU"  # "" of a machine that has none
+    cores: int = 1
+    unified: bool = False
+    why_usable: str = "as its file says"
+    source: str = "a file of one's own"
     peak_flops: float = 0.0
 
     @property
@@ -47,6 +48,11 @@ class Hardware:
     def machine(self) -> Machine:
         """What the costs are counted for. No run was made there, as far as this machine knows."""
         return Machine(self.cores, self.gpu, f"on {self.title}", self.memory, rate=self.flops)
+
+    @property
+    def device(self) -> str:
+        """cpu or cuda."""
+        return self.machine.device
 
 
 def rate_of(gpu: str) -> float:
@@ -68,16 +74,58 @@ def known_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
+def memory_of(gpu: str) -> int:
+    """Bytes of the own memory of a GPU by its name, or as its driver says; 0: unknown."""
+    from runner.system.hardware import gpu_memory
+
+    known = map(hardware, known_names())
+    found = (each.memory for each in known if gpu and each.gpu in gpu and not each.unified)
+    return gpu_memory() or next(found, 0)
+
+
+def this_hardware() -> Hardware:
+    """The machine at hand, as far as it can be read. Raises UsageError E006 where it cannot."""
+    from runner.plan.cost import this_machine
+    from runner.system.hardware import shares_memory
+
+    machine = this_machine()
+    if not machine.memory:
+        raise UsageError(
+            f"the memory of {machine.gpu or 'this machine'} cannot be read",
+            hint="describe it in a JSON file: recipe plan --hardware FILE.json",
+            code="E006",
+        )
+    known = map(hardware, known_names())
+    like = next((each for each in known if machine.gpu and each.gpu in machine.gpu), None)
+    return Hardware(
+        title=f"this machine ({machine.gpu or 'no GPU'})",
+        memory=machine.memory,
+        usable=like.usable if like else HERE_USABLE,
+        flops=machine.flops or 0.0,
+        gpu=machine.gpu,
+        cores=machine.cores,
+        unified=not machine.gpu or shares_memory(machine.gpu),
+        why_usable=like.why_usable if like else "the system needs some",
+        source="read from this machine",
+    )
+
+
 def hardware(name: str) -> Hardware:
-    """A machine by its name, or of a JSON file of the same form. Raises UsageError E006."""
+    """A machine by its name, or of a JSON file of the same form; `auto`: the one at hand.
+
+    Raises UsageError E006.
+    """
+    if name == AUTO:
+        return this_hardware()
+    name = name if name.endswith(".json") else name.lower()
     path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
     if not name.endswith(".json") and name not in known_names():
-        within = [known for known in known_names() if name.lower() in known]
+        within = [known for known in known_names() if name in known]
         meant = within[0] if len(within) == 1 else nearest(name, known_names())
         raise UsageError(
             f"no facts of a machine called {name[:80]}",
             hint=(f"did you mean {meant}? " if meant else "")
-            + f"known: {', '.join(known_names())}; or name a JSON file like those",
+            + f"known: {', '.join(known_names())}, {AUTO} (this one); or name a JSON file",
             code="E006",
         )
     try:
@@ -97,12 +145,12 @@ def _checked(data: Any) -> Hardware:
     if not isinstance(data, dict):
         raise ValueError("it is no JSON object")
     types = {field.name: str(field.type) for field in fields(Hardware)}
-    for name in sorted({*data, *types}):
-        if name not in types:
-            raise ValueError(f"unknown key {name}")
-        if name not in data and name not in _OPTIONAL:
-            raise ValueError(f"{name} is missing")
-        if name in data and not _fits(data[name], types[name]):
+    if unknown := sorted(data.keys() - types):
+        raise ValueError(f"unknown key {', '.join(unknown)[:80]}; known: {', '.join(types)}")
+    if missing := [name for name in types if name not in data and name not in _OPTIONAL]:
+        raise ValueError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    for name in sorted(data):
+        if not _fits(data[name], types[name]):
             raise ValueError(f"{name} is not of type {types[name]}, or not above zero")
     if data["usable"] > 1:
         raise ValueError("usable is a part, at most 1")

@@ -77,6 +77,8 @@ class Job:
     processes: int = 1  # that hold a part of the model each, on all machines
     here: int = 1  # of them on a machine
     tasks: bool = False  # of lm-evaluation-harness: are there any?
+    merged: bool = False  # is the result merged into its base?
+    converted: bool = False  # into a GGUF file?
     pages: bool = False  # has the host memory of its own, to page states to?
 
     @classmethod
@@ -109,6 +111,8 @@ class Job:
             processes=train.all_processes,
             here=train.processes,
             tasks=bool(evaluate and evaluate.harness),
+            merged=recipe.merge is not None and train.adapter.type != "none",
+            converted=recipe.gguf is not None,
         )
 
     @property
@@ -122,12 +126,15 @@ class Job:
         return "float32" if self.adapter.type == "none" else self.dtype
 
 
-def training_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
+def training_memory(
+    shapes: Shapes, job: Job, device: str = "cuda", *, first: bool = False
+) -> Memory:
     """Peak of the training. `device`: cpu or cuda, for what the process itself takes.
 
     The peak is where the way back begins, or, where little is kept for it, the optimizer's step, or
     where many answers are drawn at once. Of several processes: of one with its GPU, or of all that
-    share the memory of a machine without.
+    share the memory of a machine without. `first`: of its first step, before which the optimizer
+    has no states (of one process).
     """
     if job.processes > 1:
         each = _parted_training(shapes, job, device)
@@ -135,29 +142,42 @@ def training_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
         return Memory(tuple(Item(item.name, copies * item.bytes) for item in each.items))
     trained = trained_parameters(shapes, job.adapter)
     tensors = list(trained_tensors(shapes, job.adapter))
-    kept_of = staying_bytes if device == "cuda" and job.pages else state_bytes
-    state = kept_of(job.optim, tensors)
+    states = optimizer_item(shapes, job, device)
     gradients = Item("gradients", FLOAT32 * trained)
-    kept = [
-        *weight_items(shapes, job),
-        Item("reference model", FLOAT32 * shapes.parameters if job.reference else 0),
-        Item("adapter", 0 if job.adapter.type == "none" else FLOAT32 * trained),
-        Item(f"optimizer ({job.optim})", state),
-    ]
-    if job.scored:
-        kept += _scorers(shapes, job, state)
-    turn = _at_the_turn(shapes, job)
+    computing = [] if first else [states]
+    turn = [*computing, *_at_the_turn(shapes, job)]
     if job.accumulation > 1:  # else they come as activations go
         turn.append(gradients)
     temporary = (
         step_bytes(job.optim, tensors) if device == "cuda" else 0
     )  # one weight after the other on a CPU
-    stepping = [gradients, Item("step of the optimizer", temporary)]
-    phases = [turn, stepping]
+    stepping = [states, gradients, Item("step of the optimizer", temporary)]
+    moments = [turn, stepping]
     if job.answers:
-        phases.append(_while_answering(shapes, job))
-    peak = max(phases, key=lambda items: sum(item.bytes for item in items))
-    return _memory([*kept, *peak, Item("process", PROCESS_BYTES[device])])
+        moments.append([*computing, *_while_answering(shapes, job)])
+    peak = max(moments, key=lambda items: sum(item.bytes for item in items))
+    kept = kept_items(shapes, job, device)
+    return memory_of([*kept, *peak, Item("process", PROCESS_BYTES[device])])
+
+
+def kept_items(shapes: Shapes, job: Job, device: str = "cuda") -> list[Item]:
+    """The models that are in memory from the first step to the last."""
+    learning = FLOAT32 * trained_parameters(shapes, job.adapter)
+    kept = [
+        *weight_items(shapes, job),
+        Item("reference model", FLOAT32 * shapes.parameters if job.reference else 0),
+        Item("adapter", 0 if job.adapter.type == "none" else learning),
+    ]
+    if job.scored:
+        kept += _scorers(shapes, job, optimizer_item(shapes, job, device).bytes)
+    return kept
+
+
+def optimizer_item(shapes: Shapes, job: Job, device: str = "cuda") -> Item:
+    """What the optimizer keeps from step to step; on a GPU without what it pages to the host."""
+    kept_of = staying_bytes if device == "cuda" and job.pages else state_bytes
+    states = kept_of(job.optim, trained_tensors(shapes, job.adapter))
+    return Item(f"optimizer ({job.optim})", states)
 
 
 def _parted_training(shapes: Shapes, job: Job, device: str) -> Memory:
@@ -192,7 +212,7 @@ def _parted_training(shapes: Shapes, job: Job, device: str) -> Memory:
     written = FLOAT32 * (shapes.parameters if every else trained)
     writing = [Item("whole weights, and as they are written", 2 * written)]
     peak = max((computing, stepping, writing), key=lambda items: sum(item.bytes for item in items))
-    return _memory([*kept, *peak, Item("process", PROCESS_BYTES[device])])
+    return memory_of([*kept, *peak, Item("process", PROCESS_BYTES[device])])
 
 
 def _scorers(shapes: Shapes, job: Job, state: int) -> list[Item]:
@@ -256,7 +276,8 @@ def loading_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
         held.append(Item("largest weight, as stored", DTYPE_BYTES[job.dtype] * largest))
         if device == "cpu":
             held.append(Item("quantising it", QUANTISING_BYTES * largest))
-    return _memory([*held, Item("process", PROCESS_BYTES[device])])
+    held.append(Item("lengths of a weight's columns (DoRA)", _lengths(shapes, job)))
+    return memory_of([*held, Item("process", PROCESS_BYTES[device])])
 
 
 def evaluation_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
@@ -272,7 +293,7 @@ def evaluation_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
     if cache >= loss:
         phase = Item(f"KV cache of {job.questions} answers", cache)
     held = [*_held_weights(shapes, job, value), Item("adapter", adapter)]
-    return _memory([*held, phase, Item("process", PROCESS_BYTES[device])])
+    return memory_of([*held, phase, Item("process", PROCESS_BYTES[device])])
 
 
 def cache_bytes(shapes: Shapes, value: int) -> int:
@@ -280,7 +301,7 @@ def cache_bytes(shapes: Shapes, value: int) -> int:
     return 2 * shapes.layers * shapes.keys * value
 
 
-def _memory(items: Iterable[Item]) -> Memory:
+def memory_of(items: Iterable[Item]) -> Memory:
     return Memory(tuple(item for item in items if item.bytes))
 
 
@@ -381,6 +402,8 @@ def _ends_with(module: str, end: str) -> bool:
 
 def _saved(shapes: Shapes, adapter: Adapter) -> list[Weight]:
     """Weights trained as a whole: those that `modules_to_save` names, and those inside of them."""
+    if not adapter.modules_to_save:
+        return []
     return [
         weight
         for weight in shapes.weights
@@ -424,14 +447,17 @@ def _at_the_turn(shapes: Shapes, job: Job) -> list[Item]:
     """
     tokens = job.batch * job.length
     logits = Item("logits and loss", _logits(shapes, job))
-    each = tokens * _layer_bytes(shapes, job)
+    each, scaled = (tokens * size(shapes, job) for size in (_layer_bytes, _scaled_bytes))
     copies = Item("bfloat16 copies of weights", _autocast_copies(shapes, job))
+    lengths = Item("lengths of a weight's columns (DoRA)", _lengths(shapes, job))
     if not job.gradient_checkpointing:
-        return [Item("activations", shapes.layers * each), logits, copies]
+        return [Item("activations", shapes.layers * (each + scaled)), logits, copies, lengths]
     inputs = shapes.layers * tokens * shapes.hidden * DTYPE_BYTES[job.stream]
-    again = Item("one layer, again and back", 2 * each + _one_weight(shapes, job))
+    # measured: what DoRA scales is gone before the gradients of the rest are there
+    once = max(2 * each, each + scaled)
+    again = Item("one layer, again and back", once + _one_weight(shapes, job))
     largest = max(logits, again, key=lambda item: item.bytes)
-    return [Item("kept input of every layer", inputs), largest, copies]
+    return [Item("kept input of every layer", inputs), largest, copies, lengths]
 
 
 def _one_weight(shapes: Shapes, job: Job) -> int:
@@ -465,6 +491,22 @@ def _adapter_bytes(shapes: Shapes, job: Job) -> int:
     dropped = job.adapter.lora_dropout > 0
     copied = 2 if job.bf16 else FLOAT32 if dropped or job.dtype != "float32" else 0
     return math.ceil(columns / shapes.layers) * (copied + dropped)
+
+
+def _scaled_bytes(shapes: Shapes, job: Job) -> int:
+    """What DoRA keeps of one layer for a token: the outputs of base and adapter, each to scale."""
+    if not job.adapter.use_dora:
+        return 0
+    rows = sum(weight.rows for weight in adapted_weights(shapes, job.adapter))
+    return 2 * job.computed * math.ceil(rows / shapes.layers)
+
+
+def _lengths(shapes: Shapes, job: Job) -> int:
+    """What DoRA takes for a while: the largest weight, its change and their sum, as float32."""
+    if not job.adapter.use_dora:
+        return 0
+    adapted = adapted_weights(shapes, job.adapter)
+    return 3 * FLOAT32 * max((weight.rows * weight.columns for weight in adapted), default=0)
 
 
 def _autocast_copies(shapes: Shapes, job: Job) -> int:

@@ -12,17 +12,24 @@ import pytest
 from runner.cli.main import main
 from runner.cli.validate import recipes_below
 from runner.errors import UsageError
-from runner.plan.fit import fit, peak_of, phases_of
+from runner.plan.cost import this_machine
+from runner.plan.fit import MOST_ROWS, fit, peak_of, ways_that_fit
 from runner.plan.machines import FOLDER, Hardware, hardware, known_names, rate_of
 from runner.plan.memory import Job, training_memory
+from runner.plan.phases import beside_of, phases_of
 from runner.plan.published_models import FOLDER as PUBLISHED
 from runner.plan.shapes import Shapes, shapes_of
 from runner.recipe.load import load_recipe
+from runner.recipe.model_facts import Facts
+from runner.system import hardware as system
 from tests.chain import ROOT
 
 GB = 10**9
 COURSE = ROOT / "recipes" / "course"
 REPOSITORIES = json.loads((PUBLISHED / "repositories.json").read_bytes())
+
+
+LLAMA_1B = Facts(json.loads((PUBLISHED / "llama-3.2-1b.json").read_bytes()), "a test")
 
 
 def shapes(name: str) -> Shapes:
@@ -123,6 +130,69 @@ def test_loading_holds_a_weight_as_it_is_stored_beside_the_4_bits(qlora: Job) ->
     }
 
 
+# --- phases
+
+
+def test_before_the_first_step_the_optimizer_has_no_states(qlora: Job) -> None:
+    model = shapes("llama-3.1-70b")
+    phases = phases_of(model, qlora)
+    assert list(phases) == ["load", "first step", "train", "save", "evaluate"]
+    states = next(i.bytes for i in phases["train"].items if i.name.startswith("optimizer"))
+    assert phases["train"].total - phases["first step"].total == states
+
+
+def test_what_is_written_is_copied_to_the_host_where_both_share_the_memory(qlora: Job) -> None:
+    model = shapes("llama-3.1-70b")
+    trained = 4 * 207_093_760
+    shared, own = (
+        phases_of(model, dataclasses.replace(qlora, pages=pages))["save"].total
+        for pages in (False, True)
+    )
+    assert shared - own == trained
+    on_cpu = {item.name for item in phases_of(model, qlora, "cpu")["save"].items}
+    assert "copy that is written" not in on_cpu
+
+
+def test_the_machines_own_memory_holds_the_merge_and_the_conversion(qlora: Job) -> None:
+    """Neither grows with the depth; the conversion does with the largest tensor."""
+    model = shapes("llama-3.1-70b")
+    beside = beside_of(model, qlora)
+    assert list(beside) == ["merge", "convert"]
+    assert beside["merge"].total < GB
+    assert beside["convert"].total > 8 * 128_256 * 8192
+    nothing = dataclasses.replace(qlora, merged=False, converted=False)
+    assert beside_of(model, nothing) == {}
+
+
+# --- what fits
+
+
+def test_ways_that_fit_are_no_parts_of_one_another(full: Job) -> None:
+    model, budget = shapes("llama-3.1-8b"), hardware("dgx-spark").budget
+    found = ways_that_fit(model, full, "train", budget)
+    assert found
+    assert all(size <= budget for _, size in found)
+    words = [set(way) for way, _ in found]
+    assert not any(a < b for a in words for b in words)
+
+
+def test_the_longest_row_fits_and_a_longer_one_does_not(qlora: Job) -> None:
+    model, budget = shapes("llama-3.1-70b"), hardware("dgx-spark").budget
+    longest = fit(model, qlora, budget).longest
+    longer = dataclasses.replace(qlora, batch=1, length=longest + 64)
+    assert training_memory(model, longer).total > budget
+    assert training_memory(model, dataclasses.replace(longer, length=longest)).total <= budget
+    assert fit(shapes("llama-3.2-1b"), qlora, 10**15).longest == 131_072  # its context
+
+
+def test_more_rows_than_are_counted_are_said_to_be_more(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    text = said(capsys, "recipes/course/10.2-8b-qlora.yaml", "--hardware", "h200")
+    assert f"{MOST_ROWS} or more x " in text
+
+
 # --- facts
 
 
@@ -151,6 +221,7 @@ def test_a_gpu_has_the_rate_of_its_machine_and_an_unknown_one_has_none() -> None
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "missing": ({"memory": None}, "memory is missing"),
+    "several": ({"memory": None, "title": None}, "title, memory are missing"),
     "unknown": ({"ram": 1}, "unknown key ram"),
     "text": ({"cores": "8"}, "cores is not of type int"),
     "zero": ({"memory": 0}, "memory is not of type int, or not above zero"),
@@ -179,6 +250,49 @@ def test_a_machine_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "own.json"
     file.write_text(json.dumps(described({"title": "ours", "memory": 48 * GB})))
     assert hardware(str(file)) == Hardware(**described({"title": "ours", "memory": 48 * GB}))
+
+
+def test_four_facts_are_enough(tmp_path: Path) -> None:
+    file = tmp_path / "own.json"
+    facts = {"title": "ours", "memory": 48 * GB, "usable": 0.5, "flops": 10**13}
+    file.write_text(json.dumps(facts))
+    found = hardware(str(file))
+    assert (found.budget, found.device, found.unified) == (24 * GB, "cuda", False)
+
+
+def test_names_are_known_in_any_case() -> None:
+    assert hardware("DGX-Spark") == hardware("dgx-spark")
+
+
+def test_the_machine_at_hand_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "gpus", lambda: ())
+    monkeypatch.setattr(system, "memory", lambda: system.Memory(40 * GB, 8 * GB))
+    found = hardware("auto")
+    assert (found.device, found.budget, found.unified) == ("cpu", 34 * GB, True)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "driver_says", "memory"),
+    [
+        ("NVIDIA GB10", 0, 128 * GB),  # the machine's
+        ("NVIDIA GeForce RTX 4090", 0, 25_757_220_864),  # by its facts
+        ("NVIDIA H999", 7 * GB, 7 * GB),
+    ],
+)
+def test_a_gpu_has_the_memory_of_its_own(
+    gpu: str, driver_says: int, memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "gpus", lambda: (system.Gpu(gpu, "580.1"),))
+    monkeypatch.setattr(system, "memory", lambda: system.Memory(128 * GB, 64 * GB))
+    monkeypatch.setattr(system, "gpu_memory", lambda: driver_says)
+    assert (hardware("auto").memory, this_machine().memory) == (memory, memory)
+
+
+def test_a_gpu_of_which_nothing_is_known_wants_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "gpus", lambda: (system.Gpu("NVIDIA H999", "580.1"),))
+    monkeypatch.setattr(system, "gpu_memory", lambda: 0)
+    with pytest.raises(UsageError, match="the memory of NVIDIA H999 cannot be read"):
+        hardware("auto")
 
 
 def test_no_file_and_no_known_name(tmp_path: Path) -> None:
@@ -236,6 +350,50 @@ def test_text_and_json_say_the_same(
         sum(item["bytes"] for item in spark["phases"]["train"]["items"])
         == (spark["phases"]["train"]["total"])
     )
+
+
+def test_one_machine_is_told_in_full_and_several_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    recipe = "recipes/course/10.3-70b-qlora.yaml"
+    one = said(capsys, recipe, "--hardware", "dgx-spark")
+    assert one.count("weights in 4 bits") == 5  # of every phase
+    assert "time train: about " in one
+    assert "On the disk: about " in one
+    several = said(capsys, recipe, "--hardware", "h200,h100-80")
+    assert several.startswith("H200: fits: about ")
+    assert several.count("GB  evaluate") == 1
+    assert "H100 80 GB: one row by itself may have " in several
+
+
+def test_every_recipe_of_a_chain_is_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("runner.plan.fits.facts_at_hand", lambda _: LLAMA_1B)
+    recipe = "recipes/course/10.5-sft-then-dpo.yaml"
+    text = said(capsys, recipe, "--hardware", "rtx-4090")
+    assert [line for line in text.splitlines() if line in ("quickstart", "sft-then-dpo")] == [
+        "quickstart",
+        "sft-then-dpo",
+    ]
+    data = json.loads(said(capsys, recipe, "--hardware", "rtx-4090", "--format", "json"))
+    assert (data["recipe"], [base["recipe"] for base in data["bases"]]) == (
+        "sft-then-dpo",
+        ["quickstart"],
+    )
+
+
+def test_a_shrunken_twin_is_not_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    recipe = "recipes/course/10.3-70b-qlora.yaml"
+    assert main(["plan", recipe, "--shrink", "--hardware", "h200"]) == 2
+    told = capsys.readouterr().err
+    assert "a shrunken twin fits every machine" in told
+    assert "leave --shrink out" in told
 
 
 def test_a_model_of_unknown_size_ends_with_what_to_do(

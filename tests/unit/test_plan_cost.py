@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from runner.cli import plan as command
 from runner.cli.main import main
 from runner.cli.run import _warn_of_lacks
 from runner.execution import lacks as lacking
@@ -28,6 +27,7 @@ from runner.plan.shapes import UnknownShapesError, shapes_of
 from runner.recipe.load import check_recipe, load_recipe
 from runner.recipe.model import Recipe
 from runner.recipe.model_facts import Facts, known_facts
+from runner.report import plan_text as command
 from runner.stages import stages_of
 from runner.system import environments, hardware, hub, ollama, tools
 from tests.chain import ROOT

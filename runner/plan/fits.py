@@ -1,0 +1,78 @@
+"""Do the trainings of a chain of recipes fit machines, and what do their whole runs take there?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from runner.errors import UsageError
+from runner.plan.chain import plan_chain
+from runner.plan.cost import Cost, cost_of, known_shapes
+from runner.plan.fit import Fit, fit
+from runner.plan.machines import Hardware
+from runner.plan.memory import Job
+from runner.plan.plan import Action, Step
+from runner.plan.published_models import facts_at_hand
+from runner.recipe.model import Recipe
+from runner.stages import stages_of
+from runner.store.store import Store
+from runner.system.folders import store_folder
+
+_NO_RUNS = Path("no-runs-there")
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """Of one recipe, machine by machine; the cost is as if nothing was stored yet.
+
+    `where`: the sizes of the model come from. `unknown`: why there are none.
+    """
+
+    recipe: str
+    machines: Sequence[tuple[Hardware, Fit, Cost]]
+    where: str = ""
+    unknown: str = ""
+
+
+def fits_of(recipe: Recipe, machines: Sequence[Hardware]) -> list[Fits]:
+    """One for each recipe of the chain, the innermost first.
+
+    Raises UsageError E007 where the sizes of the last one's model are not known.
+    """
+    if recipe.shrink is not None:
+        raise UsageError(
+            "a shrunken twin fits every machine",
+            hint="leave --shrink out to count the recipe's own model",
+            code="E007",
+        )
+    found = [_fits(each, machines) for each in _chain(recipe)]
+    if found[-1].unknown:
+        raise UsageError(
+            f"whether {recipe.source.path} fits is {found[-1].unknown}",
+            hint="recipe lock asks the hub for the model's sizes",
+            code="E007",
+        )
+    return found
+
+
+def _chain(recipe: Recipe) -> Iterator[Recipe]:
+    for link in plan_chain(recipe, stages_of(recipe), Store(store_folder())):
+        yield link.recipe
+
+
+def _fits(recipe: Recipe, machines: Iterable[Hardware]) -> Fits:
+    facts = facts_at_hand(recipe)
+    shapes, unknown = known_shapes(recipe, facts)
+    if shapes is None or facts is None:
+        return Fits(recipe.name, (), unknown=unknown)
+    job, steps = Job.of(recipe), [Step(each.NAME, Action.RUN, "") for each in stages_of(recipe)]
+    counted = [
+        (
+            each,
+            fit(shapes, replace(job, pages=not each.unified), each.budget, each.device),
+            cost_of(recipe, steps, facts, _NO_RUNS, each.machine),
+        )
+        for each in machines
+    ]
+    return Fits(recipe.name, counted, facts.where)
