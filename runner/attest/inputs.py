@@ -16,7 +16,7 @@ from runner.recipe.base_recipe import recipes_of
 from runner.recipe.model import build_resolved, is_commit
 from runner.recipe.paths import named_paths
 from runner.stages.fetch_data import named_files
-from runner.stages.fetch_tasks import files_of
+from runner.stages.fetch_tasks import files_below, files_of, splits_of
 
 if TYPE_CHECKING:
     from runner.attest.finished import Finished
@@ -154,6 +154,13 @@ def _hub_tasks(recipe: Recipe, fetched: Mapping[str, str]) -> Iterator[Input]:
         uri = f"hf://datasets/{quote(file.hub)}{at}/{quote(file.file)}"
         digests = {"sha256": fetched[name]} | ({"gitCommit": commit} if commit else {})
         yield Input("data", file.name, uri, commit, digests)
+    for name, rows in splits_of(recipe).items():
+        commit = (rows.revision or "") if is_commit(rows.revision) else ""
+        uri = f"hf://datasets/{quote(rows.hub)}" + (f"@{commit}" if commit else "")
+        for path in files_below(fetched, name):
+            digests = {"sha256": fetched[path]} | ({"gitCommit": commit} if commit else {})
+            number = int(PurePosixPath(path).stem.rpartition("-")[2])
+            yield Input("data", f"{rows.name} {number}", uri, commit, digests)
 
 
 def _hub_data(recipe: Recipe, fetched: Mapping[str, str]) -> Iterator[Input]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from runner.errors import MachineCannot
 from runner.plan.chain import bases_of, stages_of_base
 from runner.plan.plan import Action, Step
+from runner.recipe.named_tasks import rows_of
 from runner.stages import load_stage
 from runner.stages.contract import borrowed_by, environment_of
 from runner.stages.models.base_result import starts_from_recipe
@@ -58,6 +59,8 @@ def downloads(recipe: Recipe, stages: list[Stage]) -> Iterator[str]:
         if stage.NAME == "fetch_tasks":
             for _, _, _, asked in recipe.task_files():
                 yield f"the data set file {asked.name} at {asked.revision}"
+            for rows in rows_of(recipe):
+                yield f"the data set {rows.name} at {rows.revision}"
 
 
 def _unbuilt(recipe: Recipe, stages: list[Stage], cache: Path, say: Say) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from runner.recipe.base_recipe import (
     with_base,
     with_scorer,
 )
+from runner.recipe.named_tasks import members, repository, repository_of
 from runner.system.offline import require_network
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
         Recipe,
         RewardModel,
     )
+    from runner.recipe.named_tasks import Rows
 
-    _Part = Model | RewardModel | DataFile | MeasuredFile | HubFile
+    _Part = Model | RewardModel | DataFile | MeasuredFile | HubFile | Rows
 
 KEPT_LOGS = 5  # of questions that failed
 Asked = tuple[str, str | None, str]  # repository, revision, model | dataset
@@ -82,14 +84,14 @@ def _commits_in(recipe: Recipe, locked: Mapping[str, Any]) -> dict[Asked, str]:
         pairs.append((recipe.reward, locked.get("reward") or {}, "model"))
     pairs += [
         (file, task, "dataset")
-        for _, number, _, file in recipe.task_files()
+        for number, file in _rows_of_tasks(recipe)
         for task in _tasks_in(locked)[number : number + 1]
     ]
     unpinned = set(_unpinned(recipe))
     commits = {}
     for part, locked_part, kind in pairs:
         asked = (part.hub or "", part.revision, kind)
-        if asked in unpinned and locked_part.get("hub") == part.hub:
+        if asked in unpinned and repository_of(locked_part) == part.hub:
             commits[asked] = str(locked_part["revision"])
     inner: dict[Asked, str] = {}
     for place, name in PLACES.items():
@@ -101,6 +103,13 @@ def _commits_in(recipe: Recipe, locked: Mapping[str, Any]) -> dict[Asked, str]:
     return {**inner, **commits}
 
 
+def _rows_of_tasks(recipe: Recipe) -> Iterator[tuple[int, HubFile | Rows]]:
+    """Number of a task, and a repository that rows of it are in."""
+    yield from ((number, file) for _, number, _, file in recipe.task_files())
+    for member in members(recipe):
+        yield from ((member.number, rows) for rows in member.rows.values())
+
+
 def _unpinned(recipe: Recipe) -> list[Asked]:
     """What must be asked for, each once."""
     from runner.recipe.model import is_commit
@@ -110,7 +119,7 @@ def _unpinned(recipe: Recipe) -> list[Asked]:
         parts.append((each.model, "model"))
         parts += [] if each.reward is None else [(each.reward, "model")]
         parts += [(file, "dataset") for _, file in each.hub_files()]
-        parts += [(file, "dataset") for _, _, _, file in each.task_files()]
+        parts += [(file, "dataset") for _, file in _rows_of_tasks(each)]
     asked = [
         (part.hub, part.revision, kind)
         for part, kind in parts
@@ -216,7 +225,8 @@ def _pinned_tasks(evaluate: Evaluate | None, commits: dict[Asked, str]) -> Evalu
         return evaluate
     tasks = tuple(
         replace(
-            task, revision=commits.get((task.hub or "", task.revision, "dataset"), task.revision)
+            task,
+            revision=commits.get((repository(task) or "", task.revision, "dataset"), task.revision),
         )
         for task in evaluate.harness.tasks
     )
@@ -233,7 +243,7 @@ def _pin_resolved(resolved: dict[str, Any], commits: dict[Asked, str]) -> None:
     models = [resolved["model"], *filter(None, (resolved.get("reward"),))]
     parts = [*((each, "model") for each in models), *((each, "dataset") for each in files)]
     for part, kind in parts:
-        key = (part.get("hub") or "", part.get("revision"), kind)
+        key = (repository_of(part) or "", part.get("revision"), kind)
         if key in commits:
             part["revision"] = commits[key]
 

@@ -11,6 +11,7 @@ from runner.plan.plan import list_changes, needs_of
 from runner.plan.snapshot import file_digests
 from runner.recipe.base_recipe import as_seen_from
 from runner.recipe.model import build_resolved
+from runner.recipe.named_tasks import repository
 from runner.stages import ORDER, stages_of
 from runner.stages.models.base_result import last_stage
 
@@ -174,12 +175,14 @@ def _with_commits_of_tasks(evaluate: Evaluate | None) -> Evaluate | None:
     if evaluate is None or evaluate.harness is None:
         return evaluate
     harness = evaluate.harness
-    tasks = tuple(map(_with_commit, harness.tasks))
+    tasks = tuple(_with_commit(task, repository(task)) for task in harness.tasks)
     return dataclasses.replace(evaluate, harness=dataclasses.replace(harness, tasks=tasks))
 
 
-def _with_commit(part: _Part) -> _Part:
-    if part.hub is None:
+def _with_commit(part: _Part, hub: str | None = None) -> _Part:
+    """`hub`: the repository of a part that does not name it itself."""
+    hub = part.hub or hub
+    if hub is None:
         return part
-    name = hashlib.sha256(f"{part.hub}@{part.revision}".encode()).hexdigest()
+    name = hashlib.sha256(f"{hub}@{part.revision}".encode()).hexdigest()
     return dataclasses.replace(part, revision=name[:40])

@@ -348,14 +348,16 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HarnessTask:
-    """A task file of lm-evaluation-harness, and its rows. Paths are relative to the recipe; those
-    of the rows, with `hub`, to that data set repository at `revision`."""
+    """A task of lm-evaluation-harness: a file and its rows, or a `name` of the harness's own
+    (recipe/named_tasks.py). Paths are relative to the recipe; those of the rows, with `hub`, to
+    that data set repository at `revision`."""
 
-    path: str
-    data: str
+    path: str | None
+    data: str | None
     fewshot: str | None
     hub: str | None
     revision: str | None
+    name: str | None
 
     @property
     def hub_files(self) -> dict[str, HubFile]:

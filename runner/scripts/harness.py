@@ -1,11 +1,13 @@
 """Tasks of lm-evaluation-harness with base and tuned model, example by example.
 
-spec.hashed: tasks (configurations, see runner/recipe/task_files.py), limit and num_fewshot (or
-null), apply_chat_template, system, seed, trained ("adapter" or "model"), dtype,
-attn_implementation. spec.inputs: model (folder of `fetch`), trained (folder of `train`), template
-(of `prepare`), and of task N its rows, data-N and perhaps fewshot-N. Writes `examples.jsonl` and
-`results.json` (means with intervals). The harness builds prompts and scores answers; rows come
-from these files alone, and templates in tasks are rendered in a sandbox.
+spec.hashed: tasks (configurations of task files, see runner/recipe/task_files.py, then those of the
+harness's own: {task, file, splits: {SPLIT: ROWS}}), limit and num_fewshot (or null),
+apply_chat_template, system, seed, trained ("adapter" or "model"), dtype, attn_implementation.
+spec.inputs: model (folder of `fetch`), trained (folder of `train`), template (of `prepare`), of
+task file N its rows, data-N and perhaps fewshot-N, and of a split all files, ROWS-00000.parquet.
+Writes `examples.jsonl` and `results.json` (means with intervals). The harness builds prompts and
+scores answers; rows come from these files alone, and templates in tasks are rendered in a sandbox.
+Python code of a task is run for the harness's own alone: it lies in the pinned package.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.evaluate import load_model, tuned_model
+from runner.scripts.evaluation import harness_tasks
 from runner.scripts.evaluation.examples import FILE, Example, content_id, cut, write_examples
 from runner.scripts.evaluation.measures import summary_of, task_measures
 from runner.scripts.spec import Events, ScriptError, Spec, main
@@ -41,6 +44,11 @@ from runner.scripts.training.torch_setup import (
 BATCH = 8  # prompts at once; part of what decides the last bits
 MAX_ROWS = 1_000_000
 ROWS, EXAMPLES = "rows", "examples"  # names of the two splits
+_HINTS = {  # is it one of the harness's own?
+    False: "look at doc_to_text, doc_to_target and doc_to_choice: each name in them is a key of "
+    "the rows",
+    True: "the harness's version expects other rows: choose another revision of the data set",
+}
 Results = dict[tuple[str, int], dict[str, Any]]  # (task, number of the row) -> what came out
 
 
@@ -78,7 +86,8 @@ def _asked(model: Any, tokenizer: Any, spec: Spec, shown: Results) -> Results:
     found: Results = {}
     for number, configuration in enumerate(settings["tasks"]):
         name = configuration["task"]
-        task = _task(spec, number, configuration)
+        own = "file" in configuration
+        task = (_own_task if own else _task)(spec, number, configuration)
         try:
             results = run_tasks(
                 lm,
@@ -92,12 +101,12 @@ def _asked(model: Any, tokenizer: Any, spec: Spec, shown: Results) -> Results:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a template or a row makes the harness raise
-            raise _unfit(name, error) from error
+            raise _unfit(name, error, _HINTS[own]) from error
         _check_lengths(lm, task, name)
         for sample in results["samples"][name]:
             key = (name, sample["doc_id"])
-            found.setdefault(key, {}).update(_scores(sample, configuration, task))
-            shown[key] = _shown(sample, configuration, task)
+            found.setdefault(key, {}).update(_scores(sample, name, task))
+            shown[key] = _shown(sample, _identity(configuration, task), task)
     return found
 
 
@@ -120,9 +129,53 @@ def _task(spec: Spec, number: int, configuration: Mapping[str, Any]) -> Configur
     try:
         task = ConfigurableTask(config={**wanted, "custom_dataset": lambda **_: splits})
     except Exception as error:  # of the first row
-        raise _unfit(name, error) from error
+        raise _unfit(name, error, _HINTS[False]) from error
     task.set_fewshot_seed(seed=spec.hashed["seed"])
     return task
+
+
+def _own_task(spec: Spec, number: int, own: Mapping[str, Any]) -> ConfigurableTask:
+    """A task of the harness's own, with rows that were fetched. Raises ScriptError E925."""
+    name = own["task"]
+    try:
+        config = harness_tasks.load(harness_tasks.FOLDER / own["file"])
+    except (Exception, SystemExit) as error:  # of the Python beside it, which is imported here
+        raise ScriptError(
+            f"the code of task {name} cannot be loaded: {_words(error)}",
+            hint="it may need a package that environment harness has not: choose another task, or "
+            "write a task file of your own",
+            code="E925",
+        ) from error
+    shots = harness_tasks.shots(config, spec.hashed["num_fewshot"])
+    rows = {split: _split(spec, place, name) for split, place in own["splits"].items()}
+    for key in ("tag", "group", "task_list"):
+        config.pop(key, None)
+    if not shots:  # so that no rows for examples are needed
+        config.pop("fewshot_config", None)
+        config["fewshot_split"] = harness_tasks.asked_split(config)
+    about = config.get("metadata")
+    config["metadata"] = about if isinstance(about, dict) else {}
+    wanted = {**config, "num_fewshot": shots, "custom_dataset": lambda **_: rows}
+    try:
+        task = ConfigurableTask(config=wanted)
+    except Exception as error:  # of the first row
+        raise _unfit(name, error, _HINTS[True]) from error
+    task.set_fewshot_seed(seed=spec.hashed["seed"])
+    return task
+
+
+def _split(spec: Spec, place: str, name: str) -> datasets.Dataset:
+    """All files of a split, in order. Raises ScriptError E924."""
+    paths = [str(path) for key, path in sorted(spec.inputs.items()) if key.startswith(f"{place}-")]
+    read = datasets.Dataset.from_parquet if paths[0].endswith(".parquet") else None
+    try:
+        rows = (read or datasets.Dataset.from_json)(paths, cache_dir=str(spec.scratch / "rows"))
+    except Exception as error:  # pyarrow's and the reader's, of whatever the files hold
+        raise _bad_rows(name, error, "choose another revision of the data set") from error
+    if not 0 < len(rows) <= MAX_ROWS:
+        error = ValueError(f"they are {len(rows)}, and not 1 to {MAX_ROWS:,}")
+        raise _bad_rows(name, error, "choose another revision of the data set")
+    return rows
 
 
 def _rows(path: Path, name: str) -> datasets.Dataset:
@@ -138,22 +191,22 @@ def _rows(path: Path, name: str) -> datasets.Dataset:
         TypeError,
         RecursionError,
     ) as error:  # pyarrow's errors are of the first two
-        words = " ".join(str(error).split())[:200]
-        raise ScriptError(
-            f"the rows of task {name} cannot be used: {words}",
-            hint="write one JSON object a line, all with the same keys, each of one type",
-            code="E924",
-        ) from error
+        hint = "write one JSON object a line, all with the same keys, each of one type"
+        raise _bad_rows(name, error, hint) from error
 
 
-def _unfit(name: str, error: Exception) -> ScriptError:
-    words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    return ScriptError(
-        f"task {name} does not fit its rows: {words}",
-        hint="look at doc_to_text, doc_to_target and doc_to_choice: each name in them is a key of "
-        "the rows",
-        code="E925",
-    )
+def _bad_rows(name: str, error: Exception, hint: str) -> ScriptError:
+    words = " ".join(str(error).split())[:200]
+    return ScriptError(f"the rows of task {name} cannot be used: {words}", hint=hint, code="E924")
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _unfit(name: str, error: Exception, hint: str) -> ScriptError:
+    message = f"task {name} does not fit its rows: {_words(error)}"
+    return ScriptError(message, hint=hint, code="E925")
 
 
 def _check_lengths(lm: HFLM, task: ConfigurableTask, name: str) -> None:
@@ -162,7 +215,7 @@ def _check_lengths(lm: HFLM, task: ConfigurableTask, name: str) -> None:
         prompt, more = instance.args[:2]
         room = lm.max_length
         if isinstance(more, dict):
-            room -= more["max_gen_toks"]
+            room -= more.get("max_gen_toks", lm.max_gen_toks)
         else:
             room -= len(lm.tok_encode(more)) - 1
         length = len(lm.tok_encode(prompt))
@@ -175,21 +228,23 @@ def _check_lengths(lm: HFLM, task: ConfigurableTask, name: str) -> None:
             )
 
 
-def _scores(
-    sample: Mapping[str, Any], configuration: Mapping[str, Any], task: ConfigurableTask
-) -> dict[str, Any]:
+def _scores(sample: Mapping[str, Any], name: str, task: ConfigurableTask) -> dict[str, Any]:
     """The answer, and every metric; of a named filter with its name. Raises ScriptError E927."""
     label = "" if sample["filter"] == "none" else f",{sample['filter']}"
+    wanted = harness_tasks.metrics(vars(task.config))
     found: dict[str, Any] = {}
-    for metric in sample["metrics"]:
-        value = float(sample[metric])
+    for metric in (each for each in sample["metrics"] if each in wanted):
+        try:
+            value = float(sample[metric])
+        except (TypeError, ValueError) as error:  # of the task's own code
+            raise _unfit(name, error, _HINTS[True]) from error
         if not math.isfinite(value):
-            raise _no_number(configuration["task"], metric)
+            raise _no_number(name, metric)
         found[f"{metric}{label}"] = value
-    if configuration["output_type"] == "multiple_choice":
+    if task.OUTPUT_TYPE == "multiple_choice":
         likelihoods = [float(each[0]) for each in sample["filtered_resps"]]
         if not all(map(math.isfinite, likelihoods)):
-            raise _no_number(configuration["task"], "log-likelihood")
+            raise _no_number(name, "log-likelihood")
         choices = task.doc_to_choice(sample["doc"])
         found["answer"] = str(choices[likelihoods.index(max(likelihoods))])
     else:
@@ -205,18 +260,25 @@ def _no_number(name: str, what: str) -> ScriptError:
     )
 
 
+def _identity(configuration: Mapping[str, Any], task: ConfigurableTask) -> Mapping[str, Any]:
+    """What makes rows of two runs rows of the same task: how many examples it has does not."""
+    if "file" in configuration:
+        return {"task": configuration["task"], "version": str(task.VERSION)}
+    return {key: value for key, value in configuration.items() if key != "num_fewshot"}
+
+
 def _shown(
-    sample: Mapping[str, Any], configuration: Mapping[str, Any], task: ConfigurableTask
+    sample: Mapping[str, Any], identity: Mapping[str, Any], task: ConfigurableTask
 ) -> dict[str, Any]:
     """What a person sees of an example, and what makes two examples the same."""
     target = sample["target"]
-    if "doc_to_choice" in configuration and isinstance(target, int):
+    if task.config.doc_to_choice is not None and isinstance(target, int):
         target = task.doc_to_choice(sample["doc"])[target]
     prompt = sample["arguments"][0][0]
-    identity = {key: value for key, value in configuration.items() if key != "num_fewshot"}
+    row = json.loads(json.dumps(sample["doc"], default=str))  # Parquet has dates and bytes
     return {
-        "id": content_id([identity, sample["doc"], prompt]),
-        "task": configuration["task"],
+        "id": content_id([identity, row, prompt]),
+        "task": identity["task"],
         "prompt": cut(str(prompt)),
         "expected": cut(str(target)),
     }

@@ -138,7 +138,7 @@ class Hub:
         self._ask(ask, repository)
 
     def files(self, repository: Repository) -> dict[str, RemoteFile]:
-        """Every file of a model repository. Raises ScriptError."""
+        """Every file of the repository. Raises ScriptError."""
         siblings = self._info(repository, files=True).siblings or ()
         return {
             each.rfilename: RemoteFile(

@@ -6,14 +6,18 @@ again. The files stay as they are.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from runner.recipe.named_tasks import rows_of
 from runner.stages.contract import Class, Context, Upstream
 from runner.stages.models import hub
 
 if TYPE_CHECKING:
     from runner.recipe.model import HubFile, Recipe
+    from runner.recipe.named_tasks import Rows
 
 NAME = "fetch_tasks"
 VERSION = 1
@@ -26,7 +30,7 @@ DEVICE = False
 
 def wanted(recipe: Recipe) -> bool:
     """Only when rows of a task are on the hub."""
-    return bool(files_of(recipe))
+    return bool(files_of(recipe) or splits_of(recipe))
 
 
 def snapshot(recipe: Recipe) -> dict[str, Any]:
@@ -37,12 +41,15 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
 
 def unresolved(recipe: Recipe) -> str:
     """Why the key cannot be known yet; "" when it can."""
-    return next(filter(None, map(hub.unpinned, files_of(recipe).values())), "")
+    files = map(hub.unpinned, files_of(recipe).values())
+    splits = map(hub.unpinned, splits_of(recipe).values())
+    return next(filter(None, (*files, *splits)), "")
 
 
 def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
-    """Repository, commit and path of every file, under the name it gets."""
-    return {name: hub.pin(file) for name, file in files_of(recipe).items()}
+    """Repository, commit and path, or configuration and split, under the name it gets."""
+    files = {name: hub.pin(file) for name, file in files_of(recipe).items()}
+    return {**files, **{name: asdict(rows) for name, rows in splits_of(recipe).items()}}
 
 
 def resumable(scratch: Path) -> bool:
@@ -55,7 +62,10 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     if recipe.given is not None and recipe.given.holds(NAME):
         recipe.given.unpack(NAME, folder)
         return
-    hub.download_files(files_of(recipe), folder, context)
+    if files := files_of(recipe):
+        hub.download_files(files, folder, context)
+    if splits := splits_of(recipe):
+        hub.download_rows(splits, folder, context)
 
 
 def output_name(key: str, number: int, file: HubFile) -> str:
@@ -66,3 +76,13 @@ def output_name(key: str, number: int, file: HubFile) -> str:
 def files_of(recipe: Recipe) -> dict[str, HubFile]:
     """The files of the hub under the names they get, in the recipe's order."""
     return {output_name(key, number, file): file for _, number, key, file in recipe.task_files()}
+
+
+def splits_of(recipe: Recipe) -> dict[str, Rows]:
+    """The splits that named tasks read, each once, under the beginning of their files' names."""
+    return {f"tasks/rows-{number}": rows for number, rows in enumerate(rows_of(recipe))}
+
+
+def files_below(outputs: Iterable[str], name: str) -> list[str]:
+    """The output files of a split, in order."""
+    return sorted(path for path in outputs if path.startswith(f"{name}-"))

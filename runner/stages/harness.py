@@ -5,18 +5,21 @@ A task file is data (recipe/task_files.py); what it says goes into the key with 
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StageFailed
 from runner.recipe.model import quantization_spec
+from runner.recipe.named_tasks import members
 from runner.recipe.task_files import read_task
 from runner.stages import fetch_tasks
-from runner.stages.contract import Class, Context, Upstream
+from runner.stages.contract import Class, Context, Outputs, Upstream
 from runner.stages.rows import plain
 
 if TYPE_CHECKING:
     from runner.recipe.model import Harness, Recipe
+    from runner.recipe.named_tasks import Member
 
 NAME = "harness"
 VERSION = 1
@@ -75,9 +78,11 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     """Write results of every example into `folder`. Raises StageFailed."""
     trained = _TRAINED[recipe.train.adapter.type]
     rows = {name: plain.Given(path, path.name) for name, path in _rows(recipe).items()}
+    numbers = _file_numbers(recipe)
     for _, number, key, file in recipe.task_files():
         path = inputs[fetch_tasks.NAME].path(fetch_tasks.output_name(key, number, file))
-        rows[f"{key}-{number}"] = plain.Given(path, file.name)
+        rows[f"{key}-{numbers[number]}"] = plain.Given(path, file.name)
+    fetched = inputs.get(fetch_tasks.NAME)
     context.run_script(
         "harness",
         {**_settings(recipe), "tasks": _configurations(recipe)},
@@ -86,6 +91,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
             "trained": inputs["train"].folder / trained,
             "template": inputs["prepare"].path("chat_template.jinja"),
             **plain.plain(rows, context),
+            **({} if fetched is None else _split_files(recipe, fetched)),
         },
         folder=folder,
     )
@@ -98,23 +104,54 @@ def _harness(recipe: Recipe) -> Harness:
 
 
 def _configurations(recipe: Recipe) -> list[dict[str, Any]]:
-    """Of every task, in order. Raises StageFailed for a file that was changed since."""
-    found = []
+    """Of every task file, in order, then of every task that has a name, as far as the environment
+    does not say it. Raises StageFailed for a file that was changed since."""
+    named = [_named(recipe, each) for each in members(recipe)]
+    return [*_files(recipe), *named]
+
+
+def _files(recipe: Recipe) -> Iterator[dict[str, Any]]:
     for task in _harness(recipe).tasks:
+        if task.path is None:
+            continue
         configuration, problems = read_task(recipe.resolve(task.path))
         if problems:
             code, words, hint = problems[0]
             raise StageFailed(f"{task.path}:{words}", hint=hint, code=code)
-        found.append(configuration)
-    return found
+        yield configuration
+
+
+def _named(recipe: Recipe, member: Member) -> dict[str, Any]:
+    """The task's file in the harness, and the inputs that its splits are."""
+    places = {rows: name for name, rows in fetch_tasks.splits_of(recipe).items()}
+    splits = {split: PurePosixPath(places[rows]).name for split, rows in member.rows.items()}
+    return {"task": member.known.name, "file": member.known.file, "splits": splits}
+
+
+def _split_files(recipe: Recipe, fetched: Outputs) -> dict[str, Path]:
+    """`rows-0-00000.parquet`, ... -> the file."""
+    return {
+        PurePosixPath(path).name: fetched.path(path)
+        for name in fetch_tasks.splits_of(recipe)
+        for path in fetch_tasks.files_below(fetched.files, name)
+    }
+
+
+def _file_numbers(recipe: Recipe) -> dict[int, int]:
+    """Number of an item -> its number among the tasks that are files."""
+    tasks = _harness(recipe).tasks
+    files = [number for number, task in enumerate(tasks) if task.path is not None]
+    return {item: number for number, item in enumerate(files)}
 
 
 def _rows(recipe: Recipe) -> dict[str, Path]:
     """`data-0`, `fewshot-0`, ... -> the file of the project."""
     found = {}
-    for number, task in enumerate(_harness(recipe).tasks):
+    for item, number in _file_numbers(recipe).items():
+        task = _harness(recipe).tasks[item]
         if task.hub is not None:
             continue
+        assert task.data is not None, "the checks say so"
         found[f"data-{number}"] = recipe.resolve(task.data)
         if task.fewshot is not None:
             found[f"fewshot-{number}"] = recipe.resolve(task.fewshot)

@@ -772,11 +772,68 @@ def test_rows_of_a_task_are_fetched_at_their_commit_and_nothing_else_again(
     assert project.run() == {}, "up to date"
 
 
-WRITE_PARQUET = """
-import sys, pyarrow, pyarrow.parquet
-table = pyarrow.table({"a": ["How many?", "Why?", "Who?"], "b": ["x", "y", "z"], "n": [1, 2, 3]})
-pyarrow.parquet.write_table(table, sys.argv[1])
+ARC_CARD = b"""---
+configs:
+- {config_name: ARC-Challenge, data_files: [{split: test, path: hard/test*}]}
+- config_name: ARC-Easy
+  data_files: [{split: test, path: easy/test*}, {split: train, path: easy/train*}]
+---
 """
+
+
+def test_tasks_by_name_have_the_rows_of_their_data_set(
+    project: Project, hub: HubServer, tiny: Path
+) -> None:
+    """A tag of two tasks at a branch, then one pinned, with examples; and nothing is trained."""
+    rows = {"README.md": ARC_CARD, "hard/test-0.jsonl": b"h", "easy/train-0.jsonl": b"t"}
+    rows |= {"easy/test-1.jsonl": b"2", "easy/test-0.jsonl": b"1"}
+    commit = hub.commit("allenai/ai2_arc", rows, kind="dataset")
+    harness: dict[str, Any] = {"tasks": [{"name": "ai2_arc"}]}
+    evaluate = {"samples": 1, "harness": harness}
+    model = {"path": str(tiny), "dtype": "float32"}
+    project.write(model=model, evaluate=evaluate)
+    assert project.plan()["fetch_tasks"][0] == "pending", "a branch"
+    assert project.run() == {"fetch": "run", "fetch_tasks": "run", "prepare": "run"}
+    resolved = project.record()["resolved"]["evaluate"]["harness"]["tasks"]
+    assert (resolved[0]["name"], resolved[0]["revision"]) == ("ai2_arc", commit)
+    found = {path.name: path.read_bytes() for path in project.stored("fetch_tasks", "tasks/*")}
+    easy = {"rows-1-00000.jsonl": b"1", "rows-1-00001.jsonl": b"2"}
+    assert found == {"rows-0-00000.jsonl": b"h", **easy}
+    assert not hub.asked("train-0"), "without examples nobody reads their rows"
+    locked = project.recipe("lock", "x.yaml")
+    assert locked.returncode == 0, locked.stderr
+    assert f"revision: {commit}" in (project.folder / "x.lock.yaml").read_text()
+    harness |= {"tasks": [{"name": "arc_easy", "revision": commit}], "num_fewshot": 1}
+    project.write(model=model, evaluate=evaluate)
+    assert project.run() == {"fetch": "reuse", "fetch_tasks": "run", "prepare": "reuse"}
+    assert project.stage("fetch_tasks")["measures"]["rows"] == {
+        "allenai/ai2_arc (ARC-Easy, test)": commit,
+        "allenai/ai2_arc (ARC-Easy, train)": commit,
+    }
+    hub.stop()
+    assert project.run() == {}, "up to date"
+
+
+def test_a_data_set_that_is_a_script_is_never_run(
+    project: Project, hub: HubServer, tiny: Path
+) -> None:
+    commit = hub.commit("openai/gsm8k", {"gsm8k.py": b"exit(1)"}, kind="dataset")
+    tasks = [{"name": "gsm8k", "revision": commit}]
+    evaluate = {"samples": 1, "harness": {"tasks": tasks}}
+    project.write(model={"path": str(tiny), "dtype": "float32"}, evaluate=evaluate)
+    done = project.recipe("run", "x.yaml", "--until", "prepare")
+    assert done.returncode == 1
+    assert "[E317]" in done.stderr
+    assert not hub.asked("resolve"), "not even fetched"
+
+
+WRITE_PARQUET = """
+import json, sys, pyarrow, pyarrow.parquet
+pyarrow.parquet.write_table(pyarrow.table(json.loads(sys.argv[2])), sys.argv[1])
+"""
+WORDS = {"a": ["How many?", "Why?", "Who?"], "b": ["x", "y", "z"], "n": [1, 2, 3]}
+YES_OR_NO = {"question": ["is it"] * 4, "passage": list("pqrs"), "idx": [0, 1, 2, 3]}
+YES_OR_NO["label"] = [0, 1, 0, 1]
 
 
 def test_prompts_a_scorer_and_tasks_of_the_hub_make_a_whole_run(
@@ -789,15 +846,22 @@ def test_prompts_a_scorer_and_tasks_of_the_hub_make_a_whole_run(
     """ppo on prompts alone, scored by a model of the hub, and asked Parquet that lies there."""
     weights = load_file(tiny / "model.safetensors") | {"score.weight": np.ones((1, 64), np.float32)}
     scorer = hub.commit("acme/scorer", files_of(tiny) | {"model.safetensors": save(weights)})
-    parquet = tmp_path / "test.parquet"
-    argv = [str(environment_python("parquet")), "-c", WRITE_PARQUET, str(parquet)]
-    subprocess.run(argv, check=True)
-    asked = hub.commit("acme/asked", {"test.parquet": parquet.read_bytes()}, kind="dataset")
+
+    def parquet(columns: Any) -> bytes:
+        python, file = environment_python("parquet"), tmp_path / "made.parquet"
+        argv = [str(python), "-c", WRITE_PARQUET, str(file), json.dumps(columns)]
+        subprocess.run(argv, check=True)
+        return file.read_bytes()
+
+    asked = hub.commit("acme/asked", {"test.parquet": parquet(WORDS)}, kind="dataset")
+    own = {"boolq/validation-0.parquet": parquet(YES_OR_NO)}
+    boolq = hub.commit("aps/super_glue", own, kind="dataset")
     task = "task: t\noutput_type: generate_until\ndoc_to_text: a\ndoc_to_target: b\n"
     (project.folder / "t.yaml").write_text(task + "generation_kwargs: {max_gen_toks: 4}\n")
     prompts = [json.dumps({"prompt": f"Q{number}?"}) + "\n" for number in range(24)]
     (project.folder / "prompts.jsonl").write_text("".join(prompts))
-    tasks = [{"path": "t.yaml", "hub": "acme/asked", "revision": asked, "data": "test.parquet"}]
+    tasks = [{"name": "boolq", "revision": boolq}]
+    tasks += [{"path": "t.yaml", "hub": "acme/asked", "revision": asked, "data": "test.parquet"}]
     project.write(
         model={"path": str(tiny), "dtype": "float32"},
         reward={"hub": "acme/scorer", "revision": scorer},
@@ -818,12 +882,16 @@ def test_prompts_a_scorer_and_tasks_of_the_hub_make_a_whole_run(
     done = project.recipe("run", "x.yaml")
     assert done.returncode == 0, done.stderr
     assert project.stage("evaluate")["measures"]["reward_prompts"] == 7
-    assert project.stage("harness")["measures"]["tasks"]["t/exact_match"]["count"] == 3
+    measured = project.stage("harness")["measures"]["tasks"]
+    counts = {name: each["count"] for name, each in measured.items()}
+    assert counts == {"boolq/acc": 4, "t/exact_match": 3}
     hub.stop()
     verified = project.recipe("verify", "runs/x/latest")
     assert verified.returncode == 0, verified.stderr
     attested = project.recipe("attest", "runs/x/latest")
     assert attested.returncode == 0, attested.stderr
-    for name, commit in (("acme/scorer", scorer), ("acme/asked/test.parquet", asked)):
+    of_boolq = "aps/super_glue (boolq, validation) 0"
+    made = {"acme/scorer": scorer, "acme/asked/test.parquet": asked, of_boolq: boolq}
+    for name, commit in made.items():
         assert f'"name": "{name}"' in attested.stdout
         assert commit in attested.stdout

@@ -85,6 +85,9 @@ HUB_TASK = {
     "fewshot": "train.jsonl",
 }
 HUB_TASKS: dict[str, Any] = {"evaluate__harness": {"tasks": [HUB_TASK]}}
+NAMED: dict[str, Any] = {
+    "evaluate__harness": {"tasks": [{"name": "arc_easy", "revision": REVISION}]}
+}
 
 Case = tuple[str, Any, str, dict[str, Any]]
 
@@ -387,6 +390,9 @@ CASES = [
     case(f"{HARNESS}/tasks/0/revision", OTHER_REVISION, "fetch_tasks", **HUB_TASKS),
     case(f"{HARNESS}/tasks/0/data", "other.jsonl", "fetch_tasks", **HUB_TASKS),
     case(f"{HARNESS}/tasks/0/fewshot", "other.jsonl", "fetch_tasks", **HUB_TASKS),
+    case(f"{HARNESS}/tasks/0/name", "arc_challenge", "fetch_tasks harness", **NAMED),
+    case(f"{HARNESS}/tasks/0/revision", OTHER_REVISION, "fetch_tasks", **NAMED),
+    case(f"{HARNESS}/num_fewshot", 2, "fetch_tasks harness", **NAMED),
     case(f"{HARNESS}/limit", 3, "harness", **TASKS),
     case(f"{HARNESS}/num_fewshot", 1, "harness", **TASKS),
     case(f"{HARNESS}/apply_chat_template", True, "harness", **TASKS),

@@ -256,7 +256,9 @@ def test_the_environment_of_task_metrics_is_pinned_where_they_are_wanted() -> No
 def test_the_environment_of_tasks_is_pinned_where_there_are_any() -> None:
     recipe = load_recipe(VALID[0])
     without = replace(recipe, evaluate=None)
-    harness = Harness((HarnessTask("t.yaml", "t.jsonl", None, None, None),), None, None, False)
+    harness = Harness(
+        (HarnessTask("t.yaml", "t.jsonl", None, None, None, None),), None, None, False
+    )
     asked = Evaluate(True, 8, 64, None, metrics=False, forgetting=False, harness=harness)
     measured = replace(recipe, evaluate=asked)
     assert "harness" not in environment_pins(replace(recipe, evaluate=replace(asked, harness=None)))

@@ -25,6 +25,8 @@ def check_tasks(recipe: Recipe) -> Iterator[Finding]:
         return
     seen: dict[str, int] = {}
     for number, task in enumerate(harness.tasks):
+        if task.path is None:
+            continue
         pointer = f"/evaluate/harness/tasks/{number}"
         configuration, problems = read_task(recipe.resolve(task.path))
         for code, words, hint in islice(problems, MAX_SHOWN):

@@ -15,6 +15,7 @@ from runner.backends import REGISTRY, USUAL, load_backend
 from runner.recipe.checks.registry import check
 from runner.recipe.finding import Finding, listed
 from runner.recipe.model import Recipe, is_commit
+from runner.recipe.named_tasks import repository
 from runner.recipe.source import escape_token
 from runner.recipe.suggest import nearest
 from runner.report.printable import holds_token, quoted
@@ -338,19 +339,20 @@ def rows_of_tasks_are_pinned(recipe: Recipe) -> Iterator[Finding]:
     harness = recipe.evaluate.harness if recipe.evaluate else None
     for number, task in enumerate(harness.tasks if harness else ()):
         pointer = f"/evaluate/harness/tasks/{number}"
-        if task.hub is not None:
-            yield from _unpinned(pointer, task.hub, task.revision)
-        elif task.revision is not None:
+        if (hub := repository(task)) is not None:
+            yield from _unpinned(pointer, hub, task.revision, "hub" if task.hub else "name")
+        elif task.revision is not None and task.name is None:
             message = "revision is of a repository, and the rows are files of the project"
             yield Finding("E281", f"{pointer}/revision", message, "add hub, or remove it")
 
 
-def _unpinned(pointer: str, hub: str, revision: str | None) -> Iterator[Finding]:
+def _unpinned(pointer: str, hub: str, revision: str | None, key: str = "hub") -> Iterator[Finding]:
+    """`key`: where the repository is named, below `pointer`."""
     if not is_commit(revision):
         what = f"its {revision}" if revision else "its main branch"
         message = f"{hub} is not pinned: every run asks the hub for {what} and takes what is there"
         hint = "pin it: revision with the 40 hex digits of a commit; run.json names the one taken"
-        where = f"{pointer}/revision" if revision else f"{pointer}/hub"
+        where = f"{pointer}/revision" if revision else f"{pointer}/{key}"
         yield Finding("W206", where, message, hint)
 
 

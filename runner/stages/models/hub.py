@@ -6,6 +6,7 @@ that names it (execution/revisions.py); `recipe plan` asks nobody, and calls the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,11 @@ from runner.recipe.model import is_commit
 
 if TYPE_CHECKING:
     from runner.recipe.model import DataFile, HubFile, MeasuredFile, Model, RewardModel
+    from runner.recipe.named_tasks import Rows
     from runner.stages.contract import Context
 
 
-def unpinned(part: Model | DataFile | MeasuredFile | HubFile | RewardModel) -> str:
+def unpinned(part: Model | DataFile | MeasuredFile | HubFile | RewardModel | Rows) -> str:
     """Why the commit of `part` is not known yet; "" when it is, or is none of the hub's."""
     if part.hub is None or is_commit(part.revision):
         return ""
@@ -72,6 +74,35 @@ def download_files(
         (downloaded / name / str(inside(file.file))).rename(folder / name)
     commits = {file.name: file.revision for file in files.values()}
     context.measure("commits", commits)
+
+
+def download_rows(rows: Mapping[str, Rows], folder: Path, context: Context) -> None:
+    """Put the files of every split into `folder`: under its name, a path in it, with their number.
+
+    `tasks/rows-0` -> tasks/rows-0-00000.parquet, in the order of the files' names on the hub.
+    """
+    from runner.system.hub import network_env
+    from runner.system.offline import require_network
+
+    require_network(", ".join(f"{each.name} of the hub" for each in rows.values()))
+    wanted = [
+        {
+            "id": each.hub,
+            "revision": each.revision,
+            "config": each.config,
+            "split": each.split,
+            "place": name,
+        }
+        for name, each in rows.items()
+    ]
+    context.run_script("hub_rows", {"rows": wanted}, folder=context.scratch, outside=network_env())
+    found = json.loads((context.scratch / "rows.json").read_bytes())
+    for name in rows:
+        (folder / name).parent.mkdir(exist_ok=True)
+        for number, path in enumerate(found[name]):
+            target = f"{name}-{number:05}{PurePosixPath(path).suffix}"
+            (context.scratch / "hub" / name / path).rename(folder / target)
+    context.measure("rows", {each.name: each.revision for each in rows.values()})
 
 
 def has_downloads(scratch: Path) -> bool:
