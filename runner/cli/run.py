@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runner.plan.plan import Action, Step, make_plan
 
 if TYPE_CHECKING:
-    from runner.errors import NotReproduced
+    from runner.errors import NotReproduced, RecipeToolError
     from runner.execution.chain import BaseResult
     from runner.execution.execute import Execution, StageResult
     from runner.execution.machines.contract import Machines
@@ -111,6 +111,7 @@ def main(args: argparse.Namespace) -> int:
     from runner.bundle.archive import is_bundle
     from runner.execution.device import require_device
     from runner.plan.chain import plan_chain
+    from runner.runs.again import words_of
     from runner.runs.background import Parent, split
     from runner.stages import stages_of
     from runner.store import known_digests
@@ -145,7 +146,7 @@ def main(args: argparse.Namespace) -> int:
         for link in links:
             _warn_of_lacks(link.recipe, link.steps)
             require_rendezvous(args, link.recipe, link.steps)
-        background = split(_named(args)) if args.detach else None
+        background = split(words_of(args)) if args.detach else None
         if isinstance(background, Parent):
             return _say_in_background(args, background.wait())
         announce = background.announce if background else nothing
@@ -160,7 +161,6 @@ def main(args: argparse.Namespace) -> int:
 
 def loaded(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any] | None]:
     """The recipe in a file, and the lock that it goes by, if any."""
-    from runner.execution.revisions import pin_revisions
     from runner.lock.locking import lock_of_run
     from runner.recipe.load import UNPINNED, load_recipe
     from runner.recipe.shrink import shrink_recipe
@@ -168,7 +168,7 @@ def loaded(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any] | None]:
 
     errors = UNPINNED if args.locked else ()
     recipe = load_recipe(args.recipe, warn=print_beside, overrides=args.set, errors=errors)
-    recipe = pin_revisions(recipe, runs_of(recipe), _say)
+    recipe = _pinned(args, recipe)
     lock = None  # which pins the recipe as it is written: it says nothing of a twin or a change
     _refuse_with_locked(args)
     if args.shrink:
@@ -176,6 +176,34 @@ def loaded(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any] | None]:
     elif not args.set:
         lock = lock_of_run(recipe, required=args.locked, warn=_warn)
     return recipe, lock
+
+
+def _pinned(args: argparse.Namespace, recipe: Recipe) -> Recipe:
+    """`recipe` with commits of the hub, which is not asked for a training that cannot be here.
+
+    What a run has trained before may be stored: then it is asked, and the plan decides.
+    """
+    from runner.errors import RecipeToolError
+    from runner.execution.before_hub import may_be_stored
+    from runner.execution.revisions import asks_hub, pin_revisions
+
+    refused = _refusal(args, recipe) if asks_hub(recipe) else None
+    if refused and not may_be_stored(runs_of(recipe)):
+        raise refused
+    try:
+        return pin_revisions(recipe, runs_of(recipe), _say)
+    except RecipeToolError as error:
+        raise refused or error from None
+
+
+def _refusal(args: argparse.Namespace, recipe: Recipe) -> RecipeToolError | None:
+    from runner.execution.before_hub import refusal
+    from runner.stages import stages_of
+
+    if getattr(args, "command", "run") != "run" or args.get:
+        return None
+    names = [stage.NAME for stage in stages_of(recipe, args.until)]
+    return refusal(recipe, names, args.rendezvous)
 
 
 def _unpacked(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any]]:
@@ -203,14 +231,13 @@ def _unpacked(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any]]:
 
 
 def _get_command(args: argparse.Namespace) -> str:
-    return f"recipe run {_named(args)} --get"
+    return f"{_this_far(args)} --get"
 
 
-def _named(args: argparse.Namespace) -> str:
-    """The recipe and what is set on it, to be typed again."""
-    import shlex
+def _this_far(args: argparse.Namespace) -> str:
+    from runner.runs.again import named
 
-    return " ".join([str(args.recipe), *(f"--set {shlex.quote(each)}" for each in args.set)])
+    return f"recipe run {named(args)}" + (f" --until {args.until}" if args.until else "")
 
 
 def _get(args: argparse.Namespace, recipe: Recipe, stages: list[Stage]) -> int:
@@ -219,7 +246,7 @@ def _get(args: argparse.Namespace, recipe: Recipe, stages: list[Stage]) -> int:
     from runner.system.folders import cache_folder
 
     get_all(recipe, stages, cache_folder(), _say)
-    print(f"everything is here: recipe run {_named(args)} --offline")
+    print(f"everything is here: {_this_far(args)} --offline")
     return 0
 
 
@@ -312,11 +339,12 @@ def _machines(args: argparse.Namespace, recipe: Recipe, progress: Progress) -> M
     """The others of a training by several machines, which this one waits for."""
     from runner.execution.machines.contract import NoMachines
     from runner.execution.machines.meeting import First
+    from runner.runs.again import named
 
     if recipe.train.nodes == 1 or args.rendezvous is None:
         return NoMachines()
     host, port = args.rendezvous
-    command = f"recipe join {_named(args)} {host}:{port}"
+    command = f"recipe join {named(args)} {host}:{port}"
     return First(args.rendezvous, recipe.train.nodes, command, progress.say, progress.poll)
 
 
@@ -467,6 +495,7 @@ def execute(
     from runner.lock.locking import outputs_checker
     from runner.recipe.shrink import NOTICE
     from runner.report.progress import Progress
+    from runner.runs.again import words_of
     from runner.system.folders import cache_folder
 
     run = RunFolder(runs_of(recipe))
@@ -483,12 +512,13 @@ def execute(
             wait=not args.no_wait,
             on_poll=progress.poll,
             say=progress.say,
-            machines=machines(args, recipe, progress),
+            open_machines=lambda: machines(args, recipe, progress),
             afterwards=afterwards,
             before_device=nothing if args.no_preflight else preflight(recipe, progress.say),
             check_outputs=outputs_checker(lock),
             until=until,
             base=base,
+            command=words_of(args),
         )
         if recipe.shrink is not None:
             progress.say(NOTICE)

@@ -54,11 +54,13 @@ def as_data(run: KnownRun) -> dict[str, Any]:
 
 def _next(run: KnownRun) -> str:
     """What to type."""
+    from runner.runs.again import command_of
+
     if run.alive:
         return f"recipe logs -f {run.folder}"
     if run.state == "done":
         return f"recipe verify {run.folder}"
-    return f"recipe run {run.record.get('recipe_file', 'x.yaml')}"
+    return command_of(run.record)
 
 
 def as_text(data: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,13 +70,15 @@ class Execution:
     afterwards: Callable[[Execution, Mapping[str, Outputs]], None] = lambda execution, known: None
     given: Mapping[str, Outputs] = field(default_factory=dict)  # of stages that are not to run
     ollama_models: Path | None = None  # deploy to a server of our own with this models folder
-    machines: Machines = field(default_factory=NoMachines)  # that train together with this one
+    open_machines: Callable[[], Machines] = NoMachines  # that train together with this one
+    command: Sequence[str] = ()  # that goes on with this run; () where none was typed
     base: BaseResult | None = None  # what another recipe gave, where this one starts from it
     manifest_sha256: str | None = None
     results: list[StageResult] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.events = EventLog(self.run.events)
+        self.machines: Machines = NoMachines()
 
     def execute(self) -> list[StageResult]:
         """Run every stage. When it ends early, run.json says how, and the error is raised."""
@@ -97,6 +99,7 @@ class Execution:
         # Before anything else, so that `recipe gc` knows the folder from its first file on.
         self._register()
         self._write_record("running")
+        self.machines = self.open_machines()  # may be refused: then run.json says so
         known: dict[str, Outputs] = dict(self.given)
         outside = {} if self.base is None else self.base.given()
         for stage in self.stages:

@@ -101,6 +101,11 @@ def _commits_in(recipe: Recipe, locked: Mapping[str, Any]) -> dict[Asked, str]:
     return {**inner, **commits}
 
 
+def asks_hub(recipe: Recipe) -> bool:
+    """Does `pin_revisions` ask for anything?"""
+    return bool(_unpinned(recipe))
+
+
 def _unpinned(recipe: Recipe) -> list[Asked]:
     """What must be asked for, each once."""
     from runner.recipe.model import is_commit

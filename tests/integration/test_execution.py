@@ -16,12 +16,15 @@ from typing import Any
 
 import pytest
 
-from runner.errors import Busy, Interrupted, StageFailed
+from runner.errors import Busy, Interrupted, MachineCannot, StageFailed
 from runner.execution.execute import Execution
+from runner.execution.machines.meeting import First
 from runner.execution.run_folder import RunFolder, latest_run
 from runner.plan.keys import Surroundings
 from runner.report.proof import as_lines
 from runner.report.summary import render_summary, summary
+from runner.runs.again import command_of
+from runner.runs.known import read
 from runner.stages.contract import Class
 from runner.store.collect import collect
 from runner.store.store import Store
@@ -139,6 +142,19 @@ def test_a_failed_stage_leaves_no_manifest_and_says_so(tmp_path: Path) -> None:
     assert not (run.run.path / "manifest.json").exists()
     assert latest_run(run.run.path.parent) is None
     assert not (tmp_path / "store" / "second").exists()
+
+
+def test_machines_that_cannot_meet_are_in_the_record(tmp_path: Path) -> None:
+    def nowhere() -> Any:
+        return First(("192.0.2.7", 29400), 2, "", print, lambda: None)
+
+    run = execution(tmp_path, [FIRST], first=1)
+    run.open_machines, run.command = nowhere, ("recipe", "run", "x y.yaml")
+    with pytest.raises(MachineCannot):
+        run.execute()
+    found = read(run.run.path)
+    assert (found.state, found.record["error"]["code"]) == ("failed", "E379")
+    assert command_of(found.record) == "recipe run 'x y.yaml'"
 
 
 def test_a_program_that_fails_is_a_failed_stage_with_its_last_words(tmp_path: Path) -> None:
