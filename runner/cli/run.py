@@ -161,6 +161,7 @@ def main(args: argparse.Namespace) -> int:
 
 def loaded(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any] | None]:
     """The recipe in a file, and the lock that it goes by, if any."""
+    from runner.execution.published_twin import recorded
     from runner.lock.locking import lock_of_run
     from runner.recipe.load import UNPINNED, load_recipe
     from runner.recipe.shrink import shrink_recipe
@@ -168,11 +169,12 @@ def loaded(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any] | None]:
 
     errors = UNPINNED if args.locked else ()
     recipe = load_recipe(args.recipe, warn=print_beside, overrides=args.set, errors=errors)
+    given = recipe
     recipe = _pinned(args, recipe)
     lock = None  # which pins the recipe as it is written: it says nothing of a twin or a change
     _refuse_with_locked(args)
     if args.shrink:
-        recipe = shrink_recipe(recipe)
+        recipe = recorded(shrink_recipe(recipe), given)
     elif not args.set:
         lock = lock_of_run(recipe, required=args.locked, warn=_warn)
     return recipe, lock
@@ -185,15 +187,40 @@ def _pinned(args: argparse.Namespace, recipe: Recipe) -> Recipe:
     """
     from runner.errors import RecipeToolError
     from runner.execution.before_hub import may_be_stored
+    from runner.execution.published_twin import NO_ACCESS, is_closed
     from runner.execution.revisions import asks_hub, pin_revisions
+    from runner.recipe.base_recipe import innermost
 
     refused = _refusal(args, recipe) if asks_hub(recipe) else None
     if refused and not may_be_stored(runs_of(recipe)):
         raise refused
+    if args.shrink and is_closed(innermost(recipe).model):
+        recipe = _published(recipe, "it is given to those with a licence, and there is no token")
     try:
         return pin_revisions(recipe, runs_of(recipe), _say)
     except RecipeToolError as error:
-        raise refused or error from None
+        if refused:
+            raise refused from None
+        if not args.shrink or error.code not in NO_ACCESS:
+            raise
+        published = _published(recipe, error.message.split("\n")[0])
+        if published is recipe:
+            raise
+        return pin_revisions(published, runs_of(recipe), _say)
+
+
+def _published(recipe: Recipe, why: str) -> Recipe:
+    """`recipe` with published configs in place of models of the hub, where they are known."""
+    from runner.execution.published_twin import without_hub
+    from runner.recipe.base_recipe import innermost
+
+    published = without_hub(recipe)
+    if published is not recipe:
+        _say(
+            f"{innermost(recipe).model.hub}: {why}; the twin is made of its published sizes, with "
+            "a tokenizer of its own"
+        )
+    return published
 
 
 def _refusal(args: argparse.Namespace, recipe: Recipe) -> RecipeToolError | None:
@@ -491,6 +518,7 @@ def execute(
     from runner.errors import StageFailed
     from runner.execution.execute import Execution
     from runner.execution.out_of_memory import explain
+    from runner.execution.published_twin import suggest
     from runner.execution.run_folder import RunFolder
     from runner.lock.locking import outputs_checker
     from runner.recipe.shrink import NOTICE
@@ -526,6 +554,7 @@ def execute(
             execution.execute()
         except StageFailed as error:
             explain(error, recipe, run.events)
+            suggest(error, recipe)
             raise
     return execution
 

@@ -23,8 +23,16 @@ FOLDER = Path(__file__).parent / "data" / "published"
 def published_facts(recipe: Recipe) -> Facts | None:
     """The published sizes of the recipe's model; None when they are not known here."""
     repository = innermost(recipe).model.hub
-    repositories: dict[str, str] = json.loads((FOLDER / "repositories.json").read_bytes())
-    if repository is None or repository not in repositories:
+    if (path := published_config(repository)) is None:
         return None
-    config = json.loads((FOLDER / f"{repositories[repository]}.json").read_bytes())
-    return Facts(config, f"published sizes of {repository}; `recipe lock` reads its own")
+    return Facts(
+        json.loads(path.read_bytes()),
+        f"published sizes of {repository}; `recipe lock` reads its own",
+    )
+
+
+def published_config(repository: str | None) -> Path | None:
+    """The file with the config of a repository of the hub; None when it is not known here."""
+    repositories: dict[str, str] = json.loads((FOLDER / "repositories.json").read_bytes())
+    name = repositories.get(repository or "")
+    return None if name is None else FOLDER / f"{name}.json"

@@ -1,4 +1,4 @@
-"""The command that goes on with a run, as `stop`, `status`, `run` and the first machine print it."""
+"""The command that goes on with a run, as `stop`, `status` and the first machine print it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_what_is_typed_again_decides_the_same_run() -> None:
 
 
 def test_a_machine_that_joined_joins_again() -> None:
-    words = "recipe join x.yaml --set train.nodes=2 --shrink 10.0.0.1:29400 --locked".split()
+    words = shlex.split("recipe join x.yaml --set train.nodes=2 --shrink 10.0.0.1:29400 --locked")
     args = parse(words[1:])
     assert words_of(args) == words
     assert parse(words_of(args)[1:]) == args
