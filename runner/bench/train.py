@@ -204,4 +204,4 @@ def _with_its_log(error: StageFailed) -> StageFailed:
 
 
 def _say(holder: Any) -> None:
-    print(f"waiting for {holder}", file=sys.stderr)
+    print(f"waiting for the device, held by {holder}", file=sys.stderr)

@@ -127,7 +127,8 @@ class Execution:
         upstream = upstream_of(stage, known)
         material = key_material(stage, self.recipe, upstream, self.surroundings)
         key = key_of(material)
-        with self.store.lock(stage.NAME, key, wait=self.wait, on_wait=self._say_waiting) as lock:
+        on_wait = self._waiting_for("the same work", stage)
+        with self.store.lock(stage.NAME, key, wait=self.wait, on_wait=on_wait) as lock:
             found = self.store.reuse(stage.NAME, key)
             if found is not None and not probe_effect(stage, self.recipe, found):
                 self._event(stage, "reuse", key)
@@ -152,8 +153,9 @@ class Execution:
         upstream = upstream_of(stage, known)
         material = key_material(stage, self.recipe, upstream, self.surroundings)
         key = key_of(material)
+        on_wait = self._waiting_for("the same work", stage)
         with (
-            self.store.lock(stage.NAME, key, wait=self.wait, on_wait=self._say_waiting) as lock,
+            self.store.lock(stage.NAME, key, wait=self.wait, on_wait=on_wait) as lock,
             self._device(stage) as device_fds,
         ):
             self.before_device(stage)
@@ -196,7 +198,7 @@ class Execution:
         except BaseException as error:
             self._discard(stage, staging)
             with contextlib.suppress(OSError):  # or it would hide what went wrong
-                self._event(stage, "failed", key)
+                self._event(stage, _state_of(error), key)
             if isinstance(error, RecipeToolError) and not getattr(error, "stage", "x"):
                 error.stage = stage.NAME  # type: ignore[attr-defined]
             raise
@@ -258,11 +260,20 @@ class Execution:
             return
         name = str(self.surroundings.platform["device"])
         path = self.cache / "locks" / f"device-{name}.lock"
-        with Lock(path, f"the {name}", wait=self.wait, on_wait=self._say_waiting) as lock:
+        on_wait = self._waiting_for("the device", stage)
+        with Lock(path, f"the {name}", wait=self.wait, on_wait=on_wait) as lock:
             yield (lock.fd,)
 
-    def _say_waiting(self, holder: Holder) -> None:
-        self.say(f"waiting for {holder}")
+    def _waiting_for(self, what: str, stage: Stage) -> Callable[[Holder], None]:
+        """Says who has `what`: at the terminal, and in the events for whoever asks meanwhile."""
+
+        def say(holder: Holder) -> None:
+            self.say(f"waiting for {what}, held by {holder}")
+            self.events.append(
+                {"stage": stage.NAME, "event": "waiting", "for": what, "holder": str(holder)}
+            )
+
+        return say
 
     def _event(self, stage: Stage, state: str, key: str, **fields: Any) -> None:
         self.events.append(

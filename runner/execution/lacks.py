@@ -192,7 +192,9 @@ def _unbuilt(recipe: Recipe, stages: list[Stage], cache: Path) -> Iterator[Lack]
 def gb(size: float) -> str:
     """Bytes in words.
 
-    >>> gb(51_400_000_000), gb(3_200_000)
-    ('51.4 GB', '3 MB')
+    >>> gb(51_400_000_000), gb(3_200_000), gb(790_906_200_000_000)
+    ('51.4 GB', '3 MB', '790.9 TB')
     """
+    if size >= 1e13:  # below it a disk is thought of in gigabytes, as plans and machines are
+        return f"{size / 1e12:.1f} TB"
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"

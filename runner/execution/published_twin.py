@@ -40,7 +40,8 @@ def without_hub(recipe: Recipe) -> Recipe:
     resolved = recipe.resolved()
     if _is_known(recipe.model):
         model = resolved["model"]
-        kept = {name: value for name, value in model.items() if name not in _OF_HUB}
+        gone = (*_OF_HUB, "trust_remote_code")
+        kept = {name: value for name, value in model.items() if name not in gone}
         resolved["model"] = {**kept, "path": str(_folder(recipe.model))}
     changed = build(resolved, recipe.source)
     changed = changed if base is None else with_base(changed, base)

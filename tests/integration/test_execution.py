@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from runner.errors import Busy, Interrupted, MachineCannot, StageFailed
+from runner.execution.events import read_events
 from runner.execution.execute import Execution
 from runner.execution.machines.meeting import First
 from runner.execution.run_folder import RunFolder, latest_run
@@ -27,6 +29,7 @@ from runner.runs.again import command_of
 from runner.runs.known import read
 from runner.stages.contract import Class
 from runner.store.collect import collect
+from runner.store.locks import Lock
 from runner.store.store import Store
 from runner.verify.prove import prove
 from runner.verify.run import open_run
@@ -183,6 +186,38 @@ def test_a_busy_key_exits_6_when_told_not_to_wait(tmp_path: Path) -> None:
     with Store(tmp_path / "store").lock("first", key), pytest.raises(Busy) as caught:
         execution(tmp_path, [FIRST], first=1).execute()
     assert caught.value.exit_code == 6
+
+
+def test_who_has_the_device_is_told_to_whoever_asks_meanwhile(tmp_path: Path) -> None:
+    run = execution(tmp_path, [stage("train", write("train", "x"), DEVICE=True)])
+    run.wait, said = True, []
+    run.say = said.append
+
+    def waits() -> list[Any]:
+        return [each for each in run.events.since(0) if each["event"] == "waiting"]
+
+    with ThreadPoolExecutor(1) as pool:
+        with Lock(tmp_path / "cache" / "locks" / "device-cpu.lock", "the cpu"):
+            done = pool.submit(run.execute)
+            while not waits():
+                assert not done.done()
+            assert read(run.run.path).alive
+        assert [result.action for result in done.result(60)] == ["run"]
+    (event,) = [each for each in read_events(run.run.events)[0] if each["event"] == "waiting"]
+    assert event["for"] == "the device"
+    assert event["holder"].startswith(f"process {os.getpid()} (")
+    assert said == [f"waiting for the device, held by {event['holder']}"]
+
+
+def test_a_stage_that_was_interrupted_has_not_failed(tmp_path: Path) -> None:
+    def stopped(*_: Any) -> None:
+        raise Interrupted(signal.SIGINT)
+
+    run = execution(tmp_path, [stage("first", stopped)])
+    with pytest.raises(Interrupted):
+        run.execute()
+    events = read_events(run.run.events)[0]
+    assert [each["state"] for each in events] == ["start", "interrupted"]
 
 
 KILLED = """

@@ -85,6 +85,31 @@ def test_changes_are_the_fewest_that_make_it_fit(qlora: Job) -> None:
         assert all(peak_of(model, each) > card for each in without_one)
 
 
+def test_the_largest_smaller_batch_that_fits_is_proposed(qlora: Job) -> None:
+    model = shapes("llama-3.1-8b")
+    job = dataclasses.replace(qlora, batch=12, accumulation=1, gradient_checkpointing=True)
+    half, quarter = (
+        dataclasses.replace(job, batch=batch, accumulation=12 // batch) for batch in (6, 3)
+    )
+    words = "train.per_device_train_batch_size: {}, train.gradient_accumulation_steps: {}"
+    for budget, batch in ((peak_of(model, half), 6), (peak_of(model, quarter), 3)):
+        found = fit(model, job, budget)
+        assert found.changes == (words.format(batch, 12 // batch),)
+        assert found.changed == budget
+    ways = [way for way, _ in ways_that_fit(model, job, "train", peak_of(model, half))]
+    assert ways.count((words.format(6, 2),)) == 1
+    assert not [way for way in ways if words.format(3, 4) in way]
+
+
+def test_a_batch_of_pairs_is_halved_in_pairs(qlora: Job) -> None:
+    model = shapes("llama-3.1-8b")
+    job = dataclasses.replace(qlora, batch=8, sides=2, accumulation=1, gradient_checkpointing=True)
+    budget = peak_of(model, dataclasses.replace(job, batch=4, accumulation=2))
+    assert fit(model, job, budget).changes == (
+        "train.per_device_train_batch_size: 2, train.gradient_accumulation_steps: 2",
+    )
+
+
 def test_full_fine_tuning_that_does_not_fit_is_told_to_be_lora(full: Job) -> None:
     found = fit(shapes("llama-3.1-8b"), full, hardware("dgx-spark").budget)
     assert found.changes is not None
