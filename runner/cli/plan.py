@@ -96,11 +96,10 @@ def _file_of(link: Link, given: Path) -> Path:
 def _fit(recipe: Recipe, args: argparse.Namespace) -> int:
     """Print whether the trainings of a chain fit other machines. Exit code 0 whatever they do."""
     from runner.plan.fits import fits_of
-    from runner.plan.machines import ALL, hardware, known_names
+    from runner.plan.machines import machines_of
     from runner.report import fit_table
 
-    names = known_names() if args.hardware == ALL else args.hardware.split(",")
-    chain = fits_of(recipe, [hardware(name) for name in names])
+    chain = fits_of(recipe, machines_of(args.hardware))
     if args.format == "json":
         *bases, last = [fit_table.as_data(each) for each in chain]
         data = {**last, **({"bases": bases} if bases else {})}

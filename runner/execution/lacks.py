@@ -74,9 +74,17 @@ def _gpu(recipe: Recipe, stages: list[Stage], cost: Cost, machine: Machine) -> I
     size = f"{cost.parameters / 1e9:.1f} billion weights" if cost.parameters else "this model"
     yield Lack(
         "W250",
-        f"a CUDA GPU: {why} {size} takes days on a processor",
+        f"a CUDA GPU: {why} {size} takes {_how_long(cost)} on a processor",
         f"try the chain on a small twin: recipe run {recipe.source.path} --shrink",
     )
+
+
+def _how_long(cost: Cost) -> str:
+    """As the estimate of the same plan says, where there is one."""
+    from runner.report.plan_text import in_words
+
+    known = [each.seconds for each in cost.time if each.stage == "train"]
+    return "days" if not known or known[0] is None else f"about {in_words(known[0])}"
 
 
 def _token(recipe: Recipe, stages: list[Stage]) -> Iterator[Lack]:

@@ -14,7 +14,14 @@ from runner.cli.validate import recipes_below
 from runner.errors import UsageError
 from runner.plan.cost import this_machine
 from runner.plan.fit import MOST_ROWS, fit, peak_of, ways_that_fit
-from runner.plan.machines import FOLDER, Hardware, hardware, known_names, rate_of
+from runner.plan.machines import (
+    FOLDER,
+    Hardware,
+    hardware,
+    known_names,
+    machines_of,
+    rate_of,
+)
 from runner.plan.memory import Job, training_memory
 from runner.plan.phases import beside_of, phases_of
 from runner.plan.published_models import FOLDER as PUBLISHED
@@ -438,3 +445,19 @@ def test_a_model_of_unknown_size_ends_with_what_to_do(
     told = capsys.readouterr().err
     assert "E007" in told
     assert "the model's facts are not at hand" in told
+
+
+def test_a_list_of_machines_names_each_once() -> None:
+    spark, card = hardware("dgx-spark"), hardware("rtx-4090")
+    assert machines_of("rtx-4090, DGX-Spark,,rtx-4090,") == [card, spark]
+    assert machines_of("dgx-spark,all")[0] == spark
+    assert sorted(each.title for each in machines_of("dgx-spark,all")) == sorted(
+        hardware(name).title for name in known_names()
+    )
+
+
+@pytest.mark.parametrize("text", ["", ",", " , "])
+def test_a_list_of_no_machine_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="no machine is named") as caught:
+        machines_of(text)
+    assert caught.value.code == "E006"
