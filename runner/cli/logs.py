@@ -49,10 +49,10 @@ def main(args: argparse.Namespace) -> int:
         return 0
     stage = args.stage
     if stage is None and not args.follow:
-        stage, *others = stages_with_logs(run.folder / "logs")[::-1] or [None]
+        *others, stage = stages_with_logs(run.folder / "logs") or [""]
         if others:
             print(f"logs of {stage}; of others: recipe logs {args.run or run.folder} STAGE, where")
-            print(f"STAGE is {', '.join(others[::-1])}; all of them, as they come: -f")
+            print(f"STAGE is {', '.join(others)}; all of them, as they come: -f")
     printed = Printed(run.folder / "logs", stage, own=args.stage is None)
     printed.more()
     if printed.nothing and (error := run.record.get("error")):
@@ -108,7 +108,7 @@ class Printed:
 
         for path in _logs(self._folder):
             own = path.name == LOG and self._own
-            if self._stage is None or own or path.name.startswith(f"{self._stage}-"):
+            if not self._stage or own or path.name.startswith(f"{self._stage}-"):
                 self._print(path)
         sys.stdout.flush()
 
