@@ -31,7 +31,7 @@ from runner.plan.shapes import Shapes, UnknownShapesError, shapes_of
 from runner.recipe.methods import METHODS
 
 if TYPE_CHECKING:
-    from runner.recipe.model import Recipe
+    from runner.recipe.model import Adapter, Recipe
     from runner.recipe.model_facts import Facts
 
 # Assumed FLOP/s of a processor core, for a first guess: 200 tokens/s of a 135M LoRA in float32 on
@@ -226,12 +226,16 @@ def _prepared(recipe: Recipe, shapes: Shapes) -> Disk:
 
 
 def _trained(recipe: Recipe, shapes: Shapes) -> Disk:
-    """What learned, in float32; checkpoints with the optimizer's state, one more than are kept."""
+    """What learned, in float32; checkpoints with the optimizer's state, one more than are kept.
+
+    Those of PPO hold the value model, too, which learns as the policy does.
+    """
     trained = trained_parameters(shapes, recipe.train.adapter)
     written = shapes.parameters if recipe.train.adapter.type == "none" else trained
     tensors = trained_tensors(shapes, recipe.train.adapter)
     each = FLOAT32 * written + state_bytes(recipe.train.optim, tensors)
-    return Disk("train", FLOAT32 * written, (recipe.train.save_total_limit + 1) * each)
+    count = (recipe.train.save_total_limit + 1) * (2 if recipe.train.method == "ppo" else 1)
+    return Disk("train", FLOAT32 * written, count * each)
 
 
 def _merged(recipe: Recipe, shapes: Shapes) -> Disk:
@@ -380,9 +384,13 @@ def training_flop(recipe: Recipe, shapes: Shapes, steps: int) -> float:
 
 def flop_per_token(recipe: Recipe, shapes: Shapes, passes: int) -> float:
     """Of products with weights; those of attention come on top, and grow with the row's length."""
+    return flop_per_trained_token(shapes, recipe.train.adapter, passes)
+
+
+def flop_per_trained_token(shapes: Shapes, adapter: Adapter, passes: int) -> float:
+    """The same, of what of a recipe decides it."""
     multiplied = shapes.parameters - (0 if _is_tied(shapes) else shapes.vocabulary * shapes.hidden)
-    learning = trained_parameters(shapes, recipe.train.adapter)
-    return 2.0 * (passes * multiplied + learning)
+    return 2.0 * (passes * multiplied + trained_parameters(shapes, adapter))
 
 
 def _is_tied(shapes: Shapes) -> bool:
