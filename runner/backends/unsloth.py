@@ -102,8 +102,9 @@ def cannot_honour(recipe: Recipe) -> Iterator[tuple[str, str]]:
         )
     if model.dtype != "bfloat16":
         yield "/model/dtype", f"Unsloth is given bfloat16 weights here, not {model.dtype}"
-    elif not train.bf16:
-        yield "/train/bf16", "Unsloth computes in bfloat16 as the weights are: it has to be true"
+    if not train.bf16:
+        message = "Unsloth computes in bfloat16, as the weights are: train.bf16 has to be true"
+        yield "/train/bf16", message
     yield from _other_quantization(recipe)
     yield from _other_adapter(train.adapter)
 

@@ -1,6 +1,7 @@
 """Train a few steps of a recipe as a run would, measure them, and throw the result away.
 
-What comes before (model, tokens) is made by the normal executor and kept in the store as always.
+What comes before (model, tokens) is made by the normal executor and kept in the store, as long as
+`recipe gc` leaves it there; the recipe's runs, and which of them is the newest, stay as they are.
 The training itself happens in a temporary folder beside the cache's locks, under the lock of the
 device, and nothing of it is published.
 """
@@ -118,19 +119,26 @@ def _prepared(recipe: Recipe) -> Mapping[str, Outputs]:
     from runner.plan.plan import Action, make_plan
     from runner.plan.snapshot import take_snapshot
     from runner.stages import stages_of
+    from runner.store.clean_place import clean_place
     from runner.store.store import Store
     from runner.system.folders import cache_folder, store_folder
 
     store = Store(store_folder())
-    run = runner_of(store, cache_folder())
-    base = ensure_base(recipe, store, run)
+    cache = cache_folder()
+    base = ensure_base(recipe, store, runner_of(store, cache))
     stages = stages_of(recipe, "prepare")
     given = {} if base is None else base.given()
     snapshot = take_snapshot(recipe, stages, store, own_runs(recipe), given)
     steps = make_plan(recipe, stages, snapshot)
     if all(step.action is Action.REUSE for step in steps):
         return {step.stage: step.outputs for step in steps if step.outputs is not None}
-    return {each.name: each.outputs for each in run(recipe, stages, snapshot, base)}
+    # What is measured is no run: it lies in no folder that others would take for the newest one.
+    with clean_place(cache) as place:
+        run = runner_of(store, cache, runs=lambda each: place / each.name)
+        try:
+            return {each.name: each.outputs for each in run(recipe, stages, snapshot, base)}
+        except StageFailed as error:
+            raise _with_its_log(error) from error
 
 
 def _trained(
@@ -197,8 +205,8 @@ def _with_its_log(error: StageFailed) -> StageFailed:
     if error.log and Path(error.log).is_file():
         text = Path(error.log).read_text(encoding="utf-8", errors="replace")
         print("\n".join(text.splitlines()[-20:]), file=sys.stderr)
-    return StageFailed(error.message, hint=error.hint, code=error.code, stage="train")
+    return StageFailed(error.message, hint=error.hint, code=error.code, stage=error.stage)
 
 
 def _say(holder: Any) -> None:
-    print(f"waiting for {holder}", file=sys.stderr)
+    print(f"waiting for the device, held by {holder}", file=sys.stderr)

@@ -86,12 +86,15 @@ def _hardware(args: argparse.Namespace) -> Hardware | None:
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
+    from runner.execution.device import has_device, missing_device
     from runner.execution.revisions import pin_revisions
     from runner.execution.run_folder import runs_folder
     from runner.recipe.load import load_recipe
     from runner.report.reporters import print_beside
 
     recipe = load_recipe(args.recipe, warn=print_beside, overrides=args.set)
+    if not has_device(recipe):
+        raise missing_device(recipe)
     return pin_revisions(recipe, runs_folder(recipe.project_root, recipe.name), _say)
 
 

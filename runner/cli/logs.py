@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runner.runs.known import KnownRun
 
-HELP = "Show the logs of a run's stages, in order; with -f also what comes, until the run ends."
+HELP = (
+    "Show the logs of a stage: of the last one where none is named, and which others there are. "
+    "With -f those of all stages, also what comes, until the run ends."
+)
 EXAMPLE = "recipe logs -f runs/quickstart train"
 LOOK_SECONDS = 0.5
+TOLD = ".spec.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +40,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print the logs, each under a line that names it; no control characters."""
     from runner.recipe.paths import project_root
+    from runner.report.printable import one_column_each
     from runner.runs.known import chosen, read
 
     run = chosen(project_root(Path.cwd() / "x.yaml"), args.run)
     if args.memory:
         print_memory(run, args.format)
         return 0
-    printed = Printed(run.folder / "logs", args.stage)
+    stage = args.stage
+    if stage is None and not args.follow:
+        *others, stage = stages_with_logs(run.folder / "logs") or [""]
+        if others:
+            print(f"logs of {stage}; of others: recipe logs {args.run or run.folder} STAGE, where")
+            print(f"STAGE is {', '.join(others)}; all of them, as they come: -f")
+    printed = Printed(run.folder / "logs", stage, own=args.stage is None)
     printed.more()
+    if printed.nothing and (error := run.record.get("error")):
+        print(one_column_each(f"no program has said anything; error[{error['code']}]:"))
+        print(one_column_each(str(error["message"])))
     while args.follow and run.alive:
         time.sleep(LOOK_SECONDS)
         run = read(run.folder)  # before the look, so that no last words are missed
@@ -65,21 +79,43 @@ def print_memory(run: KnownRun, form: str) -> None:
     print(json.dumps(report, indent=2) if form == "json" else "\n".join(memory_lines(report)))
 
 
-class Printed:
-    """How much of every log has been printed."""
+def stages_with_logs(folder: Path) -> list[str]:
+    """In order."""
+    from runner.stages import ORDER
 
-    def __init__(self, folder: Path, stage: str | None) -> None:
-        self._folder, self._stage = folder, stage
+    names = {path.name.split("-")[0] for path in _logs(folder)}
+    return [name for name in ORDER if name in names]
+
+
+def _logs(folder: Path) -> list[Path]:
+    """What programs said; not what they were told."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in sorted(found, key=_place) if not path.name.endswith(TOLD)]
+
+
+class Printed:
+    """How much of every log has been printed: of one stage and of the run itself, or of all."""
+
+    def __init__(self, folder: Path, stage: str | None, *, own: bool) -> None:
+        """`own`: also what the run itself said, where it goes on in the background."""
+        self._folder, self._stage, self._own = folder, stage, own
         self._offsets: dict[Path, int] = {}
         self._last: Path | None = None
 
     def more(self) -> None:
         """Print what is new: whole lines, each log under its name."""
-        logs = self._folder.iterdir() if self._folder.is_dir() else ()
-        for path in sorted(logs, key=_place):
-            if self._stage is None or path.name.startswith(f"{self._stage}-"):
+        from runner.runs.background import LOG
+
+        for path in _logs(self._folder):
+            own = path.name == LOG and self._own
+            if not self._stage or own or path.name.startswith(f"{self._stage}-"):
                 self._print(path)
         sys.stdout.flush()
+
+    @property
+    def nothing(self) -> bool:
+        """Was there not a line?"""
+        return not self._offsets
 
     def _print(self, path: Path) -> None:
         with path.open("rb") as file:

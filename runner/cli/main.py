@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from runner import __version__
 from runner.errors import Interrupted, RecipeInvalid, RecipeToolError
@@ -91,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line. Only the command that was typed adds its options."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="recipe",
         description="Run declarative fine-tuning recipes, reproducibly.",
         epilog=EXAMPLES,
@@ -112,7 +114,34 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(subparser)
+        parser.options = [option for each in subparser._actions for option in each.option_strings]
     return parser.parse_args(arguments)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says which command or option was meant. `options`: of the command that was typed."""
+
+    options: Sequence[str] = ()
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message; exit code 2."""
+        super().error(message + _meant(message, self.options))
+
+
+def _meant(message: str, options: Sequence[str]) -> str:
+    """What to add to argparse's `message`; "" where nothing is near the word that it refuses.
+
+    >>> _meant("argument COMMAND: invalid choice: 'plann' (choose from ...)", [])
+    '; did you mean plan?'
+    >>> _meant("unrecognized arguments: --hardwear=all", ["--hardware"])
+    '; did you mean --hardware?'
+    """
+    from runner.recipe.suggest import nearest
+
+    word = re.search(r"COMMAND: invalid choice: '([^']*)'", message)
+    option = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
+    near = nearest(word[1], COMMANDS) if word else nearest(option[1], options) if option else None
+    return f"; did you mean {near}?" if near else ""
 
 
 def _on_terminate(signal_number: int, frame: FrameType | None) -> None:

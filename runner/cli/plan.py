@@ -125,10 +125,9 @@ def _fit(recipe: Recipe, args: argparse.Namespace) -> int:
 
 def _machines(args: argparse.Namespace) -> list[Hardware]:
     """Those of --hardware, else this one. Raises UsageError E006."""
-    from runner.plan.machines import ALL, AUTO, hardware, known_names
+    from runner.plan.machines import AUTO, machines_of
 
-    given = args.hardware or AUTO
-    return [hardware(name) for name in (known_names() if given == ALL else given.split(","))]
+    return machines_of(args.hardware or AUTO)
 
 
 def _recommend(recipe: Recipe, args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runner.plan.plan import Action, Step, make_plan
 
 if TYPE_CHECKING:
-    from runner.errors import NotReproduced
+    from runner.errors import NotReproduced, RecipeToolError
     from runner.execution.chain import BaseResult
     from runner.execution.execute import Execution, StageResult
     from runner.execution.machines.contract import Machines
@@ -111,6 +111,7 @@ def main(args: argparse.Namespace) -> int:
     from runner.bundle.archive import is_bundle
     from runner.execution.device import require_device
     from runner.plan.chain import plan_chain
+    from runner.runs.again import words_of
     from runner.runs.background import Parent, split
     from runner.stages import stages_of
     from runner.store import known_digests
@@ -145,7 +146,7 @@ def main(args: argparse.Namespace) -> int:
         for link in links:
             _warn_of_lacks(link.recipe, link.steps)
             require_rendezvous(args, link.recipe, link.steps)
-        background = split(_named(args)) if args.detach else None
+        background = split(words_of(args)) if args.detach else None
         if isinstance(background, Parent):
             return _say_in_background(args, background.wait())
         announce = background.announce if background else nothing
@@ -160,7 +161,7 @@ def main(args: argparse.Namespace) -> int:
 
 def loaded(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any] | None]:
     """The recipe in a file, and the lock that it goes by, if any."""
-    from runner.execution.revisions import pin_revisions
+    from runner.execution.published_twin import recorded
     from runner.lock.locking import lock_of_run
     from runner.recipe.load import UNPINNED, load_recipe
     from runner.recipe.shrink import shrink_recipe
@@ -168,14 +169,68 @@ def loaded(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any] | None]:
 
     errors = UNPINNED if args.locked else ()
     recipe = load_recipe(args.recipe, warn=print_beside, overrides=args.set, errors=errors)
-    recipe = pin_revisions(recipe, runs_of(recipe), _say)
+    given = recipe
+    recipe = _pinned(args, recipe)
     lock = None  # which pins the recipe as it is written: it says nothing of a twin or a change
     _refuse_with_locked(args)
     if args.shrink:
-        recipe = shrink_recipe(recipe)
+        recipe = recorded(shrink_recipe(recipe), given)
     elif not args.set:
         lock = lock_of_run(recipe, required=args.locked, warn=_warn)
     return recipe, lock
+
+
+def _pinned(args: argparse.Namespace, recipe: Recipe) -> Recipe:
+    """`recipe` with commits of the hub, which is not asked for a training that cannot be here.
+
+    What a run has trained before may be stored: then it is asked, and the plan decides.
+    """
+    from runner.errors import RecipeToolError
+    from runner.execution.before_hub import may_be_stored
+    from runner.execution.published_twin import NO_ACCESS, is_closed
+    from runner.execution.revisions import asks_hub, pin_revisions
+    from runner.recipe.base_recipe import innermost
+
+    refused = _refusal(args, recipe) if asks_hub(recipe) else None
+    if refused and not may_be_stored(runs_of(recipe)):
+        raise refused
+    if args.shrink and is_closed(innermost(recipe).model):
+        recipe = _published(recipe, "it is given to those with a licence, and there is no token")
+    try:
+        return pin_revisions(recipe, runs_of(recipe), _say)
+    except RecipeToolError as error:
+        if refused:
+            raise refused from None
+        if not args.shrink or error.code not in NO_ACCESS:
+            raise
+        published = _published(recipe, error.message.split("\n")[0])
+        if published is recipe:
+            raise
+        return pin_revisions(published, runs_of(recipe), _say)
+
+
+def _published(recipe: Recipe, why: str) -> Recipe:
+    """`recipe` with published configs in place of models of the hub, where they are known."""
+    from runner.execution.published_twin import without_hub
+    from runner.recipe.base_recipe import innermost
+
+    published = without_hub(recipe)
+    if published is not recipe:
+        _say(
+            f"{innermost(recipe).model.hub}: {why}; the twin is made of its published sizes, with "
+            "a tokenizer of its own"
+        )
+    return published
+
+
+def _refusal(args: argparse.Namespace, recipe: Recipe) -> RecipeToolError | None:
+    from runner.execution.before_hub import refusal
+    from runner.stages import stages_of
+
+    if getattr(args, "command", "run") != "run" or args.get:
+        return None
+    names = [stage.NAME for stage in stages_of(recipe, args.until)]
+    return refusal(recipe, names, args.rendezvous)
 
 
 def _unpacked(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any]]:
@@ -203,14 +258,13 @@ def _unpacked(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any]]:
 
 
 def _get_command(args: argparse.Namespace) -> str:
-    return f"recipe run {_named(args)} --get"
+    return f"{_this_far(args)} --get"
 
 
-def _named(args: argparse.Namespace) -> str:
-    """The recipe and what is set on it, to be typed again."""
-    import shlex
+def _this_far(args: argparse.Namespace) -> str:
+    from runner.runs.again import named
 
-    return " ".join([str(args.recipe), *(f"--set {shlex.quote(each)}" for each in args.set)])
+    return f"recipe run {named(args)}" + (f" --until {args.until}" if args.until else "")
 
 
 def _get(args: argparse.Namespace, recipe: Recipe, stages: list[Stage]) -> int:
@@ -219,7 +273,7 @@ def _get(args: argparse.Namespace, recipe: Recipe, stages: list[Stage]) -> int:
     from runner.system.folders import cache_folder
 
     get_all(recipe, stages, cache_folder(), _say)
-    print(f"everything is here: recipe run {_named(args)} --offline")
+    print(f"everything is here: {_this_far(args)} --offline")
     return 0
 
 
@@ -320,11 +374,12 @@ def _machines(args: argparse.Namespace, recipe: Recipe, progress: Progress) -> M
     """The others of a training by several machines, which this one waits for."""
     from runner.execution.machines.contract import NoMachines
     from runner.execution.machines.meeting import First
+    from runner.runs.again import named
 
     if recipe.train.nodes == 1 or args.rendezvous is None:
         return NoMachines()
     host, port = args.rendezvous
-    command = f"recipe join {_named(args)} {host}:{port}"
+    command = f"recipe join {named(args)} {host}:{port}"
     return First(args.rendezvous, recipe.train.nodes, command, progress.say, progress.poll)
 
 
@@ -471,10 +526,12 @@ def execute(
     from runner.errors import StageFailed
     from runner.execution.execute import Execution
     from runner.execution.out_of_memory import explain
+    from runner.execution.published_twin import suggest
     from runner.execution.run_folder import RunFolder
     from runner.lock.locking import outputs_checker
     from runner.recipe.shrink import NOTICE
     from runner.report.progress import Progress
+    from runner.runs.again import words_of
     from runner.system.folders import cache_folder
 
     run = RunFolder(runs_of(recipe))
@@ -491,12 +548,13 @@ def execute(
             wait=not args.no_wait,
             on_poll=progress.poll,
             say=progress.say,
-            machines=machines(args, recipe, progress),
+            open_machines=lambda: machines(args, recipe, progress),
             afterwards=afterwards,
             before_device=preflight(recipe, progress.say, load=not args.no_preflight),
             check_outputs=outputs_checker(lock),
             until=until,
             base=base,
+            command=words_of(args),
         )
         if recipe.shrink is not None:
             progress.say(NOTICE)
@@ -504,6 +562,7 @@ def execute(
             execution.execute()
         except StageFailed as error:
             explain(error, recipe, run.events)
+            suggest(error, recipe)
             raise
     return execution
 

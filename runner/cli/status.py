@@ -54,11 +54,13 @@ def as_data(run: KnownRun) -> dict[str, Any]:
 
 def _next(run: KnownRun) -> str:
     """What to type."""
+    from runner.runs.again import command_of
+
     if run.alive:
         return f"recipe logs -f {run.folder}"
     if run.state == "done":
         return f"recipe verify {run.folder}"
-    return f"recipe run {run.record.get('recipe_file', 'x.yaml')}"
+    return command_of(run.record)
 
 
 def as_text(data: dict[str, Any]) -> str:
@@ -71,7 +73,7 @@ def as_text(data: dict[str, Any]) -> str:
         took = f" in {stage['seconds']:.1f} s" if "seconds" in stage else ""
         lines.append(f"  {stage['name']:<10} {stage['state']}{took}")
     if data["at_work"]:
-        lines.append(f"at work: {in_words(data['at_work'])}")
+        lines.append(f"at work: {escaped(in_words(data['at_work']))}")
     if data["error"]:
         lines.append(f"error[{data['error']['code']}]: {escaped(data['error']['message'])}")
     return "\n".join([*lines, f"next: {data['next']}"])

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Stop it, and say how to go on."""
     from runner.recipe.paths import project_root
+    from runner.runs.again import command_of
     from runner.runs.ending import stop
     from runner.runs.known import chosen
     from runner.store.store import Store
@@ -39,5 +40,5 @@ def main(args: argparse.Namespace) -> int:
     why = ended.record.get("error", {}).get("message", "")
     print(f"{ended.state}: {why}" if why else ended.state)
     if ended.state != "done":
-        print(f"go on: recipe run {ended.record.get('recipe_file')}")
+        print(f"go on: {command_of(ended.record)}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,13 +71,15 @@ class Execution:
     afterwards: Callable[[Execution, Mapping[str, Outputs]], None] = lambda execution, known: None
     given: Mapping[str, Outputs] = field(default_factory=dict)  # of stages that are not to run
     ollama_models: Path | None = None  # deploy to a server of our own with this models folder
-    machines: Machines = field(default_factory=NoMachines)  # that train together with this one
+    open_machines: Callable[[], Machines] = NoMachines  # that train together with this one
+    command: Sequence[str] = ()  # that goes on with this run; () where none was typed
     base: BaseResult | None = None  # what another recipe gave, where this one starts from it
     manifest_sha256: str | None = None
     results: list[StageResult] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.events = EventLog(self.run.events)
+        self.machines: Machines = NoMachines()
 
     def execute(self) -> list[StageResult]:
         """Run every stage. When it ends early, run.json says how, and the error is raised."""
@@ -98,6 +100,7 @@ class Execution:
         # Before anything else, so that `recipe gc` knows the folder from its first file on.
         self._register()
         self._write_record("running")
+        self.machines = self.open_machines()  # may be refused: then run.json says so
         known: dict[str, Outputs] = dict(self.given)
         outside = {} if self.base is None else self.base.given()
         for stage in self.stages:
@@ -125,7 +128,8 @@ class Execution:
         upstream = upstream_of(stage, known)
         material = key_material(stage, self.recipe, upstream, self.surroundings)
         key = key_of(material)
-        with self.store.lock(stage.NAME, key, wait=self.wait, on_wait=self._say_waiting) as lock:
+        on_wait = self._waiting_for("the same work", stage)
+        with self.store.lock(stage.NAME, key, wait=self.wait, on_wait=on_wait) as lock:
             found = self.store.reuse(stage.NAME, key)
             if found is not None and not probe_effect(stage, self.recipe, found):
                 self._event(stage, "reuse", key)
@@ -151,8 +155,9 @@ class Execution:
         upstream = upstream_of(stage, known)
         material = key_material(stage, self.recipe, upstream, self.surroundings)
         key = key_of(material)
+        on_wait = self._waiting_for("the same work", stage)
         with (
-            self.store.lock(stage.NAME, key, wait=self.wait, on_wait=self._say_waiting) as lock,
+            self.store.lock(stage.NAME, key, wait=self.wait, on_wait=on_wait) as lock,
             self._device(stage) as device_fds,
         ):
             limit = self.before_device(stage)
@@ -196,7 +201,7 @@ class Execution:
         except BaseException as error:
             self._discard(stage, staging)
             with contextlib.suppress(OSError):  # or it would hide what went wrong
-                self._event(stage, "failed", key)
+                self._event(stage, _state_of(error), key)
             if isinstance(error, RecipeToolError) and not getattr(error, "stage", "x"):
                 error.stage = stage.NAME  # type: ignore[attr-defined]
             raise
@@ -264,11 +269,20 @@ class Execution:
             return
         name = str(self.surroundings.platform["device"])
         path = self.cache / "locks" / f"device-{name}.lock"
-        with Lock(path, f"the {name}", wait=self.wait, on_wait=self._say_waiting) as lock:
+        on_wait = self._waiting_for("the device", stage)
+        with Lock(path, f"the {name}", wait=self.wait, on_wait=on_wait) as lock:
             yield (lock.fd,)
 
-    def _say_waiting(self, holder: Holder) -> None:
-        self.say(f"waiting for {holder}")
+    def _waiting_for(self, what: str, stage: Stage) -> Callable[[Holder], None]:
+        """Says who has `what`: at the terminal, and in the events for whoever asks meanwhile."""
+
+        def say(holder: Holder) -> None:
+            self.say(f"waiting for {what}, held by {holder}")
+            self.events.append(
+                {"stage": stage.NAME, "event": "waiting", "for": what, "holder": str(holder)}
+            )
+
+        return say
 
     def _event(self, stage: Stage, state: str, key: str, **fields: Any) -> None:
         self.events.append(

@@ -83,9 +83,17 @@ def _gpu(recipe: Recipe, stages: list[Stage], cost: Cost, machine: Machine) -> I
     size = f"{cost.parameters / 1e9:.1f} billion weights" if cost.parameters else "this model"
     yield Lack(
         "W250",
-        f"a CUDA GPU: {why} {size} takes days on a processor",
+        f"a CUDA GPU: {why} {size} takes {_how_long(cost)} on a processor",
         f"try the chain on a small twin: recipe run {recipe.source.path} --shrink",
     )
+
+
+def _how_long(cost: Cost) -> str:
+    """As the estimate of the same plan says, where there is one."""
+    from runner.report.plan_text import in_words
+
+    known = [each.seconds for each in cost.time if each.stage == "train"]
+    return "days" if not known or known[0] is None else f"about {in_words(known[0])}"
 
 
 def _token(recipe: Recipe, stages: list[Stage]) -> Iterator[Lack]:
@@ -200,7 +208,9 @@ def _unbuilt(recipe: Recipe, stages: list[Stage], cache: Path) -> Iterator[Lack]
 def gb(size: float) -> str:
     """Bytes in words.
 
-    >>> gb(51_400_000_000), gb(3_200_000)
-    ('51.4 GB', '3 MB')
+    >>> gb(51_400_000_000), gb(3_200_000), gb(790_906_200_000_000)
+    ('51.4 GB', '3 MB', '790.9 TB')
     """
+    if size >= 1e13:  # below it a disk is thought of in gigabytes, as plans and machines are
+        return f"{size / 1e12:.1f} TB"
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"

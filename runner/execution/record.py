@@ -29,6 +29,7 @@ def run_record(execution: Execution, state: str, error: BaseException | None) ->
         "state": state,
         "recipe": execution.recipe.name,
         "recipe_file": str(execution.recipe.source.path),
+        **({"command": list(execution.command)} if execution.command else {}),
         "resolved": execution.recipe.resolved(),
         **_laid_together(execution.recipe),
         **_shrunken(execution.recipe),

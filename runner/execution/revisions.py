@@ -103,6 +103,11 @@ def _commits_in(recipe: Recipe, locked: Mapping[str, Any]) -> dict[Asked, str]:
     return {**inner, **commits}
 
 
+def asks_hub(recipe: Recipe) -> bool:
+    """Does `pin_revisions` ask for anything?"""
+    return bool(_unpinned(recipe))
+
+
 def _rows_of_tasks(recipe: Recipe) -> Iterator[tuple[int, HubFile | Rows]]:
     """Number of a task, and a repository that rows of it are in."""
     yield from ((number, file) for _, number, _, file in recipe.task_files())

@@ -92,15 +92,24 @@ def ways_that_fit(
 ) -> list[tuple[tuple[str, ...], int]]:
     """Changes with which `phase` fits into `budget`, and its bytes then; the fewest changes first.
 
-    Of no way is a part another way.
+    Of no way is a part another way, and of the same settings the mildest values are enough.
     """
     found: list[tuple[tuple[str, ...], int]] = []
     for words, changed in sorted(_ways(job), key=lambda way: len(way[0])):
         memory = phases_of(shapes, changed, device).get(phase)
-        more = any(set(way) <= set(words) for way, _ in found)
+        more = any(_settings(way) <= _settings(words) for way, _ in found)
         if memory is not None and memory.total <= budget and not more:
             found.append((words, memory.total))
     return found
+
+
+def _settings(words: tuple[str, ...]) -> set[str]:
+    """The names before the values.
+
+    >>> _settings(("data.max_length: 512",))
+    {'data.max_length'}
+    """
+    return {change.split(":")[0] for change in words}
 
 
 def single_changes(
@@ -141,7 +150,7 @@ def _choices(job: Job) -> list[list[Change | None]]:
         [None, *((f"data.max_length: {n}", _shortened(n)) for n in lengths)],
         [None, ("model.quantization: {load_in_4bit: true}", _in_4_bits)],
         [None, ("train.optim: adamw_8bit", _states_in_8_bits)],
-        [None, (_batch_words(job), _one_row)],
+        [None, *((_batch_words(job, batch), _in_batches_of(batch)) for batch in _batches(job))],
         [None, ("train.gradient_checkpointing: true", _checkpointed)],
     ]
 
@@ -150,15 +159,27 @@ def _checkpointed(job: Job) -> Job | None:
     return None if job.gradient_checkpointing else replace(job, gradient_checkpointing=True)
 
 
-def _batch_words(job: Job) -> str:
-    steps = job.batch // job.sides * job.accumulation
-    return f"train.per_device_train_batch_size: 1, train.gradient_accumulation_steps: {steps}"
+def _batches(job: Job) -> list[int]:
+    """Smaller batches, in rows of data, that make up the same one: half, a quarter, ..., one."""
+    rows = job.batch // job.sides
+    found = []
+    while rows % 2 == 0:
+        rows //= 2
+        found.append(rows)
+    return found if rows == 1 else [*found, 1]
 
 
-def _one_row(job: Job) -> Job | None:
-    if job.batch == job.sides:
-        return None
-    return replace(job, batch=job.sides, accumulation=job.batch // job.sides * job.accumulation)
+def _batch_words(job: Job, batch: int) -> str:
+    steps = job.batch // job.sides // batch * job.accumulation
+    return f"train.per_device_train_batch_size: {batch}, train.gradient_accumulation_steps: {steps}"
+
+
+def _in_batches_of(batch: int) -> Callable[[Job], Job | None]:
+    def smaller(job: Job) -> Job:
+        steps = job.batch // job.sides // batch * job.accumulation
+        return replace(job, batch=batch * job.sides, accumulation=steps)
+
+    return smaller
 
 
 def _in_4_bits(job: Job) -> Job | None:

@@ -110,6 +110,22 @@ def this_hardware() -> Hardware:
     )
 
 
+def machines_of(text: str) -> list[Hardware]:
+    """The machines of a list with commas, each once, in its order; `all` stands for all known.
+
+    Raises UsageError E006.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(
+            "no machine is named",
+            hint=f"name some of {', '.join(known_names())}, {ALL}, {AUTO} (this one)",
+            code="E006",
+        )
+    each = [known for name in names for known in (known_names() if name == ALL else [name])]
+    return list(dict.fromkeys(map(hardware, each)))
+
+
 def hardware(name: str) -> Hardware:
     """A machine by its name, or of a JSON file of the same form; `auto`: the one at hand.
 

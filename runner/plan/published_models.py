@@ -28,16 +28,21 @@ def facts_at_hand(recipe: Recipe) -> Facts | None:
 def published_facts(recipe: Recipe) -> Facts | None:
     """The published sizes of the recipe's model; None when they are not known here."""
     repository = innermost(recipe).model.hub
-    config = None if repository is None else published_config(repository)
-    if config is None:
+    if (path := published_file(repository)) is None:
         return None
+    config = json.loads(path.read_bytes())
     return Facts(config, f"published sizes of {repository}; `recipe lock` reads its own")
 
 
 def published_config(repository: str) -> dict[str, Any] | None:
     """The published config of a repository of the hub; None when it is not known here."""
-    repositories: dict[str, str] = json.loads((FOLDER / "repositories.json").read_bytes())
-    if repository not in repositories:
-        return None
-    config: dict[str, Any] = json.loads((FOLDER / f"{repositories[repository]}.json").read_bytes())
+    path = published_file(repository)
+    config: dict[str, Any] | None = None if path is None else json.loads(path.read_bytes())
     return config
+
+
+def published_file(repository: str | None) -> Path | None:
+    """The file with the config of a repository of the hub; None when it is not known here."""
+    repositories: dict[str, str] = json.loads((FOLDER / "repositories.json").read_bytes())
+    name = repositories.get(repository or "")
+    return None if name is None else FOLDER / f"{name}.json"

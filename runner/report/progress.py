@@ -192,4 +192,4 @@ def step_details(event: dict[str, Any]) -> str:
 
 
 def _state_word(state: str) -> str:
-    return {"start": "started", "reuse": "up to date", "done": "done", "failed": "FAILED"}[state]
+    return {"start": "started", "reuse": "up to date", "failed": "FAILED"}.get(state, state)

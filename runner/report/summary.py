@@ -174,13 +174,16 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
     if result.get("gpu_health"):
         lines.append(result["gpu_health"])
     speed = _measures(result, "benchmark")
-    if "generation_tokens_per_second" in speed:
-        lines.append(
-            f"in Ollama         {_median(speed['generation_tokens_per_second'])} tokens/s, "
-            f"first token after {_median(speed['time_to_first_token'])} s "
-            f"(median of {speed['runs']})"
-        )
-    return lines
+    return lines + ([_speed_line(speed)] if "generation_tokens_per_second" in speed else [])
+
+
+def _speed_line(speed: Mapping[str, Any]) -> str:
+    rate = _median(speed["generation_tokens_per_second"])
+    if rate == "0":  # a twin of random weights, for one, often ends where an answer would begin
+        return "in Ollama         speed not measured: the model gave no token"
+    first = _median(speed["time_to_first_token"])
+    median = f"(median of {speed['runs']})"
+    return f"in Ollama         {rate} tokens/s, first token after {first} s {median}"
 
 
 def fidelity_lines(found: Mapping[str, Any]) -> list[str]:

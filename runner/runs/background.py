@@ -6,7 +6,9 @@ It begins when everything has been checked and planned, so that what is wrong is
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +52,8 @@ class Child:
         os.close(self.writer)
 
 
-def split(command: str) -> Parent | Child:
-    """Two processes from here on. `command`: what a container has to be told in its place.
+def split(command: Sequence[str]) -> Parent | Child:
+    """Two processes from here on. `command`: the words that a container is given in its place.
 
     Raises UsageError (E932) in a container, which ends with its first process.
     """
@@ -59,7 +61,7 @@ def split(command: str) -> Parent | Child:
         raise UsageError(
             "a container ends with the command that it was started for, and a run in its "
             "background with it",
-            hint=f"docker compose run -d recipe run {command}",
+            hint=f"docker compose run -d {shlex.join(command)}",
             code="E932",
         )
     reader, writer = os.pipe()

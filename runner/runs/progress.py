@@ -7,11 +7,15 @@ from typing import Any
 
 
 def at_work(events: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The stage at work with its last step; None where the events tell of none."""
+    """The stage at work with its last step, or what it waits for (`for`, `holder`); None where the
+    events tell of none.
+    """
     found: dict[str, Any] | None = None
     for event in events:
         if event["event"] == "stage":
             found = {"stage": event["stage"]} if event["state"] == "start" else None
+        elif event["event"] == "waiting":
+            found = {name: event[name] for name in ("stage", "for", "holder")}
         elif event["event"] == "progress":
             steps = {name: value for name, value in event.items() if name not in ("event", "time")}
             found = {**(found or {}), **steps}
@@ -29,6 +33,8 @@ def in_words(found: dict[str, Any] | None) -> str:
 
     >>> in_words({"stage": "train", "step": 3, "total": 40, "loss": 1.5, "eta": 90.0})
     'train 3/40  loss 1.500  90 s left'
+    >>> in_words({"stage": "train", "for": "the device", "holder": "process 7 (recipe run x.yaml)"})
+    'train: waiting for the device, held by process 7 (recipe run x.yaml)'
     >>> in_words(None)
     ''
     """
@@ -36,6 +42,8 @@ def in_words(found: dict[str, Any] | None) -> str:
 
     if found is None:
         return ""
+    if "holder" in found:
+        return f"{found['stage']}: waiting for {found['for']}, held by {found['holder']}"
     if "total" not in found:
         return str(found["stage"])
     return f"{found['stage']} {amount(found)}  {step_details(found)}".strip()

@@ -184,8 +184,10 @@ def test_where_to_meet_has_to_be_said(both: tuple[Machine, Machine]) -> None:
     assert "error[E952]" in said
     address = ("--rendezvous", "192.0.2.7:29400")
     code, said = first.start("run", "tiny.yaml", *changed, *address).ended()
-    assert code == 1
+    assert code == 4
     assert "error[E379]" in said
+    listed = json.loads(first.checkout.recipe("ls", "--format", "json").stdout)["runs"]
+    assert [(run["state"], run["error"]["code"]) for run in listed[-1:]] == [("failed", "E379")]
     code, said = second.start("join", "tiny.yaml", RENDEZVOUS).ended()
     assert code == 2
     assert "error[E953]" in said

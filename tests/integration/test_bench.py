@@ -39,6 +39,7 @@ def test_a_few_steps_are_measured_and_nothing_of_them_is_kept(checkout: Checkout
     store = checkout.folder.parent / "store"
     assert not list(store.glob("train/*"))
     assert list(store.glob("prepare/*"))
+    assert not (checkout.folder / "runs").exists()
 
 
 def test_a_training_that_fails_shows_the_end_of_its_log_and_its_code(checkout: Checkout) -> None:

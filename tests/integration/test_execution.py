@@ -10,20 +10,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from runner.errors import Busy, Interrupted, StageFailed
+from runner.errors import Busy, Interrupted, MachineCannot, StageFailed
+from runner.execution.events import read_events
 from runner.execution.execute import Execution
+from runner.execution.machines.meeting import First
 from runner.execution.run_folder import RunFolder, latest_run
 from runner.plan.keys import Surroundings
 from runner.report.proof import as_lines
 from runner.report.summary import render_summary, summary
+from runner.runs.again import command_of
+from runner.runs.known import read
 from runner.stages.contract import Class
 from runner.store.collect import collect
+from runner.store.locks import Lock
 from runner.store.store import Store
 from runner.verify.prove import prove
 from runner.verify.run import open_run
@@ -141,6 +147,19 @@ def test_a_failed_stage_leaves_no_manifest_and_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "store" / "second").exists()
 
 
+def test_machines_that_cannot_meet_are_in_the_record(tmp_path: Path) -> None:
+    def nowhere() -> Any:
+        return First(("192.0.2.7", 29400), 2, "", print, lambda: None)
+
+    run = execution(tmp_path, [FIRST], first=1)
+    run.open_machines, run.command = nowhere, ("recipe", "run", "x y.yaml")
+    with pytest.raises(MachineCannot):
+        run.execute()
+    found = read(run.run.path)
+    assert (found.state, found.record["error"]["code"]) == ("failed", "E379")
+    assert command_of(found.record) == "recipe run 'x y.yaml'"
+
+
 def test_a_program_that_fails_is_a_failed_stage_with_its_last_words(tmp_path: Path) -> None:
     def run(recipe: Any, inputs: Any, folder: Path, context: Any) -> None:
         context.run_program([sys.executable, "-c", "raise SystemExit('no such luck')"], log="luck")
@@ -167,6 +186,38 @@ def test_a_busy_key_exits_6_when_told_not_to_wait(tmp_path: Path) -> None:
     with Store(tmp_path / "store").lock("first", key), pytest.raises(Busy) as caught:
         execution(tmp_path, [FIRST], first=1).execute()
     assert caught.value.exit_code == 6
+
+
+def test_who_has_the_device_is_told_to_whoever_asks_meanwhile(tmp_path: Path) -> None:
+    run = execution(tmp_path, [stage("train", write("train", "x"), DEVICE=True)])
+    run.wait, said = True, []
+    run.say = said.append
+
+    def waits() -> list[Any]:
+        return [each for each in run.events.since(0) if each["event"] == "waiting"]
+
+    with ThreadPoolExecutor(1) as pool:
+        with Lock(tmp_path / "cache" / "locks" / "device-cpu.lock", "the cpu"):
+            done = pool.submit(run.execute)
+            while not waits():
+                assert not done.done()
+            assert read(run.run.path).alive
+        assert [result.action for result in done.result(60)] == ["run"]
+    (event,) = [each for each in read_events(run.run.events)[0] if each["event"] == "waiting"]
+    assert event["for"] == "the device"
+    assert event["holder"].startswith(f"process {os.getpid()} (")
+    assert said == [f"waiting for the device, held by {event['holder']}"]
+
+
+def test_a_stage_that_was_interrupted_has_not_failed(tmp_path: Path) -> None:
+    def stopped(*_: Any) -> None:
+        raise Interrupted(signal.SIGINT)
+
+    run = execution(tmp_path, [stage("first", stopped)])
+    with pytest.raises(Interrupted):
+        run.execute()
+    events = read_events(run.run.events)[0]
+    assert [each["state"] for each in events] == ["start", "interrupted"]
 
 
 KILLED = """

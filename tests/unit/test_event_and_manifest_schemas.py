@@ -26,6 +26,7 @@ def test_events_of_runner_and_scripts_follow_the_schema(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     log = EventLog(path)
     log.append({"stage": "train", "event": "stage", "state": "start", "key": DIGEST})
+    log.append({"stage": "train", "event": "waiting", "for": "the device", "holder": "process 7"})
     script = Events(path, "train")
     script.progress(1, 40, loss=2.5, tokens={"non_pad": 9, "padded": 12}, message="training", eta=3)
     script.measure(loss_base=2.5, kinds={"text": 3})
@@ -34,7 +35,7 @@ def test_events_of_runner_and_scripts_follow_the_schema(tmp_path: Path) -> None:
     log.close()
     script._file.close()
     events, _ = read_events(path)
-    assert len(events) == 5
+    assert len(events) == 6
     for event in events:
         validator("events-1").validate(event)
 

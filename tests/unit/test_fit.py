@@ -14,7 +14,14 @@ from runner.cli.validate import recipes_below
 from runner.errors import UsageError
 from runner.plan.cost import this_machine
 from runner.plan.fit import MOST_ROWS, fit, peak_of, ways_that_fit
-from runner.plan.machines import FOLDER, Hardware, hardware, known_names, rate_of
+from runner.plan.machines import (
+    FOLDER,
+    Hardware,
+    hardware,
+    known_names,
+    machines_of,
+    rate_of,
+)
 from runner.plan.memory import Job, training_memory
 from runner.plan.phases import beside_of, phases_of
 from runner.plan.published_models import FOLDER as PUBLISHED
@@ -83,6 +90,31 @@ def test_changes_are_the_fewest_that_make_it_fit(qlora: Job) -> None:
     ]
     if len(found.changes) > 1:
         assert all(peak_of(model, each) > card for each in without_one)
+
+
+def test_the_largest_smaller_batch_that_fits_is_proposed(qlora: Job) -> None:
+    model = shapes("llama-3.1-8b")
+    job = dataclasses.replace(qlora, batch=12, accumulation=1, gradient_checkpointing=True)
+    half, quarter = (
+        dataclasses.replace(job, batch=batch, accumulation=12 // batch) for batch in (6, 3)
+    )
+    words = "train.per_device_train_batch_size: {}, train.gradient_accumulation_steps: {}"
+    for budget, batch in ((peak_of(model, half), 6), (peak_of(model, quarter), 3)):
+        found = fit(model, job, budget)
+        assert found.changes == (words.format(batch, 12 // batch),)
+        assert found.changed == budget
+    ways = [way for way, _ in ways_that_fit(model, job, "train", peak_of(model, half))]
+    assert ways.count((words.format(6, 2),)) == 1
+    assert not [way for way in ways if words.format(3, 4) in way]
+
+
+def test_a_batch_of_pairs_is_halved_in_pairs(qlora: Job) -> None:
+    model = shapes("llama-3.1-8b")
+    job = dataclasses.replace(qlora, batch=8, sides=2, accumulation=1, gradient_checkpointing=True)
+    budget = peak_of(model, dataclasses.replace(job, batch=4, accumulation=2))
+    assert fit(model, job, budget).changes == (
+        "train.per_device_train_batch_size: 2, train.gradient_accumulation_steps: 2",
+    )
 
 
 def test_full_fine_tuning_that_does_not_fit_is_told_to_be_lora(full: Job) -> None:
@@ -413,3 +445,19 @@ def test_a_model_of_unknown_size_ends_with_what_to_do(
     told = capsys.readouterr().err
     assert "E007" in told
     assert "the model's facts are not at hand" in told
+
+
+def test_a_list_of_machines_names_each_once() -> None:
+    spark, card = hardware("dgx-spark"), hardware("rtx-4090")
+    assert machines_of("rtx-4090, DGX-Spark,,rtx-4090,") == [card, spark]
+    assert machines_of("dgx-spark,all")[0] == spark
+    assert sorted(each.title for each in machines_of("dgx-spark,all")) == sorted(
+        hardware(name).title for name in known_names()
+    )
+
+
+@pytest.mark.parametrize("text", ["", ",", " , "])
+def test_a_list_of_no_machine_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="no machine is named") as caught:
+        machines_of(text)
+    assert caught.value.code == "E006"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runner.errors import Interrupted, StageFailed, UsageError
+from runner.errors import Interrupted, MachineCannot, StageFailed, UsageError
 from runner.execution.machines import link as links
 from runner.execution.machines import meeting
 from runner.execution.machines.contract import NoMachines
@@ -265,7 +265,7 @@ def test_who_was_told_of_no_others_cannot_begin() -> None:
 
 
 def test_an_address_of_nobody_cannot_be_waited_at() -> None:
-    with pytest.raises(StageFailed, match=r"cannot wait at 192.0.2.7:29400") as refused:
+    with pytest.raises(MachineCannot, match=r"cannot wait at 192.0.2.7:29400") as refused:
         First(("192.0.2.7", 29400), 2, "", print, lambda: None)
     assert refused.value.code == "E379"
 

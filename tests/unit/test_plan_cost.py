@@ -28,6 +28,7 @@ from runner.recipe.load import check_recipe, load_recipe
 from runner.recipe.model import Recipe
 from runner.recipe.model_facts import Facts, known_facts
 from runner.report import plan_text as command
+from runner.report.plan_text import in_words
 from runner.stages import stages_of
 from runner.system import environments, hardware, hub, ollama, tools
 from tests.chain import ROOT
@@ -306,7 +307,16 @@ def test_a_processor_lacks_a_gpu_for_a_large_model_only(
 ) -> None:
     machine()
     assert "70.6 billion weights" in missing(qlora, config("llama-3.1-70b"), PROCESSOR)["W250"].what
-    assert "W250" in missing(qlora, None, PROCESSOR)
+    unknown = missing(qlora, None, PROCESSOR)["W250"].what
+    assert unknown.endswith("takes days on a processor")
+    (seconds,) = (
+        each.seconds
+        for each in cost(qlora, config("llama-3.1-70b"), PROCESSOR).time
+        if each.stage == "train"
+    )
+    assert seconds is not None
+    said = missing(qlora, config("llama-3.1-70b"), PROCESSOR)["W250"].what
+    assert f"takes about {in_words(seconds)} on a processor" in said
     assert "W250" in missing(lora, config("llama-3.1-8b"), PROCESSOR)
     assert "W250" not in missing(lora, config("qwen2.5-0.5b"), PROCESSOR)
 

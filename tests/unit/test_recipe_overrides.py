@@ -250,13 +250,6 @@ def test_a_bundle_takes_no_option(recipes: Path) -> None:
     assert caught.value.code == "E133"
 
 
-def test_the_command_to_type_next_has_the_options() -> None:
-    from runner.cli.run import _named
-
-    args = SimpleNamespace(recipe=Path("x.yaml"), set=["gguf.quantize=[Q8_0]", "seed=1"])
-    assert _named(cast("Any", args)) == "x.yaml --set 'gguf.quantize=[Q8_0]' --set seed=1"
-
-
 def test_a_backend_has_an_option_of_its_own() -> None:
     args = parse(["run", "x.yaml", "--set", "seed=1", "--backend", "llamafactory"])
     assert args.set == ["seed=1", "train.backend=llamafactory"]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runner.errors import Interrupted, StageFailed
+from runner.errors import Interrupted, MachineCannot, StageFailed
 from runner.execution.machines.link import Gone, Link
 from runner.execution.machines.same import differences
 
@@ -44,14 +44,14 @@ class First:
         say: Callable[[str], None],
         on_poll: Callable[[], None],
     ) -> None:
-        """Listens from now on. Raises StageFailed (E379) when it cannot."""
+        """Listens from now on. Raises MachineCannot (E379) when it cannot."""
         self._host, self._machines = address[0], machines
         self._how, self._say, self._on_poll = how_to_join, say, on_poll
         self._links: dict[Link, bool] = {}  # and whether it is done
         try:
             self._listening = socket.create_server(address, backlog=16)
         except (OSError, OverflowError) as error:
-            raise StageFailed(
+            raise MachineCannot(
                 f"cannot wait at {address[0]}:{address[1]}: {error}",
                 hint="give an address of this machine on the link to the others (ip -brief "
                 "address), and a port that is free",

@@ -1,0 +1,105 @@
+"""A shrunken twin without the hub: of the sizes that a model's publisher states.
+
+The twin then starts from a folder in the cache with that config alone, which its run records as its
+`model.path`. A tokenizer is made for it (scripts/shrink.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.plan.published_models import published_file
+from runner.recipe.base_recipe import with_base, with_scorer
+from runner.recipe.model import build
+from runner.store.atomic import disk_errors, write_atomic
+from runner.system.folders import cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from runner.errors import RecipeToolError
+    from runner.recipe.model import Model, Recipe
+
+NO_ACCESS = frozenset({"E316", "E319", "E829"})  # not let in, no answer, not to be asked
+_OF_HUB = ("hub", "revision")
+
+
+def without_hub(recipe: Recipe) -> Recipe:
+    """`recipe` and those that it starts from, with published configs for their models of the hub.
+
+    The same object where none of them is known. Raises MachineCannot on a full disk.
+    """
+    base = None if recipe.base is None else without_hub(recipe.base)
+    scorer = None if recipe.scorer is None else without_hub(recipe.scorer)
+    if base is recipe.base and scorer is recipe.scorer and not _is_known(recipe.model):
+        return recipe
+    resolved = recipe.resolved()
+    if _is_known(recipe.model):
+        model = resolved["model"]
+        gone = (*_OF_HUB, "trust_remote_code")
+        kept = {name: value for name, value in model.items() if name not in gone}
+        resolved["model"] = {**kept, "path": str(_folder(recipe.model))}
+    changed = build(resolved, recipe.source)
+    changed = changed if base is None else with_base(changed, base)
+    return changed if scorer is None else with_scorer(changed, scorer)
+
+
+def recorded(twin: Recipe, stands_for: Recipe) -> Recipe:
+    """`twin`, which says of itself that another model stands for the one that was asked for."""
+    changed = dict(_changes(twin, stands_for, ""))
+    return dataclasses.replace(twin, shrink={**(twin.shrink or {}), **changed})
+
+
+def _changes(twin: Recipe, given: Recipe, place: str) -> Iterator[tuple[str, object]]:
+    from runner.recipe.base_recipe import PLACES
+
+    if twin.model.path != given.model.path:
+        for name in (*_OF_HUB, "path"):
+            yield f"{place}/model/{name}", getattr(twin.model, name)
+    for at, name in PLACES.items():
+        inner, other = getattr(twin, name), getattr(given, name)
+        if inner is not None and other is not None:
+            yield from _changes(inner, other, f"{place}{at}")
+
+
+def suggest(error: RecipeToolError, recipe: Recipe) -> None:
+    """Add to `error`, of a twin whose model the hub does not give, how it can be without."""
+    if recipe.shrink is None or error.code not in NO_ACCESS or not _is_known(recipe.model):
+        return
+    path = shlex.quote(f"model.path={_folder(recipe.model)}")
+    error.hint += (
+        "; or make the twin of its published sizes: --shrink --set model.hub=null "
+        f"--set model.revision=null --set {path}"
+    )
+
+
+def is_closed(model: Model) -> bool:
+    """Is it known, without a question, that the hub would not give it to us?"""
+    from runner.execution.lacks import GATED
+    from runner.system.hub import find_token
+
+    return (
+        model.hub is not None
+        and model.hub.startswith(GATED)
+        and not os.environ.get("HF_ENDPOINT")  # a mirror may give it to anybody
+        and find_token() is None
+    )
+
+
+def _is_known(model: Model) -> bool:
+    return model.file is None and published_file(model.hub) is not None
+
+
+def _folder(model: Model) -> Path:
+    """A folder with the config, in the cache."""
+    source = published_file(model.hub)
+    assert source is not None
+    folder = cache_folder() / "published" / source.stem
+    with disk_errors("writing a published config"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "config.json", source.read_bytes())
+    return folder

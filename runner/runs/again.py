@@ -1,0 +1,72 @@
+"""The command that does a run again, or goes on with it, as it would be typed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# of `recipe run` and `recipe join`; --detach is left out: it goes on either way
+_FLAGS = (
+    "no_wait",
+    "no_preflight",
+    "locked",
+    "paranoid",
+    "verify_twice",
+    "offline",
+    "trust_bundled_code",
+)
+
+
+def words_of(args: argparse.Namespace) -> list[str]:
+    """The words of the command that `args` were read from, with everything that decides the run.
+
+    >>> words_of(argparse.Namespace(command="run", recipe="x.yaml", set=["seed=7"], shrink=True))
+    ['recipe', 'run', 'x.yaml', '--set', 'seed=7', '--shrink']
+    """
+    given = vars(args)
+    words = ["recipe", str(given.get("command", "run")), *_recipe(args)]
+    if address := given.get("address"):
+        words.append("{}:{}".format(*address))
+    if given.get("until"):
+        words += ["--until", str(given["until"])]
+    if address := given.get("rendezvous"):
+        words += ["--rendezvous", "{}:{}".format(*address)]
+    if given.get("into"):
+        words += ["--into", str(given["into"])]
+    return words + [f"--{name.replace('_', '-')}" for name in _FLAGS if given.get(name)]
+
+
+def named(args: argparse.Namespace) -> str:
+    """The recipe and what makes it another one, as a shell takes it."""
+    return shlex.join(_recipe(args))
+
+
+def _recipe(args: argparse.Namespace) -> list[str]:
+    options = [word for each in args.set for word in ("--set", each)]
+    shrink = ["--shrink"] if getattr(args, "shrink", False) else []
+    return [str(args.recipe), *options, *shrink]
+
+
+def command_of(record: Mapping[str, Any]) -> str:
+    """The command that goes on with the run of a run.json, whoever wrote that."""
+    from runner.report.printable import escaped
+
+    words = record.get("command")
+    if not isinstance(words, list) or not words:
+        words = list(_rebuilt(record))
+    return escaped(shlex.join(map(str, words)))
+
+
+def _rebuilt(record: Mapping[str, Any]) -> Iterator[str]:
+    """Of a run that no command line began, or an older version's."""
+    yield from ("recipe", "run", str(record.get("recipe_file", "x.yaml")))
+    said = record.get("set")
+    for name, value in (said if isinstance(said, dict) else {}).items():
+        yield from ("--set", f"{name}={json.dumps(value, ensure_ascii=False)}")
+    if record.get("shrink") is not None:
+        yield "--shrink"
+    if record.get("until"):
+        yield from ("--until", str(record["until"]))
