@@ -149,7 +149,8 @@ def _notes(found: Sequence[Candidate], all_of: Sequence[Difference]) -> list[dic
                 "W921",
                 "some held-out rows or questions are not the same in both: differences are over "
                 "the common ones only",
-                "hold out by a file (data.validation.files) that the recipes share",
+                "hold out by a file (data.validation.files) that the recipes share; pairs and "
+                "answers: by one file in both forms (docs/evaluation.md)",
             )
         )
     platforms = list(dict.fromkeys(each.platform for each in found))

@@ -14,6 +14,7 @@ from runner.recipe.base_recipe import (
     SCORER,
     as_seen_from,
     names_recipe,
+    of_one_name,
     read_recipe,
     section_of,
 )
@@ -150,6 +151,11 @@ def _check_source(
         unsound |= {section_of(place)} if inner[place] is None else set()
     sound = {key: value for key, value in source.data.items() if key not in unsound}
     recipe = _build(fill_defaults(sound, newest().resolved()), source, inner)
+    problems += [
+        finding.diagnostic(source)
+        for place, each in inner.items()
+        if (finding := of_one_name(place, each, recipe)) is not None
+    ]
     more, not_checked = _cross_checks(recipe, unsound)
     return recipe, Checked(problems + more, not_checked)
 

@@ -260,8 +260,9 @@ def not_guessed(path: Path, name: str) -> UsageError:
     return UsageError(
         f"the keys of the first rows of {escaped(name)} are those of no format: {keys_of(rows[0])}",
         hint=hint
-        or "name the format, and the columns: --from alpaca --column instruction=NAME "
-        "--column output=NAME; docs/data.md shows each format",
+        or "name the format, and the columns: --from alpaca --column instruction=NAME --column "
+        "output=NAME; of two answers --from preference --column prompt=NAME --column chosen=NAME "
+        "--column rejected=NAME; docs/data.md shows each format",
         code="E864",
     )
 

@@ -299,6 +299,16 @@ def test_values_of_other_rows_are_marked_in_their_cells(
     assert "with different letters" in as_html(data)
 
 
+def test_rows_that_are_not_shared_have_a_hint_that_pairs_can_follow(tmp_path: Path) -> None:
+    runs = (write(tmp_path, name, rows(9, 0.1, first=n)) for n, name in ((0, "sft"), (3, "dpo")))
+    (note,) = compared(*runs)["notes"]
+    assert note["code"] == "W921"
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    (name,) = re.findall(r"docs/(\w+)\.md", note["hint"])
+    assert name == "evaluation"
+    assert "--to messages --lossy" in page
+
+
 def test_values_of_the_same_rows_have_no_mark(tmp_path: Path) -> None:
     data = compared(*(write(tmp_path, name, rows(40, -0.5)) for name in ("one", "two")))
     assert not any("rows" in cell for row in value_rows(data) for cell in row[1:])
