@@ -119,10 +119,15 @@ def price_lines(data: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """What a hundredth of each measure cost in which the second model is better."""
     names = titles(data)
     return [
-        f"  0.01 of {names[each['measure']]}: {duration(each['seconds'])} of training "
-        f"[{duration(each['low'])}, {duration(each['high'])}]"
+        f"  0.01 of {names[each['measure']]}: {_price(each['seconds'])} of training "
+        f"[{_price(each['low'])}, {_price(each['high'])}]"
         for each in found["prices"]
     ]
+
+
+def _price(seconds: float) -> str:
+    """No training is free, however little a hundredth of a measure takes."""
+    return duration(seconds) if seconds >= 0.5 else "less than 1 s"
 
 
 def through_lines(found: Mapping[str, Any]) -> list[str]:

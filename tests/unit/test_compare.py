@@ -13,7 +13,7 @@ from runner.cli.main import main
 from runner.compare.candidates import candidates
 from runner.compare.result import as_data
 from runner.report.compare_html import as_html
-from runner.report.compare_text import value_rows
+from runner.report.compare_text import price_lines, value_rows
 from runner.scripts.evaluation.examples import FILE, Example, content_id, write_examples
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.verify.run import open_run
@@ -307,6 +307,12 @@ def test_rows_that_are_not_shared_have_a_hint_that_pairs_can_follow(tmp_path: Pa
     (name,) = re.findall(r"docs/(\w+)\.md", note["hint"])
     assert name == "evaluation"
     assert "--to messages --lossy" in page
+
+
+def test_no_training_is_said_to_take_0_seconds() -> None:
+    price = {"measure": "f1", "seconds": 0.2, "low": 0.0001, "high": 2.2}
+    (line,) = price_lines({"measures": [{"name": "f1", "title": "F1"}]}, {"prices": [price]})
+    assert line.strip() == "0.01 of F1: less than 1 s of training [less than 1 s, 2 s]"
 
 
 def test_values_of_the_same_rows_have_no_mark(tmp_path: Path) -> None:
