@@ -30,6 +30,7 @@ from runner.scripts.evaluation.intervals import estimate
 from runner.store.atomic import write_atomic
 from tests.chain import ROOT, Checkout, copy_checkout
 from tests.method_curves import curves
+from tests.method_scores import judged
 
 RECORD = ROOT / "docs" / "course" / "10.5" / "results.json"
 PICTURE = RECORD.with_name("curves.svg")
@@ -41,6 +42,7 @@ COURSE, DATA = "recipes/course", "recipes/data"
 SEED = 42  # of the recipes, by which rows are held out
 FRACTION = 0.25  # of most recipes
 EXCHANGED = 7  # seed of the controls
+OTHER_SEED = 7  # of a control's reward model
 POINTS = 6  # of a curve in the page
 HELD_OUT = "prepared/validation.tokens.safetensors"
 
@@ -103,6 +105,8 @@ class Method:
     traced: str = "rewards/margins"
     lower: bool = False  # is a lower value better?
     fraction: float = FRACTION  # of the rows that is held out
+    scorer: str = ""  # of PPO: the recipe of its reward model, whose rows the control changes
+    start: tuple[str, ...] = ()  # recipe of the model that it starts from, and that one's rows
 
     @property
     def file(self) -> str:
@@ -144,6 +148,14 @@ METHODS = {
             traced="reward",
             fraction=0.5,
         ),
+        Method(
+            *("ppo", "spark-faq.jsonl", "alpaca", exchange_sides),
+            *("reward_change", "growth of the reward model's score"),
+            neutral=0.0,
+            traced="objective/scores",
+            scorer="reward",
+            start=(f"{COURSE}/10.5-ppo-sft.yaml", f"{DATA}/judged-answers.jsonl"),
+        ),
     )
 }
 
@@ -170,23 +182,32 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def write_control(method: Method, project: Path) -> str:
-    """Write the control's recipe and rows into `project`; the recipe's path there."""
+def write_control(method: Method, project: Path, **more: Any) -> str:
+    """Write the control's recipe and rows into `project`; the recipe's path there.
+
+    `more`: what else its recipe says. A control's reward model has a seed of its own: two that
+    begin with the same random head share what that one likes, and the control would learn it too.
+    """
     name = f"{method.name}-control"
+    if method.scorer:
+        scorer = write_control(METHODS[method.scorer], project, seed=OTHER_SEED)
+        changed = {"reward": {"recipe": Path(scorer).name}}
+        return write_recipe(method, project, changed)
     train, validation = divided(read_rows(project / DATA / method.data), method.fraction)
     train = method.change(train, random.Random(EXCHANGED))
     files = {}
     for part, rows in (("train", train), ("held-out", validation)):
         files[part] = {"path": f"../data/{name}-{part}.jsonl", "format": method.format}
         write_rows(project / DATA / f"{name}-{part}.jsonl", rows)
-    recipe = {
-        "extends": f"10.5-{method.name}.yaml",
-        "name": name,
-        "data": {
-            "train": [files["train"]],
-            "validation": {"fraction": None, "files": [files["held-out"]]},
-        },
-    }
+    held_out = {"fraction": None, "files": [files["held-out"]]}
+    changed = {"data": {"train": [files["train"]], "validation": held_out}, **more}
+    return write_recipe(method, project, changed)
+
+
+def write_recipe(method: Method, project: Path, changed: dict[str, Any]) -> str:
+    """Write the recipe of the control, which `changed` is not what the method's own has."""
+    name = f"{method.name}-control"
+    recipe = {"extends": f"10.5-{method.name}.yaml", "name": name, **changed}
     file = f"{COURSE}/{name}.yaml"
     (project / file).write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
     return file
@@ -203,12 +224,17 @@ def train(checkout: Checkout, file: str, name: str) -> Path:
     return (checkout.folder / "runs" / name / "latest").resolve()
 
 
-def measured(method: Method, run: Path) -> dict[str, Any]:
-    """What a run says: the measure with its 95% interval, held-out rows, and the curve by step."""
-    stages = {each["name"]: each for each in json.loads((run / "run.json").read_text())["stages"]}
-    found = stages["evaluate"]["measures"]
+def measured(method: Method, run: Path, found: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a run says: the measure with its 95% interval, held-out rows, and the curve by step.
+
+    `found`: its measures, where another evaluation than its own is asked.
+    """
+    if found is None:
+        record = json.loads((run / "run.json").read_text())
+        stages = {each["name"]: each for each in record["stages"]}
+        found = stages["evaluate"]["measures"]
     if method.measure == "loss_change":
-        found = found | loss_change(run / "evaluation" / "examples.jsonl")
+        found = {**found} | loss_change(run / "evaluation" / "examples.jsonl")
     trace = [json.loads(line) for line in (run / "trace.jsonl").read_text().splitlines()]
     return {
         "value": rounded(found[method.measure]),
@@ -249,9 +275,10 @@ def results_of(method: Method, checkout: Checkout) -> dict[str, Any]:
     control = train(checkout, write_control(method, checkout.folder), f"{method.name}-control")
     if (run / HELD_OUT).read_bytes() != (control / HELD_OUT).read_bytes():
         raise RuntimeError(f"{method.name}: recipe and control were measured on other rows")
+    found = judged(control, run, checkout) if method.scorer else None
     return {
         "recipe": measured(method, run),
-        "control": measured(method, control),
+        "control": measured(method, control, found),
         "platform": json.loads((run / "run.json").read_text())["platform"],
         "sources": sources(method),
     }
@@ -259,7 +286,10 @@ def results_of(method: Method, checkout: Checkout) -> dict[str, Any]:
 
 def sources(method: Method, root: Path = ROOT) -> dict[str, str]:
     """File -> sha256 of what decides the numbers, as far as it is ours to change."""
-    names = (method.file, f"{DATA}/{method.data}")
+    names = [method.file, f"{DATA}/{method.data}", *method.start]
+    if method.scorer:
+        scorer = METHODS[method.scorer]
+        names += [scorer.file, f"{DATA}/{scorer.data}"]
     return {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in names}
 
 

@@ -22,6 +22,7 @@ REGISTRY = {
     "native": "runner.backends.native",
     "unsloth": "runner.backends.unsloth",
 }
+USUAL = "native"  # what a recipe that names none is trained by
 
 
 class Backend(Protocol):

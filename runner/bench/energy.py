@@ -10,11 +10,10 @@ import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from runner.system.hardware import ROOT
+from runner.system.nvml import Load, first_gpu
 
-NVML = "libnvidia-ml.so.1"
 _RAPL = "sys/class/powercap"
 
 
@@ -47,29 +46,17 @@ def at(samples: Sequence[tuple[float, float]], when: float) -> float | None:
     return j0 if t1 == t0 else j0 + (j1 - j0) * (when - t0) / (t1 - t0)
 
 
-def meter_of(
-    gpu: bool, root: Path = ROOT, load: Callable[[str], Any] = ctypes.CDLL
-) -> Meter | None:
+def meter_of(gpu: bool, root: Path = ROOT, load: Load = ctypes.CDLL) -> Meter | None:
     """The meter of the device that trains; None where it has none that can be read."""
     return nvml_meter(load) if gpu else rapl_meter(root)
 
 
-def nvml_meter(load: Callable[[str], Any]) -> Meter | None:
+def nvml_meter(load: Load) -> Meter | None:
     """Of the first GPU, since the driver was loaded."""
-    try:
-        library = load(NVML)
-    except OSError:
+    device = first_gpu(load)
+    if device is None or device.joules() is None:
         return None
-    device = ctypes.c_void_p()
-    if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device)):
-        return None
-
-    def read() -> float | None:
-        used = ctypes.c_ulonglong()
-        failed = library.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(used))
-        return None if failed else used.value / 1000
-
-    return Meter("the GPU alone, by NVML", read) if read() is not None else None
+    return Meter("the GPU alone, by NVML", device.joules)
 
 
 def rapl_meter(root: Path = ROOT) -> Meter | None:

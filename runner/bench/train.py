@@ -20,6 +20,7 @@ from runner.bench.figures import Figures, Roofline, Step, figures_of, steps_of
 from runner.errors import StageFailed
 
 if TYPE_CHECKING:
+    from runner.plan.machines import Hardware
     from runner.recipe.model import Recipe
     from runner.stages.contract import Outputs
 
@@ -46,8 +47,11 @@ class Bench:
         return None if self.joules is None else self.joules / self.figures.tokens["non_pad"]
 
 
-def bench(recipe: Recipe, steps: int, warm_up: int) -> Bench:
-    """Measure `steps` steps behind `warm_up` others. Raises what a run raises, and E933, E934."""
+def bench(recipe: Recipe, steps: int, warm_up: int, known: Hardware | None = None) -> Bench:
+    """Measure `steps` steps behind `warm_up` others. Raises what a run raises, and E933, E934.
+
+    `known`: what the GPU can do at most, where it is no machine of data/machines.
+    """
     from runner.system import hardware
 
     short = of_steps(recipe, steps + warm_up)
@@ -63,7 +67,7 @@ def bench(recipe: Recipe, steps: int, warm_up: int) -> Bench:
             code="E934",
             stage="train",
         )
-    roofline = roofline_of(recipe, gpus[0].name if gpus else "")
+    roofline = roofline_of(recipe, gpus[0].name if gpus else "", known)
     return Bench(
         recipe=recipe.name,
         device=gpus[0].name if gpus else f"{hardware.available_cpus()} cores",
@@ -83,20 +87,21 @@ def of_steps(recipe: Recipe, steps: int) -> Recipe:
     return dataclasses.replace(recipe, train=train)
 
 
-def roofline_of(recipe: Recipe, gpu: str) -> Roofline:
+def roofline_of(recipe: Recipe, gpu: str, known: Hardware | None = None) -> Roofline:
     """What a token needs at least, and what the device can do at most."""
     from runner.plan.cost import flop_per_token, known_shapes
     from runner.plan.machines import peak_of
-    from runner.recipe.model_facts import known_facts
+    from runner.plan.published_models import facts_at_hand
     from runner.system import hardware
 
-    shapes, _ = known_shapes(recipe, known_facts(recipe))
+    shapes, _ = known_shapes(recipe, facts_at_hand(recipe))
     # Layers below the first one that learns get no gradient: of those the way there alone counts.
     passes = 1 if recipe.train.adapter.trainable_layers is not None else 2
     need = None if shapes is None else flop_per_token(recipe, shapes, passes)
     if gpu:
-        peak, title = peak_of(gpu)
-        return Roofline(peak, title, need)
+        peak, title = (known.peak_flops, known.title) if known else peak_of(gpu)
+        count = recipe.train.all_processes  # one GPU each, and the tokens are those of all
+        return Roofline(count * peak, title if count == 1 else f"{count} of {title}", need)
     cores = hardware.available_cpus()
     tiles = TILES if "amx_bf16" in hardware.instruction_sets() else 1
     return Roofline(cores * CORE_CEILING * tiles, f"{cores} cores of any processor", need)

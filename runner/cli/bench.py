@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from runner.plan.machines import Hardware
     from runner.recipe.model import Recipe
 
 SCHEMA = 1  # version of the JSON
@@ -33,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     overrides.add_option(parser)
     overrides.add_backend_option(parser)
+    parser.add_argument(
+        "--hardware",
+        metavar="MACHINE",
+        help="what the GPU can do at most: one of recipe plan's machines, or a JSON file with "
+        "peak_flops; for a GPU that is not among them",
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
@@ -42,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
     from runner.report.bench_text import as_data, as_text
 
     _check(args)
-    found = bench(_recipe(args), args.steps, args.warm_up)
+    found = bench(_recipe(args), args.steps, args.warm_up, _hardware(args))
     if args.format == "json":
         print(json.dumps({"schema": SCHEMA, **as_data(found)}, indent=2, allow_nan=False))
     else:
@@ -59,6 +66,23 @@ def _check(args: argparse.Namespace) -> None:
             hint="--steps 20 --warm-up 3",
             code="E935",
         )
+
+
+def _hardware(args: argparse.Namespace) -> Hardware | None:
+    """Raises UsageError (E006, E935)."""
+    from runner.errors import UsageError
+    from runner.plan.machines import AUTO, hardware
+
+    if args.hardware is None or args.hardware == AUTO:
+        return None
+    found = hardware(args.hardware)
+    if not found.peak_flops:
+        raise UsageError(
+            f"{args.hardware} does not say what its GPU can do at most",
+            hint="add peak_flops, its dense rate in bfloat16, FLOP/s",
+            code="E935",
+        )
+    return found
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:

@@ -35,9 +35,13 @@ def main(args: argparse.Namespace) -> int:
         runs = [run for run in runs if run.alive]
     if args.format == "json":
         print(json.dumps({"schema": SCHEMA, "runs": [as_data(run) for run in runs]}, indent=2))
-    elif text := as_text(runs):
-        print(text)
+    else:
+        print(as_text(runs) or _nothing(args))
     return 0
+
+
+def _nothing(args: argparse.Namespace) -> str:
+    return "no run goes on" if args.running else "no runs yet; begin one: recipe run RECIPE"
 
 
 def as_data(run: KnownRun) -> dict[str, Any]:

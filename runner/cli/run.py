@@ -266,10 +266,18 @@ def nothing(told: Any) -> None:
     """Nobody has to be told, nothing is checked."""
 
 
-def preflight(recipe: Recipe, say: Callable[[str], None]) -> Callable[[Stage], None]:
-    """What is checked before a stage computes."""
-    from runner.execution.preflight import require_memory
+def preflight(
+    recipe: Recipe, say: Callable[[str], None], *, load: bool = True
+) -> Callable[[Stage], int]:
+    """What is checked before a stage computes; the bytes of memory that it may use, 0: all.
 
+    `load`: is it looked whether there is memory for its model?
+    """
+    from runner.execution.preflight import require_memory
+    from runner.system import memory_limit
+
+    if not load:
+        return lambda stage: memory_limit.asked()
     return lambda stage: require_memory(stage, recipe, say)
 
 
@@ -485,7 +493,7 @@ def execute(
             say=progress.say,
             machines=machines(args, recipe, progress),
             afterwards=afterwards,
-            before_device=nothing if args.no_preflight else preflight(recipe, progress.say),
+            before_device=preflight(recipe, progress.say, load=not args.no_preflight),
             check_outputs=outputs_checker(lock),
             until=until,
             base=base,

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ from runner.doctor.check import Check, State, ok
 from runner.system import environments, hardware
 
 SECONDS = 120.0  # for torch to load and find its GPU
+# CUDA Toolkit release notes, table of driver versions: CUDA 13.0 comes with R580.
+CUDA, LEAST_DRIVER = "CUDA 13", 580
+# Compute capability by name, where torch cannot be asked yet. Only where the assembler matters.
+CAPABILITIES = {"NVIDIA GB10": [12, 1]}
 _ASK = """
 import json, torch
 found = torch.cuda.is_available()
@@ -48,14 +52,45 @@ def gpus(root: Path, cache: Path) -> Iterator[Check]:
     yield ok("gpu", f"{', '.join(gpu.name for gpu in found)}; driver {found[0].driver}")
     if is_unified(root):
         yield ok("gpu memory", "shared with the processor: MemAvailable counts, NVML knows none")
+    yield from driver(found[0].driver)
+    yield from users(hardware.gpu_users())
+    capability = CAPABILITIES.get(found[0].name)
     environment = environments.find("native", cache)
     if environment is None:
         yield not_built("torch", "native")
+    else:
+        facts = ask_torch(environment.python)
+        yield from torch_checks(facts)
+        capability = facts.get("capability") or capability
+    if capability:
+        yield from assembler(capability, os.environ)
+
+
+def driver(version: str) -> Iterator[Check]:
+    """Is it new enough for the CUDA of the environments?"""
+    major = version.partition(".")[0]
+    if major.isdigit() and int(major) < LEAST_DRIVER:
+        yield Check(
+            "driver",
+            State.PROBLEM,
+            f"{version} is older than {LEAST_DRIVER}, which {CUDA} needs",
+            "torch finds no GPU with it, and trains on the processor",
+            "update the driver: sudo apt install nvidia-open, or NVIDIA's installer; then reboot",
+        )
+
+
+def users(found: Sequence[tuple[int, str, str]]) -> Iterator[Check]:
+    """Who computes on it now."""
+    if not found:
         return
-    facts = ask_torch(environment.python)
-    yield from torch_checks(facts)
-    if facts and facts["capability"]:
-        yield from assembler(facts["capability"], os.environ)
+    told = "; ".join(f"{name} (pid {pid}): {size}" for pid, name, size in found)
+    yield Check(
+        "gpu users",
+        State.WARNING,
+        told,
+        "what they hold of its memory a training cannot have, and they take its time",
+        "end what is not needed; a model that Ollama keeps: ollama stop NAME",
+    )
 
 
 def not_built(name: str, role: str) -> Check:

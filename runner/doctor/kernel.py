@@ -13,6 +13,7 @@ from runner.doctor.check import Check, State, ok
 from runner.execution.lacks import gb
 from runner.execution.preflight import DROP_CACHES
 from runner.system import hardware
+from runner.system.memory_limit import COMMAND, SETTING
 
 SHORT = 0.5  # of the memory: less than this part available is worth a word
 HOLDS = 1_000_000_000  # bytes from which a process is named
@@ -91,9 +92,10 @@ def limit(root: Path) -> Check:
     return Check(
         "memory limit",
         State.NOTE,
-        f"no cgroup limits this process: it may use all {gb(whole)}",
+        f"no cgroup limits this process: it may use all {gb(whole)}; a load of 8 GB or more gets "
+        "one of its own where this user may make one",
         "a training that needs more than there is can take the whole machine down",
-        "systemd-run --user --scope -p MemoryMax=90% recipe run x.yaml",
+        f"{COMMAND}; {SETTING}=110GB says how much",
     )
 
 

@@ -43,11 +43,22 @@ def builds(cache: Path) -> Iterator[Check]:
     yield ok("builds", ", ".join(built) or "nothing yet: the first run builds what it needs")
 
 
+def _answering(url: str) -> Check:
+    """A server that answers, and the models that it keeps in memory."""
+    models = ollama.loaded(url)
+    if not models:
+        return ok("ollama", f"one answers at {url}")
+    held = ", ".join(f"{name} with {gb(size)}" for name, size in models)
+    found, fix = f"one answers at {url} and holds {held}", f"ollama stop {models[0][0]}"
+    why = "what it holds a training cannot have; it lets go of a model some minutes after its use"
+    return Check("ollama", State.WARNING, found, why, fix)
+
+
 def servers(cache: Path) -> Check:
     """Which Ollama a run would use."""
     url, named = ollama.server_url(), os.environ.get("OLLAMA_HOST", "").strip()
     if ollama.may_be_asked_while_planning(url) and ollama.answers(url):
-        return ok("ollama", f"one answers at {url}")
+        return _answering(url)
     if named:
         return Check(
             "ollama",

@@ -30,6 +30,10 @@ _NAMES = {
 }
 
 
+# What a check's name says already.
+_SAID = {"W252": "memory: ", "W253": "disk: "}
+
+
 def checks(recipe: Recipe, cache: Path, root: Path) -> Iterator[Check]:
     """What the remaining stages of the recipe, and of those it starts from, lack here."""
     from runner.plan.chain import plan_chain
@@ -52,7 +56,13 @@ def _checks_of(link: Link, cache: Path, root: Path) -> Iterator[Check]:
     found = lacks(recipe, link.steps, cost, cache)
     for lack in found:
         state = State.NOTE if lack.mends_itself else State.PROBLEM
-        yield Check(_NAMES[lack.code], state, f"lacking: {lack.what}", "", lack.next)
+        yield Check(
+            _NAMES[lack.code],
+            state,
+            lack.what.removeprefix(_SAID.get(lack.code, "")),
+            "",
+            lack.next,
+        )
     if not any(lack.code == "W252" for lack in found):
         yield from memory_now(cost, hardware.memory(root))
     yield from hub_access(recipe, link.steps, cache)
@@ -63,6 +73,11 @@ def memory_now(cost: Cost, have: hardware.Memory) -> Iterator[Check]:
     if not cost.memory:
         if cost.unknown:
             yield Check("memory for it", State.NOTE, cost.unknown)
+        return
+    gpu = cost.machine.gpu
+    if gpu and not hardware.shares_memory(gpu):  # of whose own the host's says nothing
+        size = gb(cost.machine.memory) if cost.machine.memory else "an unknown size"
+        yield ok("memory for it", f"about {gb(cost.peak)} at the peak, {gpu} has {size}")
         return
     found = f"about {gb(cost.peak)} at the peak, {gb(have.available)} can be had now"
     if cost.peak <= have.available:

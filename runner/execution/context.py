@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,16 @@ from runner.execution.machines.meeting import network_env
 from runner.scripts.training.stopping import STOPPED
 from runner.stages.contract import Stage
 from runner.store.atomic import write_atomic
-from runner.system import determinism, environments, platforms, process, tools
+from runner.system import (
+    determinism,
+    environments,
+    gpu_health,
+    memory_limit,
+    platforms,
+    process,
+    tools,
+)
+from runner.system.memory_limit import Group
 
 SCRIPTS = Path(runner.__file__).parent / "scripts"
 STARTER = "start_processes"  # of one script several times
@@ -42,6 +52,7 @@ class StageContext:
     say: Callable[[str], None] = lambda message: None
     ollama_models: Path | None = None
     machines: Machines = field(default_factory=NoMachines)
+    memory_limit: int = 0  # bytes that a script and its children may use; 0: no limit of ours
     material: Mapping[str, Any] = field(default_factory=dict)  # of the stage's key
     measures: dict[str, Any] = field(default_factory=dict)
     _children: int = 0
@@ -80,15 +91,18 @@ class StageContext:
                 content["where"]["processes"] = {"script": name, "local": processes, **place}
             write_atomic(spec_file, _json_text(content))
             mark = self.events.position()
-            result = process.run_child(
-                [str(python), str(SCRIPTS), started, str(spec_file)],
-                env={**self._child_env(env), **network, **(outside or {})},
-                cwd=self.scratch,
-                stdout=log,
-                stderr=log,
-                lock_fds=self.lock_fds,
-                on_poll=lambda: self._poll(others),
-            )
+            health = gpu_health.watch(time.monotonic) if self.stage.DEVICE else None
+            with self._memory_group() as group:
+                result = process.run_child(
+                    [str(python), str(SCRIPTS), started, str(spec_file)],
+                    env={**self._child_env(env), **network, **(outside or {})},
+                    cwd=self.scratch,
+                    stdout=log,
+                    stderr=log,
+                    lock_fds=self.lock_fds,
+                    on_poll=lambda: self._poll(others, health),
+                    group=group,
+                )
             events = self.events.since(mark)
             if not result.ok:
                 failure = self._failure(name, result, events, log)
@@ -100,7 +114,20 @@ class StageContext:
             if event["event"] == "measure":
                 measured.update(event["values"])
         self.measures.update(measured)
+        if health is not None:
+            self.measures.update(health.measures())
         return measured
+
+    @contextlib.contextmanager
+    def _memory_group(self) -> Iterator[Group | None]:
+        """The cgroup of a script where its memory is limited."""
+        if not self.memory_limit:
+            yield None
+            return
+        with memory_limit.group(self.memory_limit) as group:
+            if group is None:
+                self.say(f"no limit keeps this job from taking all memory: {memory_limit.COMMAND}")
+            yield group
 
     def run_program(
         self,
@@ -146,8 +173,10 @@ class StageContext:
         """Record a measure for run.json."""
         self.measures[name] = value
 
-    def _poll(self, others: Machines) -> None:
+    def _poll(self, others: Machines, health: gpu_health.Watch | None) -> None:
         self.on_poll()
+        if health is not None:
+            health.look()
         others.poll()
 
     def _next_log_stem(self, name: str) -> str:

@@ -64,7 +64,8 @@ class Execution:
     on_poll: Callable[[], None] = lambda: None
     say: Callable[[str], None] = lambda message: None
     until: str | None = None  # the recipe goes on behind this stage, and the run does not
-    before_device: Callable[[Stage], None] = lambda stage: None  # may raise to end the run
+    # may raise to end the run; gives the bytes of memory that a stage may use, 0: all
+    before_device: Callable[[Stage], int] = lambda stage: 0
     check_outputs: Callable[[Outputs], None] = lambda outputs: None  # may raise to end the run
     # what else is done with the outputs, before the run is; may raise to end it
     afterwards: Callable[[Execution, Mapping[str, Outputs]], None] = lambda execution, known: None
@@ -131,8 +132,9 @@ class Execution:
                 result = StageResult(stage.NAME, "reuse", key, material, found, 0.0)
             else:
                 with self._device(stage) as device_fds:
-                    self.before_device(stage)
-                    result = self._run_stage(stage, upstream, key, material, (lock.fd, *device_fds))
+                    limit = self.before_device(stage)
+                    fds = (lock.fd, *device_fds)
+                    result = self._run_stage(stage, upstream, key, material, fds, limit)
             self.results.append(result)
             # Before the lock is released, so that no `recipe gc` can come between.
             self._register()
@@ -153,9 +155,9 @@ class Execution:
             self.store.lock(stage.NAME, key, wait=self.wait, on_wait=self._say_waiting) as lock,
             self._device(stage) as device_fds,
         ):
-            self.before_device(stage)
+            limit = self.before_device(stage)
             staging = self.store.staging(stage.NAME, key)
-            context = self._context(stage, staging, material, (lock.fd, *device_fds))
+            context = self._context(stage, staging, material, (lock.fd, *device_fds), limit)
             self._event(stage, "start", key)
             try:
                 stage.run(self.recipe, upstream, staging.out, context)
@@ -170,10 +172,11 @@ class Execution:
         key: str,
         material: dict[str, Any],
         lock_fds: tuple[int, ...],
+        limit: int,
     ) -> StageResult:
         resumed = has_checkpoint(stage, self.store.scratch_folder(stage.NAME, key))
         staging = self.store.staging(stage.NAME, key)
-        context = self._context(stage, staging, material, lock_fds)
+        context = self._context(stage, staging, material, lock_fds, limit)
         self._event(stage, "start", key)
         started = time.monotonic()
         try:
@@ -208,9 +211,15 @@ class Execution:
         self.store.discard(staging, keep_scratch=hasattr(stage, "resumable"))
 
     def _context(
-        self, stage: Stage, staging: Staging, material: dict[str, Any], lock_fds: tuple[int, ...]
+        self,
+        stage: Stage,
+        staging: Staging,
+        material: dict[str, Any],
+        lock_fds: tuple[int, ...],
+        limit: int,
     ) -> StageContext:
         return StageContext(
+            memory_limit=limit,
             stage=stage,
             project_root=self.recipe.project_root,
             recipe_folder=self.recipe.folder,

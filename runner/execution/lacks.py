@@ -120,11 +120,10 @@ def _smaller(recipe: Recipe, have: int, machine: Machine) -> str:
     from runner.plan.cost import known_shapes
     from runner.plan.fit import fewest_changes
     from runner.plan.memory import Job
-    from runner.plan.published_models import published_facts
-    from runner.recipe.model_facts import known_facts
+    from runner.plan.published_models import facts_at_hand
 
     larger = "take a machine with more memory, or a smaller model: recipe plan --hardware all"
-    shapes, _ = known_shapes(recipe, known_facts(recipe) or published_facts(recipe))
+    shapes, _ = known_shapes(recipe, facts_at_hand(recipe))
     if shapes is None:
         return larger
     changes, left = fewest_changes(shapes, Job.of(recipe), have, machine.device)

@@ -40,10 +40,9 @@ def explain(error: StageFailed, recipe: Recipe, events: Path) -> None:
     from runner.plan.machines import this_hardware
     from runner.plan.memory import Job
     from runner.plan.phases import phases_of
-    from runner.plan.published_models import published_facts
-    from runner.recipe.model_facts import known_facts
+    from runner.plan.published_models import facts_at_hand
 
-    shapes, _ = known_shapes(recipe, known_facts(recipe) or published_facts(recipe))
+    shapes, _ = known_shapes(recipe, facts_at_hand(recipe))
     if shapes is None:
         return
     machine = this_hardware()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from runner.errors import MachineCannot
 from runner.execution.lacks import gb
-from runner.system import hardware
+from runner.system import hardware, memory_limit
 from runner.system.hardware import ROOT
 
 if TYPE_CHECKING:
@@ -27,18 +27,20 @@ DROP_CACHES = "sync && echo 3 | sudo tee /proc/sys/vm/drop_caches"  # for people
 
 def require_memory(
     stage: Stage, recipe: Recipe, say: Callable[[str], None], root: Path = ROOT
-) -> None:
-    """Make room for the model that `stage` loads. Raises MachineCannot (E940) when there is none.
+) -> int:
+    """Make room for the model that `stage` loads; the bytes it may use, 0 for no limit of ours.
 
-    A GPU with memory of its own is not looked at, nor a model whose shapes are unknown.
+    A GPU with memory of its own is not looked at, nor a model whose shapes are unknown. Raises
+    MachineCannot (E940) when there is no memory for it, UsageError (E962).
     """
     gpus = hardware.gpus(root)
     unified = any(hardware.shares_memory(gpu.name) for gpu in gpus)
+    wished = memory_limit.asked()
     if stage.NAME not in LOADING or (gpus and not unified):
-        return
+        return wished
     needed = _load_of(recipe, "cuda" if gpus else "cpu")
     if needed < LARGE:
-        return
+        return wished
     if unified and needed > hardware.meminfo(root)["MemFree"]:
         _drop_caches(root, say)
     have = hardware.memory(root).available
@@ -49,15 +51,16 @@ def require_memory(
             "or try it all the same: --no-preflight",
             code="E940",
         )
+    return wished or memory_limit.for_large_load(root)
 
 
 def _load_of(recipe: Recipe, device: str) -> int:
     """Bytes at the peak of the load; 0 when they are not known."""
     from runner.plan.cost import known_shapes
     from runner.plan.memory import Job, loading_memory
-    from runner.recipe.model_facts import known_facts
+    from runner.plan.published_models import facts_at_hand
 
-    shapes, _ = known_shapes(recipe, known_facts(recipe))
+    shapes, _ = known_shapes(recipe, facts_at_hand(recipe))
     return 0 if shapes is None else loading_memory(shapes, Job.of(recipe), device).total
 
 

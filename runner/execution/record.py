@@ -80,11 +80,10 @@ def _planned_memory(recipe: Recipe) -> dict[str, dict[str, int]]:
     from runner.plan.cost import known_shapes
     from runner.plan.memory import Job
     from runner.plan.phases import phases_of
-    from runner.plan.published_models import published_facts
-    from runner.recipe.model_facts import known_facts
+    from runner.plan.published_models import facts_at_hand
     from runner.system.hardware import gpus
 
-    shapes, _ = known_shapes(recipe, known_facts(recipe) or published_facts(recipe))
+    shapes, _ = known_shapes(recipe, facts_at_hand(recipe))
     if shapes is None:
         return {}
     phases = phases_of(shapes, Job.of(recipe), "cuda" if gpus() else "cpu")

@@ -160,10 +160,9 @@ def cost_of(
 
 def cost_here(recipe: Recipe, steps: list[Step], runs: Path) -> Cost:
     """What they take on this machine, by the model's facts or else its published sizes."""
-    from runner.plan.published_models import published_facts
-    from runner.recipe.model_facts import known_facts
+    from runner.plan.published_models import facts_at_hand
 
-    facts = known_facts(recipe) or published_facts(recipe)
+    facts = facts_at_hand(recipe)
     return cost_of(recipe, steps, facts, runs, this_machine())
 
 

@@ -13,9 +13,8 @@ from runner.plan.fit import Fit, fit
 from runner.plan.machines import Hardware
 from runner.plan.memory import Job
 from runner.plan.plan import Action, Step
-from runner.plan.published_models import published_facts
+from runner.plan.published_models import facts_at_hand
 from runner.recipe.model import Recipe
-from runner.recipe.model_facts import known_facts
 from runner.stages import stages_of
 from runner.store.store import Store
 from runner.system.folders import store_folder
@@ -63,7 +62,7 @@ def _chain(recipe: Recipe) -> Iterator[Recipe]:
 
 
 def _fits(recipe: Recipe, machines: Iterable[Hardware]) -> Fits:
-    facts = known_facts(recipe) or published_facts(recipe)
+    facts = facts_at_hand(recipe)
     shapes, unknown = known_shapes(recipe, facts)
     if shapes is None or facts is None:
         return Fits(recipe.name, (), unknown=unknown)

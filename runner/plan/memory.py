@@ -276,6 +276,7 @@ def loading_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
         held.append(Item("largest weight, as stored", DTYPE_BYTES[job.dtype] * largest))
         if device == "cpu":
             held.append(Item("quantising it", QUANTISING_BYTES * largest))
+    held.append(Item("lengths of a weight's columns (DoRA)", _lengths(shapes, job)))
     return memory_of([*held, Item("process", PROCESS_BYTES[device])])
 
 
@@ -401,6 +402,8 @@ def _ends_with(module: str, end: str) -> bool:
 
 def _saved(shapes: Shapes, adapter: Adapter) -> list[Weight]:
     """Weights trained as a whole: those that `modules_to_save` names, and those inside of them."""
+    if not adapter.modules_to_save:
+        return []
     return [
         weight
         for weight in shapes.weights
@@ -444,14 +447,17 @@ def _at_the_turn(shapes: Shapes, job: Job) -> list[Item]:
     """
     tokens = job.batch * job.length
     logits = Item("logits and loss", _logits(shapes, job))
-    each = tokens * _layer_bytes(shapes, job)
+    each, scaled = (tokens * size(shapes, job) for size in (_layer_bytes, _scaled_bytes))
     copies = Item("bfloat16 copies of weights", _autocast_copies(shapes, job))
+    lengths = Item("lengths of a weight's columns (DoRA)", _lengths(shapes, job))
     if not job.gradient_checkpointing:
-        return [Item("activations", shapes.layers * each), logits, copies]
+        return [Item("activations", shapes.layers * (each + scaled)), logits, copies, lengths]
     inputs = shapes.layers * tokens * shapes.hidden * DTYPE_BYTES[job.stream]
-    again = Item("one layer, again and back", 2 * each + _one_weight(shapes, job))
+    # measured: what DoRA scales is gone before the gradients of the rest are there
+    once = max(2 * each, each + scaled)
+    again = Item("one layer, again and back", once + _one_weight(shapes, job))
     largest = max(logits, again, key=lambda item: item.bytes)
-    return [Item("kept input of every layer", inputs), largest, copies]
+    return [Item("kept input of every layer", inputs), largest, copies, lengths]
 
 
 def _one_weight(shapes: Shapes, job: Job) -> int:
@@ -485,6 +491,22 @@ def _adapter_bytes(shapes: Shapes, job: Job) -> int:
     dropped = job.adapter.lora_dropout > 0
     copied = 2 if job.bf16 else FLOAT32 if dropped or job.dtype != "float32" else 0
     return math.ceil(columns / shapes.layers) * (copied + dropped)
+
+
+def _scaled_bytes(shapes: Shapes, job: Job) -> int:
+    """What DoRA keeps of one layer for a token: the outputs of base and adapter, each to scale."""
+    if not job.adapter.use_dora:
+        return 0
+    rows = sum(weight.rows for weight in adapted_weights(shapes, job.adapter))
+    return 2 * job.computed * math.ceil(rows / shapes.layers)
+
+
+def _lengths(shapes: Shapes, job: Job) -> int:
+    """What DoRA takes for a while: the largest weight, its change and their sum, as float32."""
+    if not job.adapter.use_dora:
+        return 0
+    adapted = adapted_weights(shapes, job.adapter)
+    return 3 * FLOAT32 * max((weight.rows * weight.columns for weight in adapted), default=0)
 
 
 def _autocast_copies(shapes: Shapes, job: Job) -> int:

@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.recipe.base_recipe import innermost
-from runner.recipe.model_facts import Facts
+from runner.recipe.model_facts import Facts, known_facts
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
 
 FOLDER = Path(__file__).parent / "data" / "published"
+
+
+def facts_at_hand(recipe: Recipe) -> Facts | None:
+    """The facts of the recipe's model, else what was published of it; None: neither is known."""
+    return known_facts(recipe) or published_facts(recipe)
 
 
 def published_facts(recipe: Recipe) -> Facts | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import RecipeInvalid
+from runner.plan.published_models import facts_at_hand
 from runner.recipe.base_recipe import (
     PLACES,
     POINTER,
@@ -22,7 +23,6 @@ from runner.recipe.checks.unfit import is_lock, unfit
 from runner.recipe.finding import Finding
 from runner.recipe.layers import layered
 from runner.recipe.model import Recipe, build
-from runner.recipe.model_facts import known_facts
 from runner.recipe.overrides import parse_overrides
 from runner.recipe.paths import moved_path, project_root, replace_paths
 from runner.recipe.schema import Schema, fill_defaults, load_schema, part_schema
@@ -265,7 +265,7 @@ def _file_checks(recipe: Recipe, unsound: set[str], bad: set[str]) -> tuple[list
         found += rows.check_batch(recipe)
     if "model" in unsound or any(pointer.startswith("/model") for pointer in bad):
         return found, ""
-    facts = known_facts(recipe)
+    facts = facts_at_hand(recipe)
     if "gguf" not in unsound:
         found += widths.check_widths(recipe, facts)
     if "train" not in unsound:

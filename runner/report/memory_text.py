@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 KINDS = ("weights", "trained", "gradients", "optimizer", "rest", "peak", "used", "available")
+PHASES = ("load", "first step", "train", "save", "evaluate", "harness")  # of plan/phases.py
 _PREFIX = "memory_"
 _SHOWN = 40  # steps; of more, every second or third, and so on, and the last
 
@@ -40,7 +41,7 @@ def memory_report(record: Mapping[str, Any], events: Iterable[Mapping[str, Any]]
             else None,
             "measured": measured.get(name),
         }
-        for name in ("load", "train", "evaluate", "harness")
+        for name in PHASES
         if name in planned or name in measured
     }
     return {"schema": 1, "phases": phases, "steps": timeline(events)}
@@ -66,13 +67,13 @@ def memory_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if not report["phases"]:
         yield "nothing is known of this run's memory: no training has begun, or an older one did"
         return
-    yield f"{'GB':<10}{'planned':>10}{'measured':>10}   planned by kind"
+    yield f"{'GB':<11}{'planned':>10}{'measured':>10}   planned by kind"
     for name, phase in report["phases"].items():
         planned, measured = phase["planned"] or {}, phase["measured"] or {}
         largest = sorted(planned.items(), key=lambda item: -item[1])
         kinds = ", ".join(f"{kind} {_gb(size)}" for kind, size in largest if kind != "total")
         sums = f"{_gb(planned.get('total')):>10}{_gb(measured.get('peak')):>10}"
-        yield f"{name:<10}{sums}   {kinds}".rstrip()
+        yield f"{name:<11}{sums}   {kinds}".rstrip()
     steps = report["steps"]
     if not steps:
         return
@@ -90,8 +91,10 @@ def _gb(size: int | None) -> str:
 
 def summary_line(record: Mapping[str, Any]) -> str | None:
     """The peak of the training beside the planned one; None where it was not measured."""
-    phase = memory_report(record, ())["phases"].get("train", {})
-    if not phase.get("measured"):
+    phases = memory_report(record, ())["phases"]
+    trained = (phases[name] for name in ("train", "first step") if name in phases)
+    phase = next((each for each in trained if each["measured"]), None)
+    if phase is None:
         return None
     words = f"memory            {_gb(phase['measured']['peak'])} GB at the peak of the training"
     planned = phase["planned"]

@@ -174,6 +174,14 @@ def step_details(event: dict[str, Any]) -> str:
         parts.append(f"reward {event['reward']:.3f}")
     if event.get("margins") is not None:
         parts.append(f"margin {event['margins']:.3f}")
+    if event.get("accuracies") is not None:
+        parts.append(f"accuracy {event['accuracies']:.2f}")
+    if event.get("scores") is not None:
+        parts.append(f"score {event['scores']:.3f}")
+    if event.get("kl") is not None:
+        parts.append(f"KL {event['kl']:.3f}")
+    if event.get("entropy") is not None:
+        parts.append(f"entropy {event['entropy']:.3f}")
     if event.get("tokens_per_second"):
         parts.append(f"{event['tokens_per_second']:.0f} tok/s")
     if event.get("memory"):

@@ -32,11 +32,20 @@ def summary(folder: Path) -> dict[str, Any]:
         "margin_unit": _margin_unit(record),
         "gguf_limits": _gguf_limits(record),
         "memory": summary_line(record),
+        "gpu_health": health_line(record),
         "answers": _answers(folder),
         "artifacts": _artifacts(folder, manifest),
         "manifest_sha256": _manifest_sha256(folder),
         "talk": talk_command(folder),
     }
+
+
+def health_line(record: Mapping[str, Any]) -> str | None:
+    """Where the GPU was slower in the training than it could be; None elsewhere."""
+    from runner.system.gpu_health import in_words
+
+    train = next((stage for stage in record["stages"] if stage["name"] == "train"), None)
+    return None if train is None else in_words(train["measures"].get("gpu_health"))
 
 
 def talk_command(folder: Path) -> str | None:
@@ -171,6 +180,8 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
     lines += template_lines(_measures(result, "train").get("template"))
     if result.get("memory"):
         lines.append(result["memory"])
+    if result.get("gpu_health"):
+        lines.append(result["gpu_health"])
     speed = _measures(result, "benchmark")
     if "generation_tokens_per_second" in speed:
         lines.append(

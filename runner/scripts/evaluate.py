@@ -29,7 +29,13 @@ from runner.scripts.evaluation.neutral import NeutralTexts
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.training.base_model import read_model
 from runner.scripts.training.token_rows import IGNORED, Row, read_token_rows
-from runner.scripts.training.torch_setup import check_still_set_up, peak_memory, set_up_torch
+from runner.scripts.training.torch_setup import (
+    SHORTER_QUESTIONS,
+    check_still_set_up,
+    peak_memory,
+    set_up_torch,
+    told_of_gpu,
+)
 
 BATCH = 16  # questions answered at once; part of what decides an answer's last bits
 
@@ -276,4 +282,4 @@ def write_measures(
 
 
 if __name__ == "__main__":
-    main(evaluate)
+    main(told_of_gpu(evaluate, SHORTER_QUESTIONS))

@@ -34,7 +34,12 @@ from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.training.preferences.preference_losses import answer_logps
 from runner.scripts.training.preferences.preference_rows import read_preferred
 from runner.scripts.training.token_rows import IGNORED, Row, read_token_rows
-from runner.scripts.training.torch_setup import check_still_set_up, set_up_torch
+from runner.scripts.training.torch_setup import (
+    SHORTER_QUESTIONS,
+    check_still_set_up,
+    set_up_torch,
+    told_of_gpu,
+)
 
 Scores = NDArray[np.float64]
 
@@ -231,4 +236,4 @@ def judged_examples(
 
 
 if __name__ == "__main__":
-    main(evaluate)
+    main(told_of_gpu(evaluate, SHORTER_QUESTIONS))

@@ -30,7 +30,12 @@ from runner.scripts.evaluation.intervals import FEW, with_interval
 from runner.scripts.rewards.prompt_rows import Prompt, read_prompts
 from runner.scripts.rewards.scoring import names_of, score
 from runner.scripts.spec import Events, Spec, main
-from runner.scripts.training.torch_setup import check_still_set_up, set_up_torch
+from runner.scripts.training.torch_setup import (
+    SHORTER_QUESTIONS,
+    check_still_set_up,
+    set_up_torch,
+    told_of_gpu,
+)
 
 Values = NDArray[np.float64]
 Settings = Mapping[str, Any]
@@ -150,4 +155,4 @@ def reward_examples(
 
 
 if __name__ == "__main__":
-    main(evaluate)
+    main(told_of_gpu(evaluate, SHORTER_QUESTIONS))

@@ -35,7 +35,12 @@ from runner.scripts.training.native_model import seed_draws
 from runner.scripts.training.preferences.reward_model import load_scorer
 from runner.scripts.training.prompts import Ids, left_padded, prompt_of
 from runner.scripts.training.token_rows import read_token_rows
-from runner.scripts.training.torch_setup import check_still_set_up, set_up_torch
+from runner.scripts.training.torch_setup import (
+    SHORTER_QUESTIONS,
+    check_still_set_up,
+    set_up_torch,
+    told_of_gpu,
+)
 
 MODELS = ("base", "tuned")
 
@@ -186,4 +191,4 @@ def examples_of(
 
 
 if __name__ == "__main__":
-    main(evaluate)
+    main(told_of_gpu(evaluate, SHORTER_QUESTIONS))

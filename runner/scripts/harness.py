@@ -35,7 +35,7 @@ from runner.scripts.training.torch_setup import (
     check_still_set_up,
     peak_memory,
     set_up_torch,
-    told_of_memory,
+    told_of_gpu,
 )
 
 BATCH = 8  # prompts at once; part of what decides the last bits
@@ -243,4 +243,4 @@ def _write(
 
 
 if __name__ == "__main__":
-    main(told_of_memory(measure, SHORTER_QUESTIONS))
+    main(told_of_gpu(measure, SHORTER_QUESTIONS))

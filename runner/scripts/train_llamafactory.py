@@ -31,7 +31,7 @@ from runner.scripts.training.token_rows import (
     read_token_rows,
     with_first_labels,
 )
-from runner.scripts.training.torch_setup import set_up_torch, told_of_memory
+from runner.scripts.training.torch_setup import set_up_torch, told_of_gpu
 from runner.scripts.training.training_record import TrainingRecord
 
 
@@ -63,4 +63,4 @@ def report(record: TrainingRecord) -> None:
 
 
 if __name__ == "__main__":
-    main(told_of_memory(train))
+    main(told_of_gpu(train))

@@ -51,7 +51,7 @@ from runner.scripts.training.torch_setup import (
     check_still_set_up,
     peak_memory,
     set_up_torch,
-    told_of_memory,
+    told_of_gpu,
 )
 from runner.scripts.training.trained_files import write_adapter, write_model
 from runner.scripts.training.training_record import TrainingRecord, kept_of
@@ -187,4 +187,4 @@ def ready(
 
 
 if __name__ == "__main__":
-    main(told_of_memory(train))
+    main(told_of_gpu(train))

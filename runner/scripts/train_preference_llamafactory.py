@@ -21,7 +21,7 @@ from runner.scripts.training.llamafactory.llamafactory_training import (
 )
 from runner.scripts.training.preferences.preference_rows import TRACED
 from runner.scripts.training.token_rows import check_rows, read_token_rows
-from runner.scripts.training.torch_setup import set_up_torch, told_of_memory
+from runner.scripts.training.torch_setup import set_up_torch, told_of_gpu
 from runner.scripts.training.training_record import TrainingRecord
 
 
@@ -59,4 +59,4 @@ def with_mean_divergence(trainer: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main(told_of_memory(train))
+    main(told_of_gpu(train))

@@ -29,7 +29,7 @@ from runner.scripts.training.torch_setup import (
     check_still_set_up,
     peak_memory,
     set_up_torch,
-    told_of_memory,
+    told_of_gpu,
 )
 from runner.scripts.training.trained_files import write_adapter, write_model
 
@@ -119,5 +119,5 @@ def _leave() -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(told_of_memory(train))
+    main(told_of_gpu(train))
     _leave()

@@ -82,6 +82,7 @@ def train(spec: Spec, events: Events) -> None:
     from runner.scripts.training import adapter_targets
     from runner.scripts.training.answer_masks import check_answers, generation_prompt
     from runner.scripts.training.batches import Batches
+    from runner.scripts.training.canary.canary import canary_of
     from runner.scripts.training.checkpoints import remove_incomplete
     from runner.scripts.training.native_model import train_to_the_end
     from runner.scripts.training.token_rows import check_rows, check_window, read_token_rows
@@ -116,6 +117,7 @@ def train(spec: Spec, events: Events) -> None:
         tokenizer,
         Batches(data, tokenizer.pad_token_id, torch.bfloat16),
         record,
+        canary_of(spec, events, data),
     )
     train_to_the_end(trainer, record, checkpoints, job)
 
@@ -124,12 +126,12 @@ def train(spec: Spec, events: Events) -> None:
     events.measure(**record.measures(), peak_memory=peak_memory(device))
 
 
-def told_of_memory(spec: Spec, events: Events) -> None:
+def told_of_gpu(spec: Spec, events: Events) -> None:
     """`train`, with a GPU that is too small as an error for the user (E509)."""
-    from runner.scripts.training.torch_setup import told_of_memory
+    from runner.scripts.training.torch_setup import told_of_gpu
 
-    told_of_memory(train)(spec, events)
+    told_of_gpu(train)(spec, events)
 
 
 if __name__ == "__main__":
-    main(told_of_memory)
+    main(told_of_gpu)

@@ -46,7 +46,7 @@ class Gpu:
 
 def available_cpus(root: Path = ROOT) -> int:
     """Processors that this process may keep busy: its affinity, cut by cgroup quotas (v1, v2)."""
-    quotas = [_cpu_quota(folder) for folder in _cgroup_folders(root, "cpu")]
+    quotas = [_cpu_quota(folder) for folder in cgroup_folders(root, "cpu")]
     return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
 
 
@@ -57,7 +57,7 @@ def memory(root: Path = ROOT) -> Memory:
     """
     facts = meminfo(root)
     total, available = facts["MemTotal"], facts["MemAvailable"]
-    for folder in _cgroup_folders(root, "memory"):
+    for folder in cgroup_folders(root, "memory"):
         limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
         used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
         if limit is None or limit >= total:
@@ -119,9 +119,20 @@ def shares_memory(gpu: str) -> bool:
     return any(word in gpu for word in _UNIFIED)
 
 
+def gpu_users() -> list[tuple[int, str, str]]:
+    """Process id, name and memory, in the driver's words (`[N/A]` on a GB10), of who computes."""
+    rows = (line.rsplit(",", 1) for line in _nvidia_smi("compute-apps=pid,name,used_memory"))
+    found = []
+    for row in rows:
+        number, _, name = row[0].partition(",")
+        if len(row) == 2 and number.strip().isdigit():
+            found.append((int(number), name.strip(), row[1].strip()))
+    return found
+
+
 def gpu_memory() -> int:
     """Bytes of the first GPU's own memory, as its driver says; 0 where it does not (GB10)."""
-    lines = _nvidia_smi("memory.total")
+    lines = _nvidia_smi("gpu=memory.total")
     size = lines[0].split()[0] if lines and lines[0].split() else ""
     return int(size) << 20 if size.isdigit() else 0
 
@@ -174,7 +185,7 @@ def hardware_facts() -> dict[str, Any]:
     }
 
 
-def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
+def cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
     """The cgroup of this process and those above it, in v2 and in v1's tree of `controller`.
 
     Every limit on the way up counts. Inside a container the way may begin at the mount itself.
@@ -261,13 +272,13 @@ def _driver(root: Path) -> str:
 
 def _ask_nvidia_smi() -> tuple[Gpu, ...]:
     """Name and driver only: memory is `[N/A]` on a GB10."""
-    lines = (line.rpartition(",") for line in _nvidia_smi("name,driver_version") if "," in line)
+    lines = (line.rpartition(",") for line in _nvidia_smi("gpu=name,driver_version") if "," in line)
     return tuple(Gpu(name.strip(), driver.strip()) for name, _, driver in lines)
 
 
 def _nvidia_smi(asked: str) -> list[str]:
-    """A line a GPU; none where there is no such program or it fails."""
-    command = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
+    """A line a GPU, or a process; none where there is no such program or it fails."""
+    command = ["nvidia-smi", f"--query-{asked}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

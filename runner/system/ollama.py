@@ -223,6 +223,16 @@ def server_url() -> str:
     return parse_host(named) if named else USUAL_URL
 
 
+def loaded(url: str) -> list[tuple[str, int]]:
+    """Name and bytes in memory of the models that a server keeps loaded, largest first."""
+    try:
+        answer = ask(url, "GET", "/api/ps", timeout=LOOK_SECONDS)
+        models = [(str(each["name"]), int(each["size"])) for each in answer.get("models") or ()]
+    except (NoAnswer, Refused, AttributeError, KeyError, TypeError, ValueError):
+        return []
+    return sorted(models, key=lambda model: (-model[1], model[0]))
+
+
 def answers(url: str) -> bool:
     """Is there an Ollama, at once?"""
     return _version(url) is not None

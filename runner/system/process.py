@@ -22,6 +22,7 @@ from types import FrameType, TracebackType
 from typing import IO, Any, Self
 
 from runner.errors import Interrupted, MachineCannot
+from runner.system.memory_limit import Group
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL
@@ -79,16 +80,20 @@ def run_child(
     lock_fds: Sequence[int] = (),
     on_poll: Callable[[], None] | None = None,
     grace: float = GRACE_SECONDS,
+    group: Group | None = None,
 ) -> ChildResult:
     """Run a program to its end. Logs are appended to; without `stdout` it is captured.
 
     `lock_fds` are open lock files that stay locked until the last process of the tree is dead.
     `on_poll` is called about ten times a second. On SIGINT or SIGTERM the child gets SIGTERM, then
     after `grace` seconds SIGKILL, and Interrupted is raised once the tree is gone; a second signal
-    kills at once. An exception from `on_poll` kills the tree and goes on. Raises MachineCannot when
-    the program cannot be started at all.
+    kills at once. An exception from `on_poll` kills the tree and goes on. `group`: the cgroup that
+    the tree is put into. Raises MachineCannot when the program cannot be started at all.
     """
-    with _signals() as arrived, _Tree(argv, env, cwd, stdout, stderr, lock_fds, grace) as tree:
+    with (
+        _signals() as arrived,
+        _Tree(argv, env, cwd, stdout, stderr, lock_fds, grace, group) as tree,
+    ):
         asked = 0
         while not tree.wait(POLL_SECONDS):
             if len(arrived) > asked:
@@ -167,8 +172,10 @@ class _Tree:
         stderr: Path,
         lock_fds: Sequence[int],
         grace: float,
+        group: Group | None = None,
     ) -> None:
         self.argv = tuple(argv)
+        self._group = group
         self.stderr_path = stderr
         self._started = time.monotonic()
         self._ended = 0.0
@@ -190,6 +197,7 @@ class _Tree:
                 "stdout": out.fileno(),
                 "stderr": err.fileno(),
                 "grace": grace,
+                "cgroup": None if group is None else str(group.procs),
             }
             try:
                 self.order(json.dumps(job))
@@ -231,9 +239,13 @@ class _Tree:
             seconds=self._ended - self._started,
             peak_memory=report.get("peak_memory", 0),
             killed=report.get("killed", False),
-            oom_killed=code == -signal.SIGKILL and _oom_kills() > self._oom_kills,
+            oom_killed=code == -signal.SIGKILL and self._kernel_killed(),
             leftover=report.get("leftover", 0),
         )
+
+    def _kernel_killed(self) -> bool:
+        own = self._group is not None and self._group.oom_kills() > 0
+        return own or _oom_kills() > self._oom_kills
 
     def close(self) -> None:
         """End the tree now, if it lives, and wait until it is gone."""

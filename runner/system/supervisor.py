@@ -169,6 +169,8 @@ def _become(job: dict[str, Any], supervisor: int, writer: int) -> NoReturn:
             os._exit(127)
         # A group of its own, so that a program that signals its group does not hit us.
         os.setpgid(0, 0)
+        if job.get("cgroup"):
+            Path(job["cgroup"]).write_text("0", encoding="ascii")  # itself
         os.chdir(job["cwd"])
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(job["stdout"], 1)

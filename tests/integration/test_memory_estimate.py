@@ -194,7 +194,8 @@ def train(asked, config, batch, length):
     model.config.use_cache = False
     if asked["adapter"]["type"] == "lora":
         model = get_peft_model(model, LoraConfig(
-            task_type="CAUSAL_LM", r=asked["adapter"]["r"], target_modules="all-linear"))
+            task_type="CAUSAL_LM", r=asked["adapter"]["r"], use_dora=asked["adapter"]["use_dora"],
+            target_modules="all-linear"))
     if asked["gradient_checkpointing"]:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": True})
@@ -235,7 +236,7 @@ SMALL = {
 
 CASES = [
     dataclasses.replace(JOB, adapter=adapter, gradient_checkpointing=checkpointing)
-    for adapter in (ADAPTER, NONE)
+    for adapter in (ADAPTER, NONE, dataclasses.replace(ADAPTER, use_dora=True))
     for checkpointing in (False, True)
 ]
 

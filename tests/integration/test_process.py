@@ -16,6 +16,7 @@ import pytest
 
 from runner.errors import Busy, Interrupted, MachineCannot
 from runner.store.locks import Lock
+from runner.system import memory_limit
 from runner.system.process import (
     ChildResult,
     child_env,
@@ -352,32 +353,28 @@ def test_a_full_file_is_told(tmp_path: Path) -> None:
     assert "a file grew beyond the size limit" in describe_exit(result)
 
 
-def test_a_kill_by_the_kernel_for_memory_is_told_apart(tmp_path: Path) -> None:
-    """Needs a memory cgroup (v1) that we may write to; elsewhere the words are checked alone."""
-    group = Path("/sys/fs/cgroup/memory") / f"spark-recipes-test-{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / "memory.limit_in_bytes").write_text(str(60 << 20))
-    except OSError:
-        made = python(tmp_path, "import os; os.kill(os.getpid(), 9)")
-        assert "ran out" in describe_exit(made)
-        return
-    try:
-        code = f"open('{group}/cgroup.procs', 'w').write('0'); b = bytearray(300 << 20)"
-        result = python(tmp_path, code)
-    finally:
-        wait_for(lambda: _rmdir(group), "the empty cgroup")
+def test_a_tree_that_takes_more_than_its_limit_dies_alone(tmp_path: Path) -> None:
+    """Needs a memory cgroup that we may make; elsewhere the words are checked alone."""
+    code = """
+import subprocess, sys
+taking = "b = bytearray(300 << 20); print(len(b))"
+ended = subprocess.run([sys.executable, "-c", taking], capture_output=True).returncode
+print(ended)
+b = bytearray(300 << 20)
+"""
+    with memory_limit.group(60 << 20) as group:
+        if group is None:
+            made = python(tmp_path, "import os; os.kill(os.getpid(), 9)")
+            assert "ran out" in describe_exit(made)
+            return
+        small = python(tmp_path, "print(1)", group=group)
+        assert (small.ok, small.oom_killed) == (True, False)
+        result = python(tmp_path, code, group=group)
+        assert group.oom_kills() >= 1
     assert result.signal == signal.SIGKILL
     assert result.oom_killed
     assert describe_exit(result).endswith("ran out of memory")
-
-
-def _rmdir(folder: Path) -> bool:
-    try:
-        folder.rmdir()
-    except OSError:
-        return False
-    return True
+    assert not group.folder.exists()
 
 
 def test_output_is_captured_whole_and_logs_are_appended(tmp_path: Path) -> None:

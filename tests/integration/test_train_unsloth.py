@@ -30,7 +30,7 @@ train_unsloth.require_cuda = lambda: None
 train_unsloth.ENVIRONMENT = {"UNSLOTH_DISABLE_STATISTICS": "1"}
 for spec in sys.argv[1:]:
     sys.argv = [sys.argv[0], spec]
-    train_unsloth.main(train_unsloth.told_of_memory)
+    train_unsloth.main(train_unsloth.told_of_gpu)
 """
 ADAPTER = "adapter/adapter_model.safetensors"
 
@@ -109,6 +109,7 @@ def test_it_reports_every_step_and_leaves_what_other_backends_leave(
     assert all(event["tokens"]["supervised"] > 0 for event in steps)
     assert [line["step"] for line in trace(first)] == [1, 2, 3, 4]
     assert first.measures()["peak_memory"] > 0
+    assert first.measures()["canary"]["text_bits"] > 0  # the base was looked at
     config = json.loads(first.files()["adapter/adapter_config.json"])
     ends = {name.rsplit(".", 1)[-1] for name in config["target_modules"]}
     assert (config["r"], ends) == (4, {"q_proj", "k_proj", "v_proj", "o_proj"})

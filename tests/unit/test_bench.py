@@ -6,6 +6,7 @@ import ctypes
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,6 +109,29 @@ def test_a_file_of_a_machine_may_leave_the_peak_out(tmp_path: Path) -> None:
     assert hardware(str(path)).peak_flops == 0.0
 
 
+def test_the_peak_of_a_gpu_is_that_of_the_file_that_is_given(lora: Recipe) -> None:
+    known = replace(hardware("h200"), title="ours", peak_flops=3e14)
+    assert roofline_of(lora, "NVIDIA H999", known).peak == 3e14
+    assert roofline_of(lora, "NVIDIA H999").peak == 0.0
+
+
+def test_several_gpus_can_do_more_than_one(lora: Recipe) -> None:
+    """The tokens that are counted are those of all processes."""
+    train = replace(lora.train, processes=2, nodes=2)
+    found = roofline_of(replace(lora, train=train), "NVIDIA GB10")
+    assert (found.peak, found.source) == (4 * SPARK, "4 of NVIDIA DGX Spark")
+
+
+def test_a_file_without_a_peak_is_no_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"title": "t", "memory": 9000000000, "usable": 1, "flops": 1}')
+    recipe = str(ROOT / "recipes" / "quickstart.yaml")
+    assert main(["bench", "train", recipe, "--hardware", str(path)]) == 2
+    assert "add peak_flops" in capsys.readouterr().err
+
+
 # --- the page
 
 
@@ -170,7 +194,8 @@ def test_the_recipe_is_trained_a_few_steps_without_a_checkpoint(lora: Recipe) ->
 
 
 def test_a_processor_has_a_ceiling_and_an_unknown_model_no_work(lora: Recipe) -> None:
-    roofline = roofline_of(lora, "")
+    other = replace(lora, model=replace(lora.model, hub="someone/something"))
+    roofline = roofline_of(other, "")
     assert roofline.peak > 1e11
     assert "any processor" in roofline.source
     assert roofline.flop_per_token is None

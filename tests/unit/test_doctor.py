@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import threading
 from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +114,55 @@ def test_a_spark_shares_its_memory(tmp_path: Path) -> None:
     assert found["gpu"].found == "NVIDIA GB10; driver 580.95.05"
     assert "MemAvailable counts" in found["gpu memory"].found
     assert "not built yet" in found["torch"].found
+    assert found["ptxas"].found.startswith("the GPU is sm_121")  # its name is enough
     (none,) = gpu.gpus(machine(tmp_path / "none"), tmp_path)
     assert (none.state, gpu.is_unified(tmp_path / "none")) == (State.NOTE, False)
+
+
+@pytest.mark.parametrize(
+    ("version", "state"), [("580.95.05", {}), ("575.1", {"driver": "problem"}), ("unknown", {})]
+)
+def test_the_driver_has_to_be_as_new_as_cuda(version: str, state: dict[str, str]) -> None:
+    assert states(gpu.driver(version)) == state
+
+
+def test_who_computes_on_the_gpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "7, /opt/python, 9000 MiB\n8, a name, with a comma, [N/A]\n"
+    program(tmp_path / "bin" / "nvidia-smi", lines.strip())
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    found = hardware.gpu_users()
+    assert found == [(7, "/opt/python", "9000 MiB"), (8, "a name, with a comma", "[N/A]")]
+    (check,) = gpu.users(found)
+    assert (check.state, list(gpu.users([]))) == (State.WARNING, [])
+    assert check.found.startswith("/opt/python (pid 7): 9000 MiB; ")
+
+
+class Loaded(BaseHTTPRequestHandler):
+    """An Ollama that holds a model."""
+
+    def do_GET(self) -> None:
+        answers = {
+            "/api/version": {"version": "1"},
+            "/api/ps": {"models": [{"name": "small", "size": GB}, {"name": "big", "size": 9 * GB}]},
+        }
+        body = json.dumps(answers[self.path]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_the_models_that_ollama_keeps_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HTTPServer(("127.0.0.1", 0), Loaded) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{server.server_port}")
+        check = places.servers(Path("none"))
+        server.shutdown()
+    assert check.state is State.WARNING
+    assert "holds big with 9.0 GB, small with 1.0 GB" in check.found
+    assert check.fix == "ollama stop big"
 
 
 @pytest.mark.parametrize(
@@ -196,9 +246,8 @@ def test_an_ollama_that_is_named_has_to_answer(
     monkeypatch.delenv("OLLAMA_HOST")
 
 
-@pytest.mark.parametrize(("available", "state"), [(60 * GB, "ok"), (20 * GB, "warning")])
-def test_memory_has_to_be_free_now(available: int, state: str) -> None:
-    cost = Cost(
+def fifty_gigabytes(machine: Machine) -> Cost:
+    return Cost(
         backend="native",
         parameters=8,
         trained=8,
@@ -206,10 +255,21 @@ def test_memory_has_to_be_free_now(available: int, state: str) -> None:
         disk=(),
         time=(),
         steps=1,
-        machine=Machine(2, "", "here", 128 * GB),
+        machine=machine,
         unknown="",
         where="",
     )
+
+
+def test_the_hosts_memory_says_nothing_of_a_gpus_own() -> None:
+    cost = fifty_gigabytes(Machine(2, "NVIDIA H200", "there", 140 * GB))
+    (check,) = memory_now(cost, hardware.Memory(64 * GB, 20 * GB))
+    assert (check.state, "NVIDIA H200 has 140.0 GB" in check.found) == ("ok", True)
+
+
+@pytest.mark.parametrize(("available", "state"), [(60 * GB, "ok"), (20 * GB, "warning")])
+def test_memory_has_to_be_free_now(available: int, state: str) -> None:
+    cost = fifty_gigabytes(Machine(2, "", "here", 128 * GB))
     (check,) = memory_now(cost, hardware.Memory(128 * GB, available))
     assert check.state == state
     assert "50.0 GB at the peak" in check.found

@@ -371,7 +371,7 @@ def test_every_recipe_of_a_chain_is_counted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("runner.plan.fits.known_facts", lambda _: LLAMA_1B)
+    monkeypatch.setattr("runner.plan.fits.facts_at_hand", lambda _: LLAMA_1B)
     recipe = "recipes/course/10.5-sft-then-dpo.yaml"
     text = said(capsys, recipe, "--hardware", "rtx-4090")
     assert [line for line in text.splitlines() if line in ("quickstart", "sft-then-dpo")] == [

@@ -7,7 +7,7 @@ import random
 import re
 import subprocess
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.method_curves import curves
 from tests.method_results import (
     BEGIN,
     END,
+    EXCHANGED,
     HELD_OUT,
     METHODS,
     PAGE,
@@ -94,10 +95,11 @@ def copy_sources(method: Method, project: Path) -> None:
     (project / ".git").mkdir()
 
 
-@each_method()
+@pytest.mark.parametrize("name", [name for name, each in METHODS.items() if not each.scorer])
 def test_a_control_differs_from_its_recipe_in_its_training_rows_alone(
-    method: Method, tmp_path: Path
+    name: str, tmp_path: Path
 ) -> None:
+    method = METHODS[name]
     copy_sources(method, tmp_path)
     recipe, control = (
         load_recipe(tmp_path / file) for file in (method.file, write_control(method, tmp_path))
@@ -117,6 +119,23 @@ def test_a_control_differs_from_its_recipe_in_its_training_rows_alone(
     assert asked == held
     assert len(learnt) == len(train)
     assert learnt != train
+
+
+def test_the_control_of_ppo_learns_from_a_reward_model_that_says_nothing(tmp_path: Path) -> None:
+    method = METHODS["ppo"]
+    copy_sources(method, tmp_path)
+    recipe, control = (
+        load_recipe(tmp_path / file) for file in (method.file, write_control(method, tmp_path))
+    )
+    assert (control.name, control.data, control.train) == ("ppo-control", recipe.data, recipe.train)
+    assert (recipe.scorer and recipe.scorer.name) == "reward"
+    assert (control.scorer and control.scorer.name) == "reward-control"
+    assert control.scorer
+    assert control.scorer.seed != recipe.scorer.seed  # what a random head likes is not shared
+    rows = [read_rows(Path(control.scorer.resolve(each.path)))
+            for each in control.scorer.data.train]  # fmt: skip
+    train, _ = divided(read_rows(ROOT / "recipes/data" / METHODS["reward"].data))
+    assert rows == [exchange_sides(train, random.Random(EXCHANGED))]
 
 
 # --- what a run says
@@ -215,6 +234,28 @@ def test_recipe_and_control_are_both_run(tmp_path: Path) -> None:
     assert found["sources"] == sources(METHODS["dpo"])
 
 
+def test_a_control_with_a_reward_model_of_its_own_is_judged_by_the_recipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its own says would be a measure of something else."""
+    asked = []
+
+    def judge(run: Path, by: Path, _: Checkout) -> dict[str, Any]:
+        asked.append((run.parent.name, by.parent.name))
+        name = METHODS["dpo"].measure
+        return {name: 0.25, f"{name}_low": -1.0, f"{name}_high": 1.5, "validation_rows": 35}
+
+    monkeypatch.setattr(method_results, "judged", judge)
+    monkeypatch.setattr(method_results, "write_control", lambda *_: "dpo-control.yaml")
+    checkout = scripted(tmp_path, values={"dpo": 9.0, "dpo-control": 7.0})
+    (tmp_path / "dpo-control.yaml").write_text(
+        json.dumps({"extends": METHODS["dpo"].file, "name": "dpo-control"})
+    )
+    found = results_of(replace(METHODS["dpo"], scorer="reward"), checkout)
+    assert asked == [("dpo-control", "dpo")]
+    assert (found["recipe"]["value"], found["control"]["value"]) == (9.0, 0.25)
+
+
 def test_a_run_that_fails_is_no_result(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"dpo-control\.yaml ended with 1:\nE522"):
         results_of(METHODS["dpo"], scripted(tmp_path, values={"dpo": 9.0}))
@@ -240,6 +281,7 @@ def test_the_record_has_every_method_of_the_table() -> None:
         "reward",
         "pretrain",
         "grpo",
+        "ppo",
     }
 
 

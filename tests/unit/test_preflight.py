@@ -17,6 +17,7 @@ from runner.execution.preflight import require_memory
 from runner.recipe.load import load_recipe
 from runner.recipe.model import Recipe
 from runner.stages import load_stage
+from runner.system import memory_limit
 from tests.chain import ROOT
 from tests.small_recipe import write_recipe
 from tests.unit.test_doctor import GB, SPARK, machine
@@ -42,6 +43,24 @@ def check(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Check:
         return words
 
     return said
+
+
+@pytest.mark.parametrize("files", [{}, SPARK], ids=["cpu", "spark"])
+def test_a_large_load_gets_a_limit_so_that_the_machine_lives_on(
+    files: dict[str, str], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "_load_of", lambda recipe, device: LOADED)
+    train = load_stage("train")
+    free = machine(tmp_path / "free", files)
+    assert require_memory(train, recipe, print, free) == int(0.92 * 128 * GB)
+    limited = {"proc/self/cgroup": "0::/job\n", "sys/fs/cgroup/job/memory.max": str(100 * GB)}
+    inside = machine(tmp_path / "limited", {**files, **limited})
+    assert require_memory(train, recipe, print, inside) == 0  # it has one already
+    assert require_memory(load_stage("merge"), recipe, print, free) == 0
+    monkeypatch.setattr(preflight, "_load_of", lambda recipe, device: GB)
+    assert require_memory(train, recipe, print, free) == 0
+    monkeypatch.setenv(memory_limit.SETTING, "90GB")
+    assert require_memory(train, recipe, print, free) == 90 * GB
 
 
 def test_a_load_that_fits_is_not_spoken_of(check: Check, tmp_path: Path) -> None:
@@ -96,6 +115,7 @@ from runner.errors import MachineCannot
 from runner.execution import preflight
 from runner.recipe.load import load_recipe
 from runner.stages import load_stage
+from runner.system import memory_limit
 Path("{group}/cgroup.procs").write_text("0")
 preflight._load_of = lambda recipe, device: 9 * 10**9
 try:

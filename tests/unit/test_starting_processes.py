@@ -76,7 +76,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
 def context(tmp_path: Path, started: Started) -> Iterator[StageContext]:
     events = EventLog(tmp_path / "events.jsonl")
     yield StageContext(
-        stage=SimpleNamespace(NAME="train", ENVIRONMENT="native"),  # type: ignore[arg-type]
+        stage=SimpleNamespace(NAME="train", DEVICE=False, ENVIRONMENT="native"),  # type: ignore[arg-type]
         project_root=tmp_path,
         recipe_folder=tmp_path,
         log_folder=tmp_path,

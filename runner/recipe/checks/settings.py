@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from runner.backends import REGISTRY, load_backend
+from runner.backends import REGISTRY, USUAL, load_backend
 from runner.recipe.checks.registry import check
 from runner.recipe.finding import Finding, listed
 from runner.recipe.model import Recipe, is_commit
@@ -50,7 +50,8 @@ def merge_has_an_adapter(recipe: Recipe) -> Iterator[Finding]:
 def backend_can_honour(recipe: Recipe) -> Iterator[Finding]:
     """What the chosen backend cannot do is an error, never ignored."""
     refused = {name: [*load_backend(name).cannot_honour(recipe)] for name in sorted(REGISTRY)}
-    able = next((name for name in refused if not refused[name]), "")
+    usual = sorted(refused, key=lambda name: (name != USUAL, name))
+    able = next((name for name in usual if not refused[name]), "")
     hint = f"change it, or write backend: {able}" if able else "change it"
     for pointer, message in refused[recipe.train.backend]:
         yield Finding("E215", pointer, message, hint)

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from runner.scripts.training.torch_setup import memory_in_use, peak_memory
+from runner.scripts.training.torch_setup import memory_in_use, recent_peak
 
 
 def memory_by_kind(model: Any, optimizer: Any, device: torch.device) -> dict[str, int]:
     """Bytes by kind.
 
     `weights` do not learn, `trained` do; `gradients` and `optimizer` belong to these. `used` is
-    what the process holds now (a GPU: what torch has reserved), `peak` the most so far, `rest` the
-    part of that peak that is none of the kinds: activations, the allocator, and without a GPU the
-    process itself. `available` is what the machine could still give.
+    what the process holds now (a GPU: what torch has reserved), `peak` the most since the phase
+    began, `rest` the part of that peak that is none of the kinds: activations, the allocator, and
+    without a GPU the process itself. `available` is what the machine could still give.
     """
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     frozen = [weight for weight in model.parameters() if not weight.requires_grad]
@@ -27,7 +27,7 @@ def memory_by_kind(model: Any, optimizer: Any, device: torch.device) -> dict[str
         "gradients": _sum(weight.grad for weight in trained if weight.grad is not None),
         "optimizer": _state(optimizer),
     }
-    peak = peak_memory(device)
+    peak = recent_peak(device)
     # weights of a mapped file that were not yet touched are in no memory
     rest = max(0, peak - sum(kinds.values()))
     now = {"rest": rest, "peak": peak, "used": memory_in_use(device), "available": _available()}

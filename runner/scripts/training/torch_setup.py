@@ -6,6 +6,7 @@ before torch is loaded. What only torch can do is here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Callable
@@ -95,10 +96,28 @@ def check_finite(loss: torch.Tensor, step: int) -> None:
         )
 
 
-def told_of_memory(
+# What CUDA says when the driver has lost a GPU, or stopped what ran on it.
+_LOST = (
+    "unspecified launch failure",
+    "uncorrectable ECC error",
+    "hardware stack error",
+    "the launch timed out",
+    "no CUDA-capable device",
+    "CUDA unknown error",
+    "driver shutting down",
+    "device is busy or unavailable",
+    "devices are busy or unavailable",
+    "GPU has fallen off the bus",
+)
+
+
+def told_of_gpu(
     job: Callable[[Spec, Events], None], hint: str = SMALLER_STEPS
 ) -> Callable[[Spec, Events], None]:
-    """`job`, with a GPU that is too small as an error for the user (E509). `hint`: what helps."""
+    """`job`, with a GPU that is too small (E509) or lost (E963) as an error for the user.
+
+    `hint`: what helps where it is too small.
+    """
 
     def run(spec: Spec, events: Events) -> None:
         try:
@@ -109,8 +128,23 @@ def told_of_memory(
                 hint=hint,
                 code="E509",
             ) from error
+        except RuntimeError as error:
+            if not (said := lost_gpu(error)):
+                raise
+            raise ScriptError(
+                f"the GPU, or its driver, is gone: {said}",
+                hint="look for Xid in `sudo dmesg`; when nvidia-smi answers again, perhaps after "
+                "a reboot, the same command goes on from the last checkpoint",
+                code="E963",
+            ) from error
 
     return run
+
+
+def lost_gpu(error: RuntimeError) -> str:
+    """What CUDA says of a GPU that answers no more; "" for every other error."""
+    first = next(iter(str(error).splitlines()), "")
+    return first if any(words in first for words in _LOST) else ""
 
 
 def memory_in_use(device: torch.device) -> int:
@@ -123,8 +157,26 @@ def memory_in_use(device: torch.device) -> int:
 
 def peak_memory(device: torch.device) -> int:
     """Bytes: the most that was in use at once since the process began."""
+    return max(_highest.get(device.type, 0), recent_peak(device))
+
+
+def recent_peak(device: torch.device) -> int:
+    """Bytes: the most that was in use at once since `begin_peak`, or since the process began."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     # Not getrusage: its peak survives exec, and so begins at the size of whoever started us.
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def begin_peak(device: torch.device) -> None:
+    """From here on `recent_peak` tells of a new phase; where the kernel allows it."""
+    _highest[device.type] = peak_memory(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # man 5 proc
+
+
+_highest: dict[str, int] = {}  # type of device -> bytes at the peak of the phases that are over

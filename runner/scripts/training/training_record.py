@@ -17,7 +17,7 @@ from runner.scripts.training.checkpoints import KEPT, make_room, mark_complete, 
 from runner.scripts.training.memory_kinds import highest, memory_by_kind
 from runner.scripts.training.stopping import STOP, STOPPED
 from runner.scripts.training.together.team import whole
-from runner.scripts.training.torch_setup import memory_in_use
+from runner.scripts.training.torch_setup import begin_peak, memory_in_use, recent_peak
 
 _TRACE = "trace.jsonl"
 _TRACED = ("loss", "grad_norm", "learning_rate")
@@ -58,6 +58,7 @@ class TrainingRecord(TrainerCallback):
         self._began = 0.0
         self._memory: dict[str, dict[str, int]] = {}  # phase -> kind -> bytes, at most
         self._sampled: dict[str, int] = {}  # by kind, where the last step was fullest
+        self._phase = ""  # of the step at hand
 
     def count(self, tokens: list[int]) -> None:
         """Add one batch's tokens: without padding, with padding, supervised."""
@@ -112,10 +113,21 @@ class TrainingRecord(TrainerCallback):
         """The model is loaded, and nothing was computed yet."""
         self._sample("load", kwargs)
         self._events.measure(memory_by_phase=self._memory)
+        begin_peak(self._device)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """All gradients are there."""
-        self._sample("train", kwargs)
+        # before the first step of all the optimizer has no states
+        self._phase = "train" if state.global_step else "first step"
+        self._sample(self._phase, kwargs)
+
+    def _end_of_step(self, saves: bool) -> None:
+        """The optimizer's step is part of the peak; the next phase begins with a new one."""
+        found = self._memory.get(self._phase)
+        if found is not None:
+            found["peak"] = max(found["peak"], recent_peak(self._device))
+        if saves or self._phase == "first step":
+            begin_peak(self._device)
 
     def _sample(self, phase: str, given: dict[str, Any]) -> None:
         self._sampled = memory_by_kind(given["model"], given.get("optimizer"), self._device)
@@ -131,6 +143,7 @@ class TrainingRecord(TrainerCallback):
             self._stopped = (state.global_step, state.max_steps)
         if control.should_save:
             make_room(self._checkpoints, self._job)
+        self._end_of_step(control.should_save)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """After every step; and once at the end, with a summary that is no step."""
@@ -167,6 +180,9 @@ class TrainingRecord(TrainerCallback):
         self.write_trace(folder / _TRACE)
         mark_complete(folder, self._job)
         remove_old(self._checkpoints, self._job, self._kept)
+        peak = {"peak": recent_peak(self._device)}
+        self._memory["save"] = highest(peak, self._memory.get("save"))
+        begin_peak(self._device)
 
 
 def kept_of(spec: Spec) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from runner.scripts.training.batches import Batches
@@ -33,15 +34,16 @@ def make_trainer(
     tokenizer: Any,
     batches: Batches,
     record: TrainingRecord,
+    callbacks: Sequence[TrainerCallback],
 ) -> CountingTrainer:
-    """A trainer of all rows of `batches`, by number."""
+    """A trainer of all rows of `batches`, by number. `callbacks`: beside `record`."""
     trainer = CountingTrainer(
         model=model,
         args=SFTConfig(**arguments),
         train_dataset=Dataset.from_dict({"row": range(len(batches.data.rows))}),
         processing_class=tokenizer,
         data_collator=batches,
-        callbacks=[record],
+        callbacks=[record, *callbacks],
     )
     trainer.record = record
     return trainer
