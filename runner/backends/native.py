@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "native"
 OWN_ENVIRONMENTS: Mapping[str, str] = {"ppo": "ppo"}  # an older TRL
-# tests/integration/test_train_native.py, test_train_preferences.py and test_train_grpo.py
-PROVED_TO_RESUME = frozenset({"sft", "pretrain", "dpo", "orpo", "simpo", "kto", "reward", "grpo"})
+# tests/integration/test_train_native.py, test_pretraining.py, test_train_preferences.py,
+# test_grpo.py and test_ppo.py
+PROVED_TO_RESUME = frozenset(
+    {"sft", "pretrain", "dpo", "orpo", "simpo", "kto", "reward", "grpo", "ppo"}
+)
 NEEDS_CUDA = False
 
 # every other method compares answers

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ def require_memory(
     wished = memory_limit.asked()
     if stage.NAME not in LOADING or (gpus and not unified):
         return wished
-    needed = _load_of(recipe, "cuda" if gpus else "cpu")
+    needed = _load_of(stage, recipe, "cuda" if gpus else "cpu")
     if needed < LARGE:
         return wished
     if unified and needed > hardware.meminfo(root)["MemFree"]:
@@ -54,14 +55,18 @@ def require_memory(
     return wished or memory_limit.for_large_load(root)
 
 
-def _load_of(recipe: Recipe, device: str) -> int:
-    """Bytes at the peak of the load; 0 when they are not known."""
+def _load_of(stage: Stage, recipe: Recipe, device: str) -> int:
+    """Bytes at the peak of the load; 0 when they are not known. What is trained by several
+    processes is evaluated by one."""
     from runner.plan.cost import known_shapes
     from runner.plan.memory import Job, loading_memory
     from runner.plan.published_models import facts_at_hand
 
     shapes, _ = known_shapes(recipe, facts_at_hand(recipe))
-    return 0 if shapes is None else loading_memory(shapes, Job.of(recipe), device).total
+    job = Job.of(recipe)
+    if stage.NAME != "train":
+        job = replace(job, processes=1, here=1)
+    return 0 if shapes is None else loading_memory(shapes, job, device).total
 
 
 def _drop_caches(root: Path, say: Callable[[str], None]) -> None:

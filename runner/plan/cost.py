@@ -226,12 +226,16 @@ def _prepared(recipe: Recipe, shapes: Shapes) -> Disk:
 
 
 def _trained(recipe: Recipe, shapes: Shapes) -> Disk:
-    """What learned, in float32; checkpoints with the optimizer's state, one more than are kept."""
+    """What learned, in float32; checkpoints with the optimizer's state, one more than are kept.
+
+    Those of PPO hold the value model, too, which learns as the policy does.
+    """
     trained = trained_parameters(shapes, recipe.train.adapter)
     written = shapes.parameters if recipe.train.adapter.type == "none" else trained
     tensors = trained_tensors(shapes, recipe.train.adapter)
     each = FLOAT32 * written + state_bytes(recipe.train.optim, tensors)
-    return Disk("train", FLOAT32 * written, (recipe.train.save_total_limit + 1) * each)
+    count = (recipe.train.save_total_limit + 1) * (2 if recipe.train.method == "ppo" else 1)
+    return Disk("train", FLOAT32 * written, count * each)
 
 
 def _merged(recipe: Recipe, shapes: Shapes) -> Disk:

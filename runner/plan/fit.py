@@ -162,7 +162,7 @@ def _one_row(job: Job) -> Job | None:
 
 
 def _in_4_bits(job: Job) -> Job | None:
-    if job.quantization is not None or job.adapter.type == "none":
+    if job.quantization is not None or job.adapter.type == "none" or job.processes > 1:
         return None
     held = Quantization(
         load_in_4bit=True,
@@ -174,8 +174,8 @@ def _in_4_bits(job: Job) -> Job | None:
 
 
 def _states_in_8_bits(job: Job) -> Job | None:
-    """Where every weight learns; an adapter's states are small."""
-    if job.adapter.type != "none" or job.optim in SMALL_STATES:
+    """Where every weight learns; an adapter's states are small. Not in parts (E290)."""
+    if job.adapter.type != "none" or job.optim in SMALL_STATES or job.processes > 1:
         return None
     return replace(job, optim="adamw_8bit")
 

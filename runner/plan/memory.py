@@ -183,8 +183,8 @@ def optimizer_item(shapes: Shapes, job: Job, device: str = "cuda") -> Item:
 def _parted_training(shapes: Shapes, job: Job, device: str) -> Memory:
     """Of one process with a part of the model; methods with more than one model are not parted.
 
-    The first process puts what it writes together in its memory, when gradients and optimizer are
-    gone; the file is made there once more.
+    The first process puts an adapter together in its memory, when gradients and optimizer are gone;
+    the file is made there once more. A model is put together and written one weight at a time.
     """
     trained = trained_parameters(shapes, job.adapter)
     tensors = list(trained_tensors(shapes, job.adapter))
@@ -209,8 +209,11 @@ def _parted_training(shapes: Shapes, job: Job, device: str) -> Memory:
     ]
     temporary = step_bytes(job.optim, tensors) if device == "cuda" else 0
     stepping = [optimizer, gradients, part("step of the optimizer", temporary)]
-    written = FLOAT32 * (shapes.parameters if every else trained)
-    writing = [Item("whole weights, and as they are written", 2 * written)]
+    writing = [Item("whole adapter, and as it is written", 2 * FLOAT32 * trained)]
+    if every:
+        largest = max(weight.size for weight in shapes.weights)
+        gathered = parted_memory.GATHERED * FLOAT32 * largest
+        writing = [Item("largest weight, put together and written", gathered)]
     peak = max((computing, stepping, writing), key=lambda items: sum(item.bytes for item in items))
     return memory_of([*kept, *peak, Item("process", PROCESS_BYTES[device])])
 
@@ -267,8 +270,13 @@ def _while_answering(shapes: Shapes, job: Job) -> list[Item]:
 def loading_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
     """Peak of the loading: all weights, and the largest as it is stored, before it is quantised.
 
-    The native scripts give the page cache of what was read back to the kernel.
+    The native scripts give the page cache of what was read back to the kernel. Of several
+    processes: as in `training_memory`.
     """
+    if job.processes > 1:
+        each = _parted_loading(shapes, job, device)
+        copies = job.here if device == "cpu" else 1
+        return Memory(tuple(Item(item.name, copies * item.bytes) for item in each.items))
     held = weight_items(shapes, job)
     if job.quantization is not None:
         linear = (w.rows * w.columns for w in shapes.weights if w.kind is Kind.LINEAR)
@@ -278,6 +286,28 @@ def loading_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
             held.append(Item("quantising it", QUANTISING_BYTES * largest))
     held.append(Item("lengths of a weight's columns (DoRA)", _lengths(shapes, job)))
     return memory_of([*held, Item("process", PROCESS_BYTES[device])])
+
+
+def _parted_loading(shapes: Shapes, job: Job, device: str) -> Memory:
+    """Of one process: its part, or all where the model has a way of its own to be loaded.
+
+    An adapter is drawn whole before it is parted.
+    """
+    every = job.adapter.type == "none"
+    adapter = 0 if every else FLOAT32 * trained_parameters(shapes, job.adapter)
+    held = [
+        Item(
+            f"{item.name}, 1/{job.processes} of all", parted_memory.part(item.bytes, job.processes)
+        )
+        for item in weight_items(shapes, job)
+    ]
+    held.append(Item("rows that are read", parted_memory.READING_BYTES))
+    if shapes.own_way:
+        held = [
+            Item(f"{item.name}, all in every process: {shapes.own_way}", item.bytes)
+            for item in weight_items(shapes, job)
+        ]
+    return memory_of([*held, Item("adapter", adapter), Item("process", PROCESS_BYTES[device])])
 
 
 def evaluation_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from runner.scripts.weights.model_folder import OWN_WAYS
+
 # A config may be a stranger's: what goes beyond is no model, and would fill the memory.
 MAX_LAYERS = 2000
 MAX_SIZE = 2**31
@@ -53,7 +55,10 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """A decoder's sizes, in numbers, and all its weights. `context` 0: the config does not say."""
+    """A decoder's sizes, in numbers, and all its weights. `context` 0: the config does not say.
+
+    `own_way`: why its files cannot be read tensor by tensor, where the config has a reason.
+    """
 
     model_type: str
     vocabulary: int
@@ -67,6 +72,7 @@ class Shapes:
     norms: int  # in each layer
     capped_logits: bool
     weights: tuple[Weight, ...]
+    own_way: str = ""
 
     @property
     def parameters(self) -> int:
@@ -145,6 +151,7 @@ def shapes_of(config: Mapping[str, Any]) -> Shapes:
         "context": _given(config, "max_position_embeddings"),
         "norms": family.norms,
         "capped_logits": bool(config.get("final_logit_softcapping")),
+        "own_way": next((OWN_WAYS[name] for name in OWN_WAYS if config.get(name)), ""),
     }
     if layers > MAX_LAYERS:
         raise UnknownShapesError(f"{layers} layers are more than any model has")

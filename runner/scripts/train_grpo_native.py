@@ -32,6 +32,7 @@ from runner.scripts.rewards.scoring import names_of, score
 from runner.scripts.rewards.signs import TRACED, check_signal, signs_of
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.train_preference_native import find_modules, frozen_copy, without_dropout
+from runner.scripts.training.canary.canary import canary_of_prompts
 from runner.scripts.training.checkpoints import remove_incomplete
 from runner.scripts.training.native_model import (
     add_trainable_weights,
@@ -138,7 +139,7 @@ def train(spec: Spec, events: Events) -> None:
         ),
         train_dataset=Dataset.from_dict({"prompt": list(map(str, order)), "row": order}),
         processing_class=tokenizer,
-        callbacks=[record],
+        callbacks=[record, *canary_of_prompts(spec, events, [prompt.ids for prompt in prompts])],
     )
     trainer.record, trainer.prompts = record, prompts
     measure_divergence(trainer, spec.inputs["model"], settings, device)

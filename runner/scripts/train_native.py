@@ -27,6 +27,7 @@ from trl import SFTConfig, SFTTrainer
 from runner.scripts.spec import Events, Spec, main
 from runner.scripts.training import adapter_targets, four_bits
 from runner.scripts.training.answer_masks import check_answers, generation_prompt
+from runner.scripts.training.base_model import read_model
 from runner.scripts.training.batches import Batches
 from runner.scripts.training.canary.canary import canary_of
 from runner.scripts.training.checkpoints import remove_incomplete
@@ -132,12 +133,14 @@ def ready(
     *,
     trainer_class: type[MeanTokenTrainer] = MeanTokenTrainer,
     record_class: type[TrainingRecord] = TrainingRecord,
+    read: Callable[..., Any] = read_model,
     place: Callable[[Any], Any] = lambda model: model,
     **arguments: Any,
 ) -> Job:
     """Everything up to the first step. Raises ScriptError for what cannot be trained.
 
-    `place`: lays out the model, once all that learns is in it. `arguments`: of SFTConfig.
+    `read`: the base model, as `read_model` does it. `place`: lays out the model, once all that
+    learns is in it. `arguments`: of SFTConfig.
     """
     settings = spec.hashed["settings"]
     trust = settings.get("trust_remote_code", False)
@@ -151,7 +154,7 @@ def ready(
     digest = settings_digest(spec)
 
     data = read_token_rows(spec.inputs["tokens"])
-    model = load_model(spec.inputs["model"], settings, device)
+    model = load_model(spec.inputs["model"], settings, device, read=read)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
     name = spec.inputs["tokens"].name
     if settings["method"] == "pretrain":

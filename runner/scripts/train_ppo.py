@@ -1,13 +1,13 @@
 """Proximal policy optimisation by TRL's PPOTrainer: sample answers, score them, learn by that.
 
-spec.hashed: `settings` (runner/backends/native.py). spec.inputs: model (folder of `fetch`), tokens
-(of `prepare`), template, reward_model and perhaps reward_adapter (of `fetch_reward`). Writes
-`adapter/` or `model/`, and `trace.jsonl`.
+spec.hashed: `settings` (runner/backends/native.py) and `save_steps`. spec.inputs: model (folder of
+`fetch`), tokens (of `prepare`), template, reward_model and perhaps reward_adapter (of
+`fetch_reward`). Writes `adapter/` or `model/`, and `trace.jsonl`.
 
 A step is one batch of answers, learnt from `num_ppo_epochs` times. The reference is the model with
 its adapter switched off, or a copy of it; the value model begins as the reward model. That trainer
-has no way to go on from a checkpoint, so none is written: a training that was killed begins anew
-and, its answers being drawn by the recipe's seed, gives the same bytes.
+has no way to go on from a checkpoint: training/going_on.py is one, and a training that was killed
+and resumed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import gc
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # its warning that this may change: pinned
@@ -27,8 +28,11 @@ from transformers import PreTrainedTokenizerFast
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from runner.scripts.spec import Events, ScriptError, Spec, main
-from runner.scripts.training import adapter_targets, four_bits
+from runner.scripts.training import adapter_targets, four_bits, going_on
 from runner.scripts.training.answer_masks import check_answers, generation_prompt
+from runner.scripts.training.canary.canary import canary_of
+from runner.scripts.training.checkpoints import complete_checkpoints, remove_incomplete, step_of
+from runner.scripts.training.going_on import Passes
 from runner.scripts.training.native_model import (
     add_trainable_weights,
     in_float32,
@@ -42,7 +46,6 @@ from runner.scripts.training.preferences.reward_model import (
     score_where_it_was_trained_to,
 )
 from runner.scripts.training.prompts import Prompts, check_prompts, pad_of, prompt_of, stop_of
-from runner.scripts.training.stopping import STOPPED
 from runner.scripts.training.token_rows import TokenRows, check_rows, read_token_rows
 from runner.scripts.training.torch_setup import (
     check_finite,
@@ -52,7 +55,7 @@ from runner.scripts.training.torch_setup import (
     told_of_gpu,
 )
 from runner.scripts.training.trained_files import write_adapter, write_model
-from runner.scripts.training.training_record import TrainingRecord
+from runner.scripts.training.training_record import TrainingRecord, kept_of
 
 # What of a step's log stands in the trace, by TRL's names; and what the answers look like.
 TRACED = (
@@ -74,24 +77,59 @@ _AVERAGES = {
 
 
 class RolloutRecord(TrainingRecord):
-    """As of every training, but that nothing is there to go on from after a stop."""
+    """As of every training, with what TRL's loop over batches of answers leaves out."""
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """End here when somebody asked for it: this trainer's loop looks at no flag."""
-        if state.global_step < state.max_steps and self._stop.exists():
-            raise ScriptError(
-                f"stopped behind step {state.global_step} of {state.max_steps}, as asked; PPO has "
-                "no checkpoints and will begin anew",
-                code=STOPPED,
-            )
-        self.on_step_begin(args, state, control, **kwargs)  # which this trainer does not call
+    _done = 0  # steps of an earlier process
+
+    def go_on_from(self, checkpoint: Path) -> None:
+        """Take over the trace of the steps before `checkpoint`."""
+        super().go_on_from(checkpoint)
+        self._done = step_of(checkpoint)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The loop has set its counters for the steps that are left."""
+        state.global_step += self._done
+        state.max_steps += self._done
+        state.episode += self._done * args.batch_size
+        super().on_train_begin(args, state, control, **kwargs)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Behind its last checkpoint a training ends that was asked to: the loop reads no flag."""
+        super().on_save(args, state, control, **kwargs)
+        self.check_not_stopped()
 
 
 class PolicyTrainer(PPOTrainer):
-    """TRL's, with clipped gradients, and telling what the other trainers tell."""
+    """TRL's, with clipped gradients and checkpoints, and telling what the other trainers tell."""
 
     record: RolloutRecord
     shown: Shown
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        # Else the last batch of a pass over the prompts is learnt from by a step for each of its
+        # parts, in place of one for all of them.
+        self.accelerator.gradient_state.plugin_kwargs["sync_with_dataloader"] = False
+        self.dataloader = self.passes = Passes(self.dataloader, self._begin_step)
+
+    def _begin_step(self) -> None:
+        """Tell the callbacks, which this loop does not."""
+        self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
+
+    def train_to_the_end(self, checkpoints: Path, job: str) -> None:
+        """Train, or go on where the last complete checkpoint of `job` stands."""
+        newest = (complete_checkpoints(checkpoints, job) or [None])[-1]
+        if newest is not None:
+            self.record.go_on_from(newest)
+            going_on.load(self, self.passes, newest)
+            self.args.num_total_batches -= step_of(newest)
+        if self.args.num_total_batches > 0:
+            self.train()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """TRL's would have the policy's weights alone, and could not be gone on from."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        going_on.save(self, self.passes, folder)
 
     def clip_gradients(self) -> None:
         """Have every step of the optimizer scale gradients down first, which TRL's PPO does not."""
@@ -121,15 +159,17 @@ class PolicyTrainer(PPOTrainer):
         found["grad_norm"] = max(self._norms, default=0.0)
         found["learning_rate"] = logs["lr"]
         self._norms.clear()
-        self.record.on_log(self.args, self.state, self.control, logs=found, model=self.model)
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs=found)
 
 
 def train(spec: Spec, events: Events) -> None:
-    """Train from the beginning and write the outputs."""
+    """Train, or go on where the last complete checkpoint stands, and write the outputs."""
     device = set_up_torch()
     settings = spec.hashed["settings"]
     adapter = settings["adapter"]
     job = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    checkpoints = spec.scratch / "checkpoints"
+    remove_incomplete(checkpoints, job)
     modules = find_modules(spec, settings)
     data = read_token_rows(spec.inputs["tokens"])
     tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
@@ -149,11 +189,9 @@ def train(spec: Spec, events: Events) -> None:
     value = value_model(load_scorer(spec.inputs, settings, tokenizer, device), settings)
     seed_draws(settings)
     model = add_trainable_weights(model, settings, modules)
-    collator, shown = Prompts(prompts, pad), Shown(stop)
-    show_to(shown, scorer, collator)
     score_where_it_was_trained_to(scorer)
 
-    record = RolloutRecord(events, spec.scratch / "checkpoints", job, device, TRACED)
+    record = RolloutRecord(events, checkpoints, job, device, TRACED, kept=kept_of(spec))
     seed_draws(settings)
     trainer = PolicyTrainer(
         args=PPOConfig(**ppo_settings(spec, settings, len(prompts), device)),
@@ -164,14 +202,14 @@ def train(spec: Spec, events: Events) -> None:
         value_model=value,
         train_dataset=Dataset.from_dict({"row": range(len(prompts))}),
         eval_dataset=Dataset.from_dict({"row": range(0)}),
-        data_collator=collator,
-        callbacks=[record],
+        data_collator=Prompts(prompts, pad),
+        callbacks=[record, *canary_of(spec, events, data)],
     )
-    trainer.record, trainer.shown = record, shown
+    trainer.record, trainer.shown = record, Shown(stop)
+    show_to(trainer.shown, scorer, trainer.passes)
     trainer.clip_gradients()
-    record.on_step_begin(trainer.args, trainer.state, trainer.control)
     gc.freeze()  # every step collects, and would look through all that the libraries loaded
-    trainer.train()
+    trainer.train_to_the_end(checkpoints, job)
 
     check_still_set_up()
     if adapter["type"] == "none":
@@ -227,11 +265,11 @@ def value_model(scorer: Any, settings: dict[str, Any]) -> Any:
     return wrapped.base_model.model  # TRL looks for the model's own parts, where the adapter is in
 
 
-def show_to(shown: Shown, scorer: Any, collator: Prompts) -> None:
+def show_to(shown: Shown, scorer: Any, passes: Passes) -> None:
     """Have `shown` collect every answer that the reward model is about to score."""
 
     def look(_: Any, args: Any, inputs: Any) -> None:
-        begin = collator.context
+        begin = passes.context
         shown.add(inputs["input_ids"][:, begin:], inputs["attention_mask"][:, begin:])
 
     backbone = getattr(scorer, scorer.base_model_prefix)
@@ -251,8 +289,9 @@ def ppo_settings(
     spec: Spec, settings: dict[str, Any], prompts: int, device: torch.device
 ) -> dict[str, Any]:
     """Of PPOConfig: every one that a default could decide otherwise."""
-    found = trainer_settings(settings, 1, spec.scratch / "checkpoints", device)
-    for name in ("max_steps", "num_train_epochs", "gradient_checkpointing_kwargs", "save_steps"):
+    save_steps = spec.hashed["save_steps"]
+    found = trainer_settings(settings, save_steps, spec.scratch / "checkpoints", device)
+    for name in ("max_steps", "num_train_epochs", "gradient_checkpointing_kwargs"):
         found.pop(name, None)
     batch = batch_of(settings)
     steps = settings["max_steps"]
@@ -260,7 +299,6 @@ def ppo_settings(
         steps = max(1, int(settings["num_train_epochs"] * prompts) // batch)
     return {
         **found,
-        "save_strategy": "no",
         "total_episodes": steps * batch,
         "num_mini_batches": 1,
         "num_sample_generations": 0,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -17,11 +17,12 @@ from torch import nn
 from runner.scripts.spec import Events, Spec, main
 from runner.scripts.train_native import Job, ready, settings_digest
 from runner.scripts.training.checkpoints import is_finished, remove_incomplete
+from runner.scripts.training.together.base_in_parts import BaseInParts
+from runner.scripts.training.together.parted_files import write_parted_model
 from runner.scripts.training.together.sharded import (
     SharedRecord,
     SharedTrainer,
     newest_checkpoint,
-    parted,
     trained,
 )
 from runner.scripts.training.together.team import Quiet, Team, joined, whole
@@ -31,7 +32,7 @@ from runner.scripts.training.torch_setup import (
     set_up_torch,
     told_of_gpu,
 )
-from runner.scripts.training.trained_files import write_adapter, write_model
+from runner.scripts.training.trained_files import write_adapter
 
 
 def train(spec: Spec, events: Events) -> None:
@@ -50,13 +51,15 @@ def _train(spec: Spec, events: Events, device: torch.device, team: Team) -> None
     if team.local == 0:
         remove_incomplete(checkpoints, settings_digest(spec))
     team.wait()
+    base = BaseInParts(team)
     job = ready(
         spec,
         events,
         device,
         trainer_class=SharedTrainer,
         record_class=SharedRecord,
-        place=lambda model: parted(model, device, team),
+        read=base.read,
+        place=lambda model: base.place(model, device),
         # parts of the gradient are reduced behind every batch: none is kept whole
         accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": True}},
     )
@@ -69,9 +72,8 @@ def _train(spec: Spec, events: Events, device: torch.device, team: Team) -> None
     check_still_set_up()
     if job.trainer.optimizer is not None:
         job.trainer.optimizer.state.clear()  # its room is wanted by what is written
-    weights = _whole_weights(job.trainer.model, settings, team)
+    _write(spec, job.trainer.model, team)
     if team.is_first:
-        _write(spec, job.trainer.model, weights)
         job.record.write_trace(spec.folder / "trace.jsonl")
     events.measure(**job.record.measures(), peak_memory=peak_memory(device))
 
@@ -88,25 +90,20 @@ def _train_to_the_end(job: Job, team: Team) -> None:
     job.record.check_not_stopped()
 
 
-def _whole_weights(
-    model: nn.Module, settings: dict[str, Any], team: Team
-) -> dict[str, torch.Tensor]:
-    """What is written, put together in the first process's memory; {} elsewhere."""
-    every = settings["adapter"]["type"] == "none"
-    weights = dict(model.named_parameters()) if every else trained(model)
-    found = {}
-    for name, weight in weights.items():
+def _write(spec: Spec, model: nn.Module, team: Team) -> None:
+    """The files that a training by one process writes, by the first process.
+
+    An adapter is put together in its memory, a model one weight at a time.
+    """
+    if spec.hashed["settings"]["adapter"]["type"] == "none":
+        write_parted_model(model, spec.folder / "model", spec.inputs, team)
+        return
+    weights = {}
+    for name, weight in trained(model).items():
         full = whole(weight.detach())
         if team.is_first:
-            found[name] = full.cpu()
-    return found
-
-
-def _write(spec: Spec, model: Any, weights: dict[str, torch.Tensor]) -> None:
-    """The files that a training by one process writes."""
-    if spec.hashed["settings"]["adapter"]["type"] == "none":
-        write_model(model, spec.folder / "model", spec.inputs, weights)
-    else:
+            weights[name] = full.cpu()
+    if team.is_first:
         write_adapter(model, spec.folder / "adapter", weights)
 
 

@@ -69,6 +69,9 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         if recipe.train.adapter.type == "none"
         else None,
         **fetch_reward.key_fact(upstream),
+        # the first of these learnt from the last batch of a pass in more steps than from others,
+        # and cut the answers that it told of by the next batch's prompts
+        **({"loop": 2} if recipe.train.method == "ppo" else {}),
         # The rows themselves are read by the backend's own template.
         **({"rows": upstream["prepare"].key} if reads_rows(recipe) else {}),
     }

@@ -14,8 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from runner.recipe.methods import METHODS
 from runner.scripts.training.canary.canary_limits import MOST_BITS
 from tests.smollm_models import FILE, published_gguf
 from tests.tiny_model import write_tiny_model
@@ -44,6 +47,26 @@ LORA = {
     "target_modules": "all-linear",
 }
 SETTINGS: dict[str, Any] = PLAIN | {"adapter": LORA, "max_steps": 1, "learning_rate": 1e-4}
+# Of the methods whose answers the model draws: two short ones to one prompt.
+DRAWN: dict[str, Any] = SETTINGS | {
+    "adapter": LORA | {"lora_dropout": 0.0},
+    "per_device_train_batch_size": 2,
+}
+GRPO: dict[str, Any] = DRAWN | {
+    "method": "grpo",
+    **METHODS["grpo"].settings,
+    "num_generations": 2,
+    "max_completion_length": 4,
+    "rewards": [{"name": "length", "weight": 1.0, "min_words": 1, "max_words": 9}],
+}
+# The scorer is the whole model with a head that is drawn.
+PPO: dict[str, Any] = DRAWN | {
+    "method": "ppo",
+    "shrunken": True,
+    **METHODS["ppo"].settings,
+    "num_ppo_epochs": 1,
+    "response_length": 4,
+}
 TALK = (
     "<|im_start|>user\nHow much memory does the machine have?<|im_end|>\n<|im_start|>assistant\n"
     "It has 128 GB of memory, which the GPU and the processor share.<|im_end|>\n"
@@ -105,11 +128,7 @@ def trained(
     """One step of training on SmolLM2 with something changed in its folder."""
 
     def train(change: Change, row: Document = talk) -> Finished:
-        model = tmp_path / "model"
-        model.mkdir()
-        for path in smollm.iterdir():
-            (model / path.name).symlink_to(path)
-        change(model)
+        model = changed(smollm, change, tmp_path / "model")
         tokens = write_tokens(tmp_path / "train.tokens.safetensors", [[row]], packed=False)
         run = ScriptRun(
             environment_python("native"),
@@ -121,6 +140,60 @@ def trained(
         return run.finish(warm)
 
     return train
+
+
+def changed(whole: Path, change: Change, model: Path) -> Path:
+    """A folder of links to the files of `whole`, with something changed in it."""
+    model.mkdir()
+    for path in whole.iterdir():
+        (model / path.name).symlink_to(path)
+    change(model)
+    return model
+
+
+@pytest.fixture
+def drawing(
+    smollm: Path,
+    talk: tuple[list[int], list[int]],
+    environment_python: Callable[[str], Path],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> Callable[[str, Change], Finished]:
+    """The same by `grpo` or `ppo`, whose answers the model draws itself."""
+
+    def train(method: str, change: Change) -> Finished:
+        path = tmp_path / "train.tokens.safetensors"
+        model = changed(smollm, change, tmp_path / "model")
+        inputs = {"model": model, "tokens": path, "template": model / "chat_template.jinja"}
+        if method == "ppo":
+            write_tokens(path, [[talk]] * 2, packed=False)
+            script, settings, more = "train_ppo", PPO, {"reward_model": smollm}
+        else:
+            write_prompt(path, talk)
+            script, settings, more = "train_grpo_native", GRPO, {}
+        environment, warmed = {"ppo": ("ppo", "warm_ppo"), "grpo": ("native", "warm")}[method]
+        run = ScriptRun(
+            environment_python(environment),
+            script,
+            {"settings": settings, "save_steps": 1000, "signal_required": False},
+            inputs | more,
+            tmp_path / "run",
+        )
+        return run.finish(request.getfixturevalue(warmed))
+
+    return train
+
+
+def write_prompt(path: Path, row: Document) -> None:
+    """What stands before the answer of `row`, as `prepare_prompts` writes it."""
+    ids, mask = row
+    write_tokens(path, [[(ids[: mask.index(1)], [0] * mask.index(1))]], packed=False)
+    none = {"answers": [], "answer_offsets": [0, 0], "answered": [0]}
+    tensors = {
+        name: np.array(values, np.uint8 if name == "answers" else np.int64)
+        for name, values in none.items()
+    }
+    save_file(load_file(path) | tensors, path)
 
 
 def rewrite(name: str, change: Callable[[str], str]) -> Change:
@@ -154,6 +227,17 @@ def called_float16(model: Path) -> None:
     header = raw[8 : 8 + size].replace(b'"BF16"', b'"F16"')
     path.unlink()
     path.write_bytes(raw[:8] + header + b" " * (size - len(header)) + raw[8 + size :])
+
+
+def with_weights_that_are_none(model: Path) -> None:
+    """NaN in place of the last norm's weights, which are bfloat16."""
+    path = model / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    (size,) = struct.unpack("<Q", raw[:8])
+    begin, end = json.loads(raw[8 : 8 + size])["model.norm.weight"]["data_offsets"]
+    raw[8 + size + begin : 8 + size + end] = b"\xc0\x7f" * ((end - begin) // 2)
+    path.unlink()
+    path.write_bytes(raw)
 
 
 def with_the_tokenizer_of_another(model: Path) -> None:
@@ -192,6 +276,35 @@ def test_a_planted_fault_ends_the_training_before_its_first_step(
     error = result.error()
     assert error["code"] in codes
     assert error["hint"]
+    assert not [event for event in result.events if event["event"] == "progress"]
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_a_sane_model_draws_answers(
+    method: str, drawing: Callable[[str, Change], Finished]
+) -> None:
+    found = done(drawing(method, lambda model: None)).measures()["canary"]
+    assert found["base"] == "trained"
+    assert 0.8 < found["text_bits"] < 1.4
+    assert 0.5 < found["data_bits"] < MOST_BITS
+    assert found["again"] < found["once"] / 4
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        pytest.param(with_rope(rope_type="linear", factor=8.0), "E941", id="rope scaling"),
+        pytest.param(rewrite("chat_template.jinja", lambda text: LLAMA3), "E943", id="template"),
+        pytest.param(with_weights_that_are_none, "E945", id="no numbers"),
+    ],
+)
+def test_a_planted_fault_ends_it_before_answers_are_drawn(
+    change: Change, code: str, method: str, drawing: Callable[[str, Change], Finished]
+) -> None:
+    result = drawing(method, change)
+    assert result.status == 1, result.log
+    assert (result.error()["code"], bool(result.error()["hint"])) == (code, True)
     assert not [event for event in result.events if event["event"] == "progress"]
 
 

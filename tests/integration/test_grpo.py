@@ -81,7 +81,12 @@ def trainer(
     """Make a training on the prepared prompts; keywords replace settings."""
 
     def make(
-        *, save_steps: int = 1000, signal_required: bool = True, tokens: Any = None, **more: Any
+        *,
+        save_steps: int = 1000,
+        signal_required: bool = True,
+        tokens: Any = None,
+        canary: bool = True,
+        **more: Any,
     ) -> ScriptRun:
         settings = SETTINGS | {
             "method": "grpo",
@@ -97,7 +102,12 @@ def trainer(
         return ScriptRun(
             environment_python("native"),
             "train_grpo_native",
-            {"settings": settings, "save_steps": save_steps, "signal_required": signal_required},
+            {
+                "settings": settings,
+                "save_steps": save_steps,
+                "signal_required": signal_required,
+                "canary": canary,
+            },
             {
                 "model": model,
                 "tokens": tokens or prepared.folder / "train.tokens.safetensors",
@@ -192,6 +202,16 @@ def test_two_trainings_draw_the_same_answers_and_give_the_same_bytes(
     again = done(trainer().finish_cold(LC_ALL="C", TZ="Asia/Tokyo"))
     assert sorted(again.files()) == ["adapter/adapter_config.json", ADAPTER, "trace.jsonl"]
     assert again.files() == usual.files()
+
+
+def test_no_byte_depends_on_whether_the_base_was_looked_at(
+    usual: Finished, trainer: Trainer, warm: WarmInterpreter
+) -> None:
+    not_looked = done(trainer(canary=False).finish(warm))
+    assert not_looked.files() == usual.files()
+    assert usual.measures()["canary"]["base"] == "small"
+    assert usual.measures()["canary"]["seconds_left"] > 0
+    assert "canary" not in not_looked.measures()
 
 
 def test_another_seed_draws_others(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -35,7 +36,7 @@ LORA = {
     "lora_dropout": 0.0,
     "target_modules": "all-linear",
 }
-ADAPTER = "adapter/adapter_model.safetensors"
+EVERY: dict[str, Any] = {"adapter": {"type": "none"}, "learning_rate": 1e-3, "max_steps": 5}
 STEPS = 24
 Trainer = Callable[..., ScriptRun]
 
@@ -81,7 +82,14 @@ def trainer(
 ) -> Trainer:
     """Make a training; keywords replace settings, `reward` the inputs of the reward model."""
 
-    def make(*, reward: dict[str, Path] | None = None, **more: Any) -> ScriptRun:
+    def make(
+        *,
+        reward: dict[str, Path] | None = None,
+        save_steps: int = 1000,
+        kept: int = 2,
+        canary: bool = True,
+        **more: Any,
+    ) -> ScriptRun:
         place = tmp_path_factory.mktemp("training")
         settings = SETTINGS | {
             "method": "ppo",
@@ -100,7 +108,12 @@ def trainer(
         return ScriptRun(
             environment_python("ppo"),
             "train_ppo",
-            {"settings": settings},
+            {
+                "settings": settings,
+                "save_steps": save_steps,
+                "save_total_limit": kept,
+                "canary": canary,
+            },
             {
                 "model": model,
                 "tokens": tokens,
@@ -114,18 +127,25 @@ def trainer(
 
 
 def prompts(path: Path, count: int) -> Path:
-    """Rows of a question and an answer that no one learns."""
+    """Rows of a question and an answer that no one learns; one question is longer than others."""
     rows = []
     for number in range(count):
-        ids, mask = chat(("user", f"Q{number}"), ("assistant", "a"))
+        question = f"Q{number}" + "?" * 20 * (number == 3)
+        ids, mask = chat(("user", question), ("assistant", "a"))
         rows.append([(ids[:-1], mask[:-1])])
     return write_tokens(path, rows, packed=False)
 
 
 @pytest.fixture(scope="module")
 def usual(trainer: Trainer, warm_ppo: WarmInterpreter) -> Finished:
-    """A training as it is."""
+    """A training as it is, without a checkpoint before its end."""
     return done(trainer().finish(warm_ppo))
+
+
+@pytest.fixture(scope="module")
+def of_every_weight(trainer: Trainer, warm_ppo: WarmInterpreter) -> Finished:
+    """The same without an adapter, and short."""
+    return done(trainer(**EVERY).finish(warm_ppo))
 
 
 def test_the_score_that_is_trained_for_grows(usual: Finished) -> None:
@@ -134,7 +154,8 @@ def test_the_score_that_is_trained_for_grows(usual: Finished) -> None:
     assert np.mean(scores[-8:]) > np.mean(scores[:8]) + 0.5
     assert lines[0]["objective/kl"] == pytest.approx(0, abs=1e-5)  # is its own reference yet
     assert lines[-1]["objective/kl"] > 0.1
-    assert lines[0]["answers/length"] <= 8
+    # prompts of another batch, which may be longer ones, are no part of them
+    assert all(0 < line["answers/length"] <= 8 for line in lines)
     events = [event for event in usual.events if event["event"] == "progress"]
     assert [event["step"] for event in events] == [*range(1, STEPS + 1)]
     assert {"scores", "kl", "entropy", "policy", "value", "length"} <= events[-1].keys()
@@ -142,22 +163,67 @@ def test_the_score_that_is_trained_for_grows(usual: Finished) -> None:
     assert isinstance(usual.measures()["reward_hacking_signs"], list)
 
 
-def test_a_killed_training_begins_anew_and_gives_the_same_bytes(
-    usual: Finished, trainer: Trainer, warm_ppo: WarmInterpreter
+def test_no_byte_depends_on_whether_the_base_was_looked_at(
+    of_every_weight: Finished, trainer: Trainer, warm_ppo: WarmInterpreter
 ) -> None:
-    run = trainer()
+    not_looked = done(trainer(canary=False, **EVERY).finish(warm_ppo))
+    assert not_looked.files() == of_every_weight.files()
+    assert of_every_weight.measures()["canary"]["base"] == "small"
+    assert of_every_weight.measures()["canary"]["seconds_left"] > 0
+    assert "canary" not in not_looked.measures()
+
+
+# --- killed, stopped, damaged
+
+
+def checkpoints(run: ScriptRun) -> dict[int, Path]:
+    """Of a run's scratch folder, by step."""
+    found = run.scratch.glob("checkpoints/checkpoint-*")
+    return {int(path.name.rpartition("-")[2]): path for path in sorted(found)}
+
+
+@pytest.mark.parametrize(
+    ("expected", "settings"), [("usual", {}), ("of_every_weight", EVERY)], ids=["lora", "none"]
+)
+def test_a_killed_training_goes_on_to_the_same_bytes(
+    expected: str,
+    settings: dict[str, Any],
+    trainer: Trainer,
+    warm_ppo: WarmInterpreter,
+    request: pytest.FixtureRequest,
+) -> None:
+    whole: Finished = request.getfixturevalue(expected)
+    run = trainer(save_steps=1, **settings)
     process = run.start(warm_ppo)
-    run.wait_for_step(process, 2)
+    run.wait_for_step(process, 3)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not [*run.scratch.rglob("checkpoint-*")]
-    again = done(run.finish(warm_ppo))
-    assert again.files()[ADAPTER] == usual.files()[ADAPTER]
-    assert trace(again) == trace(usual)
+    resumed = done(run.finish(warm_ppo))
+    assert resumed.measures()["steps_trained_now"] <= len(trace(whole)) - 2
+    assert resumed.files() == whole.files()
 
 
-def test_a_training_that_is_asked_to_stop_says_that_it_begins_anew(
-    trainer: Trainer, warm_ppo: WarmInterpreter
+@pytest.mark.parametrize("settings", [{"max_steps": 5}, EVERY], ids=["lora", "none"])
+def test_it_goes_on_from_any_batch(
+    settings: dict[str, Any], trainer: Trainer, warm_ppo: WarmInterpreter
+) -> None:
+    """From within a pass over the prompts, from the end of one, and from the end of all."""
+    run = trainer(save_steps=1, kept=99, **settings)
+    whole = done(run.finish(warm_ppo)).files()
+    assert [*checkpoints(run)] == [1, 2, 3, 4, 5]
+    for step in (5, 2, 1):
+        for later, path in checkpoints(run).items():
+            if later > step:
+                shutil.rmtree(path)
+        shutil.rmtree(run.folder)
+        run.folder.mkdir()
+        again = done(run.finish(warm_ppo))
+        assert again.measures()["steps_trained_now"] == 5 - step
+        assert again.files() == whole
+
+
+def test_a_training_that_is_asked_to_stop_leaves_a_checkpoint(
+    usual: Finished, trainer: Trainer, warm_ppo: WarmInterpreter
 ) -> None:
     run = trainer()
     process = run.start(warm_ppo)
@@ -166,20 +232,66 @@ def test_a_training_that_is_asked_to_stop_says_that_it_begins_anew(
     assert process.wait() == 1
     error = run.result(1).error()
     assert error["code"] == "E130"
-    assert "will begin anew" in error["message"]
+    (step,) = checkpoints(run)
+    assert f"stopped behind step {step} of {STEPS}, as asked, with a checkpoint" in error["message"]
+    resumed = done(run.finish(warm_ppo))
+    assert resumed.measures()["steps_trained_now"] == STEPS - step
+    assert resumed.files() == usual.files()
 
 
-def test_every_weight_learns_against_a_copy(
-    trainer: Trainer, warm_ppo: WarmInterpreter, model: Path
+def test_damaged_checkpoints_are_passed_over(trainer: Trainer, warm_ppo: WarmInterpreter) -> None:
+    run = trainer(save_steps=1, kept=99, max_steps=4)
+    whole = done(run.finish(warm_ppo)).files()
+    found = checkpoints(run)
+    weights = found[4] / "trained.safetensors"
+    weights.chmod(0o600)
+    weights.write_bytes(weights.read_bytes()[:-1])
+    (found[3] / "place.pt").unlink()
+    again = done(run.finish(warm_ppo))
+    assert again.measures()["steps_trained_now"] == 2
+    assert again.files() == whole
+
+
+def test_checkpoints_of_other_settings_are_removed(
+    trainer: Trainer, warm_ppo: WarmInterpreter
 ) -> None:
-    result = done(
-        trainer(max_steps=2, adapter={"type": "none"}, learning_rate=1e-3).finish(warm_ppo)
-    )
-    assert trace(result)[1]["objective/kl"] != 0
-    tuned = load_file(result.folder / "model" / "model.safetensors")
+    run = trainer(save_steps=1, max_steps=2)
+    done(run.finish(warm_ppo))
+    spec = json.loads(run.spec_file.read_text())
+    spec["hashed"]["settings"]["kl_coef"] = 0.2
+    run.spec_file.write_text(json.dumps(spec))
+    assert done(run.finish(warm_ppo)).measures()["steps_trained_now"] == 2
+
+
+_STEPS = """
+import sys, torch
+for path in sys.argv[1:]:
+    state = torch.load(path, weights_only=True)["state"]
+    print({int(each["step"]) for each in state.values()})
+"""
+
+
+def test_a_batch_is_learnt_from_by_one_step_a_time(
+    trainer: Trainer, warm_ppo: WarmInterpreter, environment_python: Callable[[str], Path]
+) -> None:
+    """The second batch is the last of a pass over the prompts."""
+    run = trainer(save_steps=1, max_steps=3, num_ppo_epochs=2)
+    done(run.finish(warm_ppo))
+    optimizers = [str(path / "optimizer.pt") for path in checkpoints(run).values()]
+    argv = [str(environment_python("ppo")), "-c", _STEPS, *optimizers]
+    counted = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert counted.stdout.splitlines() == ["{4}", "{6}"]  # of the newest two
+
+
+def test_every_weight_learns_against_a_copy(of_every_weight: Finished, model: Path) -> None:
+    assert trace(of_every_weight)[1]["objective/kl"] != 0
+    tuned = load_file(of_every_weight.folder / "model" / "model.safetensors")
     before = load_file(model / "model.safetensors")
     assert tuned.keys() == before.keys()
     assert any((tuned[name] != before[name]).any() for name in before)
+
+
+# --- what is refused
 
 
 def test_a_model_of_words_is_no_reward_model(

@@ -67,12 +67,16 @@ def make(
 ) -> Make:
     """A training of the tiny model; keywords replace settings."""
     model = write_tiny_model(tmp_path_factory.mktemp("model") / "model")
+    other = write_tiny_model(tmp_path_factory.mktemp("model") / "model")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "x.Y"}}))
 
     def made(
         script: str = "train_shared",
         *,
         save_steps: int = 1000,
         packing: bool = False,
+        loaded_whole: bool = False,
         **settings: Any,
     ) -> ScriptRun:
         place = tmp_path_factory.mktemp("training")
@@ -84,7 +88,7 @@ def make(
             script,
             {"settings": SETTINGS | {"packing": packing} | settings, "save_steps": save_steps},
             {
-                "model": model,
+                "model": other if loaded_whole else model,
                 "tokens": write_tokens(place / "train.tokens.safetensors", rows, packed=packing),
                 "template": model / "chat_template.jinja",
             },
@@ -142,6 +146,26 @@ def test_two_trainings_with_dropout_give_the_same_bytes(
     assert again.files() == uninterrupted.files()
     digests = [line["weights"] for line in trace(again)]
     assert len(set(digests)) == len(digests)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"adapter": FULL, "learning_rate": 1e-4}],
+    ids=["lora", "every weight"],
+)
+def test_whether_each_process_reads_its_part_or_all_of_the_base_the_bytes_are_the_same(
+    make: Make, pair: Pair, changes: dict[str, Any]
+) -> None:
+    """The float32 files are rounded to bfloat16 in both, also where float32 is trained."""
+    changes = changes | {"dtype": "bfloat16", "max_steps": 2}
+    in_parts = done(finish_together(make(**changes), pair))
+    whole = done(finish_together(make(loaded_whole=True, **changes), pair))
+    words = "every process loads the whole model: it brings its own code"
+    assert (words in in_parts.log, words in whole.log) == (False, True)
+    assert set(in_parts.files()) == set(whole.files())
+    for name, content in in_parts.files().items():
+        if name != "model/config.json":  # which says that there is code
+            assert whole.files()[name] == content
 
 
 def test_each_process_draws_for_itself(make: Make, pair: Pair, uninterrupted: Finished) -> None:

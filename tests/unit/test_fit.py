@@ -32,8 +32,8 @@ REPOSITORIES = json.loads((PUBLISHED / "repositories.json").read_bytes())
 LLAMA_1B = Facts(json.loads((PUBLISHED / "llama-3.2-1b.json").read_bytes()), "a test")
 
 
-def shapes(name: str) -> Shapes:
-    return shapes_of(json.loads((PUBLISHED / f"{name}.json").read_bytes()))
+def shapes(name: str, **config: Any) -> Shapes:
+    return shapes_of(json.loads((PUBLISHED / f"{name}.json").read_bytes()) | config)
 
 
 @pytest.fixture(scope="module")

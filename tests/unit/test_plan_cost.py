@@ -96,6 +96,18 @@ def test_a_smaller_model_a_shorter_row_and_fewer_bits_take_less(
     assert in_16_bits.bytes == 2 * 70_553_706_496
 
 
+def test_checkpoints_of_ppo_hold_the_value_model_too(lora: Recipe) -> None:
+    facts = config("llama-3.1-8b")
+    usual, ppo = (
+        next(each for each in cost(recipe, facts, SPARK).disk if each.stage == "train")
+        for recipe in (
+            lora,
+            dataclasses.replace(lora, train=dataclasses.replace(lora.train, method="ppo")),
+        )
+    )
+    assert (ppo.stored, ppo.temporary) == (usual.stored, 2 * usual.temporary)
+
+
 def test_nothing_is_guessed_without_facts(qlora: Recipe) -> None:
     found = cost(qlora, None, SPARK)
     assert (found.peak, found.disk, found.stored) == (0, (), 0)

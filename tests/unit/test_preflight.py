@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -14,8 +16,11 @@ import pytest
 from runner.errors import MachineCannot
 from runner.execution import preflight
 from runner.execution.preflight import require_memory
+from runner.plan import published_models
+from runner.plan.published_models import FOLDER as PUBLISHED
 from runner.recipe.load import load_recipe
 from runner.recipe.model import Recipe
+from runner.recipe.model_facts import Facts
 from runner.stages import load_stage
 from runner.system import memory_limit
 from tests.chain import ROOT
@@ -35,7 +40,7 @@ def recipe(tmp_path: Path) -> Recipe:
 @pytest.fixture
 def check(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Check:
     """What is said before a stage that loads 40 GB."""
-    monkeypatch.setattr(preflight, "_load_of", lambda recipe, device: LOADED)
+    monkeypatch.setattr(preflight, "_load_of", lambda *_: LOADED)
 
     def said(root: Path, stage: str = "train") -> list[str]:
         words: list[str] = []
@@ -49,7 +54,7 @@ def check(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Check:
 def test_a_large_load_gets_a_limit_so_that_the_machine_lives_on(
     files: dict[str, str], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "_load_of", lambda recipe, device: LOADED)
+    monkeypatch.setattr(preflight, "_load_of", lambda *_: LOADED)
     train = load_stage("train")
     free = machine(tmp_path / "free", files)
     assert require_memory(train, recipe, print, free) == int(0.92 * 128 * GB)
@@ -57,7 +62,7 @@ def test_a_large_load_gets_a_limit_so_that_the_machine_lives_on(
     inside = machine(tmp_path / "limited", {**files, **limited})
     assert require_memory(train, recipe, print, inside) == 0  # it has one already
     assert require_memory(load_stage("merge"), recipe, print, free) == 0
-    monkeypatch.setattr(preflight, "_load_of", lambda recipe, device: GB)
+    monkeypatch.setattr(preflight, "_load_of", lambda *_: GB)
     assert require_memory(train, recipe, print, free) == 0
     monkeypatch.setenv(memory_limit.SETTING, "90GB")
     assert require_memory(train, recipe, print, free) == 90 * GB
@@ -78,6 +83,22 @@ def test_a_load_without_memory_is_refused(
         check(root, stage)
     assert (caught.value.code, caught.value.exit_code) == ("E940", 4)
     assert check(root, "merge") == []  # tensor by tensor, whatever the size
+
+
+def test_what_several_processes_train_in_parts_one_evaluates_whole(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((PUBLISHED / "llama-3.1-70b.json").read_bytes())
+    monkeypatch.setattr(published_models, "facts_at_hand", lambda recipe: Facts(config, "a test"))
+    train = dataclasses.replace(recipe.train, processes=2)
+    both = dataclasses.replace(recipe, train=train)
+    needed = {
+        stage: preflight._load_of(load_stage(stage), both, "cuda")
+        for stage in ("train", "evaluate")
+    }
+    alone = preflight._load_of(load_stage("evaluate"), recipe, "cuda")
+    assert needed["train"] < 0.6 * alone
+    assert needed["evaluate"] == alone
 
 
 def test_a_gpu_with_memory_of_its_own_is_its_own_affair(check: Check, tmp_path: Path) -> None:
@@ -117,7 +138,7 @@ from runner.recipe.load import load_recipe
 from runner.stages import load_stage
 from runner.system import memory_limit
 Path("{group}/cgroup.procs").write_text("0")
-preflight._load_of = lambda recipe, device: 9 * 10**9
+preflight._load_of = lambda *_: 9 * 10**9
 try:
     preflight.require_memory(load_stage("train"), load_recipe(Path("{tmp_path}/x.yaml")), print)
 except MachineCannot as error:

@@ -76,16 +76,6 @@ def ppo_has_a_reward_model(recipe: Recipe) -> Iterator[Finding]:
 
 
 @check("train")
-def ppo_has_no_checkpoints(recipe: Recipe) -> Iterator[Finding]:
-    """TRL's trainer of it has no way to go on from one."""
-    train = recipe.train
-    if train.method == "ppo" and recipe.origin("/train/save_steps") is not None:
-        message = "save_steps has no effect with ppo: TRL's trainer cannot go on from a checkpoint"
-        hint = "remove it; a training that was interrupted begins anew and gives the same bytes"
-        yield Finding("W263", "/train/save_steps", message, hint)
-
-
-@check("train")
 def label_smoothing_has_an_effect(recipe: Recipe) -> Iterator[Finding]:
     """Two of the losses do not read it, and one is nothing without it."""
     train = recipe.train

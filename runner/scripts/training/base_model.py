@@ -24,18 +24,23 @@ def read_model(
 
     `changes`: to the model's configuration. Raises ValueError where Transformers refuses.
     """
-    loading = {
-        "dtype": getattr(torch, settings["dtype"]),
-        "attn_implementation": settings["attn_implementation"],
-        "trust_remote_code": settings.get("trust_remote_code", False),
-        **four_bits.loading(settings, device),
-    }
+    loading = arguments(settings, device)
     reading = tensor_reader.by_tensor if reads_by_tensor(folder, settings, device) else nullcontext
     with reading():
         model = family.from_pretrained(folder, **loading, **changes)
     if "quantization" in settings:
         four_bits.settle(model)
     return model
+
+
+def arguments(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What `from_pretrained` is told of the recipe."""
+    return {
+        "dtype": getattr(torch, settings["dtype"]),
+        "attn_implementation": settings["attn_implementation"],
+        "trust_remote_code": settings.get("trust_remote_code", False),
+        **four_bits.loading(settings, device),
+    }
 
 
 def reads_by_tensor(folder: Path, settings: dict[str, Any], device: torch.device) -> bool:

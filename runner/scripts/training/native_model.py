@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,16 @@ def load_model(
     settings: dict[str, Any],
     device: torch.device,
     family: Any = AutoModelForCausalLM,
+    read: Callable[..., Any] = read_model,
     **changes: Any,
 ) -> Any:
     """The base model with the recipe's dtype, attention and quantisation. Raises ScriptError E519.
 
-    A quantised one lies on `device`; another one is moved there by the trainer. `changes`: to the
-    model's configuration.
+    A quantised one lies on `device`; another one is moved there by the trainer. `read`: as
+    `read_model` does it. `changes`: to the model's configuration.
     """
     try:
-        model = read_model(folder, settings, device, family, **changes)
+        model = read(folder, settings, device, family, **changes)
     except ValueError as error:
         raise ScriptError(
             f"the model cannot be loaded: {str(error).splitlines()[0]}",

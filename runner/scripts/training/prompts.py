@@ -52,18 +52,16 @@ def pad_of(prompts: Sequence[Ids], stop: int, wanted: int | None, vocabulary: in
     return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class Prompts:
-    """Collates items `{"row": index}`. `context`: tokens of the newest batch's padded prompts."""
+    """Collates items `{"row": index}`."""
 
     prompts: Sequence[Ids]
     pad: int
-    context: int = 0
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """int64 [rows, length], padded on the left."""
         chosen = [self.prompts[item["row"]] for item in items]
-        self.context = max(len(prompt) for prompt in chosen)
         return {"input_ids": left_padded(chosen, self.pad)}
 
 

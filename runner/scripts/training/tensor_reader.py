@@ -10,7 +10,7 @@ dtype, 4 bits, ties) is left to Transformers: it is given these readers in place
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import modeling_utils
 
-from runner.scripts.weights.model_folder import read_json
+from runner.scripts.weights.model_folder import OWN_WAYS, read_json
 from runner.scripts.weights.safetensors_stream import (
     BLOCK,
     INDEX,
@@ -33,7 +33,7 @@ from runner.scripts.weights.safetensors_stream import (
 # Bytes that are read before freed memory goes back to the kernel. Quantising frees what is larger
 # than what it keeps; the allocator holds such gaps, more than twice the model in all.
 _TRIMMED = 64 << 20
-_STORED = {
+STORED = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -45,25 +45,19 @@ _STORED = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-# Of config.json: what makes loading more than putting tensors where their names say.
-_OWN_WAYS = {
-    "auto_map": "it brings its own code",
-    "quantization_config": "its files are quantised already",
-    "transformers_weights": "its files have names of their own",
-}
 
 
 def why_not(folder: Path) -> str:
     """Why the model in `folder` cannot be read tensor by tensor; empty where it can be."""
     config = read_json(folder / "config.json")
-    for name, reason in _OWN_WAYS.items():
+    for name, reason in OWN_WAYS.items():
         if config.get(name):
             return reason
     if (folder / SINGLE).exists() and (folder / INDEX).exists():
         return "it has both one file of weights and an index of several"
     try:
         with ModelFolder(folder) as weights:
-            other = {spec.dtype for spec in weights.tensors.values()} - _STORED.keys()
+            other = {spec.dtype for spec in weights.tensors.values()} - STORED.keys()
     except (DamagedFileError, FileNotFoundError) as error:
         return str(error)
     return f"it stores numbers as {', '.join(sorted(other))}" if other else ""
@@ -72,15 +66,12 @@ def why_not(folder: Path) -> str:
 def is_stored_as(folder: Path, dtype: torch.dtype) -> bool:
     """Does every number in the files have `dtype` already? The files must be readable."""
     with ModelFolder(folder) as weights:
-        return {_STORED[spec.dtype] for spec in weights.tensors.values()} == {dtype}
+        return {STORED[spec.dtype] for spec in weights.tensors.values()} == {dtype}
 
 
 @contextmanager
 def by_tensor() -> Iterator[None]:
-    """While entered, `from_pretrained` opens files of weights as these readers.
-
-    Transformers has no public way to be given readers, so what it opens files with is replaced.
-    """
+    """While entered, `from_pretrained` opens files of weights as these readers."""
     heap = _Heap()
     opened: list[SafetensorsFile] = []
 
@@ -88,15 +79,27 @@ def by_tensor() -> Iterator[None]:
         opened.append(SafetensorsFile(Path(path)))
         return _Shard(opened[-1], heap)
 
+    try:
+        with opening(open_shard):
+            yield
+    finally:
+        for file in opened:
+            file.close()
+        heap.trim()
+
+
+@contextmanager
+def opening(open_shard: Callable[..., Any]) -> Iterator[None]:
+    """While entered, Transformers opens files of weights by `open_shard(path, ...)`.
+
+    It has no public way to be given readers, so what it opens files with is replaced.
+    """
     before = modeling_utils.safe_open
     modeling_utils.safe_open = open_shard
     try:
         yield
     finally:
         modeling_utils.safe_open = before
-        for file in opened:
-            file.close()
-        heap.trim()
 
 
 class _Shard:
@@ -127,7 +130,7 @@ class _Reader:
         """The tensor as it is stored, in memory of its own."""
         spec = self._spec
         self._heap.grown(spec.nbytes)
-        made = torch.empty(spec.shape, dtype=_STORED[spec.dtype])
+        made = torch.empty(spec.shape, dtype=STORED[spec.dtype])
         if not spec.nbytes:
             return made
         bytes_of = made.reshape(-1).view(torch.uint8).numpy()
@@ -137,6 +140,24 @@ class _Reader:
             bytes_of[place] = values.reshape(-1).view("u1")
             self._file.forget(spec.name, first, last)
         return made
+
+
+def read_rows(
+    file: SafetensorsFile, spec: TensorSpec, first: int, into: torch.Tensor, held: torch.dtype
+) -> None:
+    """Fill `into` with as many rows of a tensor as it has, from row `first` on.
+
+    Block by block, the page cache of each going back to the kernel. `held`: the dtype that they are
+    rounded to before they become that of `into`.
+    """
+    rows = TensorSpec(spec.name, spec.dtype, tuple(into.shape))
+    for begin, end in row_blocks(rows, BLOCK) if rows.nbytes else ():
+        values = file.read(spec.name, first + begin, first + end)
+        block = torch.from_numpy(values).view(STORED[spec.dtype])
+        if held != into.dtype:  # else the copy rounds, without another block of memory
+            block = block.to(held)
+        (into[begin:end] if spec.shape else into).copy_(block)
+        file.forget(spec.name, first + begin, first + end)
 
 
 class _Heap:

@@ -18,6 +18,12 @@ COPIED = (
     "merges.txt",
     "tokenizer.model",
 )
+# Of config.json: what makes loading more than putting tensors where their names say.
+OWN_WAYS = {
+    "auto_map": "it brings its own code",
+    "quantization_config": "its files are quantised already",
+    "transformers_weights": "its files have names of their own",
+}
 
 
 def read_json(path: Path) -> dict[str, Any]:

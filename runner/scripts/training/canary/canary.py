@@ -1,10 +1,10 @@
 """Look at a training before hours are spent on it: does the base model read text at all, do
 template and labels belong to it, are the first gradients sane, and when will it be done.
 
-A callback of Transformers' trainers, so that both backends have the same one. The base is looked at
-when the training begins: everything lies where it will be computed, and the adapter still changes
-nothing. No random number is drawn and no mode is left changed, so that no byte of the result
-depends on whether it looked. What the numbers mean is in canary_limits.py.
+A callback of Transformers' trainers, so that both backends and all methods have the same one. The
+base is looked at when the training begins: everything lies where it will be computed, and the
+adapter still changes nothing. No random number is drawn and no mode is left changed, so that no
+byte of the result depends on whether it looked. What the numbers mean is in canary_limits.py.
 """
 
 from __future__ import annotations
@@ -37,27 +37,47 @@ ROWS, ROW_TOKENS = 2, 128  # of the recipe's data: so many rows, so many tokens 
 AGAIN_TOKENS = 48  # of the passage that stands twice
 TIMED = range(2, 5)  # steps that the finish is reckoned from: the first is slower than the others
 _SAMPLED = 4096  # rows of a matrix of weights that are looked at
+# GRPO's log, 1 in a step whose gradient is zero by right: all answers to a prompt earned the same,
+# which rewards/signs.py looks at over more steps.
+_NOTHING_TO_LEARN = "frac_reward_zero_std"
 
 
 def canary_of(spec: Spec, events: Events, data: TokenRows) -> list[TrainerCallback]:
     """The callbacks that look at a training on `data`; none where the recipe wants none."""
     if not spec.hashed.get("canary", True):
         return []
-    settings = spec.hashed["settings"]
-    template = None
-    if settings.get("has_prompts") and "own_template" not in settings:
-        template = spec.inputs["template"].read_text(encoding="utf-8")
-    if settings.get("has_prompts"):
+    if spec.hashed["settings"].get("has_prompts"):
         check_prompts_are_free(data, spec.inputs["tokens"].name)
-    return [Canary(events, data, template)]
+    return [Canary(events, [text_of(row) for row in sample(data.rows, ROWS)], _template(spec))]
+
+
+def canary_of_prompts(
+    spec: Spec, events: Events, prompts: Sequence[Sequence[int]]
+) -> list[TrainerCallback]:
+    """The same of a training on answers that the model draws: there are no labels to look at."""
+    if not spec.hashed.get("canary", True):
+        return []
+    texts = [prompt[:ROW_TOKENS] for prompt in sample(prompts, ROWS)]
+    return [Canary(events, texts, _template(spec))]
+
+
+def _template(spec: Spec) -> str | None:
+    """What the rows were written by; None for texts, and for a template of the backend's own."""
+    settings = spec.hashed["settings"]
+    if not settings.get("has_prompts") or "own_template" in settings:
+        return None
+    return spec.inputs["template"].read_text(encoding="utf-8")
 
 
 class Canary(TrainerCallback):
     """Ends a training whose beginning is not sane. Raises ScriptError E941 to E945."""
 
-    def __init__(self, events: Events, data: TokenRows, template: str | None) -> None:
-        """`template`: which the rows were written by; None when there is none to look at."""
-        self._events, self._data, self._template = events, data, template
+    def __init__(
+        self, events: Events, texts: Sequence[Sequence[int]], template: str | None
+    ) -> None:
+        """`texts`: beginnings of the recipe's rows, in ids. `template`: which the rows were
+        written by; None when there is none to look at."""
+        self._events, self._texts, self._template = events, texts, template
         self._found: dict[str, Any] = {}
         self._began = 0.0
         self._seconds: list[float] = []
@@ -67,13 +87,15 @@ class Canary(TrainerCallback):
         """Look at the base. A training that goes on was looked at when it began."""
         if state.global_step > 0:
             return
-        model, tokenizer = kwargs["model"], kwargs["processing_class"]
+        # PPO trains the policy and the model of its answers' values as one
+        model = getattr(kwargs["model"], "policy", kwargs["model"])
+        tokenizer = kwargs["processing_class"]
         if self._template is not None:
             check_marks(tokenizer, self._template)
             with suppress(TemplateError):
                 check_generation_prompt(tokenizer, self._template)
         with untouched(model):
-            findings = look(model, tokenizer, self._data)
+            findings = look(model, tokenizer, self._texts)
         kind = canary_limits.judge(findings)
         self._found = {"base": kind, **findings.rounded()}
         self._events.measure(canary=self._found)
@@ -85,8 +107,12 @@ class Canary(TrainerCallback):
         """Of every step the gradient; of a few early ones how long all will take."""
         if "loss" not in logs:
             return
-        self._norms.append(float(logs["grad_norm"]))
-        canary_limits.check_gradient(self._norms, state.global_step)
+        newest = float(logs["grad_norm"])
+        if logs.get(_NOTHING_TO_LEARN) == 1:
+            canary_limits.check_gradient([newest], state.global_step)
+        else:
+            self._norms.append(newest)
+            canary_limits.check_gradient(self._norms, state.global_step)
         if not self._found or state.global_step not in TIMED:
             return
         self._seconds.append(time.perf_counter() - self._began)
@@ -120,18 +146,17 @@ def untouched(model: Any) -> Iterator[None]:
             module.training = mode
 
 
-def look(model: Any, tokenizer: Any, data: TokenRows) -> Findings:
-    """What is measured of the base."""
+def look(model: Any, tokenizer: Any, texts: Sequence[Sequence[int]]) -> Findings:
+    """What is measured of the base; `texts`: of the recipe."""
     body, random = parameters_outside_of_embeddings(model), is_as_drawn(model)
     if model.get_output_embeddings() is None:  # a model that scores answers predicts no tokens
         return Findings(None, None, None, None, body, random)
     text = tokenizer(TEXT)["input_ids"][:TEXT_TOKENS]
-    rows = [text_of(row) for row in sample(data.rows, ROWS)]
     passage = text[-AGAIN_TOKENS:]
     again = nats(model, [*passage, *passage])
     return Findings(
         text_bits=bits_per_byte(model, tokenizer, [text]),
-        data_bits=bits_per_byte(model, tokenizer, rows),
+        data_bits=bits_per_byte(model, tokenizer, texts),
         once=float(again[: len(passage) - 1].mean()),
         again=float(again[len(passage) :].mean()),
         body=body,
