@@ -1,6 +1,7 @@
 # make quickstart   set up everything and run recipes/quickstart.yaml to the end
 # make test         set up everything and run the tests
 # make test-full    run what is too heavy for make test, and write tests/full-results.json
+# make gpu-evidence on a machine with a GPU: what the plan counts beside what the GPU takes (docs/evidence.md)
 # make check        lint and types
 # Nothing is written outside this folder, the cache folder and Ollama's own model folder.
 PYTHON ?= python3
@@ -21,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := .venv/bin/python -m pip install --quiet --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-full test-container check format lock setup clean
+.PHONY: help quickstart test test-full gpu-evidence test-container check format lock setup clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -34,6 +35,13 @@ test: .venv/test-ready
 
 test-full: .venv/test-ready
 	.venv/bin/python -m tests.full_run $(TESTS) $(PYTEST_ARGS)
+
+# Without a network there may be no .venv: any Python that has torch then does it all.
+gpu-evidence:
+	@$(MAKE) --no-print-directory .venv/test-ready >&2 || \
+	  echo "the locked environments cannot be made here: measured with what is installed" >&2
+	@python=$(PYTHON); [ ! -e .venv/ready ] || python=.venv/bin/python; \
+	  "$$python" -m benchmarks.gpu $(EVIDENCE_ARGS)
 
 # Needs root on Debian or Ubuntu when no Docker engine is running: it then brings its own.
 test-container: .venv/test-ready

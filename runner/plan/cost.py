@@ -31,7 +31,7 @@ from runner.plan.shapes import Shapes, UnknownShapesError, shapes_of
 from runner.recipe.methods import METHODS
 
 if TYPE_CHECKING:
-    from runner.recipe.model import Recipe
+    from runner.recipe.model import Adapter, Recipe
     from runner.recipe.model_facts import Facts
 
 # Assumed FLOP/s of a processor core, for a first guess: 200 tokens/s of a 135M LoRA in float32 on
@@ -384,9 +384,13 @@ def training_flop(recipe: Recipe, shapes: Shapes, steps: int) -> float:
 
 def flop_per_token(recipe: Recipe, shapes: Shapes, passes: int) -> float:
     """Of products with weights; those of attention come on top, and grow with the row's length."""
+    return flop_per_trained_token(shapes, recipe.train.adapter, passes)
+
+
+def flop_per_trained_token(shapes: Shapes, adapter: Adapter, passes: int) -> float:
+    """The same, of what of a recipe decides it."""
     multiplied = shapes.parameters - (0 if _is_tied(shapes) else shapes.vocabulary * shapes.hidden)
-    learning = trained_parameters(shapes, recipe.train.adapter)
-    return 2.0 * (passes * multiplied + learning)
+    return 2.0 * (passes * multiplied + trained_parameters(shapes, adapter))
 
 
 def _is_tied(shapes: Shapes) -> bool:

@@ -397,8 +397,9 @@ class Evaluate:
 class Merge:
     """How the adapter is added to the base."""
 
-    base: str
+    base: str  # original | dequantized
     dtype: str
+    fidelity: bool  # of a base in 4 bits: is the merged model held against the unmerged one?
 
 
 @dataclass(frozen=True, slots=True)

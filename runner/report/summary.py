@@ -178,6 +178,7 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
     lines += _example_lines(measured.get("examples") or {})
     lines += _task_lines(_measures(result, "harness").get("tasks") or {})
     lines += template_lines(_measures(result, "train").get("template"))
+    lines += fidelity_lines(_measures(result, "fidelity"))
     if result.get("memory"):
         lines.append(result["memory"])
     if result.get("gpu_health"):
@@ -188,6 +189,29 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
             f"in Ollama         {_median(speed['generation_tokens_per_second'])} tokens/s, "
             f"first token after {_median(speed['time_to_first_token'])} s "
             f"(median of {speed['runs']})"
+        )
+    return lines
+
+
+def fidelity_lines(found: Mapping[str, Any]) -> list[str]:
+    """Which base a QLoRA was merged into, and how near the result is to the model before it."""
+    if "kl_merged" not in found:
+        line = f"merged into       the {found.get('base')} base; not measured: no row is held out"
+        return [line] if found else []
+    part = found["kl_merged"] / found["kl_training"] if found["kl_training"] > 0 else float("inf")
+    interval = ""
+    if found["kl_merged_low"] is not None:
+        interval = f", 95%: {found['kl_merged_low']:.2g} to {found['kl_merged_high']:.2g}"
+    lines = [
+        f"merged into       the {found['base']} base: KL {found['kl_merged']:.2g} nats a token "
+        f"from the trained model ({part:.0%} of what training moved{interval}); "
+        f"loss {found['loss_unmerged']:.3f} → {found['loss_merged']:.3f}"
+    ]
+    if found.get("far"):
+        other = "original" if found["base"] == "dequantized" else "dequantized"
+        lines.append(
+            "look at           the merged model is far from the trained one: try "
+            f"--set merge.base={other}, which trains nothing again"
         )
     return lines
 

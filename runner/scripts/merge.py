@@ -10,12 +10,13 @@ alone.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from runner.scripts.merging.four_bits import Constants
 from runner.scripts.merging.lora_adapter import Adapter
 from runner.scripts.merging.lora_arithmetic import (
     LoraPair,
@@ -35,6 +36,9 @@ from runner.scripts.weights.safetensors_stream import (
 )
 
 BLOCK = 16 << 20  # bytes of the base that are merged at a time
+BLOCK_IN_4_BITS = (
+    2 << 20
+)  # the same of weights that are quantised first, which takes more beside it
 
 
 def merge(spec: Spec, events: Events) -> None:
@@ -44,27 +48,34 @@ def merge(spec: Spec, events: Events) -> None:
     base = spec.inputs["model"]
     config = read_json(base / "config.json")
     adapters: list[Adapter] = []
+    held = Constants(spec.inputs["constants"]) if "constants" in spec.inputs else None
     try:
         for name in spec.hashed.get("adapters", ["adapter"]):
             adapters.append(Adapter(spec.inputs[name]))
         with ModelFolder(base) as model:
             shards = [shard.specs for shard in model.shards]
             plan = plan_merge(shards, adapters, config, DTYPES[spec.hashed["dtype"]])
-            Merge(model, adapters).write(plan, target, events)
+            Merge(model, adapters, held).write(plan, target, events)
     except DamagedFileError as error:
         raise ScriptError(f"the base model is damaged: {error}", code="E342") from error
     finally:
-        for adapter in adapters:
-            adapter.close()
+        for file in (*adapters, *([held] if held else ())):
+            file.close()
     write_json(target / "config.json", plan.config | {"dtype": spec.hashed["dtype"]})
     copy_rest(base, [adapter.folder for adapter in adapters], spec.inputs["template"], target)
 
 
 class Merge:
-    """Makes the targets of a plan from the base and its adapters."""
+    """Makes the targets of a plan from the base and its adapters.
 
-    def __init__(self, model: ModelFolder, adapters: Sequence[Adapter]) -> None:
-        self._model, self._adapters = model, adapters
+    With `constants` the base's linear layers are what they were in 4 bits.
+    """
+
+    def __init__(
+        self, model: ModelFolder, adapters: Sequence[Adapter], constants: Constants | None = None
+    ) -> None:
+        self._model, self._adapters, self._constants = model, adapters, constants
+        self._held = {} if constants is None else constants.by_tensor(model.tensors)
         self._workers = Workers()
 
     def write(self, plan: MergePlan, folder: Path, events: Events) -> None:
@@ -81,19 +92,38 @@ class Merge:
         merged = sum(bool(target.additions) for target in targets)
         whole = sum(target.adapter is not None for target in targets)
         events.measure(tensors=len(targets), merged_tensors=merged, replaced_tensors=whole)
+        if self._constants is not None:
+            events.measure(dequantized_tensors=len(self._held))
 
     def _write_tensor(self, target: Target, out: ShardWriter) -> None:
-        stored, wanted = target.source.dtype, target.spec.dtype
+        wanted = target.spec.dtype
         pairs = [self._pair(target, addition) for addition in target.additions]
-        for first, last in row_blocks(target.source, BLOCK):
-            rows = self._read(target, first, last)
+        for first, rows, stored in self._blocks(target):
             if pairs:
-                rows = self._workers.merge(rows, stored, pairs, first, wanted)
+                made = self._workers.merge(rows, stored, pairs, first, wanted)
             elif target.biases:
-                rows = self._with_biases(target, rows)
+                made = self._with_biases(target, rows)
             else:
-                rows = cast(rows, stored, wanted)
-            out.write(target.spec.name, rows)
+                made = cast(rows, stored, wanted)
+            out.write(target.spec.name, made)
+
+    def _blocks(self, target: Target) -> Iterator[tuple[int, Array, str]]:
+        """The rows that a target begins as: number of the first one, values, how they are stored.
+
+        Raises ScriptError E888.
+        """
+        source = target.source
+        if target.adapter is None and source.name in self._held:
+            assert self._constants is not None
+            held = self._held[source.name]
+            weights = self._constants.weights(
+                held, source, lambda first, last: self._read(target, first, last), BLOCK_IN_4_BITS
+            )
+            for first, _, rows in weights:
+                yield first, rows, self._constants.dtype
+            return
+        for first, last in row_blocks(source, BLOCK):
+            yield first, self._read(target, first, last), source.dtype
 
     def _read(self, target: Target, first: int, last: int) -> Array:
         if target.adapter is None:
@@ -110,9 +140,8 @@ class Merge:
         if not addition.transposed:
             return replace(pair, magnitude=magnitude)
         sums = np.zeros(target.spec.shape[1])
-        for first, last in row_blocks(target.source, BLOCK):
-            rows = self._read(target, first, last)
-            self._workers.add_column_squares(sums, rows, target.source.dtype, pair, first)
+        for first, rows, stored in self._blocks(target):
+            self._workers.add_column_squares(sums, rows, stored, pair, first)
         return replace(pair, factors=length_factors(magnitude, np.sqrt(sums)))
 
     def _with_biases(self, target: Target, rows: Array) -> Array:

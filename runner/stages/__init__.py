@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 ORDER = (
     *("fetch", "fetch_reward", "fetch_data", "fetch_tasks", "prepare", "train", "evaluate"),
-    *("harness", "merge", "imatrix"),
+    *("harness", "constants", "merge", "fidelity", "imatrix"),
     *("gguf", "ollama", "benchmark"),
 )
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 NAME = "merge"
 VERSION = 1
 OUTPUTS = {"model/*": Class.PORTABLE}
-NEEDS = ("fetch", "prepare", "train")
+NEEDS = ("fetch", "prepare", "train", "constants")
 ENVIRONMENT = "export"
 TOOLS: tuple[str, ...] = ()
 DEVICE = False
@@ -25,7 +25,8 @@ def wanted(recipe: Recipe) -> bool:
 
 
 def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
-    """The merge section and the contents of base, adapter and chat template."""
+    """The merge section and the contents of base, adapter and chat template, and what the base in
+    4 bits is rebuilt from."""
     assert recipe.merge is not None
     return {
         "base": recipe.merge.base,
@@ -33,6 +34,7 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         "model": upstream["fetch"].digest("model/*"),
         "adapter": upstream["train"].digest("adapter/*"),
         "template": upstream["prepare"].digest("chat_template.jinja"),
+        **({"constants": upstream["constants"].digest()} if "constants" in upstream else {}),
     }
 
 
@@ -46,6 +48,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
             "model": inputs["fetch"].folder / "model",
             "adapter": inputs["train"].folder / "adapter",
             "template": inputs["prepare"].path("chat_template.jinja"),
+            **({"constants": inputs["constants"].folder} if "constants" in inputs else {}),
         },
         folder=folder,
     )

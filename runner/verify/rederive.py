@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from runner.stages.contract import Outputs, Stage
     from runner.store.store import Store
 
-GIVEN = {"export": ("fetch", "fetch_reward", "prepare", "train", "imatrix"), "train": ()}
+GIVEN = {
+    "export": ("fetch", "fetch_reward", "prepare", "train", "constants", "imatrix"),
+    "train": (),
+}
 # Not derived again at a level: `export` asks only about what is deployed.
 LEFT_OUT = {"export": ("fetch_tasks", "evaluate", "harness"), "train": ()}
 
@@ -112,7 +115,7 @@ def _what_changed(
     if _needs_others(recipe, names):
         names.add("train")  # of the recipe that it starts from
     before, now = run.record["platform"], dict(surroundings.platform)
-    if before != now and names & {"train", "evaluate", "imatrix"}:
+    if before != now and names & {"train", "evaluate", "constants", "imatrix"}:
         raise MachineCannot(
             f"the run was trained on {before.get('name')}, and this is {now.get('name')}: equal "
             "bytes of a training are claimed on one platform only",

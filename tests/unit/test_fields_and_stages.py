@@ -114,23 +114,23 @@ CASES = [
     case("/model/recipe", "other-base.yaml", "", model={"recipe": "base.yaml"}),
     case("/model/dtype", "float32", "fetch train evaluate"),
     case("/model/attn_implementation", "eager", "train evaluate"),
-    case("/model/quantization/load_in_4bit", True, "train evaluate"),
+    case("/model/quantization/load_in_4bit", True, "train evaluate fidelity"),
     case(
         "/model/quantization/bnb_4bit_quant_type",
         "fp4",
-        "train evaluate",
+        "train evaluate fidelity",
         model=PATH | {"quantization": FOUR_BITS},
     ),
     case(
         "/model/quantization/bnb_4bit_use_double_quant",
         False,
-        "train evaluate",
+        "train evaluate fidelity",
         model=PATH | {"quantization": FOUR_BITS},
     ),
     case(
         "/model/quantization/bnb_4bit_compute_dtype",
         "float16",
-        "train evaluate",
+        "train evaluate fidelity",
         model=PATH | {"quantization": FOUR_BITS},
     ),
     # --- reward: what is scored by decides, not how it came to be
@@ -392,6 +392,14 @@ CASES = [
     case(f"{HARNESS}/apply_chat_template", True, "harness", **TASKS),
     # --- export
     case("/merge/base", "original", ""),
+    case(
+        "/merge/base",
+        "dequantized",
+        "constants merge fidelity",
+        model=PATH | {"quantization": FOUR_BITS},
+    ),
+    case("/merge/fidelity", False, ""),  # of a base that was not held in 4 bits
+    case("/merge/fidelity", False, "fidelity", model=PATH | {"quantization": FOUR_BITS}),
     case("/merge/dtype", "float16", "merge imatrix gguf"),
     case("/gguf/quantize/0", "Q4_K_M", "gguf ollama"),
     case("/gguf/max_perplexity_increase", 0.5, "gguf"),
@@ -499,6 +507,7 @@ class Upstream(dict[str, Outputs]):
                 *("prompts.jsonl", "chat_template.jinja"),
             ),
             "train": ("adapter/adapter_model.safetensors", "model/w.safetensors"),
+            "constants": ("constants.json", "constants.safetensors"),
             "merge": ("model/w.safetensors",),
             "imatrix": ("imatrix.gguf",),
             "gguf": [f"{recipe.name}-{kind}.gguf" for kind in ("Q8_0", "Q4_K_M")],
@@ -575,7 +584,9 @@ def test_what_a_stage_is_made_with_touches_it(
     """A script's change is its stage's version: tests/unit/test_stage_versions.py ties them."""
     scored = {"train__method": "ppo", "reward": SCORER} if name == "fetch_reward" else {}
     asked = HUB_TASKS if name == "fetch_tasks" else TASKS
-    tree = settings({"data__train": [HUB_ROWS], **asked, **scored})
+    held = name in ("constants", "fidelity")
+    four_bits = {"model__quantization": FOUR_BITS, "merge__base": "dequantized"} if held else {}
+    tree = settings({"data__train": [HUB_ROWS], **asked, **scored, **four_bits})
     recipe = loaded(project, tree)
     stage = stages.load_stage(name)
     assert stage.wanted(recipe)

@@ -46,6 +46,26 @@ def merge_has_an_adapter(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("E201", "/merge", message, "remove the section; gguf takes the model", "key")
 
 
+@check("model", "merge")
+def dequantized_base_was_in_4_bits(recipe: Recipe) -> Iterator[Finding]:
+    """What the 4-bit weights say, there must have been some."""
+    if recipe.merge and recipe.merge.base == "dequantized" and recipe.model.quantization is None:
+        message = "merge.base is dequantized, and the base is not held in 4 bits"
+        hint = "write base: original, or add quantization: {load_in_4bit: true} to model"
+        yield Finding("E887", "/merge/base", message, hint)
+
+
+@check("model", "data", "train", "merge")
+def merge_of_4_bits_is_measured(recipe: Recipe) -> Iterator[Finding]:
+    """Nobody has trained what comes of it; without held-out rows nobody looks at it either."""
+    from runner.stages.fidelity import NO_ROWS, unmeasured
+
+    if unmeasured(recipe) == NO_ROWS:
+        message = "the base is held in 4 bits, and no held-out rows tell what the merge changes"
+        hint = "add validation: {fraction: 0.1} to data, or write fidelity: false"
+        yield Finding("W260", "/merge", message, hint, "key")
+
+
 @check("model", "data", "train")
 def backend_can_honour(recipe: Recipe) -> Iterator[Finding]:
     """What the chosen backend cannot do is an error, never ignored."""

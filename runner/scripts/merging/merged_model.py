@@ -23,8 +23,11 @@ class Merged:
     streamed: bool
 
 
-def load_merged(folder: Path, *, trust_remote_code: bool, memory: int) -> Merged:
-    """The model, ready to be asked. `memory`: bytes that this process may take on a CPU.
+def load_merged(
+    folder: Path, *, trust_remote_code: bool, memory: int, exact: bool = True
+) -> Merged:
+    """The model, ready to be asked. `memory`: bytes that this process may take on a CPU. `exact`:
+    in float32 where it can be; else in the weights' own dtype.
 
     float32 is the weights' exact value; on a GPU, and where float32 does not fit, they keep their
     own dtype. A model that does not fit even so stays on the disk (accelerate's disk offload): one
@@ -33,8 +36,8 @@ def load_merged(folder: Path, *, trust_remote_code: bool, memory: int) -> Merged
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         memory = torch.cuda.mem_get_info()[0]
-    stored, exact = sizes(folder)
-    wide = device == "cpu" and exact * SPARE <= memory
+    stored, in_float32 = sizes(folder)
+    wide = exact and device == "cpu" and in_float32 * SPARE <= memory
     streamed = not wide and stored * SPARE > memory
     model = AutoModelForCausalLM.from_pretrained(
         folder,

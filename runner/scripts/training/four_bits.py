@@ -44,9 +44,14 @@ def settle(model: Any) -> None:
 
 def quantized_modules(model: Any) -> list[Any]:
     """The layers of `model` whose weights are 4-bit values."""
+    return [module for module in model.modules() if is_quantized(module)]
+
+
+def is_quantized(module: Any) -> bool:
+    """Is `module` a layer whose weights are 4-bit values?"""
     from bitsandbytes.nn import Linear4bit  # takes a second: only for those who need it
 
-    return [module for module in model.modules() if isinstance(module, Linear4bit)]
+    return isinstance(module, Linear4bit)
 
 
 def check_saved(skeleton: Any, saved: Iterable[str]) -> None:
