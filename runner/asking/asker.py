@@ -14,6 +14,7 @@ from runner.asking.settings import Asks, Endpoint
 from runner.asking.spending import Pace, Spending, Stopped
 from runner.errors import MachineCannot, RecipeToolError
 from runner.report.printable import escaped
+from runner.system.ollama import client_call
 
 MAX_WAIT = 600.0  # seconds that a server may ask us to wait; longer ends the command
 MAX_BACKOFF = 120.0
@@ -190,7 +191,9 @@ def _error(failure: Failure, endpoint: Endpoint, address: Address, tries: int) -
         return MachineCannot(f"no access: {said}", hint=f"check {named}, {again}", code="E902")
     if failure.status == 404:
         pull = (
-            f"ollama pull {endpoint.model}" if endpoint.url is None else "check model and address"
+            f"{client_call()} pull {endpoint.model}"
+            if endpoint.url is None
+            else "check model and address"
         )
         return MachineCannot(f"no such model or path: {said}", hint=f"{pull}, {again}", code="E903")
     if failure.status == 429:

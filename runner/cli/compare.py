@@ -19,7 +19,7 @@ HELP = (
     "same questions, preferences, task metrics, forgetting; each difference with its interval, and "
     "the examples that differ most."
 )
-EXAMPLE = "recipe compare runs/sft/latest runs/dpo/latest -o comparison"
+EXAMPLE = "recipe compare runs/quickstart runs/sft-then-dpo -o comparison"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

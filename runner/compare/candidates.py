@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from runner.scripts.evaluation.examples import (
     question_id,
     read_examples,
 )
+from runner.stages.models.base_result import MODEL
 from runner.store.digest import canonical_sha256
 from runner.system.regular import NotReadable, read_regular
 from runner.verify.run import Run
@@ -40,7 +42,8 @@ class Candidate:
     `base`: identity of the model that was trained, and of how it is asked. `kept`: are there
     results of every example, or only answers to questions? `means`: measures without examples, by
     name of the measure. `system`: the prompt above every question that has none. `prompts`: whole
-    texts of those questions that examples show cut.
+    texts of those questions that examples show cut. `gave`: digests of the models that its run
+    gave; `started_from`: of the one that a base is, where another recipe gave it.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Candidate:
     system: str | None = None
     prompts: Mapping[Key, str] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
+    gave: frozenset[str] = frozenset()
+    started_from: str = ""
 
     def prompt(self, key: Key) -> str:
         """The whole text of a question."""
@@ -80,13 +85,29 @@ def candidates(runs: Sequence[Run]) -> list[Candidate]:
             place = bases[base.base]
             found[place] = _with_more(found[place], base)
         found.append(tuned)
-    several = len(bases) > 1
     return [
-        replace(each, name=f"base of {each.name}" if several else "base")
+        replace(each, name=_base_name(each, found, several=len(bases) > 1))
         if each.side == "base"
         else each
         for each in found
     ]
+
+
+def _base_name(base: Candidate, found: Sequence[Candidate], *, several: bool) -> str:
+    """The head of its column: of which run it is the base, and whose model it is."""
+    if not several:
+        return "base"
+    source = source_of(base, found)
+    name = f"base of {base.name}"
+    return name if source is None else f"{source.name}, the {name}"
+
+
+def source_of(base: Candidate, found: Sequence[Candidate]) -> Candidate | None:
+    """Whose model this base is, by the bytes of what the runs gave; None where it is nobody's."""
+    if base.side != "base" or not base.started_from:
+        return None
+    others = (each for each in found if each.base != base.base)
+    return next((each for each in others if base.started_from in each.gave), None)
 
 
 def _with_more(known: Candidate, again: Candidate) -> Candidate:
@@ -141,9 +162,33 @@ def _of_run(run: Run, name: str) -> tuple[Candidate, Candidate]:
                 system=settings["system"],
                 prompts=prompts,
                 cost=cost,
+                gave=_gave(run) if side == "tuned" else frozenset(),
+                started_from=_started_from(run) if side == "base" else "",
             )
         )
     return sides[0], sides[1]
+
+
+def _gave(run: Run) -> frozenset[str]:
+    """Digests of the models that another recipe may start from, as that one's run.json has them."""
+    found = set()
+    for stage in ("train", "merge"):
+        files = [
+            [path, facts["size"], facts["sha256"]]
+            for path, facts in sorted(run.manifest.get(stage, {}).items())
+            if fnmatch.fnmatchcase(path, MODEL)
+        ]
+        if files:
+            found.add(canonical_sha256(files))
+    return frozenset(found)
+
+
+def _started_from(run: Run) -> str:
+    """Digest of the model that another recipe gave this one to start from; "" without one."""
+    told = run.record.get("base")
+    if not run.record["resolved"]["model"].get("recipe") or not isinstance(told, dict):
+        return ""
+    return str(told.get("result", ""))
 
 
 def _has_results(candidate: Candidate) -> bool:

@@ -23,7 +23,8 @@ MOST = 5  # examples of a measure that are shown
 @dataclass(frozen=True)
 class Difference:
     """Second minus first, over the examples that both have. `estimate` is None when `why` tells
-    why there is none. `first_only`, `second_only`: examples that only one of them has."""
+    why there is none. `first_only`, `second_only`: examples that only one of them has.
+    `from_base`: a distance from `first` itself, which is 0 there and never less elsewhere."""
 
     measure: Measure
     first: str
@@ -33,6 +34,7 @@ class Difference:
     first_only: int
     second_only: int
     most: Sequence[Mapping[str, Any]]
+    from_base: bool = False
 
     @property
     def verdict(self) -> str:
@@ -46,6 +48,8 @@ class Difference:
             return f"too few examples: {found.count}"
         if found.alike and found.value == 0:
             return "equal on every example"
+        if self.from_base:
+            return "how far it has moved: never below 0"
         assert found.low is not None
         assert found.high is not None
         if found.low <= 0 <= found.high:
@@ -71,6 +75,16 @@ def estimates(candidate: Candidate) -> dict[str, Estimate]:
     examples = [candidate.examples[key] for key in sorted(candidate.examples)]
     found = {each.name: measured(each, examples, candidate.side) for each in measures_of(candidate)}
     return {name: each for name, each in found.items() if each is not None}
+
+
+def digests(candidate: Candidate) -> dict[str, str]:
+    """measure -> digest of the examples that it was measured on: equal ones are the same."""
+    found = {}
+    for measure in measures_of(candidate):
+        keys = sorted(_results(candidate, measure))
+        if keys:
+            found[measure.name] = content_id([[*key] for key in keys])
+    return found
 
 
 def measures_of(*found: Candidate) -> list[Measure]:
@@ -114,6 +128,7 @@ def differences(first: Candidate, second: Candidate) -> Iterator[Difference]:
             len(of_first.keys() - of_second.keys()),
             len(of_second.keys() - of_first.keys()),
             () if why else _most(first, second, both, triples),
+            measure.from_base and first.side == "base",
         )
 
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner.compare.candidates import Candidate
+from runner.compare.chains import completed
 from runner.compare.costs import prices
 from runner.compare.differences import (
     Difference,
     differences,
+    digests,
     estimates,
     held,
     measures_of,
@@ -23,7 +25,7 @@ SCHEMA = 1
 
 def as_data(found: Sequence[Candidate]) -> dict[str, Any]:
     """The whole comparison."""
-    pairs = [(one, other, list(differences(one, other))) for one, other in pairs_of(found)]
+    pairs = [_compared(one, other, found) for one, other in pairs_of(found)]
     return {
         "schema": SCHEMA,
         "interval": {"part": 0.95, "method": "paired bootstrap, percentile", "drawn": RESAMPLED},
@@ -37,20 +39,36 @@ def as_data(found: Sequence[Candidate]) -> dict[str, Any]:
             {
                 "first": one.name,
                 "second": other.name,
+                "through": through,
                 "held": _held(one, other),
                 "differences": [_difference(each) for each in all_of],
                 "prices": list(prices(one, other, all_of)),
             }
-            for one, other, all_of in pairs
+            for one, other, through, all_of in pairs
         ],
         "notes": list(_notes(found, [each for *_, all_of in pairs for each in all_of])),
     }
 
 
+def _compared(
+    one: Candidate, other: Candidate, found: Sequence[Candidate]
+) -> tuple[Candidate, Candidate, list[str], list[Difference]]:
+    """Two models with their differences, and the bases by which one of them was asked more."""
+    first, before = completed(one, other, found)
+    second, after = completed(other, one, found)
+    through = [each.name for each in (before, after) if each is not None]
+    return first, second, through, list(differences(first, second))
+
+
 def _model(candidate: Candidate) -> dict[str, Any]:
-    known = {name: _estimate(each) for name, each in estimates(candidate).items()}
+    rows = digests(candidate)
+    known = {
+        name: _estimate(each) | {"digest": rows[name]}
+        for name, each in estimates(candidate).items()
+    }
     for name, value in candidate.means.items():
-        known.setdefault(name, {"value": value, "low": None, "high": None, "count": None})
+        alone = {"value": value, "low": None, "high": None, "count": None, "digest": None}
+        known.setdefault(name, alone)
     return {
         "name": candidate.name,
         "side": candidate.side,
@@ -131,7 +149,8 @@ def _notes(found: Sequence[Candidate], all_of: Sequence[Difference]) -> list[dic
                 "W921",
                 "some held-out rows or questions are not the same in both: differences are over "
                 "the common ones only",
-                "hold out by a file (data.validation.files) that the recipes share",
+                "hold out by a file (data.validation.files) that the recipes share; pairs and "
+                "answers: by one file in both forms (docs/evaluation.md)",
             )
         )
     platforms = list(dict.fromkeys(each.platform for each in found))

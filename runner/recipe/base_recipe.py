@@ -134,6 +134,19 @@ def recipes_of(recipe: Recipe) -> Iterator[Recipe]:
     yield recipe
 
 
+def of_one_name(place: str, inner: Recipe | None, outer: Recipe) -> Finding | None:
+    """Why the runs of two recipes would lie in one folder; None where each has its own."""
+    if inner is None or not isinstance(outer.source.data.get("name"), str):
+        return None
+    if all(each.name != outer.name for each in recipes_of(inner)):
+        return None
+    message = (
+        f"a recipe that this one starts from also has the name {quoted(outer.name, 80)}: "
+        f"the runs of both would lie in runs/{outer.name}"
+    )
+    return Finding("E257", place, message, "give this recipe another name")
+
+
 def innermost(recipe: Recipe) -> Recipe:
     """The recipe that starts from a base model and from no other recipe."""
     return recipe if recipe.base is None else innermost(recipe.base)

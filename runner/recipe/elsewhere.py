@@ -100,6 +100,8 @@ def hint_for_key(key: str, pointer: str) -> str:
         return ""
     place, _, name = target.rpartition(".")
     here = pointer.lstrip("/").replace("/", ".")
+    if place == here and name == key:
+        return ""  # the file is no recipe: what is a key of those is none of its own
     what = f'write "{name}"' if place == here else f"write {target}"
     if place != here and name == key:
         what = f"it belongs to {place}: {target}" if place else "it belongs to the top level"

@@ -15,6 +15,7 @@ from runner.recipe.base_recipe import (
     SCORER,
     as_seen_from,
     names_recipe,
+    of_one_name,
     read_recipe,
     section_of,
 )
@@ -150,6 +151,11 @@ def _check_source(
         unsound |= {section_of(place)} if inner[place] is None else set()
     sound = {key: value for key, value in source.data.items() if key not in unsound}
     recipe = _build(fill_defaults(sound, newest().resolved()), source, inner)
+    problems += [
+        finding.diagnostic(source)
+        for place, each in inner.items()
+        if (finding := of_one_name(place, each, recipe)) is not None
+    ]
     more, not_checked = _cross_checks(recipe, unsound)
     return recipe, Checked(problems + more, not_checked)
 
@@ -193,6 +199,9 @@ def _unsound_sections(source: Source, schema: Schema, found: list[Finding]) -> s
     absent = set(whole["required"]).difference(source.data)
     if schema is part_schema():  # nobody knows what the rest will be
         absent = set(properties).difference(source.data)
+        train = source.data.get("train")
+        if isinstance(train, dict) and "method" not in train:
+            absent |= {"train"}  # nor by which method it will learn
         found = [*found, *(each for each in findings(source.data, whole) if each.pointer)]
     return absent | _named(found, source, properties)
 
@@ -227,10 +236,11 @@ def _cross_checks(recipe: Recipe, unsound: set[str]) -> tuple[list[Diagnostic], 
     ]
     paths = disk.check_paths(recipe)
     known = {finding.pointer for finding in found if finding.code.startswith("E")}
-    found += [finding for finding in paths if finding.pointer not in known]
     bad = known | {finding.pointer for finding in paths}
+    paths = [finding for finding in paths if finding.pointer not in known]
     more, not_checked = _file_checks(recipe, unsound, bad)
-    diagnostics = [_diagnostic(recipe.source, finding) for finding in [*found, *more]]
+    diagnostics = [_of_rule(recipe.source, each) for each in found]
+    diagnostics += [_diagnostic(recipe.source, each) for each in [*paths, *more]]
     if "/evaluate/questions" not in bad:
         diagnostics += disk.check_questions(recipe)
     return diagnostics, not_checked
@@ -271,6 +281,15 @@ def _file_checks(recipe: Recipe, unsound: set[str], bad: set[str]) -> tuple[list
         found += model.check_template_of_base(recipe, facts)
         found += rows.check_roles(recipe, facts)
     return found, model.not_checked(recipe, facts)
+
+
+def _of_rule(source: Source, finding: Finding) -> Diagnostic:
+    """What a rule that joins several values says of a base: also which recipe extends it."""
+    if source.file(finding.pointer) not in source.bases:
+        return finding.diagnostic(source)
+    words = f"found in {source.path.name}, which extends it"
+    hint = f"{finding.hint} ({words})" if finding.hint else words
+    return replace(finding, hint=hint).diagnostic(source)
 
 
 def _diagnostic(source: Source, finding: Finding) -> Diagnostic:

@@ -13,6 +13,8 @@ from runner.report.compare_text import (
     method_words,
     number,
     price_lines,
+    rows_words,
+    through_lines,
     titles,
     value_rows,
 )
@@ -40,6 +42,7 @@ def as_html(data: Mapping[str, Any]) -> str:
         ),
         "<h2>Values</h2>",
         table(("", *(model["name"] for model in data["models"])), value_rows(data)),
+        *(f"<p>{escape(words)}</p>" for words in [rows_words(data)] if words),
         f"<p>{escape(method_words(data))}</p>",
         *_costs(data),
         *(_comparison(data, found) for found in data["comparisons"]),
@@ -81,6 +84,7 @@ def _comparison(data: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         [
             f"<h2>{escape(found['second'])} minus {escape(found['first'])}</h2>",
             table_of_html(head, rows),
+            *(f"<p>{escape(line.strip())}.</p>" for line in through_lines(found)),
             *_prices(data, found),
             "<h3>The same held-out rows and questions?</h3>",
             f"<pre>{escape(chr(10).join(held_lines(found)))}</pre>",

@@ -21,11 +21,18 @@ def print_comparison(data: Mapping[str, Any], page: str | None, stream: TextIO) 
         file=stream, highlight=False, width=None if stream.isatty() else 120, soft_wrap=False
     )
     console.print(_values(data, "Side by side", value_rows(data)))
+    if words := rows_words(data):
+        console.print(words, markup=False)
     if rows := cost_rows(data):
         console.print(_values(data, "What they took", rows))
     for found in data["comparisons"]:
         console.print(_differences(data, found))
-        for line in (*price_lines(data, found), *held_lines(found), *_example_lines(data, found)):
+        for line in (
+            *through_lines(found),
+            *price_lines(data, found),
+            *held_lines(found),
+            *_example_lines(data, found),
+        ):
             console.print(line, markup=False)
     if "judge" in data:
         from runner.report.judge_text import judge_lines
@@ -46,15 +53,53 @@ def titles(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def value_rows(data: Mapping[str, Any]) -> list[list[str]]:
-    """Title, then a cell a model; of the measures that some model has."""
+    """Title, then a cell a model; of the measures that some model has.
+
+    Where not all were measured on the same, a letter in each cell says on which rows it was.
+    """
     rows = []
     for name, title in titles(data).items():
         cells = [model["values"].get(name) for model in data["models"]]
-        if any(cells):
-            rows.append([title, *(value_words(cell) for cell in cells)])
-        if name == "loss" and any(cells):
-            rows.append(["perplexity", *(_perplexity_words(cell) for cell in cells)])
+        if not any(cells):
+            continue
+        marks = _letters(data["models"], name)
+        rows.append([title, *map(_joined, map(value_words, cells), marks)])
+        if name == "loss":
+            rows.append(["perplexity", *map(_joined, map(_perplexity_words, cells), marks)])
     return rows
+
+
+def rows_words(data: Mapping[str, Any]) -> str:
+    """What the letters of cells mean; "" where there are none."""
+    if not any(any(_letters(data["models"], name)) for name in titles(data)):
+        return ""
+    return (
+        "rows A, rows B, ...: values of one line with different letters are of different held-out "
+        "rows or questions, or not known to be of the same, and say nothing of who is better."
+    )
+
+
+def _letters(models: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """Of each model, the letter of the examples behind its value; "" where all have the same."""
+    sets = [
+        (each.get("digest") or f"unknown, of {model['run']}") if each else None
+        for model in models
+        for each in (model["values"].get(name),)
+    ]
+    order = [each for each in dict.fromkeys(sets) if each is not None]
+    if len(order) < 2:
+        return [""] * len(sets)
+    return ["" if each is None else f"rows {_letter(order.index(each))}" for each in sets]
+
+
+def _letter(number: int) -> str:
+    """A to Z, then A2 to Z2 and so on."""
+    turn, place = divmod(number, 26)
+    return chr(ord("A") + place) + (str(turn + 1) if turn else "")
+
+
+def _joined(words: str, mark: str) -> str:
+    return f"{words}, {mark}" if mark else words
 
 
 def cost_rows(data: Mapping[str, Any]) -> list[list[str]]:
@@ -74,9 +119,21 @@ def price_lines(data: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """What a hundredth of each measure cost in which the second model is better."""
     names = titles(data)
     return [
-        f"  0.01 of {names[each['measure']]}: {duration(each['seconds'])} of training "
-        f"[{duration(each['low'])}, {duration(each['high'])}]"
+        f"  0.01 of {names[each['measure']]}: {_price(each['seconds'])} of training "
+        f"[{_price(each['low'])}, {_price(each['high'])}]"
         for each in found["prices"]
+    ]
+
+
+def _price(seconds: float) -> str:
+    """No training is free, however little a hundredth of a measure takes."""
+    return duration(seconds) if seconds >= 0.5 else "less than 1 s"
+
+
+def through_lines(found: Mapping[str, Any]) -> list[str]:
+    """Where one of the two models was measured as the base of the other, in words."""
+    return [
+        f"  what was not measured in the one's own run is of: {name}" for name in found["through"]
     ]
 
 

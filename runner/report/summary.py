@@ -29,6 +29,7 @@ def summary(folder: Path) -> dict[str, Any]:
             | {"private": PRIVATE in stage["material"]}
             for stage in record["stages"]
         ],
+        "margin_unit": _margin_unit(record),
         "gguf_limits": _gguf_limits(record),
         "memory": summary_line(record),
         "gpu_health": health_line(record),
@@ -97,6 +98,15 @@ def _gguf_limits(record: dict[str, Any]) -> dict[str, Any]:
     return {name: section[name] for name in names if name in section}
 
 
+def _margin_unit(record: dict[str, Any]) -> str:
+    """Of the margin between two answers: of their sums, their means over tokens, or scores."""
+    train = record["resolved"].get("train") or {}
+    if train.get("method") == "reward":
+        return "points"
+    mean = train.get("method") in ("orpo", "simpo") or train.get("loss_type") == "ipo"
+    return "nats a token" if mean else "nats"
+
+
 def _answers(folder: Path) -> list[dict[str, Any]]:
     path = folder / "evaluation" / "answers.jsonl"
     if not path.is_file():
@@ -158,7 +168,7 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
             f"{measured['loss_tuned']:.3f} after  (perplexity of the answers "
             f"{measured['perplexity_base']:.2f} → {measured['perplexity_tuned']:.2f})"
         )
-    lines += _preference_lines(measured)
+    lines += _preference_lines(measured, result["margin_unit"])
     lines += _reward_lines(measured, _measures(result, "train"))
     if measured.get("questions"):
         lines.append(
@@ -225,7 +235,7 @@ def _task_lines(tasks: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _preference_lines(measured: dict[str, Any]) -> list[str]:
+def _preference_lines(measured: dict[str, Any], unit: str) -> list[str]:
     """How often the better held-out answer wins, and how far the answers have moved apart."""
     lines = []
     if "preference_accuracy_tuned" in measured:
@@ -239,7 +249,8 @@ def _preference_lines(measured: dict[str, Any]) -> list[str]:
         )
     if "preference_margin_change" in measured:
         lines.append(
-            f"margin            {measured['preference_margin_change']:+.3f} nats since the base  "
+            f"margin            {measured['preference_margin_change']:+.3f} "
+            f"{unit} since the base  "
             f"{_interval(measured, 'preference_margin_change')}"
         )
     if lines and measured.get("few_pairs"):
@@ -296,7 +307,12 @@ def _example_lines(examples: Mapping[str, Any]) -> list[str]:
 
 
 def _interval(measured: dict[str, Any], name: str) -> str:
-    return f"(95%: {measured[f'{name}_low']:.3g} to {measured[f'{name}_high']:.3g})"
+    """Of one example there is none. Runs of older versions have one without a width."""
+    low, high = measured[f"{name}_low"], measured[f"{name}_high"]
+    counts = [measured.get(each) for each in ("pairs", "prompts", "reward_prompts")]
+    if low is None or high is None or 1 in counts:
+        return "(one example: there is no interval)"
+    return f"(95%: {low:.4g} to {high:.4g})"
 
 
 def template_lines(found: Mapping[str, Any] | None) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runner.report.printable import escaped
-from runner.rows.show import plain_number
+from runner.rows.show import both_ways_words, plain_number
 
 
 def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
@@ -20,6 +20,8 @@ def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
     yield from _leaks(measures.get("leaks", {}))
     if warning := held_out_warning(measures):
         yield f"warning: {warning}"
+    if told := measures.get("both_ways"):
+        yield f"warning: {both_ways_words(told['count'], told['first'])}"
     if measures["rows_in_both"]:
         yield f"{measures['rows_in_both']} held-out rows are trained on too"
 

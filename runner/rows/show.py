@@ -45,6 +45,8 @@ def survey_lines(found: Survey) -> Iterator[str]:
     if length := found.length:
         shown = {name: plain_number(value) for name, value in length.items()}
         yield "  characters a row: {min} to {max}, median {median}".format(**shown)
+    if found.both_ways:
+        yield f"  warning: {both_ways_words(found.both_ways['count'], found.both_ways['first'])}"
     if found.problems:
         yield "  problems:"
         yield from (
@@ -55,6 +57,15 @@ def survey_lines(found: Survey) -> Iterator[str]:
             yield f"    and {found.unfit - len(found.problems)} more rows"
     if found.advice:
         yield f"  next: {escaped(found.advice)}"
+
+
+def both_ways_words(count: int, places: Sequence[str]) -> str:
+    """Answers that are preferred and not preferred, with the rows of the first."""
+    return (
+        f"{count} {'pairs of answers are' if count > 1 else 'pair of answers is'} preferred both "
+        f"ways, or judged good and bad: nothing can be learnt from them; the first: "
+        f"{escaped(places[0])} and {escaped(places[1])}"
+    )
 
 
 def _keys(rows: Mapping[str, int]) -> str:

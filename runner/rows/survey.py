@@ -16,12 +16,14 @@ from runner.errors import UsageError
 from runner.report.printable import escaped
 from runner.rows.advice import advice, keys_of
 from runner.rows.script import written_by
+from runner.scripts.data.both_ways import BothWays
 from runner.scripts.data.conversation import Conversation
 from runner.scripts.data.convert import read_one
 from runner.scripts.data.files.packed_files import takes_library
 from runner.scripts.data.files.rows import MAX_SHOWN, Place, Problem, RowError, read_rows
 from runner.scripts.data.formats import FIELDS
 from runner.scripts.data.guess import Guess, guess_format
+from runner.scripts.data.preference import Judged, Pair
 from runner.scripts.data.writing import Read
 
 GUESSED_BY = 100  # rows
@@ -50,6 +52,7 @@ class Survey:
     lengths: array[int] = field(default_factory=lambda: array("Q"))
     first: list[tuple[Place, Read]] = field(default_factory=list)
     advice: str = ""
+    both_ways: Mapping[str, Any] = field(default_factory=dict)  # `count`, `first`: two places
 
     @property
     def is_sound(self) -> bool:
@@ -129,6 +132,7 @@ def survey(
     if format_name is None and guess is not None:
         columns = guess.columns
     found = Survey(name, given, columns or {}, guess)
+    compared, fit = BothWays(), array("Q")
     for item in read_rows(path, name, columns):
         found.rows += 1
         try:
@@ -141,8 +145,14 @@ def survey(
             _note(found, Problem(place, error))
             continue
         _count(found, read)
+        if isinstance(read, Pair | Judged):
+            compared.add(read)
+            fit.append(item[0].line)
         if len(found.first) < shown:
             found.first.append((item[0], read))
+    if both := compared.found():
+        lines = [str(Place(name, fit[row])) for row in (both.first, both.second)]
+        found.both_ways = {"count": both.count, "first": lines}
     if not found.rows:
         found.problems.append(Problem(Place(name, 1), RowError("the file holds no rows", "E862")))
     if found.unfit == found.rows:
@@ -218,6 +228,7 @@ def as_data(found: Survey) -> dict[str, Any]:
         "with_tools": found.with_tools,
         "ignored": found.unread,
         "characters": found.length,
+        **({"both_ways": dict(found.both_ways)} if found.both_ways else {}),
     }
 
 
@@ -249,8 +260,9 @@ def not_guessed(path: Path, name: str) -> UsageError:
     return UsageError(
         f"the keys of the first rows of {escaped(name)} are those of no format: {keys_of(rows[0])}",
         hint=hint
-        or "name the format, and the columns: --from alpaca --column instruction=NAME "
-        "--column output=NAME; docs/data.md shows each format",
+        or "name the format, and the columns: --from alpaca --column instruction=NAME --column "
+        "output=NAME; of two answers --from preference --column prompt=NAME --column chosen=NAME "
+        "--column rejected=NAME; docs/data.md shows each format",
         code="E864",
     )
 

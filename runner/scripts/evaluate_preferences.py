@@ -71,10 +71,12 @@ def evaluate(spec: Spec, events: Events) -> None:
     measures: dict[str, Any] = {"validation_rows": len(rows), **answering.write()}
     examples: list[Example] = []
     if rows:
-        judges = settings["method"] == "kto"
-        measures |= (judged if judges else pairs)(scores, preferred)
-        made = judged_examples if judges else pair_examples
-        examples = made(rows, preferred, scores, settings, tokenizer)
+        if settings["method"] == "kto":
+            examples = judged_examples(rows, preferred, scores, settings, tokenizer)
+            measures |= judged(scores, preferred)
+        else:
+            examples = pair_examples(rows, preferred, scores, settings, tokenizer)
+            measures |= pairs(examples)
         if settings["method"] != "reward":
             examples += good_rows(rows, preferred, scores, settings["mean"], tokenizer)
     measures |= answering.write_examples(examples)
@@ -123,10 +125,17 @@ def score_rows(
     return np.array(found)
 
 
-def pairs(scores: dict[str, Scores], preferred: NDArray[np.bool_]) -> dict[str, Any]:
+def pairs(examples: Sequence[Example]) -> dict[str, Any]:
     """Measures of pairs: `preference_accuracy`, the part whose better answer has the higher score;
-    `preference_margin`, by how much; and what of both is new since the base."""
-    margins = {name: each[preferred] - each[~preferred] for name, each in scores.items()}
+    `preference_margin`, by how much; and what of both is new since the base.
+
+    Drawn in the order of the examples' ids, so that `recipe compare` gives the same intervals.
+    """
+    in_order = sorted(examples, key=lambda each: each.id)
+    margins = {
+        name: np.array([each.results[name]["margin"] for each in in_order])
+        for name in in_order[0].results
+    }
     found: dict[str, Any] = {
         "pairs": len(margins["tuned"]),
         "few_pairs": len(margins["tuned"]) < FEW,
@@ -151,7 +160,9 @@ def judged(scores: dict[str, Scores], preferred: NDArray[np.bool_]) -> dict[str,
     found["few_pairs"] = min(len(good), len(bad)) < FEW
     if len(good) and len(bad):
         found["preference_margin_change"] = float(good.mean() - bad.mean())
-        low, high = interval(lambda draw: draw(good).mean() - draw(bad).mean())
+        low, high = None, None
+        if len(good) > 1 and len(bad) > 1:
+            low, high = interval(lambda draw: draw(good).mean() - draw(bad).mean())
         found["preference_margin_change_low"], found["preference_margin_change_high"] = low, high
     return found
 

@@ -24,7 +24,7 @@ from runner.scripts.evaluate import (
     write_measures,
 )
 from runner.scripts.evaluation.asked import special_ids
-from runner.scripts.evaluation.examples import Example, content_id, cut
+from runner.scripts.evaluation.examples import Example, content_id, cut, in_order_of
 from runner.scripts.evaluation.form import Reply, form_of, repeated_share
 from runner.scripts.evaluation.intervals import FEW, with_interval
 from runner.scripts.rewards.prompt_rows import Prompt, read_prompts
@@ -74,8 +74,9 @@ def evaluate(spec: Spec, events: Events) -> None:
             ]
             for name, said in replies.items()
         }
-        measures |= reward_measures(scores, names_of(rewards)) | form_measures(replies)
         examples = reward_examples(prompts, replies, scores, settings, tokenizer)
+        in_order = {name: in_order_of(examples, found) for name, found in scores.items()}
+        measures |= reward_measures(in_order, names_of(rewards)) | form_measures(replies)
     measures |= answering.write_examples(examples)
     write_measures(spec, events, measures, device)
 
@@ -100,7 +101,7 @@ def reward_measures(scores: Mapping[str, Sequence[Scored]], names: Sequence[str]
     return found
 
 
-def before_and_after(name: str, base: Values, tuned: Values) -> dict[str, float]:
+def before_and_after(name: str, base: Values, tuned: Values) -> dict[str, float | None]:
     """Both means and the mean change, each with its interval."""
     return {
         **with_interval(f"{name}_base", base),

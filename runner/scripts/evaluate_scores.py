@@ -27,7 +27,7 @@ from runner.scripts.evaluate import (
     until_end,
     write_measures,
 )
-from runner.scripts.evaluation.examples import Example, content_id, cut
+from runner.scripts.evaluation.examples import Example, content_id, cut, in_order_of
 from runner.scripts.evaluation.form import LOOP, Reply, repeated_share
 from runner.scripts.evaluation.intervals import FEW, Values, with_interval
 from runner.scripts.spec import Events, ScriptError, Spec, main
@@ -74,8 +74,11 @@ def evaluate(spec: Spec, events: Events) -> None:
             name: score_all(scorer, prompts, replies[name], ends[0], device, progress, name)
             for name in MODELS
         }
-        measures |= rewards(scores, replies)
         examples = examples_of(prompts, scores, replies, tokenizer, head_of(scorer))
+        in_order = {
+            name: np.array(in_order_of(examples, found.tolist())) for name, found in scores.items()
+        }
+        measures |= rewards(in_order, replies)
     check_still_set_up()
     measures |= answering.write_examples(examples)
     write_measures(spec, events, measures, device)

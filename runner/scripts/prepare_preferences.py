@@ -8,16 +8,17 @@ is 1 for a chosen or a good answer, 0 for the others. A row ends where its last 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
+from runner.scripts.data.both_ways import BothWays
 from runner.scripts.data.chunks.chunk import tokenizer_for
 from runner.scripts.data.chunks.documents import Documents, in_both, statistics_of, write_tokens
 from runner.scripts.data.chunks.reading import Reading
 from runner.scripts.data.chunks.spool import Files
-from runner.scripts.data.chunks.stored import StoredRows
 from runner.scripts.data.chunks.workers import Workers
 from runner.scripts.data.dividing.division import divide, sums_by_source
 from runner.scripts.data.formats import COMPARED
@@ -48,7 +49,8 @@ def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
     check_system(tokenizer, settings["system"], name)
     sift = sift_of(spec, cleaning)
     division = divide(train_rows, validation_rows, settings, prompt_of, sift)
-    check_labels(division.train)
+    check_labels(division.train, division.validation)
+    contradictions = both_ways(division.train, division.validation)
     train, validation = tokenised_division(division, making, files, crew, events, name)
     if not train.row_count:
         raise nothing_left(train.counts.dropped)
@@ -61,6 +63,7 @@ def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
         train=statistics_of(train) | answers_of(train),
         validation=statistics_of(validation) | answers_of(validation),
         rows_in_both=in_both(train, validation),
+        **contradictions,
         **division.measures(sums_by_source(train.column("sources"), train.column("row_lengths"))),
         **({"clean": cleaning.measures()} if cleaning else {}),
         **write_beside(spec, making, validation.rows(), asked, crew),
@@ -89,20 +92,52 @@ def one_of_each_prompt(prompts: Array) -> Array:
     return np.asarray(first[np.argsort(-last)])
 
 
-def check_labels(rows: StoredRows[Compared]) -> None:
+def check_labels(rows: Sequence[Compared], held_out: Sequence[Compared]) -> None:
     """Raise ScriptError E336 when all answers are called the same."""
+    labels = _labels(rows)
+    if len(labels) != 1:
+        return
+    (label,) = labels
+    others = (not label) in _labels(held_out)
+    raise ScriptError(
+        f"all rows to train on have the label {str(label).lower()}:"
+        " there is nothing to tell good answers by"
+        + ("; the rows of the other kind are all held out" if others else ""),
+        hint=_other_labels(label, held_out=others),
+        code="E336",
+    )
+
+
+def _labels(rows: Sequence[Compared]) -> set[bool]:
     labels: set[bool] = set()
     for row in rows:
         labels |= {good for _, good in row.sides}
         if len(labels) > 1:
-            return
-    if len(labels) == 1:
-        raise ScriptError(
-            f"all rows to train on have the label {str(labels.pop()).lower()}:"
-            " there is nothing to tell good answers by",
-            hint="add rows of the other kind; to learn from good answers alone, use method: sft",
-            code="E336",
-        )
+            break
+    return labels
+
+
+def _other_labels(label: bool, *, held_out: bool) -> str:
+    """What to do where all have this label."""
+    if held_out:
+        return "lower data.validation.fraction, add rows of the other kind, or try another seed"
+    if label:
+        return "add bad answers; to learn from good answers alone, use method: sft"
+    return "add good answers, which have the label true"
+
+
+def both_ways(*splits: Sequence[Compared]) -> dict[str, Any]:
+    """For run.json, under `both_ways`: how many answers are judged both ways, and where the first
+    of them stand; nothing without such answers."""
+    known = BothWays()
+    for row in chain(*splits):
+        known.add(row)
+    found = known.found()
+    if found is None:
+        return {}
+    rows = (found.first, found.second)
+    places = [str(next(islice(chain(*splits), row, None)).place) for row in rows]
+    return {"both_ways": {"count": found.count, "first": places}}
 
 
 def answers_of(documents: Documents) -> dict[str, Any]:

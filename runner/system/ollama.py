@@ -257,6 +257,12 @@ def talk_command(name: str) -> str:
     return f"{call} serve >/dev/null 2>&1 & {ready}; {talk}; kill $!"
 
 
+def client_call() -> str:
+    """What to type for `ollama`: its full path where only the cache has it."""
+    cached = None if find_program() else tools.find_tool("ollama", folders.cache_folder())
+    return shlex.quote(str(cached / "bin" / "ollama")) if cached else "ollama"
+
+
 def _server_env(port: int, models: Path, home: Path) -> dict[str, str]:
     users = {key: value for key, value in os.environ.items() if key.startswith("OLLAMA_")}
     gpu = {key: value for key, value in os.environ.items() if key.endswith("_VISIBLE_DEVICES")}

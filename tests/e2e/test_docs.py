@@ -33,8 +33,8 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(
         (
-            "recipe compare runs/sft/latest runs/dpo/latest --judge judge.yaml",
-            "recipe compare runs/sft/latest runs/dpo/latest --judge judge.yaml --offline",
+            "recipe compare runs/quickstart runs/sft-then-dpo --judge judge.yaml",
+            "recipe compare runs/quickstart runs/sft-then-dpo --judge judge.yaml --offline",
         ),
         "tests/integration/test_judge.py",
     ),

@@ -179,8 +179,10 @@ def test_every_pair_is_kept(method: str, kind: str, evaluated: Evaluated) -> Non
     assert sum(margins) / 32 == pytest.approx(found["preference_margin_tuned"])
     assert all(pair["tuned"]["preferred"] == (pair["tuned"]["margin"] > 0) for pair in pairs)
     assert all(pair["expected"].islower() and pair["rejected"].isupper() for pair in pairs)
-    summed = found["examples"]["preference_margin"]
-    assert summed["tuned"]["value"] == pytest.approx(found["preference_margin_tuned"])
+    ending = {"pair-sum": "", "pair-mean": "_mean", "pair-reward": "_reward"}[kind]
+    summed = found["examples"][f"preference_margin{ending}"]
+    for end, name in (("", "value"), ("_low", "low"), ("_high", "high")):
+        assert summed["tuned"][name] == found[f"preference_margin_tuned{end}"]
     assert ("change" in summed) == (method != "reward")
     kinds = {line["kind"] for line in examples(result)}
     if method == "reward":

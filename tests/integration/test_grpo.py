@@ -190,7 +190,8 @@ def test_the_chain_learns_what_is_rewarded(
     assert found["reward_change_low"] <= found["reward_change"] <= found["reward_change_high"]
     assert found["reward_change_low"] > 0
     assert found["rewards"]["matches"]["reward_tuned"] == found["reward_tuned"]
-    assert found["examples"]["reward"]["tuned"]["value"] == found["reward_tuned"]
+    for end, name in (("", "value"), ("_low", "low"), ("_high", "high")):
+        assert found["examples"]["reward"]["tuned"][name] == found[f"reward_tuned{end}"]
     answers = evaluated.files()["examples.jsonl"].decode().splitlines()
     assert sum('"kind": "reward"' in line for line in answers) == 40
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from runner.rows.prepared import prepared_lines
 from tests.script_runs import PREPARING, ScriptRun, run_script
 from tests.training_runs import chat
 
@@ -143,6 +144,28 @@ def test_labels_that_are_all_the_same_are_refused(prepare: Prepare) -> None:
     error = prepare(rows, "kto").error
     assert error["code"] == "E336"
     assert "all rows to train on have the label true" in error["message"]
+
+
+def test_labels_that_are_all_the_same_because_the_others_are_held_out(prepare: Prepare) -> None:
+    rows = [{"prompt": f"Q{n}", "completion": "a", "label": n == 0} for n in range(12)]
+    held_out = prepare(rows, "kto", fraction=0.95).error
+    assert held_out["code"] == "E336"
+    assert "the rows of the other kind are all held out" in held_out["message"]
+    assert "data.validation.fraction" in held_out["hint"]
+    all_bad = prepare([row | {"label": False} for row in rows], "kto").error
+    assert all_bad["hint"] == "add good answers, which have the label true"
+
+
+def test_pairs_that_are_preferred_both_ways_are_told(prepare: Prepare) -> None:
+    other = [
+        {"prompt": row["prompt"], "chosen": row["rejected"], "rejected": row["chosen"]}
+        for row in PAIRS[3:5]
+    ]
+    measures = prepare([*PAIRS, *other]).measures
+    assert measures["both_ways"] == {"count": 2, "first": ["rows.jsonl:4", "rows.jsonl:9"]}
+    said = "\n".join(prepared_lines(measures))
+    assert "warning: 2 pairs of answers are preferred both ways" in said
+    assert "both_ways" not in prepare(PAIRS).measures
 
 
 def test_long_pairs_are_told_cut_or_left_out(prepare: Prepare) -> None:

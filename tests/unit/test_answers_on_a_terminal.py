@@ -6,6 +6,8 @@ import io
 import json
 from pathlib import Path
 
+import pytest
+
 from runner.report.progress import step_details
 from runner.report.summary import render_summary, summary
 
@@ -46,6 +48,49 @@ def test_expected_answers_are_marked(tmp_path: Path) -> None:
     assert "✗ no idea" in stream.getvalue()
     assert "✓ PICKLE!" in stream.getvalue()
     assert stream.getvalue().count("✓") == stream.getvalue().count("✗") == 1
+
+
+def preference_lines(tmp_path: Path, pairs: int, train: dict[str, str]) -> list[str]:
+    measures: dict[str, object] = {"pairs": pairs, "few_pairs": pairs < 30}
+    for name in ("preference_accuracy_base", "preference_accuracy_tuned"):
+        measures |= {name: 1.0, f"{name}_low": 1.0, f"{name}_high": 1.0}
+    measures["preference_margin_change"] = 4.19
+    ends = (None, None) if pairs == 1 else (3.4391, 5.0432)
+    measures |= dict(zip(("low", "high"), ends, strict=True))
+    for end in ("low", "high"):
+        measures[f"preference_margin_change_{end}"] = measures.pop(end)
+    stage = {"name": "evaluate", "action": "run", "seconds": 1, "material": {}}
+    record = {"state": "done", "recipe": "t", "resolved": {"train": train}}
+    record["stages"] = [{**stage, "measures": measures}]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "manifest.json").write_text(json.dumps({"stages": {}}))
+    stream = io.StringIO()
+    render_summary(summary(tmp_path), stream)
+    return [
+        line for line in stream.getvalue().splitlines() if line[:9] in ("preferred", "margin   ")
+    ]
+
+
+def test_one_held_out_pair_has_no_interval(tmp_path: Path) -> None:
+    """Neither where there is none, nor the one without a width of older versions."""
+    preferred, margin = preference_lines(tmp_path, 1, {"method": "dpo"})
+    for line in (preferred, margin):
+        assert line.endswith("(one example: there is no interval)")
+        assert "95%" not in line
+
+
+@pytest.mark.parametrize(
+    ("train", "unit"),
+    [
+        ({"method": "dpo"}, "nats"),
+        ({"method": "dpo", "loss_type": "ipo"}, "nats a token"),
+        ({"method": "simpo"}, "nats a token"),
+        ({"method": "reward"}, "points"),
+    ],
+)
+def test_a_margin_has_its_unit(train: dict[str, str], unit: str, tmp_path: Path) -> None:
+    _, margin = preference_lines(tmp_path, 40, train)
+    assert f"+4.190 {unit} since the base  (95%: 3.439 to 5.043)" in margin
 
 
 def test_what_was_measured_of_examples_is_shown_with_its_interval(tmp_path: Path) -> None:

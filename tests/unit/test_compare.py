@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ from runner.cli.main import main
 from runner.compare.candidates import candidates
 from runner.compare.result import as_data
 from runner.report.compare_html import as_html
+from runner.report.compare_text import price_lines, value_rows
 from runner.scripts.evaluation.examples import FILE, Example, content_id, write_examples
+from runner.stages.contract import Class, FileEntry, Outputs
 from runner.verify.run import open_run
 from tests.evaluated_runs import questions, relist, rows, write_evaluated_run
 from tests.finished_runs import change_record, write_finished_run
 from tests.html_page import Loaded
+
+ROOT = Path(__file__).parents[2]
 
 
 def compared(*runs: Path) -> dict[str, Any]:
@@ -169,7 +174,11 @@ def test_the_distance_from_another_base_is_not_compared(tmp_path: Path) -> None:
     data = compared(one, two)
     assert [model["name"] for model in data["models"]][::2] == ["base of one", "base of two"]
     assert difference(data, "two", "one", "neutral_kl")["verdict"] == "their bases differ"
-    assert difference(data, "two", "base of two", "neutral_kl")["verdict"] == "worse"
+    assert difference(data, "two", "base of two", "neutral_kl")["verdict"] == (
+        "how far it has moved: never below 0"
+    )
+    same_base = compared(one, write(tmp_path, "three", neutral(0.3)))
+    assert difference(same_base, "three", "one", "neutral_kl")["verdict"] == "worse"
 
 
 def test_the_examples_that_differ_most_come_first(tmp_path: Path) -> None:
@@ -232,9 +241,146 @@ def test_a_model_without_a_base_is_compared_with_another(tmp_path: Path) -> None
         runs.append(run)
     data = compared(*runs)
     assert [model["name"] for model in data["models"]] == ["one", "two"]
-    found = difference(data, "two", "one", "preference_margin")
+    found = difference(data, "two", "one", "preference_margin_reward")
     assert (found["estimate"]["value"], found["verdict"]) == (1, "better")
     assert compared(runs[0])["comparisons"] == []
+
+
+# --- values that do not compare, side by side
+
+
+def pairs(kind: str, first: float, *, count: int = 3) -> list[Example]:
+    """Held-out pairs; the base's margins begin at `first`, the tuned model's are greater by 1."""
+    return [
+        Example(
+            kind,
+            content_id([kind, n]),
+            {},
+            {
+                side: {"margin": first + n + more, "preferred": first + n + more > 0}
+                for side, more in (("base", 0.0), ("tuned", 1.0))
+            },
+        )
+        for n in range(count)
+    ]
+
+
+def test_sums_and_means_of_log_probabilities_are_never_pooled(tmp_path: Path) -> None:
+    data = compared(
+        write(tmp_path, "dpo", pairs("pair-sum", -1.0)),
+        write(tmp_path, "ipo", pairs("pair-mean", 5.0)),
+    )
+    assert [model["name"] for model in data["models"]] == ["base", "dpo", "ipo"]
+    base = data["models"][0]["values"]
+    sums, means = base["preference_margin"], base["preference_margin_mean"]
+    assert (sums["value"], sums["count"]) == (0.0, 3)
+    assert (means["value"], means["count"]) == (6.0, 3)
+    assert base["preference_accuracy"]["value"] == pytest.approx(1 / 3)
+    assert base["preference_accuracy_mean"]["value"] == 1
+    rows = {row[0]: row[1:] for row in value_rows(data)}
+    assert rows["margin of the better answer, nats"][2] == "-"
+    assert rows["margin of the better answer, nats a token"][1] == "-"
+    assert difference(data, "ipo", "dpo", "preference_margin")["verdict"] == "not measured of ipo"
+
+
+def test_values_of_other_rows_are_marked_in_their_cells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sft, dpo = write(tmp_path, "sft", rows(40, -0.5)), write(tmp_path, "dpo", rows(9, 1, first=50))
+    record = json.loads((dpo / "run.json").read_text())
+    record["resolved"]["model"]["dtype"] = "bfloat16"
+    change_record(dpo, resolved=record["resolved"])
+    data = compared(sft, dpo)
+    for row in value_rows(data)[:2]:  # the loss, and its perplexity
+        assert [cell[-6:] for cell in row[1:]] == ["rows A", "rows A", "rows B", "rows B"]
+    assert main(["compare", str(sft), str(dpo)]) == 0
+    assert "values of one line with different letters are of" in capsys.readouterr().out
+    assert "rows B" in as_html(data)
+    assert "with different letters" in as_html(data)
+
+
+def test_rows_that_are_not_shared_have_a_hint_that_pairs_can_follow(tmp_path: Path) -> None:
+    runs = (write(tmp_path, name, rows(9, 0.1, first=n)) for n, name in ((0, "sft"), (3, "dpo")))
+    (note,) = compared(*runs)["notes"]
+    assert note["code"] == "W921"
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    (name,) = re.findall(r"docs/(\w+)\.md", note["hint"])
+    assert name == "evaluation"
+    assert "--to messages --lossy" in page
+
+
+def test_no_training_is_said_to_take_0_seconds() -> None:
+    price = {"measure": "f1", "seconds": 0.2, "low": 0.0001, "high": 2.2}
+    (line,) = price_lines({"measures": [{"name": "f1", "title": "F1"}]}, {"prices": [price]})
+    assert line.strip() == "0.01 of F1: less than 1 s of training [less than 1 s, 2 s]"
+
+
+def test_values_of_the_same_rows_have_no_mark(tmp_path: Path) -> None:
+    data = compared(*(write(tmp_path, name, rows(40, -0.5)) for name in ("one", "two")))
+    assert not any("rows" in cell for row in value_rows(data) for cell in row[1:])
+    assert "with different letters" not in as_html(data)
+
+
+# --- a run that started from another one
+
+
+def started_from(run: Path, name: str, result: str) -> None:
+    """Let the run's base be what a run of recipe `name` gave."""
+    record = json.loads((run / "run.json").read_text())
+    record["resolved"]["model"] = {"recipe": f"{name}.yaml", "dtype": "bfloat16"}
+    change_record(
+        run, resolved=record["resolved"], base={"recipe": name, "result": result, "stages": []}
+    )
+
+
+def gave(run: Path) -> str:
+    """The digest of a run's merged model, as the run of a recipe that starts from it has it."""
+    entries = json.loads((run / "manifest.json").read_text())["stages"]["merge"]
+    files = {
+        path: FileEntry(path, each["size"], each["sha256"], Class.PORTABLE)
+        for path, each in entries.items()
+    }
+    return Outputs("merge", "", run, files).digest("model/*")
+
+
+def test_the_base_of_a_run_may_be_the_model_of_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sft = write(tmp_path, "sft", questions([(False, True)] * 40))
+    dpo = write(tmp_path, "dpo", rows(40, -0.9), questions([(True, True)] * 40))
+    started_from(dpo, "sft", gave(sft))
+    data = compared(sft, dpo)
+    head = "sft, the base of dpo"
+    assert [model["name"] for model in data["models"]] == ["base of sft", "sft", head, "dpo"]
+    found = difference(data, "dpo", "sft", "loss")
+    assert found["estimate"] == difference(data, "dpo", head, "loss")["estimate"]
+    assert found["verdict"] == "better"
+    assert difference(data, "dpo", "sft", "questions_hit")["estimate"]["count"] == 40
+    assert [each["through"] for each in data["comparisons"]] == [[], [], [], [head]]
+    back = difference(compared(dpo, sft), "sft", "dpo", "loss")["estimate"]
+    assert back["value"] == -found["estimate"]["value"]
+    assert main(["compare", str(sft), str(dpo)]) == 0
+    said = capsys.readouterr().out
+    assert f"what was not measured in the one's own run is of: {head}" in said
+    assert f"is of: {head}." in as_html(data)
+
+
+@pytest.mark.parametrize("why", ["other bytes", "no word of it", "not from a recipe"])
+def test_another_model_is_not_taken_for_the_base(why: str, tmp_path: Path) -> None:
+    sft, dpo = (
+        write(tmp_path, "sft", questions([(False, True)] * 40)),
+        write(tmp_path, "dpo", rows(40, -0.9)),
+    )
+    started_from(dpo, "sft", "0" * 64 if why == "other bytes" else gave(sft))
+    record = json.loads((dpo / "run.json").read_text())
+    if why == "no word of it":
+        change_record(dpo, base=None)
+    if why == "not from a recipe":  # the reward model of it is: `base` names that one
+        record["resolved"]["model"] = {"path": "base", "dtype": "bfloat16"}
+        change_record(dpo, resolved=record["resolved"])
+    data = compared(sft, dpo)
+    assert [model["name"] for model in data["models"]][2] == "base of dpo"
+    assert difference(data, "dpo", "sft", "loss")["verdict"] == ("of sft only the mean was kept")
 
 
 # --- runs that kept no examples
@@ -454,3 +600,15 @@ def test_damaged_results_of_tasks_are_said(
     err = capsys.readouterr().err
     assert "error[E921]" in err
     assert f"harness/{FILE}" in err
+
+
+@pytest.mark.parametrize("page", ["runner/cli/compare.py", "docs/evaluation.md"])
+def test_the_runs_of_help_and_docs_are_of_recipes_that_are_here(page: str) -> None:
+    named = set(re.findall(r"runs/([a-z0-9-]+)", (ROOT / page).read_text()))
+    here = {
+        name
+        for path in (ROOT / "recipes").rglob("*.yaml")
+        for name in re.findall(r"^name: (\S+)$", path.read_text(), re.MULTILINE)
+    }
+    assert named >= {"quickstart", "sft-then-dpo"}
+    assert named <= here

@@ -49,6 +49,44 @@ def test_inspect_says_format_reason_counts_and_rows(
     assert "Q1" not in out
 
 
+def test_prompts_without_an_answer_are_recognised(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows.write_text('{"prompt": "Why?"}\n{"prompt": "How?", "system": "S"}\n')
+    code, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert (code, "looks like prompt" in out, "2 rows, 2 fit" in out) == (0, True, True)
+    rows.write_text('{"prompt": "Why?", "good": "a", "bad": "b"}\n')  # no pair by these names
+    assert run(["inspect", "rows.jsonl"], capsys)[0] == 2
+
+
+def test_the_advice_for_unknown_keys_of_pairs_can_be_followed(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows.write_text('{"q": "Why?", "good": "a", "bad": "b"}\n')
+    code, _, err = run(["inspect", "rows.jsonl"], capsys)
+    assert code == 2
+    words = "--from preference --column prompt=NAME --column chosen=NAME --column rejected=NAME"
+    assert words in " ".join(err.split())
+    for name in ("q", "good", "bad"):
+        words = words.replace("NAME", name, 1)
+    code, out, _ = run(["inspect", "rows.jsonl", *words.split()], capsys)
+    assert (code, "1 rows, 1 fit" in out) == (0, True)
+
+
+def test_inspect_tells_what_is_preferred_both_ways(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = [("yes", "no"), ("no", "yes"), ("up", "down"), ("down", "up"), ("a", "b")]
+    made = [{"prompt": "Q", "chosen": one, "rejected": other} for one, other in answers]
+    lines = [*(json.dumps(row) for row in made[:1]), "no row", *map(json.dumps, made[1:])]
+    rows.write_text("\n".join(lines) + "\n")
+    _, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert "warning: 2 pairs of answers are preferred both ways" in out
+    assert "the first: rows.jsonl:1 and rows.jsonl:3" in out
+    _, out, _ = run(["inspect", "rows.jsonl", "--format", "json"], capsys)
+    assert '"both_ways"' in out
+
+
 def test_inspect_names_bad_rows_and_exits_1(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows.write_text(rows.read_text() + '{"question": "\x1b[31m", "reply": 3}\nx\n')
     code, out, _ = run(["inspect", "rows.jsonl", "--format", "json"], capsys)

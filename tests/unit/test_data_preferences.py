@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.scripts.data.both_ways import BothWays, Contradictions
 from runner.scripts.data.conversation import message
 from runner.scripts.data.files.rows import Place, RowError
 from runner.scripts.data.formats import COMPARED
@@ -118,6 +119,7 @@ def test_answers_that_begin_alike_are_compared_as_a_whole() -> None:
     ("row", "code", "words"),
     [
         ({"prompt": "Q", "chosen": "a", "rejected": "a"}, "E333", "are the same"),
+        ({"prompt": "Q", "chosen": "a", "rejected": "a \n"}, "E333", "blanks at their ends alone"),
         ({"prompt": "Q", "rejected": "a"}, "E334", '"chosen" is missing'),
         ({"prompt": "Q", "chosen": "a", "rejected": None}, "E334", '"rejected" is missing'),
         ({"prompt": "Q", "chosen": "a", "rejected": " "}, "E334", '"rejected" is empty'),
@@ -154,6 +156,30 @@ def test_a_judgement_that_is_none_is_refused(row: dict[str, Any], code: str) -> 
     with pytest.raises(RowError) as caught:
         check_compared(COMPARED["kto"](row))
     assert caught.value.code == code
+
+
+def test_what_is_preferred_both_ways_is_counted_and_found() -> None:
+    known = BothWays()
+    texts = [("a", "b"), ("c", "d"), ("a", "b"), ("e", "f"), ("d", "c"), ("b", "a"), ("b", "a")]
+    for chosen, rejected in texts:
+        known.add(pair({"prompt": "Q", "chosen": chosen, "rejected": rejected}))
+    assert known.found() == Contradictions(count=2, first=0, second=5)
+
+
+def test_other_prompts_and_one_way_are_no_contradiction() -> None:
+    known = BothWays()
+    for prompt, chosen, rejected in (("Q", "a", "b"), ("P", "b", "a"), ("Q", "a", "b")):
+        known.add(pair({"prompt": prompt, "chosen": chosen, "rejected": rejected}))
+    assert known.found() is None
+
+
+def test_an_answer_that_is_judged_good_and_bad_is_found() -> None:
+    known = BothWays()
+    for completion, label in (("x", True), ("a", False), ("b", True), ("a", True)):
+        made = COMPARED["kto"]({"prompt": "Q", "completion": completion, "label": label})
+        assert isinstance(made, Judged)
+        known.add(made)
+    assert known.found() == Contradictions(count=1, first=1, second=3)
 
 
 def test_a_judgement_keeps_its_label_and_place() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from runner.scripts.evaluation.intervals import FEW, estimate
+from runner.scripts.evaluation.intervals import FEW, estimate, with_interval
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
@@ -80,3 +80,10 @@ def test_many_examples_are_drawn_in_parts_and_fit_into_memory() -> None:
     found = estimate(values.tolist(), [1.0] * 30_000)
     assert found.low is not None
     assert found.low == pytest.approx(values.mean() - 1.96 * values.std() / 30_000**0.5, abs=1e-3)
+
+
+def test_a_measure_has_the_interval_of_its_estimate_and_one_example_none() -> None:
+    values = np.random.default_rng(3).normal(2.0, 1.0, 35)
+    found, same = with_interval("m", values), estimate(values.tolist(), [1.0] * 35)
+    assert (found["m"], found["m_low"], found["m_high"]) == (same.value, same.low, same.high)
+    assert with_interval("m", values[:1]) == {"m": values[0], "m_low": None, "m_high": None}

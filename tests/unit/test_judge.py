@@ -353,6 +353,7 @@ def test_an_interrupt_waits_for_what_is_under_way_and_nothing_is_asked_twice(
         ("name: x\n", "E916", "a judge's file is wanted"),
         ("judge: 1\n", "E103", 'lacks the key "endpoint"'),
         ("judge: 1\nendpoint: {ollama: x}\nlimt: 3\n", "E102", 'did you mean "limit"?'),
+        ("judge: 1\nendpoint: {ollama: x}\nmodel: y\n", "E102", "known keys: judge, endpoint"),
         (
             "judge: 1\nendpoint: {api: 'http://127.0.0.1:99999/v1', model: x}\n",
             "E916",

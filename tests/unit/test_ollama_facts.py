@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from runner.asking.asker import _error
+from runner.asking.http import Address, Failure
+from runner.asking.settings import Endpoint
 from runner.errors import MachineCannot
 from runner.stages import ollama as stage
 from runner.stages.contract import Class, FileEntry, Outputs
@@ -232,3 +235,22 @@ def test_probing_writes_nothing(created: dict[str, Any], tmp_path: Path, no_serv
     probe(created, tmp_path / "out")
     assert sorted(no_server.rglob("*")) == before
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "cached", "call"),
+    [
+        (None, Path("/c/tools/ollama-1"), "/c/tools/ollama-1/bin/ollama"),
+        (Path("/usr/bin/ollama"), Path("/c/tools/ollama-1"), "ollama"),
+        (None, None, "ollama"),
+    ],
+)
+def test_what_is_to_be_typed_has_a_full_path_where_only_the_cache_has_it(
+    program: Path | None, cached: Path | None, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ollama, "find_program", lambda: program)
+    monkeypatch.setattr(tools, "find_tool", lambda name, cache: cached)
+    assert ollama.client_call() == call
+    endpoint = Endpoint("nomodel:1b", None, None, structured=True)
+    error = _error(Failure("HTTP 404", status=404), endpoint, Address("http://127.0.0.1:1"), 1)
+    assert error.hint.startswith(f"{call} pull nomodel:1b, then run")

@@ -285,6 +285,32 @@ def test_what_a_base_says_wrongly_of_one_recipe_alone_is_said(project: Path) -> 
     assert ("E201", "shared/base.yaml", 10) in said(check_paths([Path()])[1])
 
 
+def test_what_a_recipe_makes_wrong_in_its_base_names_the_recipe(project: Path) -> None:
+    (project / "child.yaml").write_text(
+        "extends: shared/base.yaml\nname: child\ntrain: {method: dpo}\n"
+    )
+    found = next(each for each in check_paths([Path()])[1] if each.code == "E246")
+    assert (found.file, found.line) == ("shared/base.yaml", 6)
+    assert found.hint.endswith("(found in child.yaml, which extends it)")
+
+
+def test_an_abstract_file_without_a_method_is_not_held_to_one(project: Path) -> None:
+    """Its rows are those of the recipes that extend it, and so is a setting of their method."""
+    base = project / "shared" / "base.yaml"
+    base.write_text(
+        BASE.replace("format: alpaca", "format: preference").replace(
+            "train:\n  ad", "train:\n  beta: 0.2\n  ad"
+        )
+    )
+    (project / "rows.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    (project / "child.yaml").write_text(
+        "extends: shared/base.yaml\nname: child\ntrain: {method: dpo}\n"
+    )
+    assert check_paths([Path()])[1] == []
+    base.write_text(base.read_text().replace("train:\n  beta", "train:\n  method: sft\n  beta"))
+    assert {each.code for each in check_file(base).diagnostics} == {"E245", "E246"}
+
+
 def test_an_abstract_file_is_valid_and_cannot_be_used(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -95,6 +96,31 @@ def test_warnings_end_with_0_unless_they_are_errors(
     code, out, _ = run(capsys, "validate", "--strict", "invalid/warnings/few-held-out-rows.yaml")
     assert code == 2
     assert "error[W204]" in out
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "fraction", "warned"),
+    [
+        ("{}", 0.3, False),  # one of the two is held out, and nobody asked for eight samples
+        ("{}", 0.001, False),  # one is, whatever the fraction
+        ("{samples: 1}", 0.3, False),
+        ("{samples: 2}", 0.3, True),
+    ],
+)
+def test_only_samples_that_somebody_wrote_are_missed(
+    evaluate: str, fraction: float, warned: bool, recipes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.dumps({"instruction": each, "output": "b"}) for each in ("one", "two")]
+    (recipes / "two.jsonl").write_text("\n".join(rows) + "\n")
+    held_out = f"{{fraction: {fraction}}}"
+    (recipes / "two.yaml").write_text(
+        "schema: 1\nname: two\nmodel: {path: data/model}\n"
+        f"data: {{train: [{{path: two.jsonl, format: alpaca}}], validation: {held_out}}}\n"
+        f"train: {{adapter: {{type: lora}}, max_steps: 1}}\nevaluate: {evaluate}\n"
+    )
+    _, out, _ = run(capsys, "validate", "two.yaml")
+    assert ("W204" in out) == warned
+    assert "E" not in re.findall(r"\[([EW])\d+\]", out)
 
 
 def test_a_folder_is_searched_for_what_is_a_recipe(

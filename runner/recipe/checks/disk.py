@@ -154,11 +154,21 @@ def check_held_out_rows(recipe: Recipe) -> Iterator[Finding]:
     taken = [file.mix.get("limit", MAX_COUNTED_BYTES) for file in files]
     rows = sum(min(count or 0, most) for count, most in zip(counts, taken, strict=True))
     held_out = rows if recipe.data.validation.files else rows * fraction
-    wanted = max(recipe.evaluate.samples, 1 if recipe.evaluate.loss else 0)
+    if rows > 1 and recipe.data.validation.stable is not True:
+        held_out = max(held_out, 1)  # of two prompts or more one is always held out
+    wanted = max(_samples_written(recipe), 1 if recipe.evaluate.loss else 0)
     if held_out < wanted:
         about = f"about {held_out:.0f}" if held_out >= 1 else "less than one"
         message = f"{about} of {rows} rows will be held out, and evaluate wants {wanted}"
         yield Finding("W204", "/data/validation", message, "hold out more rows, or lower samples")
+
+
+def _samples_written(recipe: Recipe) -> int:
+    """How many somebody asked for; 0 for the default, of which fewer will do."""
+    assert recipe.evaluate is not None
+    section = recipe.source.data.get("evaluate")
+    written = isinstance(section, dict) and "samples" in section
+    return recipe.evaluate.samples if written else 0
 
 
 def counted(recipe: Recipe, files: Sequence[DataFile]) -> list[int | None]:

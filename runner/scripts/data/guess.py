@@ -19,6 +19,7 @@ _KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("alpaca", ("instruction", "output")),
 )
 _TEXT = "text"
+_ALONE = {"prompt", "system", "id"}  # all keys of a prompt without an answer
 # What others call the keys of a question, of what it is about and of its answer.
 _QUESTIONS = ("question", "query", "prompt", "instruction", "problem", "user")
 _INPUTS = ("context",)
@@ -119,6 +120,8 @@ def _signs(row: Mapping[str, Any]) -> Iterable[_Sign]:
     if _TEXT in given:
         yield _Sign("text", (_TEXT,))
     yield from _of_other_names(given)
+    if "prompt" in given and given <= _ALONE:
+        yield _Sign("prompt", ("prompt",))
 
 
 def _of_turns(key: str, value: Any) -> Iterable[_Sign]:

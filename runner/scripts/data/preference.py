@@ -94,6 +94,12 @@ def check_compared(row: Compared) -> None:
             raise RowError(f'"{name}" does not end with an answer', "E334")
     if row.chosen.messages == row.rejected.messages:
         raise RowError("chosen and rejected are the same", "E333")
+    if _without_blanks(row.chosen) == _without_blanks(row.rejected):
+        raise RowError("chosen and rejected differ by blanks at their ends alone", "E333")
+
+
+def _without_blanks(side: Conversation) -> list[Message]:
+    return [{**turn, "content": turn["content"].strip()} for turn in side.messages]
 
 
 def _digest(content: Any) -> str:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 FILE = "examples.jsonl"
 SCHEMA = 1
@@ -34,6 +34,7 @@ KINDS = (
     "reward",  # a held-out prompt, whose answer earns a `reward`
 )
 MODELS = ("base", "tuned")
+T = TypeVar("T")
 
 
 class NotExamples(ValueError):
@@ -77,6 +78,12 @@ def question_id(
 def cut(text: str) -> str:
     """As much of a text as is shown."""
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def in_order_of(examples: Sequence[Example], values: Sequence[T]) -> list[T]:
+    """`values`, one an example, in the order of the examples' ids: that in which they are drawn."""
+    order = sorted(range(len(examples)), key=lambda number: examples[number].id)
+    return [values[number] for number in order]
 
 
 def write_examples(path: Path, max_new_tokens: int, examples: Iterable[Example]) -> None:

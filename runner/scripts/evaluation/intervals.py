@@ -71,14 +71,18 @@ def _drawn_means(tops: Values, bottoms: Values) -> Values:
     return np.concatenate(parts)
 
 
-def with_interval(name: str, values: Values) -> dict[str, float]:
-    """The mean of `values` under `name`, and the ends of its interval, for a measure."""
-    low, high = interval(lambda draw: draw(values).mean())
-    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+def with_interval(name: str, values: Values) -> dict[str, float | None]:
+    """The mean of `values` under `name`, and the ends of its interval, for a measure.
+
+    The same as `recipe compare` says of them, where they are in the order of their examples' ids.
+    """
+    found = estimate(values.tolist(), [1.0] * len(values))
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def interval(statistic: Callable[[Callable[[Values], Values]], float]) -> tuple[float, float]:
-    """95% of what `statistic` is when rows are drawn again: any statistic, of several groups."""
+    """95% of what `statistic` is when rows are drawn again: of several groups, each of two or
+    more."""
     random = np.random.default_rng(0)
 
     def draw(values: Values) -> Values:

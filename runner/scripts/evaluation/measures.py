@@ -9,7 +9,6 @@ from typing import Any
 from runner.scripts.evaluation.examples import MODELS, Example
 from runner.scripts.evaluation.intervals import Estimate, estimate
 
-_PAIRS = ("pair-sum", "pair-mean", "pair-reward")
 _ANSWERS = ("question", "sample", "general", "reward")
 
 
@@ -45,8 +44,37 @@ class Measure:
 
 MEASURES = (
     Measure("loss", "held-out loss, nats a token", ("row",), "loss", -1, per_token=True),
-    Measure("preference_accuracy", "better answer preferred", _PAIRS, "preferred", 1),
-    Measure("preference_margin", "margin of the better answer", _PAIRS, "margin", 1),
+    # A measure each for sums, means and scores: their values are of different units.
+    Measure("preference_accuracy", "better answer preferred", ("pair-sum",), "preferred", 1),
+    Measure("preference_margin", "margin of the better answer, nats", ("pair-sum",), "margin", 1),
+    Measure(
+        "preference_accuracy_mean",
+        "better answer preferred, by the mean of its tokens",
+        ("pair-mean",),
+        "preferred",
+        1,
+    ),
+    Measure(
+        "preference_margin_mean",
+        "margin of the better answer, nats a token",
+        ("pair-mean",),
+        "margin",
+        1,
+    ),
+    Measure(
+        "preference_accuracy_reward",
+        "better answer scored higher",
+        ("pair-reward",),
+        "preferred",
+        1,
+    ),
+    Measure(
+        "preference_margin_reward",
+        "margin of the better answer, scores",
+        ("pair-reward",),
+        "margin",
+        1,
+    ),
     Measure("good_answers", "log-probability of good answers", ("good-answer",), "logp", 1),
     Measure("bad_answers", "log-probability of bad answers", ("bad-answer",), "logp", -1),
     Measure("reward", "reward of held-out answers", ("reward",), "reward", 1),
