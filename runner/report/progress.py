@@ -164,24 +164,27 @@ def amount(event: dict[str, Any]) -> str:
     return f"{event['step'] / size:.1f}/{event['total'] / size:.1f} {unit}"
 
 
+# What a method is judged by while it trains: of a progress event -> for people.
+_JUDGED_BY = {
+    "loss": "loss",
+    "reward": "reward",
+    "margins": "margin",
+    "accuracies": "accuracy",
+    "scores": "score",
+    "kl": "KL",
+    "entropy": "entropy",
+}
+
+
 def step_details(event: dict[str, Any]) -> str:
     """The parts of a progress event worth a glance, from its message to the time that is left."""
     # A message may quote a model's answer, and a model may say anything.
     parts = [escaped(str(event["message"]))] if event.get("message") else []
-    if event.get("loss") is not None:
-        parts.append(f"loss {event['loss']:.3f}")
-    if event.get("reward") is not None:
-        parts.append(f"reward {event['reward']:.3f}")
-    if event.get("margins") is not None:
-        parts.append(f"margin {event['margins']:.3f}")
-    if event.get("accuracies") is not None:
-        parts.append(f"accuracy {event['accuracies']:.2f}")
-    if event.get("scores") is not None:
-        parts.append(f"score {event['scores']:.3f}")
-    if event.get("kl") is not None:
-        parts.append(f"KL {event['kl']:.3f}")
-    if event.get("entropy") is not None:
-        parts.append(f"entropy {event['entropy']:.3f}")
+    parts += [
+        f"{words} {event[name]:.3f}"
+        for name, words in _JUDGED_BY.items()
+        if event.get(name) is not None
+    ]
     if event.get("tokens_per_second"):
         parts.append(f"{event['tokens_per_second']:.0f} tok/s")
     if event.get("memory"):

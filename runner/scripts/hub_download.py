@@ -9,7 +9,9 @@ made of it. Files of an earlier try are gone on with.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,17 +49,30 @@ def hub_download(spec: Spec, events: Events) -> None:
     """List, see whether it all fits, download."""
     hub = Hub()
     folder = spec.scratch / "hub"
-    try:
+    with told_of_a_full_disk(folder):
         wanted = [
             each
             for item in spec.hashed["wanted"]
             for each in list_files(hub, item, folder / item["place"], events)
         ]
         check_room(wanted, folder, spec.hashed["copies"])
-        total = sum(each.file.size for each in wanted)
-        transfer = Transfer(events, total)
-        for each in wanted:
-            hub.download(each.repository, each.file, each.target, transfer)
+        download(hub, wanted, events)
+
+
+def download(hub: Hub, wanted: Sequence[Wanted], events: Events) -> None:
+    """Have all of `wanted`, and measure how much that was."""
+    total = sum(each.file.size for each in wanted)
+    transfer = Transfer(events, total)
+    for each in wanted:
+        hub.download(each.repository, each.file, each.target, transfer)
+    events.measure(downloaded_files=len(wanted), downloaded_bytes=total)
+
+
+@contextlib.contextmanager
+def told_of_a_full_disk(folder: Path) -> Iterator[None]:
+    """A disk without room as an error for the user (E410). `folder`: of the downloads."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
@@ -67,7 +82,6 @@ def hub_download(spec: Spec, events: Events) -> None:
             "command again: it goes on where it stopped",
             code="E410",
         ) from error
-    events.measure(downloaded_files=len(wanted), downloaded_bytes=total)
 
 
 def list_files(hub: Hub, item: dict[str, Any], place: Path, events: Events) -> list[Wanted]:

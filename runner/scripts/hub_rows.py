@@ -7,17 +7,15 @@ Files of an earlier try are gone on with.
 
 from __future__ import annotations
 
-import errno
 import json
 from pathlib import Path
 from typing import Any
 
 from runner.scripts.dataset_files import CARD, files_of
 from runner.scripts.hub_client import Hub, RemoteFile, Repository, Transfer
-from runner.scripts.hub_download import Wanted, check_room
-from runner.scripts.spec import Events, ScriptError, Spec, main
+from runner.scripts.hub_download import Wanted, check_room, download, told_of_a_full_disk
+from runner.scripts.spec import Events, Spec, main
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FOUND = "rows.json"
 
 
@@ -27,7 +25,7 @@ def hub_rows(spec: Spec, events: Events) -> None:
     listed: dict[Repository, tuple[dict[str, RemoteFile], bytes]] = {}
     wanted: list[Wanted] = []
     found: dict[str, list[str]] = {}
-    try:
+    with told_of_a_full_disk(folder):
         for item in spec.hashed["rows"]:
             repository = Repository(item["id"], "dataset", item["revision"])
             if repository not in listed:
@@ -38,24 +36,8 @@ def hub_rows(spec: Spec, events: Events) -> None:
             place = folder / item["place"]
             wanted += [Wanted(repository, known[path], place / path) for path in paths]
         check_room(wanted, folder, 0)
-        transfer = Transfer(events, sum(each.file.size for each in wanted))
-        for each in wanted:
-            hub.download(each.repository, each.file, each.target, transfer)
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        raise ScriptError(
-            f"no space left while downloading into {folder}: {error.strerror}",
-            hint="free some, or set SPARK_RECIPES_CACHE to a larger disk, then run the same "
-            "command again: it goes on where it stopped",
-            code="E410",
-        ) from error
+        download(hub, wanted, events)
     (spec.scratch / FOUND).write_text(json.dumps(found), encoding="utf-8")
-    events.measure(downloaded_files=len(wanted), downloaded_bytes=_bytes(wanted))
-
-
-def _bytes(wanted: list[Wanted]) -> int:
-    return sum(each.file.size for each in wanted)
 
 
 def _listing(

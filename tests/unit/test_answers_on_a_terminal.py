@@ -118,6 +118,6 @@ def test_what_a_method_is_judged_by_is_told_of_every_step() -> None:
     told = {"margins": 0.5, "accuracies": 0.75, "scores": 1.25, "kl": 0.0625, "entropy": 2.0}
     shown = step_details({"step": 1, "total": 2, "loss": 0.25, "reward": 1.0, **told})
     assert shown == (
-        "loss 0.250  reward 1.000  margin 0.500  accuracy 0.75  score 1.250  KL 0.062  "
+        "loss 0.250  reward 1.000  margin 0.500  accuracy 0.750  score 1.250  KL 0.062  "
         "entropy 2.000"
     )
