@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.plan.memory import Job, Memory
+from runner.plan.job import Job, Memory
 from runner.plan.phases import phases_of
 from runner.plan.published_models import FOLDER
 from runner.plan.shapes import Shapes, shapes_of

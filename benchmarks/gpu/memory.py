@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.gpu.cases import Case
-from runner.plan.memory import Memory
+from runner.plan.job import Memory
 
 WITHIN = 0.10  # of what was measured
 

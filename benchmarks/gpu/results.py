@@ -20,10 +20,13 @@ FOLDER = ROOT / "docs" / "evidence"
 SCHEMA = 1
 _SOURCES = (
     "benchmarks/gpu/*.py",
+    "runner/plan/activations.py",
+    "runner/plan/job.py",
     "runner/plan/memory.py",
     "runner/plan/optimizers.py",
     "runner/plan/phases.py",
     "runner/plan/shapes.py",
+    "runner/plan/trained.py",
     "runner/scripts/evaluate.py",
     "runner/scripts/train_native.py",
     "runner/scripts/train_preference_native.py",

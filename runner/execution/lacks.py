@@ -136,7 +136,7 @@ def _smaller(recipe: Recipe, have: int, machine: Machine) -> str:
     """The fewest changes that make it fit `have` bytes, or that none does."""
     from runner.plan.cost import known_shapes
     from runner.plan.fit import fewest_changes
-    from runner.plan.memory import Job
+    from runner.plan.job import Job
     from runner.plan.published_models import facts_at_hand
 
     larger = "take a machine with more memory, or a smaller model: recipe plan --hardware all"

@@ -12,7 +12,7 @@ from runner.execution.lacks import gb
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from runner.plan.memory import Memory
+    from runner.plan.job import Memory
     from runner.recipe.model import Recipe
 
 GPU_IS_FULL = "E509"
@@ -37,8 +37,8 @@ def explain(error: StageFailed, recipe: Recipe, events: Path) -> None:
         phase = "load"
     from runner.plan.cost import known_shapes
     from runner.plan.fit import single_changes, ways_that_fit
+    from runner.plan.job import Job
     from runner.plan.machines import this_hardware
-    from runner.plan.memory import Job
     from runner.plan.phases import phases_of
     from runner.plan.published_models import facts_at_hand
 

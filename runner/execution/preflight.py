@@ -59,7 +59,8 @@ def _load_of(stage: Stage, recipe: Recipe, device: str) -> int:
     """Bytes at the peak of the load; 0 when they are not known. What is trained by several
     processes is evaluated by one."""
     from runner.plan.cost import known_shapes
-    from runner.plan.memory import Job, loading_memory
+    from runner.plan.job import Job
+    from runner.plan.memory import loading_memory
     from runner.plan.published_models import facts_at_hand
 
     shapes, _ = known_shapes(recipe, facts_at_hand(recipe))

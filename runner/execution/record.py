@@ -79,7 +79,7 @@ def _planned_memory(recipe: Recipe) -> dict[str, dict[str, int]]:
     For reports, which set it beside what was measured.
     """
     from runner.plan.cost import known_shapes
-    from runner.plan.memory import Job
+    from runner.plan.job import Job
     from runner.plan.phases import phases_of
     from runner.plan.published_models import facts_at_hand
     from runner.system.hardware import gpus

@@ -14,20 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.plan.memory import (
-    DTYPE_BYTES,
-    FLOAT32,
-    Job,
-    Memory,
-    evaluation_memory,
-    trained_parameters,
-    trained_tensors,
-    training_memory,
-)
+from runner.plan.job import DTYPE_BYTES, FLOAT32, Job, Memory
+from runner.plan.memory import evaluation_memory, training_memory
 from runner.plan.optimizers import state_bytes
 from runner.plan.patterns import end_in_time
 from runner.plan.plan import Action, Step
 from runner.plan.shapes import Shapes, UnknownShapesError, shapes_of
+from runner.plan.trained import trained_parameters, trained_tensors
 from runner.recipe.methods import METHODS
 
 if TYPE_CHECKING:

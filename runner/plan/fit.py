@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
-from runner.plan.memory import Job, Memory, training_memory
+from runner.plan.job import Job, Memory
+from runner.plan.memory import training_memory
 from runner.plan.optimizers import SMALL_STATES
 from runner.plan.phases import beside_of, phases_of
 from runner.plan.shapes import Shapes

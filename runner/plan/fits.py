@@ -10,8 +10,8 @@ from runner.errors import UsageError
 from runner.plan.chain import plan_chain
 from runner.plan.cost import Cost, cost_of, known_shapes
 from runner.plan.fit import Fit, fit
+from runner.plan.job import Job
 from runner.plan.machines import Hardware
-from runner.plan.memory import Job
 from runner.plan.plan import Action, Step
 from runner.plan.published_models import facts_at_hand
 from runner.recipe.model import Recipe

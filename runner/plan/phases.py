@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from runner.plan.job import FLOAT32, Item, Job, Memory, memory_of
 from runner.plan.memory import (
-    FLOAT32,
     PROCESS_BYTES,
-    Item,
-    Job,
-    Memory,
-    adapted_weights,
     evaluation_memory,
     kept_items,
     loading_memory,
-    memory_of,
     optimizer_item,
-    trained_parameters,
     training_memory,
 )
 from runner.plan.shapes import Shapes
+from runner.plan.trained import adapted_weights, trained_parameters
 
 # Measured on a CPU (benchmarks/RESULTS.md): Python with numpy and the blocks that are merged, 16
 # MiB of the base at a time; llama.cpp's converter, which imports torch and holds a tensor twice as

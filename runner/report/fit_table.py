@@ -8,8 +8,8 @@ from typing import Any
 from runner.plan.cost import Cost
 from runner.plan.fit import MOST_ROWS, Fit
 from runner.plan.fits import Fits
+from runner.plan.job import Memory
 from runner.plan.machines import Hardware
-from runner.plan.memory import Memory
 
 FIT = 2  # version of the JSON
 _HEADS = ("machine", "a training may use", "at the peak", "of", "verdict")

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from runner.plan.cost import known_shapes
 from runner.plan.fit import Fit, fit
+from runner.plan.job import Job, Memory
 from runner.plan.machines import Hardware, hardware
-from runner.plan.memory import Job, Memory, trained_parameters
 from runner.plan.published_models import published_facts
 from runner.plan.shapes import Shapes
+from runner.plan.trained import trained_parameters
 from runner.recipe.load import load_recipe
 from runner.report.markdown import table
 

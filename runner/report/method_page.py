@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from runner.plan.fit import peak_of
-from runner.plan.memory import Job, trained_parameters
+from runner.plan.job import Job
 from runner.plan.published_models import FOLDER
 from runner.plan.shapes import shapes_of
+from runner.plan.trained import trained_parameters
 from runner.recipe.creation.goals import GOALS
 from runner.recipe.creation.recommend import (
     GB,

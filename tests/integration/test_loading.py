@@ -14,7 +14,8 @@ import pytest
 
 from benchmarks.loading import SETTINGS, measure
 from benchmarks.merge import write_model
-from runner.plan.memory import PROCESS_BYTES, Job, loading_memory
+from runner.plan.job import Job
+from runner.plan.memory import PROCESS_BYTES, loading_memory
 from runner.plan.shapes import shapes_of
 from runner.recipe.model import Quantization
 from runner.scripts.weights.safetensors_stream import TensorSpec, open_shards

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.merge import write_model
-from runner.plan.memory import Job
+from runner.plan.job import Job
 from runner.plan.phases import phases_of
 from runner.plan.shapes import Shapes, shapes_of
 from runner.recipe.model import Quantization

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from runner.plan.memory import Job, trained_parameters, training_memory
+from runner.plan.job import Job
+from runner.plan.memory import training_memory
 from runner.plan.shapes import UnknownShapesError, shapes_of
+from runner.plan.trained import trained_parameters
 from runner.recipe.model import Adapter
 from tests.chain import ROOT
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from runner.plan.memory import trained_tensors
 from runner.plan.optimizers import OPTIMIZERS, state_bytes
 from runner.plan.shapes import shapes_of
+from runner.plan.trained import trained_tensors
 from tests.chain import ROOT
 from tests.integration.test_memory_estimate import ADAPTER, NONE, adapter_data
 from tests.tiny_model import write_tiny_model

@@ -19,7 +19,7 @@ from runner.doctor import gpu, kernel, places
 from runner.doctor.check import Check, State
 from runner.doctor.recipe import memory_now
 from runner.plan.cost import Cost, Machine
-from runner.plan.memory import Item, Memory
+from runner.plan.job import Item, Memory
 from runner.system import hardware
 from tests.small_recipe import write_recipe
 

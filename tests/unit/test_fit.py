@@ -14,6 +14,7 @@ from runner.cli.validate import recipes_below
 from runner.errors import UsageError
 from runner.plan.cost import this_machine
 from runner.plan.fit import MOST_ROWS, fit, peak_of, ways_that_fit
+from runner.plan.job import Job
 from runner.plan.machines import (
     FOLDER,
     Hardware,
@@ -22,7 +23,7 @@ from runner.plan.machines import (
     machines_of,
     rate_of,
 )
-from runner.plan.memory import Job, training_memory
+from runner.plan.memory import training_memory
 from runner.plan.phases import beside_of, phases_of
 from runner.plan.published_models import FOLDER as PUBLISHED
 from runner.plan.shapes import Shapes, shapes_of

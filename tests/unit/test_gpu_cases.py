@@ -13,7 +13,7 @@ from benchmarks.gpu import memory, seventy, throughput
 from benchmarks.gpu.cases import CASES, EXPECTED, FOUR_BITS, NEW_TOKENS, SEVENTY, Case
 from benchmarks.gpu.child import PHASES
 from runner.backends import native
-from runner.plan.memory import Job
+from runner.plan.job import Job
 from runner.recipe.load import load_recipe
 
 ALL = (*CASES, SEVENTY)

@@ -11,7 +11,7 @@ import pytest
 from runner.errors import StageFailed
 from runner.execution.out_of_memory import explain
 from runner.plan.fit import single_changes
-from runner.plan.memory import Job
+from runner.plan.job import Job
 from runner.plan.phases import phases_of
 from runner.plan.shapes import shapes_of
 from runner.recipe.load import load_recipe

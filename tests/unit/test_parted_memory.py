@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from runner.plan.fit import phases_of, single_changes
+from runner.plan.job import FLOAT32, Job, Memory
 from runner.plan.machines import hardware
-from runner.plan.memory import FLOAT32, Job, Memory, loading_memory, training_memory
+from runner.plan.memory import loading_memory, training_memory
 from runner.recipe.load import load_recipe
 from runner.recipe.model import Recipe
 from tests.chain import ROOT

@@ -21,7 +21,8 @@ from runner.execution.lacks import CODES, Lack, lacks
 from runner.lock.locking import write_lock
 from runner.lock.pins import FACTS, cheap_pins
 from runner.plan.cost import Cost, Machine, cost_of, training_steps
-from runner.plan.memory import Job, training_memory
+from runner.plan.job import Job
+from runner.plan.memory import training_memory
 from runner.plan.plan import Action, Step
 from runner.plan.shapes import UnknownShapesError, shapes_of
 from runner.recipe.load import check_recipe, load_recipe

@@ -10,8 +10,9 @@ import pytest
 
 from runner.plan import memory
 from runner.plan.fit import fit, single_changes
+from runner.plan.job import Job, Memory
 from runner.plan.machines import hardware
-from runner.plan.memory import Job, Memory, training_memory
+from runner.plan.memory import training_memory
 from runner.plan.optimizers import OPTIMIZERS, PAGED, Tensor, state_bytes, staying_bytes, step_bytes
 from runner.plan.shapes import Shapes, shapes_of
 from runner.recipe.load import load_recipe

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from runner.plan.fit import single_changes
+from runner.plan.job import Job, Memory
 from runner.plan.machines import HERE_USABLE, Hardware, hardware
-from runner.plan.memory import Job, Memory, trained_parameters
 from runner.plan.phases import phases_of
 from runner.plan.shapes import Shapes, shapes_of
+from runner.plan.trained import trained_parameters
 from runner.recipe.creation.by_method import (
     COMPLETION,
     GENERATIONS,
