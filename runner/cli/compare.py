@@ -52,17 +52,23 @@ def main(args: argparse.Namespace) -> int:
     """Print the comparison. What differs is for a person to judge: exit code 0 in any case."""
     from runner.compare.candidates import candidates
     from runner.compare.result import as_data
+    from runner.judge.result import judges_itself
     from runner.report.compare_text import print_comparison
     from runner.verify.run import open_run
 
     if args.output is not None:
         _check_folder(args.output)
     settings = _judge_settings(args)
-    found = candidates([open_run(path) for path in args.runs])
+    runs = [open_run(path) for path in args.runs]
+    found = candidates(runs)
     data = as_data(found)
     if settings is not None:
         data["judge"] = _judged(found, settings, offline=args.offline)
         data["notes"] += data["judge"].pop("notes")
+        if settings.endpoint.url is None:  # of Ollama, where our models lie
+            sections = (run.record.get("resolved", {}).get("ollama") for run in runs)
+            deployed = [section["name"] for section in sections if section]
+            data["notes"] += judges_itself(settings.endpoint.model, deployed)
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if args.output is not None:
         from runner.report.compare_html import as_html
@@ -101,10 +107,13 @@ def _judged(found: Sequence[Candidate], settings: Settings, *, offline: bool) ->
 
     told = Told(_beside, _Progress())
     data, tally = judge_candidates(found, settings, told, offline=offline)
-    _beside(
-        f"judge: {tally.from_log} answers from the log, {tally.new} new; "
-        f"{tally.failed_tries} tries failed; {tally.new_tokens} tokens now"
-    )
+    if not (tally.from_log or tally.new or tally.failed_tries):
+        _beside("judge: not asked, since no two answers differ")
+    else:
+        _beside(
+            f"judge: {tally.from_log} answers from the log, {tally.new} new; "
+            f"{tally.failed_tries} tries failed; {tally.new_tokens} tokens now"
+        )
     return data
 
 

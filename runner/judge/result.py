@@ -137,6 +137,25 @@ CONTRADICTS = (
 )
 
 
+def judges_itself(model: str, deployed: Sequence[str]) -> list[dict[str, str]]:
+    """W923 where the judge, by its name in Ollama, is one of the runs' own models."""
+    names = {_tagged(name) for name in deployed}
+    if _tagged(model) not in names:
+        return []
+    return [
+        {
+            "code": "W923",
+            "message": f"{model} judges its own answers: it is the model of a run that is compared",
+            "hint": "take a model of another family, which did not learn from the same data",
+        }
+    ]
+
+
+def _tagged(name: str) -> str:
+    """As Ollama knows it: `small` is `small:latest`."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
 def notes(judge: str, comparisons: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     """W924 and W925, each once, of all pairs of models together."""
     asked = sum(each["asked"] for each in comparisons)

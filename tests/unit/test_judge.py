@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from runner.cli.main import main
+from runner.judge.result import judges_itself
 from runner.scripts.evaluation.examples import FILE, SHOWN, Example, content_id
 from tests.evaluated_runs import relist, write_evaluated_run
 from tests.html_page import Loaded
@@ -98,6 +99,22 @@ def test_each_prompt_is_judged_in_both_orders_and_the_better_model_wins(
     assert len(server.asked) == 60
     shown_first = [asked.prompt.index("bad") < asked.prompt.index("good") for asked in server.asked]
     assert sum(shown_first) == 30, "each answer is shown first once"
+
+
+@pytest.mark.parametrize(
+    ("judge", "itself"), [("small", True), ("small:latest", True), ("small:7b", False)]
+)
+def test_a_judge_of_its_own_answers_is_said(judge: str, itself: bool) -> None:
+    found = judges_itself(judge, ["team/other", "small"])
+    assert [note["code"] for note in found] == ["W923"] * itself
+
+
+def test_a_judge_who_was_not_asked_is_not_counted(
+    tmp_path: Path, server: ModelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_evaluated_run(tmp_path / "sft", "sft", answered(3, "alike", "alike"))
+    assert main(["compare", str(run), "--judge", str(judge_file(tmp_path, server))]) == 0
+    assert "judge: not asked, since no two answers differ" in capsys.readouterr().err
 
 
 def test_exchanged_models_are_judged_by_the_same_log_and_mirrored(
