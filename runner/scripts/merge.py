@@ -36,9 +36,7 @@ from runner.scripts.weights.safetensors_stream import (
 )
 
 BLOCK = 16 << 20  # bytes of the base that are merged at a time
-BLOCK_IN_4_BITS = (
-    2 << 20
-)  # the same of weights that are quantised first, which takes more beside it
+BLOCK_IN_4_BITS = 2 << 20  # of weights that are quantised first, which takes more beside
 
 
 def merge(spec: Spec, events: Events) -> None:
@@ -100,12 +98,13 @@ class Merge:
         pairs = [self._pair(target, addition) for addition in target.additions]
         for first, rows, stored in self._blocks(target):
             if pairs:
-                made = self._workers.merge(rows, stored, pairs, first, wanted)
+                rows = self._workers.merge(rows, stored, pairs, first, wanted)
             elif target.biases:
-                made = self._with_biases(target, rows)
+                rows = self._with_biases(target, rows)
             else:
-                made = cast(rows, stored, wanted)
-            out.write(target.spec.name, made)
+                rows = cast(rows, stored, wanted)
+            out.write(target.spec.name, rows)
+            del rows  # else it is there while the next block is read
 
     def _blocks(self, target: Target) -> Iterator[tuple[int, Array, str]]:
         """The rows that a target begins as: number of the first one, values, how they are stored.
@@ -142,6 +141,7 @@ class Merge:
         sums = np.zeros(target.spec.shape[1])
         for first, rows, stored in self._blocks(target):
             self._workers.add_column_squares(sums, rows, stored, pair, first)
+            del rows
         return replace(pair, factors=length_factors(magnitude, np.sqrt(sums)))
 
     def _with_biases(self, target: Target, rows: Array) -> Array:
