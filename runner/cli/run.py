@@ -252,7 +252,8 @@ def _unpacked(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any]]:
         folder = args.into or Path(archive.index.title)
         unpack_inputs(archive, folder, cache_folder(), trust_code=args.trust_bundled_code)
         recipe = locked_recipe(archive, folder)
-    args.until = args.until or until_of(folder)
+    if args.until is None:
+        args.until, args.until_of_bundle = until_of(folder), True
     _say(f"the inputs of {args.recipe.name} are in {folder}")
     return recipe, require_fresh(recipe, recipe.source.path, args.recipe)
 
@@ -262,9 +263,9 @@ def _get_command(args: argparse.Namespace) -> str:
 
 
 def _this_far(args: argparse.Namespace) -> str:
-    from runner.runs.again import named
+    from runner.runs.again import named, typed_until
 
-    return f"recipe run {named(args)}" + (f" --until {args.until}" if args.until else "")
+    return " ".join([f"recipe run {named(args)}", *typed_until(args)])
 
 
 def _get(args: argparse.Namespace, recipe: Recipe, stages: list[Stage]) -> int:

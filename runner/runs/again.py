@@ -30,13 +30,19 @@ def words_of(args: argparse.Namespace) -> list[str]:
     words = ["recipe", str(given.get("command", "run")), *_recipe(args)]
     if address := given.get("address"):
         words.append("{}:{}".format(*address))
-    if given.get("until"):
-        words += ["--until", str(given["until"])]
+    words += typed_until(args)
     if address := given.get("rendezvous"):
         words += ["--rendezvous", "{}:{}".format(*address)]
     if given.get("into"):
         words += ["--into", str(given["into"])]
     return words + [f"--{name.replace('_', '-')}" for name in _FLAGS if given.get(name)]
+
+
+def typed_until(args: argparse.Namespace) -> list[str]:
+    """The words of `--until`; none where the bundle that is run says it."""
+    until = getattr(args, "until", None)
+    own = until and not getattr(args, "until_of_bundle", False)
+    return ["--until", str(until)] if own else []
 
 
 def named(args: argparse.Namespace) -> str:

@@ -166,7 +166,7 @@ def test_a_base_that_was_left_out_is_named_offline(
 def test_what_was_got_before_needs_no_network(fetched: Checkout, hub: HubServer) -> None:
     got = fetched.recipe("run", "x.yaml", "--until", "prepare", "--get", HF_ENDPOINT=hub.url)
     assert got.returncode == 0, got.stderr
-    assert "everything is here: recipe run x.yaml --offline" in got.stdout
+    assert "everything is here: recipe run x.yaml --until prepare --offline" in got.stdout
     assert not (fetched.folder / "runs" / "x").exists()
     asked = len(hub.requests)
     assert asked > 0
