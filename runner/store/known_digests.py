@@ -55,7 +55,8 @@ def keep() -> None:
             with notes_lock(notes_folder()):
                 notes_folder().mkdir(exist_ok=True)
                 for note, text in _read.items():
-                    write_atomic(note, text)
+                    with contextlib.suppress(OSError):  # of one, and the others are written
+                        write_atomic(note, text)
     _read.clear()
 
 

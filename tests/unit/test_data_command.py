@@ -172,7 +172,7 @@ UNREADABLE = [
     ("a.jsonl", '{"text": "T"}'.encode("utf-16"), "E320", "UTF-8", "iconv -f UTF-16"),
     ("a.jsonl", bytes([0, *range(128, 256)]), "E320", "UTF-8", ""),
     ("a.csv", b"text,id\na\nb\n", "E351", "1 cells", ""),
-    ("a.jsonl", b'{"a": ' * 9000, "E321", "nested too deeply", ""),
+    ("a.jsonl", b'{"a": ' * 60_000, "E321", "nested too deeply", ""),
     ("a.jsonl", b'{\n  "text": "T"\n}\n', "E321", "broken JSON", "jq -c . a.jsonl"),
     ("a.jsonl", b'{"text": NaN}\n', "E321", "NaN is not JSON", ""),
 ]

@@ -86,6 +86,16 @@ def test_small_files_are_read_each_time(large: Path, readings: list[Path]) -> No
     assert readings == [large, large]
 
 
+def test_a_note_that_cannot_be_written_keeps_no_other_back(
+    large: Path, readings: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(known_digests._read, large.parent / "gone" / "note.json", "{}")
+    known_sha256(large)
+    keep()
+    known_sha256(large)
+    assert readings == [large]
+
+
 def test_a_damaged_note_is_no_answer(large: Path, readings: list[Path]) -> None:
     known_sha256(large)
     keep()
