@@ -7,7 +7,7 @@ tests/unit/test_gpu_cases.py holds both to what the product itself makes of the 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from runner.plan.job import Job, Memory
@@ -82,7 +82,7 @@ class Case:
     def settings(self) -> dict[str, Any]:
         """What runner/backends/native.py would tell the script."""
         pairs = {"method": "dpo", **_DPO} if self.method == "dpo" else {"method": "sft"}
-        held = {"quantization": _plain(FOUR_BITS)} if self.method == "qlora" else {}
+        held = {"quantization": asdict(FOUR_BITS)} if self.method == "qlora" else {}
         return {
             **pairs,
             "max_steps": self.steps,
@@ -171,15 +171,6 @@ class Case:
             trainable_layers=None,
             trainable_modules=(),
         )
-
-
-def _plain(held: Quantization) -> dict[str, Any]:
-    return {
-        "load_in_4bit": held.load_in_4bit,
-        "bnb_4bit_quant_type": held.bnb_4bit_quant_type,
-        "bnb_4bit_use_double_quant": held.bnb_4bit_use_double_quant,
-        "bnb_4bit_compute_dtype": held.bnb_4bit_compute_dtype,
-    }
 
 
 SMALL, MIDDLE, LARGE = "qwen2.5-0.5b", "llama-3.2-1b", "llama-3.1-8b"

@@ -194,11 +194,17 @@ def evaluation_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
     """
     value = DTYPE_BYTES[job.dtype]
     adapter = 0 if job.adapter.type == "none" else FLOAT32 * trained_parameters(shapes, job.adapter)
-    loss = job.length * shapes.vocabulary * (value + 2 * FLOAT32) if job.loss else 0
+    row = job.length if job.loss else 0
+    loss = row * shapes.vocabulary * (value + 2 * FLOAT32)
+    # gone before the logits are there: gate, its activation, up, and what an adapter adds to it
+    layer = row * value * (4 * shapes.intermediate + 4 * shapes.hidden)
     cache = job.questions * (job.length + job.new_tokens) * cache_bytes(shapes, value)
-    phase = Item("logits of a row", loss)
-    if cache >= loss:
-        phase = Item(f"KV cache of {job.questions} answers", cache)
+    phase = max(
+        Item(f"KV cache of {job.questions} answers", cache),
+        Item("logits of a row", loss),
+        Item("a row in one layer", layer),
+        key=lambda item: item.bytes,
+    )
     held = [*_held_weights(shapes, job, value), Item("adapter", adapter)]
     return memory_of([*held, phase, Item("process", PROCESS_BYTES[device])])
 

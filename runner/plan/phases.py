@@ -20,23 +20,18 @@ from runner.plan.trained import adapted_weights, trained_parameters
 _MERGING_BYTES = 100_000_000
 _CONVERTING_BYTES = 730_000_000
 _FLOAT64 = 8
+PHASES = ("load", "first step", "train", "save", "evaluate", "harness")  # as they follow
 
 
 def phases_of(shapes: Shapes, job: Job, device: str = "cuda") -> dict[str, Memory]:
     """What is in memory in each phase of a run, by kind: a GPU's, or the machine's on a cpu."""
-    phases = {
-        "load": loading_memory(shapes, job, device),
-        "train": training_memory(shapes, job, device),
-    }
-    if job.processes == 1:  # of several, the training has all that its first process writes
-        first = training_memory(shapes, job, device, first=True)
-        save = saving_memory(shapes, job, device)
-        phases = {
-            "load": phases["load"],
-            "first step": first,
-            "train": phases["train"],
-            "save": save,
-        }
+    alone = job.processes == 1  # of several, the training has all that its first process writes
+    phases = {"load": loading_memory(shapes, job, device)}
+    if alone:
+        phases["first step"] = training_memory(shapes, job, device, first=True)
+    phases["train"] = training_memory(shapes, job, device)
+    if alone:
+        phases["save"] = saving_memory(shapes, job, device)
     if job.questions or job.loss:
         phases["evaluate"] = evaluation_memory(shapes, job, device)
     if job.tasks:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from runner.plan.phases import PHASES
+
 KINDS = ("weights", "trained", "gradients", "optimizer", "rest", "peak", "used", "available")
-PHASES = ("load", "first step", "train", "save", "evaluate", "harness")  # of plan/phases.py
 _PREFIX = "memory_"
 _SHOWN = 40  # steps; of more, every second or third, and so on, and the last
 

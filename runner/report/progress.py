@@ -165,7 +165,7 @@ def amount(event: dict[str, Any]) -> str:
 
 
 # What a method is judged by while it trains: of a progress event -> for people.
-_JUDGED_BY = {
+JUDGED_BY = {
     "loss": "loss",
     "reward": "reward",
     "margins": "margin",
@@ -182,7 +182,7 @@ def step_details(event: dict[str, Any]) -> str:
     parts = [escaped(str(event["message"]))] if event.get("message") else []
     parts += [
         f"{words} {event[name]:.3f}"
-        for name, words in _JUDGED_BY.items()
+        for name, words in JUDGED_BY.items()
         if event.get(name) is not None
     ]
     if event.get("tokens_per_second"):

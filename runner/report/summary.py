@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from runner.plan.keys import PRIVATE
 from runner.report.memory_text import summary_line
 from runner.report.printable import escaped
+from runner.report.progress import JUDGED_BY
 
 ANSWERS_SHOWN = 6
 
@@ -177,6 +178,7 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
         )
     lines += _example_lines(measured.get("examples") or {})
     lines += _task_lines(_measures(result, "harness").get("tasks") or {})
+    lines += _last_step_lines(_measures(result, "train"))
     lines += template_lines(_measures(result, "train").get("template"))
     lines += fidelity_lines(_measures(result, "fidelity"))
     if result.get("memory"):
@@ -185,6 +187,18 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
         lines.append(result["gpu_health"])
     speed = _measures(result, "benchmark")
     return lines + ([_speed_line(speed)] if "generation_tokens_per_second" in speed else [])
+
+
+def _last_step_lines(measured: Mapping[str, Any]) -> list[str]:
+    """What a method is judged by beside the loss, as the training's last step had it."""
+    found = {
+        words: measured[f"{name}_last_step"]
+        for name, words in JUDGED_BY.items()
+        if f"{name}_last_step" in measured
+    }
+    if not found.keys() - {"loss"}:
+        return []
+    return ["last step         " + ", ".join(f"{words} {at:.3f}" for words, at in found.items())]
 
 
 def _speed_line(speed: Mapping[str, Any]) -> str:

@@ -52,6 +52,14 @@ def warm(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]
 
 
 @pytest.fixture(scope="module")
+def warm_harness(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
+    """The same of `harness`."""
+    interpreter = WarmInterpreter(environment_python("harness"))
+    yield interpreter
+    interpreter.close()
+
+
+@pytest.fixture(scope="module")
 def warm_ppo(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
     """The same of `ppo`."""
     interpreter = WarmInterpreter(environment_python("ppo"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +74,6 @@ for folder in sys.argv[2:]:
     found.append([chosen(model, tokenizer, row) for row in json.loads(sys.argv[1])])
 print(json.dumps(found))
 """
-
-
-@pytest.fixture(scope="module")
-def warm_harness(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
-    interpreter = WarmInterpreter(environment_python("harness"))
-    yield interpreter
-    interpreter.close()
 
 
 @pytest.fixture(scope="module")

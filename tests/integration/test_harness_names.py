@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +132,6 @@ for model in given["models"]:
     found.append(out["results"])
 print("\\n" + json.dumps(found, default=str))
 """
-
-
-@pytest.fixture(scope="module")
-def warm_harness(environment_python: Callable[[str], Path]) -> Iterator[WarmInterpreter]:
-    interpreter = WarmInterpreter(environment_python("harness"))
-    yield interpreter
-    interpreter.close()
 
 
 @pytest.fixture(scope="module")

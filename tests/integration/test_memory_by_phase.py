@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +14,16 @@ import numpy as np
 import pytest
 
 from benchmarks.merge import write_model
+from runner.execution.context import SCRIPTS
 from runner.plan.job import Job
-from runner.plan.phases import phases_of
+from runner.plan.phases import beside_of, phases_of
 from runner.plan.shapes import Shapes, shapes_of
 from runner.recipe.model import Quantization
 from tests.integration.test_memory_estimate import ADAPTER, JOB, NONE, QUIET, adapter_data
 from tests.integration.test_train_native import FOUR_BITS, SETTINGS
+from tests.smollm_models import published_gguf, write_two_layers
 from tests.tiny_model import write_tiny_model
-from tests.training_runs import ScriptRun, write_tokens
+from tests.training_runs import Finished, ScriptRun, write_tokens
 
 VOCABULARY, ROWS, LENGTH = 4096, 2, 512
 EVERY_WEIGHT = {"type": "none"}
@@ -47,8 +51,8 @@ CASES = {
 }
 
 
-def measured(job: Job, base: Path, python: Path, place: Path) -> dict[str, int]:
-    """Phase -> bytes at its peak, of three steps with a checkpoint after each."""
+def trained(job: Job, base: Path, python: Path, place: Path) -> Finished:
+    """Three steps with a checkpoint after each."""
     generator = np.random.default_rng(1)
     texts = (generator.integers(5, 250, LENGTH).tolist() for _ in range(2 * ROWS))
     rows = [[(text, [1] * LENGTH)] for text in texts]
@@ -69,8 +73,21 @@ def measured(job: Job, base: Path, python: Path, place: Path) -> dict[str, int]:
     inputs = {"model": base, "tokens": tokens, "template": base / "chat_template.jinja"}
     found = ScriptRun(python, "train_native", spec, inputs, place).finish_cold(**QUIET)
     assert found.status == 0, found.log
-    phases = found.measures()["memory_by_phase"]
+    return found
+
+
+def measured(run: Finished) -> dict[str, int]:
+    """Phase -> bytes at its peak."""
+    phases = run.measures()["memory_by_phase"]
     return {name: phases[name]["peak"] for name in PHASES}
+
+
+def base_of(place: Path, tiny: Path, layers: int) -> Path:
+    """A model of 61 million weights a layer, with the tokenizer of `tiny`."""
+    base = write_model(place / "model", layers, VOCABULARY)
+    for part in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(tiny / part, base / part)
+    return base
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +103,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bare(python: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
     """Bytes of the process with next to no model."""
-    return measured(LORA, tiny, python, tmp_path_factory.mktemp("bare") / "run")["train"]
+    return measured(trained(LORA, tiny, python, tmp_path_factory.mktemp("bare") / "run"))["train"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -94,16 +111,108 @@ def test_every_phase_takes_about_what_was_planned(
     name: str, python: Path, tiny: Path, bare: int, tmp_path: Path
 ) -> None:
     case = CASES[name]
-    base = write_model(tmp_path / "model", case.layers, VOCABULARY)
-    for part in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(tiny / part, base / part)
+    base = base_of(tmp_path, tiny, case.layers)
     planned = phases_of(shapes(base), case.job, "cpu")
-    found = measured(case.job, base, python, tmp_path / "run")
+    found = measured(trained(case.job, base, python, tmp_path / "run"))
     ratios: dict[str, float] = {}
     for phase in PHASES:
         counted = sum(item.bytes for item in planned[phase].items if item.name != "process")
         ratios[phase] = round((found[phase] - bare) / counted, 2)
     assert all(0.6 < ratio < 4 / 3 for ratio in ratios.values()), ratios
+
+
+@pytest.fixture(scope="module")
+def lora(python: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A base of two layers, and an adapter of it."""
+    place = tmp_path_factory.mktemp("lora")
+    base = base_of(place, tiny, 2)
+    return base, trained(LORA, base, python, place / "run").folder / "adapter"
+
+
+def test_an_evaluation_takes_about_what_was_planned(
+    lora: tuple[Path, Path],
+    tiny: Path,
+    environment_python: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    """Held-out loss of long rows: weights, and the logits of one."""
+    job = replace(LORA, length=4 * LENGTH, loss=True)
+    python, (base, adapter) = environment_python("evaluate"), lora
+    small = trained(LORA, tiny, environment_python("native"), tmp_path / "small").folder / "adapter"
+    planned = phases_of(shapes(base), job, "cpu")["evaluate"]
+    counted = sum(item.bytes for item in planned.items if item.name != "process")
+    bare = evaluated(tiny, small, python, tmp_path / "bare", 8)
+    found = evaluated(base, adapter, python, tmp_path / "run", job.length)
+    assert 2 / 3 < (found - bare) / counted < 4 / 3, (found, bare, counted)
+
+
+def evaluated(base: Path, adapter: Path, python: Path, place: Path, length: int) -> int:
+    """Bytes at the peak of the script."""
+    place.mkdir()
+    ids = np.random.default_rng(2).integers(5, 250, length).tolist()
+    tokens = write_tokens(place / "t.safetensors", [[(ids, [1] * length)]], packed=False)
+    settings = {
+        "loss": True,
+        "samples": 0,
+        "max_new_tokens": 1,
+        "system": None,
+        "trained": "adapter",
+        "dtype": "float32",
+        "attn_implementation": "sdpa",
+        "questions": None,
+    }
+    (place / "prompts.jsonl").write_text("")
+    inputs = {
+        "model": base,
+        "trained": adapter,
+        "tokens": tokens,
+        "prompts": place / "prompts.jsonl",
+        "template": base / "chat_template.jinja",
+    }
+    run = ScriptRun(python, "evaluate", settings, inputs, place).finish_cold(**QUIET)
+    assert run.status == 0, run.log
+    return int(run.measures()["peak_memory"])
+
+
+PEAK = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
+print(done.stderr[-2000:], file=sys.stderr)
+print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+"""
+
+
+def peak_of(*argv: object) -> int:
+    """Bytes at the peak of a program, in a process that has no other children."""
+    words = [sys.executable, "-c", PEAK, *map(str, argv)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    status, peak = done.stdout.split()
+    assert status == "0", done.stderr
+    return int(peak)
+
+
+def test_a_merge_takes_about_what_was_planned(
+    lora: tuple[Path, Path], environment_python: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base, adapter = lora
+    planned = beside_of(shapes(base), replace(LORA, merged=True))["merge"].total
+    inputs = {"model": base, "adapter": adapter, "template": base / "chat_template.jinja"}
+    python = environment_python("export")
+    spec = ScriptRun(python, "merge", {"dtype": "bfloat16"}, inputs, tmp_path).spec_file
+    found = peak_of(python, SCRIPTS, "merge", spec)
+    assert 2 / 3 < found / planned < 4 / 3, (found, planned)
+
+
+def test_a_conversion_takes_about_what_was_planned(
+    llama_cpp: Path, shared_cache: Path, environment_python: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Two layers of SmolLM2: its embeddings are the largest tensor, as of the whole model."""
+    model = write_two_layers(published_gguf(shared_cache), environment_python("data"), tmp_path)
+    planned = beside_of(shapes(model), replace(LORA, converted=True))["convert"].total
+    converter = [SCRIPTS, "convert_gguf", llama_cpp / "convert_hf_to_gguf.py", model]
+    files = ["--outfile", tmp_path / "x.gguf", "--outtype", "bf16", "--model-name", "x"]
+    found = peak_of(environment_python("export"), *converter, *files)
+    assert 2 / 3 < found / planned < 4 / 3, (found, planned)
 
 
 def shapes(folder: Path) -> Shapes:

@@ -32,6 +32,29 @@ def test_the_table_of_answers_is_escaped(tmp_path: Path) -> None:
     assert not set(stream.getvalue()) & set("\x1b\x0e\u202e")
 
 
+@pytest.mark.parametrize(
+    ("measured", "said"),
+    [
+        (
+            {"loss_last_step": 0.5, "margins_last_step": 1.25, "kl_last_step": 0.125},
+            "last step         loss 0.500, margin 1.250, KL 0.125\n",
+        ),
+        ({"loss_last_step": 0.5}, ""),
+    ],
+)
+def test_the_last_step_is_told_where_more_than_the_loss_is_known(
+    measured: dict[str, float], said: str, tmp_path: Path
+) -> None:
+    stage = {"name": "train", "action": "run", "seconds": 1, "measures": measured, "material": {}}
+    record = {"state": "done", "recipe": "t", "stages": [stage], "resolved": {}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "manifest.json").write_text(json.dumps({"stages": {}}))
+    stream = io.StringIO()
+    render_summary(summary(tmp_path), stream)
+    assert said in stream.getvalue()
+    assert ("last step" in stream.getvalue()) is bool(said)
+
+
 def test_expected_answers_are_marked(tmp_path: Path) -> None:
     record = {"state": "done", "recipe": "t", "stages": [], "resolved": {}}
     (tmp_path / "run.json").write_text(json.dumps(record))
