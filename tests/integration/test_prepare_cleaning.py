@@ -250,3 +250,25 @@ def test_a_row_of_ten_megabytes_is_cleaned(prepare: Prepare) -> None:
     run = prepare({"alpaca": rows}, clean)
     assert run.returncode == 0, run.log
     assert run.measures["train"]["rows"] == 1
+
+
+def test_rows_of_a_synthesis_go_through_the_same_steps(
+    environment_python: Callable[[str], Path], tmp_path: Path
+) -> None:
+    rows = [
+        {"question": "Which key?", "answer": f"Take {GITHUB} &amp; go."},
+        {"question": "Help?", "answer": "I'm sorry, but I can't help with that."},
+        {"question": "Was steht da?", "answer": "Das ist ein langer Satz in deutscher Sprache."},
+    ]
+    (tmp_path / "rows").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    clean = {"web_text": True, "secrets": "mask", "refusals": True, "language": ["en"]}
+    python, inputs = environment_python("data"), {"rows": tmp_path / "rows"}
+    run = run_script(python, "clean_rows", {"clean": clean}, inputs, tmp_path / "run")
+    found = [json.loads(line) for line in (run.folder / "rows.jsonl").read_text().splitlines()]
+    assert found[0]["row"]["answer"] == "Take [SECRET] & go."
+    assert [list(each["told"]) for each in found] == [
+        ["web_text", "secrets"],
+        ["refusals"],
+        ["language"],
+    ]
+    assert [each["row"] for each in found[1:]] == [None, None]

@@ -34,7 +34,7 @@ def make(task: int, talk: Talk[Settings], material: Material) -> list[Made]:
         chosen, rejected = _judged(seed, answers, talk)
     if words_of(chosen) == words_of(rejected):
         raise Unusable("both answers are the same", chosen)
-    return [Made(seed.question, chosen, seed.place, f"{seed.question}\n{chosen}", rejected)]
+    return [Made(seed.question, chosen, seed.place, rejected, is_of_a_known_question=True)]
 
 
 def _judged(seed: Seed, answers: list[str], talk: Talk[Settings]) -> tuple[str, str]:
