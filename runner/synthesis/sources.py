@@ -9,14 +9,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
-from runner.errors import RecipeInvalid
+from runner.errors import RecipeInvalid, RecipeToolError, StageFailed, UsageError
 from runner.report.printable import escaped
+from runner.rows.survey import readable
 from runner.scripts.data.conversation import Conversation
 from runner.scripts.data.convert import read_one
-from runner.scripts.data.files.rows import MAX_SHOWN, Problem, RowError, read_rows
+from runner.scripts.data.files.packed_files import PARQUET, unpacked
+from runner.scripts.data.files.rows import MAX_SHOWN, Place, Problem, RowError, read_rows
+from runner.scripts.data.formats import FIELDS, FORMATS
 from runner.synthesis.settings import Document, RowFile, Settings
-from runner.system.regular import NotReadable, read_regular
+from runner.system.regular import NotReadable, open_regular
 
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 
@@ -61,10 +66,23 @@ def seeds_of(settings: Settings) -> list[Seed]:
 
 
 def _read_seeds(file: RowFile, seeds: list[Seed]) -> list[str]:
-    """Append the rows of `file`; what is wrong with the first bad ones, and how many more are."""
+    """Append the rows of `file`; what is wrong with the first bad ones, and how many more are.
+
+    Raises MachineCannot where what reads Parquet and zstd cannot be had.
+    """
+    try:
+        with readable(file.path, FIELDS[file.format]) as path:
+            return _added(islice(read_rows(path, file.name), file.limit), file, seeds)
+    except (StageFailed, UsageError) as error:
+        return [error.message]
+
+
+def _added(
+    rows: Iterator[tuple[Place, dict[str, Any]] | Problem], file: RowFile, seeds: list[Seed]
+) -> list[str]:
     bad: list[str] = []
     count = 0
-    for item in islice(read_rows(file.path, file.name), file.limit):
+    for item in rows:
         try:
             if isinstance(item, Problem):
                 raise item.error
@@ -97,14 +115,13 @@ def parts_of(settings: Settings) -> list[Part]:
     problems = []
     for number, document in enumerate(settings.documents):
         try:
-            text = _text(document)
-            found = list(cut(text, document.name, settings.own["chunk"]))
+            found = list(_parts_of(document, settings.own["chunk"]))
             if not found:
                 raise NotReadable("it holds no text")
             parts += found
-        except NotReadable as error:
-            message = escaped(f"{document.name}: {error}")
-            hint = "name a text file in UTF-8"
+        except (NotReadable, OSError, RowError, StageFailed, UsageError) as error:
+            message = escaped(f"{document.name}: {_said(error)}")
+            hint = "name a text file in UTF-8, or Parquet whose rows have a `text`"
             where = f"/documents/{number}"
             problems.append(settings.source.diagnostic("E910", where, message, hint=hint))
     if problems:
@@ -112,8 +129,36 @@ def parts_of(settings: Settings) -> list[Part]:
     return parts
 
 
-def _text(document: Document) -> str:
-    content = read_regular(document.path, MAX_DOCUMENT_BYTES)
+def _said(error: Exception) -> str:
+    if isinstance(error, RowError | RecipeToolError):
+        return error.message
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _parts_of(document: Document, size: int) -> Iterator[Part]:
+    """Of one text, compressed or not, or of the texts in the rows of Parquet.
+
+    Raises NotReadable, RowError, StageFailed, UsageError and MachineCannot.
+    """
+    with open_regular(document.path) as file:
+        is_parquet = file.read(len(PARQUET)) == PARQUET
+    with readable(document.path, FIELDS["text"]) as path:
+        if not is_parquet:
+            yield from cut(_text(path), document.name, size)
+            return
+        for item in read_rows(path, document.name):
+            if isinstance(item, Problem):
+                raise item.error
+            place, row = item
+            text = FORMATS["text"](row).text or ""
+            yield from (Part(part.text, str(place)) for part in cut(text, document.name, size))
+
+
+def _text(path: Path) -> str:
+    with open_regular(path) as file, unpacked(file) as plain:
+        content = plain.read(MAX_DOCUMENT_BYTES + 1)
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise NotReadable(f"it has more than {MAX_DOCUMENT_BYTES} bytes")
     try:
         text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
