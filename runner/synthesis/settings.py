@@ -141,6 +141,14 @@ def _all_keys(schema: Schema) -> dict[str, None]:
 
 def _across(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Rules between fields."""
+    if not {"rows", "documents"} & data.keys():
+        message = f'kind {data["kind"]} needs "rows" or "documents"'
+        hint = "add rows: [{path: questions.jsonl, format: prompt}], or documents: [FILE]"
+        yield Finding("E103", "", message, hint)
+    if data["kind"] == "preference" and "documents" not in data:
+        for key in {"chunk", "rounds"} & data.keys():
+            message = f'"{key}" is for documents, and there are none'
+            yield Finding("E912", f"/{key}", message, "add documents, or leave it out", "key")
     if "weak" in data:
         for key in ("judge", "candidates"):
             if key in data:

@@ -6,7 +6,7 @@ Deterministic: files in the order of the recipe, rows and parts in the order of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from runner.errors import RecipeInvalid, RecipeToolError, StageFailed, UsageError
 from runner.report.printable import escaped
 from runner.rows.survey import readable
-from runner.scripts.data.conversation import Conversation
+from runner.scripts.data.conversation import Conversation, Message
 from runner.scripts.data.convert import read_one
 from runner.scripts.data.files.packed_files import PARQUET, unpacked
 from runner.scripts.data.files.rows import MAX_SHOWN, Place, Problem, RowError, read_rows
@@ -28,7 +28,10 @@ MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """The first question of a row and the answer to it. `place` is FILE:LINE."""
+    """The first question of a row and the answer to it. `place` is FILE:LINE.
+
+    `answer` is "" where a kind needs none and the row has none.
+    """
 
     question: str
     answer: str
@@ -51,7 +54,7 @@ def seeds_of(settings: Settings) -> list[Seed]:
         pointer = f"/rows/{number}/path"
         before = len(seeds)
         try:
-            bad = _read_seeds(file, seeds)
+            bad = _read_seeds(file, seeds, settings.kind)
         except OSError as error:
             bad = [f"cannot read {file.name}: {error.strerror or error}"]
         if not bad and len(seeds) == before:
@@ -65,20 +68,24 @@ def seeds_of(settings: Settings) -> list[Seed]:
     return seeds
 
 
-def _read_seeds(file: RowFile, seeds: list[Seed]) -> list[str]:
+def _read_seeds(file: RowFile, seeds: list[Seed], kind: str) -> list[str]:
     """Append the rows of `file`; what is wrong with the first bad ones, and how many more are.
 
     Raises MachineCannot where what reads Parquet and zstd cannot be had.
     """
     try:
         with readable(file.path, FIELDS[file.format]) as path:
-            return _added(islice(read_rows(path, file.name), file.limit), file, seeds)
+            rows = islice(read_rows(path, file.name), file.limit)
+            return _added(rows, file, seeds, _asked if kind == "preference" else _answered)
     except (StageFailed, UsageError) as error:
         return [error.message]
 
 
 def _added(
-    rows: Iterator[tuple[Place, dict[str, Any]] | Problem], file: RowFile, seeds: list[Seed]
+    rows: Iterator[tuple[Place, dict[str, Any]] | Problem],
+    file: RowFile,
+    seeds: list[Seed],
+    taken: Callable[[Sequence[Message], str], Seed],
 ) -> list[str]:
     bad: list[str] = []
     count = 0
@@ -86,7 +93,7 @@ def _added(
         try:
             if isinstance(item, Problem):
                 raise item.error
-            seeds.append(_seed(item[1], file.format, str(item[0])))
+            seeds.append(taken(_turns(item[1], file.format), str(item[0])))
         except RowError as error:
             place = item.place if isinstance(item, Problem) else item[0]
             count += 1
@@ -97,16 +104,31 @@ def _added(
     return bad
 
 
-def _seed(row: dict[str, object], format_name: str, place: str) -> Seed:
+def _turns(row: dict[str, Any], format_name: str) -> list[Message]:
+    """Of what the row says, or asks; of a pair, the chosen. Raises RowError."""
     read = read_one(row, format_name)
-    assert isinstance(read, Conversation), "the schema allows formats of conversations alone"
-    turns = [turn for turn in read.messages if turn["role"] != "system"]
+    side = read if isinstance(read, Conversation) else read.sides[0][0]
+    return [turn for turn in side.messages if turn["role"] != "system"]
+
+
+def _answered(turns: Sequence[Message], place: str) -> Seed:
+    """Of a row that must begin with a question and its answer. Raises RowError."""
     if [turn["role"] for turn in turns[:2]] != ["user", "assistant"]:
         raise RowError("the row does not begin with a question and its answer")
     question, answer = (str(turn["content"]).strip() for turn in turns[:2])
     if not question or not answer:
         raise RowError("the first question or answer is empty")
     return Seed(question, answer, place)
+
+
+def _asked(turns: Sequence[Message], place: str) -> Seed:
+    """Of a row that must begin with a question. Raises RowError."""
+    if not turns or turns[0]["role"] != "user":
+        raise RowError("the row does not begin with a question")
+    question = str(turns[0]["content"]).strip()
+    if not question:
+        raise RowError("the first question is empty")
+    return Seed(question, "", place)
 
 
 def parts_of(settings: Settings) -> list[Part]:
