@@ -82,7 +82,8 @@ def needs_of(stage: Stage, stages: list[Stage], recipe: Recipe) -> list[str]:
         chain.add(BASE)
     if scored_by_recipe(recipe):
         chain |= {SCORER, BELOW_SCORER}
-    return [name for name in stage.NEEDS if name in chain]
+    ask = getattr(stage, "needs", None)  # offered where the recipe decides which of NEEDS
+    return [name for name in (stage.NEEDS if ask is None else ask(recipe)) if name in chain]
 
 
 def _in_words(needed: str, recipe: Recipe) -> str:

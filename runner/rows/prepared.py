@@ -46,6 +46,8 @@ def cleaning_lines(counts: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {step['step']}: {step['changed']} rows changed, dropped: {dropped or 'none'}"
         for example in step["examples"]:
             yield f"    {escaped(_example(example))}"
+    for name in counts.get("too_short", ()):  # not in runs of before
+        yield f"  decontaminate: no text of {escaped(name)} is long enough to be looked for"
 
 
 def _example(example: Mapping[str, str]) -> str:
