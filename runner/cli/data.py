@@ -186,10 +186,11 @@ def _surveys(
 
 def _files(args: argparse.Namespace, recipe: Any) -> list[RowFile]:
     """Those that are named, of format "" where it is to be guessed, or else the recipe's."""
+    from runner.rows.cleaned import steps_of
     from runner.rows.seen import RowFile, files_of
 
-    columns, source = _columns(args), args.source or ""
-    named = [RowFile(path, str(path), source, columns) for path in args.files]
+    columns, source, clean = _columns(args), args.source or "", steps_of(recipe)
+    named = [RowFile(path, str(path), source, columns, clean=clean) for path in args.files]
     return named or files_of(recipe)
 
 
@@ -198,7 +199,7 @@ def _surveyed(file: RowFile, shown: int, files: ExitStack) -> tuple[Survey, RowF
     from runner.rows.survey import readable, survey
 
     rows = files.enter_context(readable(file.path, file.read))
-    found = survey(rows, file.name, shown, file.format or None, file.columns)
+    found = survey(rows, file.name, shown, file.format or None, file.columns, file.clean)
     columns = dict(found.columns)
     return found, replace(file, path=rows.resolve(), format=found.format, columns=columns)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import MachineCannot
+from runner.rows.cleaned import steps_of
 from runner.rows.script import written_by
 from runner.stages.rows.columns import read_columns
 
@@ -26,6 +27,7 @@ class RowFile:
     columns: dict[str, str]
     read: tuple[str, ...] | None = None  # columns of Parquet; None for all
     held_out: bool = False
+    clean: Mapping[str, Any] = field(default_factory=dict)  # step of the recipe -> its setting
 
 
 def files_of(recipe: Recipe) -> list[RowFile]:
@@ -38,6 +40,7 @@ def files_of(recipe: Recipe) -> list[RowFile]:
             dict(file.columns or {}),
             read_columns(file, recipe),
             pointer.startswith("/data/validation/"),
+            steps_of(recipe),
         )
         for pointer, file in recipe.data_files()
         if file.path is not None
@@ -60,6 +63,8 @@ def seen_rows(recipe: Recipe, files: Sequence[RowFile], rows: int) -> list[dict[
         "system": recipe.data.system,
         **recipe.data.systems,
         "max_length": recipe.data.max_length,
+        "too_long": recipe.data.too_long,
+        "clean": steps_of(recipe),
         "template": None if own else recipe.data.chat_template,
         "rows": rows,
         "files": described,

@@ -19,7 +19,7 @@ from runner.scripts.data.cleaning import duplicates, language, lengths, refusals
 from runner.scripts.data.cleaning.contamination import Measure, nothing_to_look_for
 from runner.scripts.data.cleaning.duplicates import signatures_of
 from runner.scripts.data.cleaning.personal import personal_data_in, without_personal_data
-from runner.scripts.data.cleaning.report import SHOWN, Drop, Told
+from runner.scripts.data.cleaning.report import SHOWN, STEP_FOR, Drop, Told
 from runner.scripts.data.cleaning.secret import secrets_in, without_secrets
 from runner.scripts.data.cleaning.texts import (
     SAID,
@@ -261,8 +261,7 @@ class Cleaning:
         return row
 
     def _responsible(self, error: RowError, *, changed: bool) -> Told | None:
-        named = {"E323": "min_answer_chars", "E334": "min_answer_chars", "E333": "exact_duplicates"}
-        step = named.get(error.code)
+        step = STEP_FOR.get(error.code)
         if step in self.told:
             return self.told[step]
         if not changed:
