@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from runner.errors import MachineCannot
 from runner.recipe.schema import load_schema
 from runner.scripts.clean_rows import clean_rows, cleaned
 from runner.scripts.data.cleaning.pipeline import ORDER
@@ -151,6 +152,25 @@ def test_the_log_alone_gives_the_same_rows_and_the_budget_ends_it_as_without(
     assert 0 < len(rows) < 7
     assert bench.report("--offline")["clean"] == first["clean"]
     assert bench.rows() == rows
+
+
+def test_what_was_answered_is_not_asked_again_after_cleaning_failed(
+    bench: Bench, runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(bench, "Tea.")
+    bench.write(count=3, more="clean: {refusals: true}")
+    with monkeypatch.context() as patch:
+
+        def fails(*_: object) -> None:
+            raise MachineCannot("the disk is full", hint="free some space", code="E410")
+
+        patch.setattr("runner.synthesis.cleaning.written_by", fails)
+        code, _, err = bench.run()
+    assert (code, "[E410]" in err) == (4, True), err
+    assert not (bench.folder / "rows.jsonl").exists()
+    assert len(bench.server.asked) == 3
+    assert bench.report()["rows"] == 3
+    assert len(bench.server.asked) == 3
 
 
 def test_without_steps_nothing_is_started(bench: Bench, runs: list[str]) -> None:
