@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -155,9 +154,9 @@ class _Table:
     def __init__(
         self, out: IO[bytes], separator: str, read: Sequence[str], others: Sequence[str]
     ) -> None:
-        self._text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
         self._read, self._columns = read, [*read, *others]
-        self._writer = csv.writer(self._text, delimiter=separator, lineterminator="\n")
+        # cells with a character of the line's end are quoted: readers take a bare "\r" for one
+        self._writer = csv.writer(_Ends(out), delimiter=separator, lineterminator="\r\n")
         self._writer.writerow(self._columns)
 
     def write(self, row: Row) -> list[str]:
@@ -165,6 +164,8 @@ class _Table:
         cells = {key: _cell(key, row.get(key)) for key in self._columns}
         back = typed(cells)
         losses = [f'the column "{key}"' for key in row if key not in self._columns]
+        absent = [key for key in self._columns if key not in row and key not in self._read]
+        losses += [f'that rows have no column "{key}"' for key in absent]  # an empty cell is a text
         for key, value in row.items():
             if key not in self._columns or back.get(key) == value:
                 continue
@@ -175,7 +176,17 @@ class _Table:
         return losses
 
     def close(self) -> None:
-        self._text.detach()
+        """Every row is written already."""
+
+
+class _Ends:
+    """Where a csv.writer that ends lines by "\r\n" writes UTF-8 with lines that end by "\n"."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out = out
+
+    def write(self, line: str) -> int:
+        return self._out.write(line.removesuffix("\r\n").encode() + b"\n")
 
 
 def _cell(key: str, value: Any) -> str:
