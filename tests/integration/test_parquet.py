@@ -58,7 +58,7 @@ ROWS: list[dict[str, Any]] = [
             {"role": "user", "content": f"What is {n}?"},
             {
                 "role": "assistant",
-                "content": "",
+                "content": ("", None)[n % 3 == 0],
                 "tool_calls": [
                     {
                         "type": "function",

@@ -240,6 +240,18 @@ def test_keys_of_no_format_are_named_with_what_to_do(
     assert ("foo" in content) or advised[0] in out
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_the_turns_of_one_bad_row_are_no_list_of_rows(
+    name: str, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And no tool for texts reads what is compressed."""
+    packed = name.endswith(".gz")
+    row = f'{{"data": [{MESSAGES_ROW}]}}' if packed else MESSAGES_ROW
+    Path(name).write_bytes(gzip.compress(row.encode()) if packed else row.encode())
+    _, out, _ = run(["inspect", name, "--from", "messages"], capsys)
+    assert ("E322" in out or "E323" in out, "jq" in out) == (True, False), out
+
+
 def test_a_column_that_is_not_there_is_told_with_those_that_are(
     rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

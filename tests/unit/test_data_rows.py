@@ -75,9 +75,18 @@ def test_answers_inside_a_prompt_are_not_trained_on() -> None:
 _HI = message("user", "Q")
 
 
+@pytest.mark.parametrize("content", [{"content": ""}, {"content": None}, {}])
+def test_a_turn_that_calls_a_tool_may_say_nothing(content: dict[str, Any]) -> None:
+    called = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]}
+    row = {"messages": [_HI, {**called, **content}]}
+    assert FORMATS["messages"](row).messages[1]["content"] == ""
+
+
 @pytest.mark.parametrize(
     ("format_name", "row", "words"),
     [
+        ("messages", {"messages": [_HI, {"role": "assistant", "tool_calls": []}]},
+         'turn 2 has no "content"'),
         ("messages", {}, '"messages" is missing'),
         ("messages", {"messages": "Q"}, '"messages" is a text, not a list'),
         ("messages", {"messages": []}, '"messages" is empty'),
