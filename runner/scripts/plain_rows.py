@@ -110,13 +110,28 @@ def present(names: Sequence[str], wanted: Sequence[str], name: str) -> list[str]
 def objects(batch: Any, name: str, before: int) -> list[dict[str, Any]]:
     """The rows of a batch, `before` of them read already. Raises ScriptError E320, E353."""
     try:
-        return list(batch.to_pylist(maps_as_pydicts="strict"))
+        return taken(batch)
     except UnicodeDecodeError:
-        where = f"{name}: a text in rows {before + 1} to {before + batch.num_rows} is not UTF-8"
+        where = f"{name}:{before + bad_row(batch)}: a text is not UTF-8"
         raise ScriptError(where, hint="write the file again as UTF-8", code="E320") from None
     except (KeyError, ValueError, OverflowError, pyarrow.ArrowException) as error:
-        where = f"{name}, rows {before + 1} to {before + batch.num_rows}: {error}"
+        where = f"{name}:{before + bad_row(batch)}: {error}"
         raise ScriptError(where, hint="write the file again", code="E353") from None
+
+
+def taken(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a batch. Raises what pyarrow does of a bad one."""
+    return list(batch.to_pylist(maps_as_pydicts="strict"))
+
+
+def bad_row(batch: Any) -> int:
+    """The number, from 1, of the first row that cannot be taken."""
+    for number in range(batch.num_rows):
+        try:
+            taken(batch.slice(number, 1))
+        except (KeyError, ValueError, OverflowError, pyarrow.ArrowException):
+            return number + 1
+    return 1
 
 
 def line(row: Mapping[str, Any], place: str) -> bytes:
