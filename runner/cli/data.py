@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import Interrupted, MachineCannot, RecipeToolError, UsageError
 
 if TYPE_CHECKING:
+    from runner.rows.opening import Plain
     from runner.rows.seen import RowFile
     from runner.rows.survey import Survey
     from runner.scripts.data.convert import Converted
@@ -195,12 +196,14 @@ def _files(args: argparse.Namespace, recipe: Any) -> list[RowFile]:
 
 def _surveyed(file: RowFile, shown: int, files: ExitStack) -> tuple[Survey, RowFile]:
     """A file, and how it is shown to the model. Raises RecipeToolError."""
-    from runner.rows.survey import readable, survey
+    from runner.rows.opening import opened
+    from runner.rows.survey import survey
 
-    rows = files.enter_context(readable(file.path, file.read))
-    found = survey(rows, file.name, shown, file.format or None, file.columns)
+    plain = files.enter_context(opened(file.path, file.read))
+    found = survey(plain.path, file.name, shown, file.format or None, file.columns)
+    found.left_out = plain.left_out
     columns = dict(found.columns)
-    return found, replace(file, path=rows.resolve(), format=found.format, columns=columns)
+    return found, replace(file, path=plain.path.resolve(), format=found.format, columns=columns)
 
 
 def _seen(recipe: Any, found: Sequence[tuple[Survey, RowFile]]) -> list[dict[str, Any]]:
@@ -229,7 +232,7 @@ def _lines(
 
 def _convert(args: argparse.Namespace) -> int:
     """Write OUT as a whole, or not at all."""
-    from runner.rows.survey import readable
+    from runner.rows.opening import opened
 
     if not args.out.name.lower().endswith(_WRITTEN):
         raise UsageError(
@@ -247,22 +250,23 @@ def _convert(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{args.out} exists", hint="write --force to replace it, or another name", code="E866"
         )
-    with readable(args.file) as rows:
-        done = _converted(args, rows)
+    with opened(args.file) as plain:
+        done = _converted(args, plain)
     print(f"{done.written} rows of format {args.target} are in {args.out}")
     for line in _counted({**done.unfit, **done.lost}):
         print(f"lost: {line}", file=sys.stderr)
     return 0
 
 
-def _converted(args: argparse.Namespace, rows: Path) -> Converted:
+def _converted(args: argparse.Namespace, plain: Plain) -> Converted:
     """Write OUT. Raises UsageError."""
     from runner.report.printable import escaped
     from runner.rows.survey import guess_file, not_guessed
     from runner.scripts.data.convert import convert
+    from runner.scripts.data.files.rows import Place
     from runner.store.atomic import open_atomic
 
-    source, columns = args.source, _columns(args)
+    rows, source, columns = plain.path, args.source, _columns(args)
     if source is None:
         guess = guess_file(rows, args.file.name)
         if guess is None:
@@ -273,6 +277,11 @@ def _converted(args: argparse.Namespace, rows: Path) -> Converted:
         args.out.parent.mkdir(parents=True, exist_ok=True)
     with _writing(args.out), open_atomic(args.out) as out:
         done = convert(rows, args.file.name, out, args.out.name, source, args.target, columns)
+        for name, why in plain.left_out.items():
+            done.lost[f'the column "{name}", which is no JSON ({why})'] = (
+                done.read,
+                Place(args.file.name, 1),
+            )
         _refuse(args, done)
     return done
 

@@ -42,6 +42,8 @@ def survey_lines(found: Survey) -> Iterator[str]:
         yield f"  {found.with_tools} rows with tools"
     if found.ignored:
         yield f"  ignored: {_keys(found.unread)}"
+    for name, why in found.left_out.items():
+        yield f"  left out: {quoted(name, 60)}, which is no JSON: {escaped(why)}"
     if length := found.length:
         shown = {name: plain_number(value) for name, value in length.items()}
         yield "  characters a row: {min} to {max}, median {median}".format(**shown)

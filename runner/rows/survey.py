@@ -6,8 +6,7 @@ import shlex
 import statistics
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from typing import Any
 from runner.errors import UsageError
 from runner.report.printable import escaped
 from runner.rows.advice import advice, keys_of
-from runner.rows.script import written_by
+from runner.rows.opening import unreadable
 from runner.scripts.data.both_ways import BothWays
 from runner.scripts.data.conversation import Conversation
 from runner.scripts.data.convert import read_one
-from runner.scripts.data.files.packed_files import takes_library
 from runner.scripts.data.files.rows import MAX_SHOWN, Place, Problem, RowError, read_rows
 from runner.scripts.data.formats import FIELDS
 from runner.scripts.data.guess import Guess, guess_format
@@ -53,6 +51,7 @@ class Survey:
     first: list[tuple[Place, Read]] = field(default_factory=list)
     advice: str = ""
     both_ways: Mapping[str, Any] = field(default_factory=dict)  # `count`, `first`: two places
+    left_out: Mapping[str, str] = field(default_factory=dict)  # column of Parquet -> why
 
     @property
     def is_sound(self) -> bool:
@@ -71,24 +70,6 @@ class Survey:
             return {}
         middle = statistics.median(self.lengths)
         return {"min": min(self.lengths), "median": middle, "max": max(self.lengths)}
-
-
-@contextmanager
-def readable(path: Path, columns: Sequence[str] | None = None) -> Iterator[Path]:
-    """The file itself; what takes a library made plain, one line a row of Parquet, of these
-    `columns` or of all. Raises UsageError E862, StageFailed and MachineCannot.
-    """
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise unreadable(path, error) from None
-    if not takes_library(start):
-        yield path
-        return
-    files = {"rows": {"name": path.name, "columns": columns and list(columns)}}
-    with written_by("plain_rows", "parquet", {"files": files}, {"rows": path.resolve()}) as lines:
-        yield lines
 
 
 def guess_file(path: Path, name: str) -> Guess | None:
@@ -229,16 +210,8 @@ def as_data(found: Survey) -> dict[str, Any]:
         "ignored": found.unread,
         "characters": found.length,
         **({"both_ways": dict(found.both_ways)} if found.both_ways else {}),
+        **({"left_out": dict(found.left_out)} if found.left_out else {}),
     }
-
-
-def unreadable(path: Path, error: OSError) -> UsageError:
-    """A file that the system does not give."""
-    return UsageError(
-        f"cannot read {path}: {error.strerror or error}",
-        hint="name a file of rows; docs/data.md says which kinds are read",
-        code="E862",
-    )
 
 
 def not_guessed(path: Path, name: str) -> UsageError:

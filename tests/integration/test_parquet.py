@@ -142,8 +142,21 @@ def test_parquet_is_inspected_and_converted(
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert rows == [{"messages": turns, "id": number} for number in (1, 2)]
     capsys.readouterr()
-    assert main(["data", "convert", "b.parquet", str(tmp_path / "b.jsonl"), "--to", "text"]) == 1
-    assert 'b.parquet:2: the column "at" has a value that is no JSON' in capsys.readouterr().err
+    words = ["data", "convert", "b.parquet", str(tmp_path / "b.jsonl"), "--to", "text"]
+    for more in ([], ["--from", "text"]):
+        assert main([*words, *more]) == 2
+        lost = 'the column "at", which is no JSON (it holds date32[day]): 2 rows'
+        assert lost in capsys.readouterr().err
+    assert main([*words, "--lossy"]) == 0
+    assert (tmp_path / "b.jsonl").read_text() == '{"text": "T"}\n{"text": "U"}\n'
+    capsys.readouterr()
+    for name in ("b", "nan", "bytes", "price"):
+        assert main(["data", "inspect", f"{name}.parquet", "--format", "json"]) == 0
+        (file,) = json.loads(capsys.readouterr().out)["files"]
+        assert (file["fit"], [*file["left_out"]]) == (2, ["at" if name == "b" else name])
+    assert main(["data", "inspect", "nan.parquet"]) == 0
+    told = 'left out: "nan", which is no JSON: nan.parquet:2: the column "nan" has a value that'
+    assert told in capsys.readouterr().out
     assert main(["data", "inspect", "rows.csv.zst", "--format", "json"]) == 0
     (file,) = json.loads(capsys.readouterr().out)["files"]
     assert (file["format"], file["fit"]) == ("text", 3)

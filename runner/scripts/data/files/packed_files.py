@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".gz", ".xz", ".zst")
 TEXTS = "texts"  # of the columns of Parquet: those that hold texts, and nothing that is no JSON
+WRITABLE = "writable"  # of the columns of Parquet: those that can be JSON
+LEFT_OUT = "left_out.json"  # the others: column -> why
 LIBRARY_SUFFIXES = (".parquet", ".zst")  # of files that take one to read
 PARQUET = b"PAR1"
 _GZIP, _XZ, _ZSTD = b"\x1f\x8b", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
