@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import signal
 import sys
 import time
@@ -39,6 +40,7 @@ _WRITTEN = tuple(f"{shape}{packed}" for shape in _SHAPES for packed in ("", ".gz
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The commands below `recipe data`."""
     from runner.recipe import overrides
+    from runner.scripts.data.files.rows import MAX_SHOWN
     from runner.scripts.data.formats import EVERY
 
     commands = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
@@ -49,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     inspect.add_argument(
         "--rows", type=_count, default=3, metavar="N", help="rows to show; default: %(default)s"
+    )
+    inspect.add_argument(
+        "--bad",
+        type=_many,
+        metavar="N",
+        help=f"bad rows to name; default: {MAX_SHOWN}, and all of them as json",
     )
     inspect.add_argument("--from", dest="source", choices=EVERY, help="read them as this format")
     _add_columns(inspect)
@@ -94,6 +102,12 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
 def _count(text: str) -> int:
     if not text.isdigit() or len(text) > 4:
         raise argparse.ArgumentTypeError("give a number from 0 to 9999")
+    return int(text)
+
+
+def _many(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError("give a number from 0 to 999999999")
     return int(text)
 
 
@@ -180,7 +194,7 @@ def _surveys(
         raise UsageError("name files of rows, or a recipe", hint=EXAMPLE)
     for file in _files(args, recipe):
         try:
-            yield _surveyed(file, args.rows, files)
+            yield _surveyed(file, args, files)
         except (UsageError, StageFailed, MachineCannot) as error:
             failed.append(error)
 
@@ -194,13 +208,17 @@ def _files(args: argparse.Namespace, recipe: Any) -> list[RowFile]:
     return named or files_of(recipe)
 
 
-def _surveyed(file: RowFile, shown: int, files: ExitStack) -> tuple[Survey, RowFile]:
+def _surveyed(file: RowFile, args: argparse.Namespace, files: ExitStack) -> tuple[Survey, RowFile]:
     """A file, and how it is shown to the model. Raises RecipeToolError."""
     from runner.rows.opening import opened
     from runner.rows.survey import survey
+    from runner.scripts.data.files.rows import MAX_SHOWN
 
+    bad = args.bad
+    if bad is None:
+        bad = sys.maxsize if args.format == "json" else MAX_SHOWN
     plain = files.enter_context(opened(file.path, file.read))
-    found = survey(plain.path, file.name, shown, file.format or None, file.columns)
+    found = survey(plain.path, file.name, args.rows, file.format or None, file.columns, bad)
     found.left_out = plain.left_out
     columns = dict(found.columns)
     return found, replace(file, path=plain.path.resolve(), format=found.format, columns=columns)
@@ -306,11 +324,13 @@ def _refuse(args: argparse.Namespace, done: Converted) -> None:
 
     if done.unreadable:
         lines = [f"{each.place}: {each.error.message}" for each in done.problems]
+        more = ""
         if done.unreadable > len(lines):
             lines.append(f"and {done.unreadable - len(lines)} more rows")
+            more = f" --bad {done.unreadable}"
         raise UsageError(
             "\n  ".join(["rows cannot be read; nothing is written:", *map(escaped, lines)]),
-            hint=f"correct them: recipe data inspect {args.file}",
+            hint=f"correct them: {_to_inspect(args)}{more}",
             code="E867",
         )
     if not done.read:
@@ -324,6 +344,15 @@ def _refuse(args: argparse.Namespace, done: Converted) -> None:
             hint=f"{lossy}choose another format: messages hold all turns",
             code="E865",
         )
+
+
+def _to_inspect(args: argparse.Namespace) -> str:
+    """The command that shows the same file, read in the same way."""
+    words = ["recipe", "data", "inspect", str(args.file)]
+    words += ["--from", args.source] if args.source else []
+    for each in args.column:
+        words += ["--column", each]
+    return shlex.join(words)
 
 
 def _counted(what: Mapping[str, tuple[int, Place]]) -> Iterator[str]:

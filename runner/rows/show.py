@@ -49,14 +49,15 @@ def survey_lines(found: Survey) -> Iterator[str]:
         yield "  characters a row: {min} to {max}, median {median}".format(**shown)
     if found.both_ways:
         yield f"  warning: {both_ways_words(found.both_ways['count'], found.both_ways['first'])}"
-    if found.problems:
+    if not found.is_sound:
         yield "  problems:"
         yield from (
             f"    {escaped(str(each.place))}: {escaped(each.error.message)} ({each.error.code})"
             for each in found.problems
         )
         if found.unfit > len(found.problems):
-            yield f"    and {found.unfit - len(found.problems)} more rows"
+            more = found.unfit - len(found.problems)
+            yield f"    and {more} more rows: --bad {found.unfit} names all of them"
     if found.advice:
         yield f"  next: {escaped(found.advice)}"
 

@@ -40,6 +40,7 @@ class Survey:
     columns: Mapping[str, str]
     guess: Guess | None
     rows: int = 0
+    named: int = MAX_SHOWN  # bad rows that are kept in `problems`
     problems: list[Problem] = field(default_factory=list)  # the first ones
     unfit: int = 0
     turns: Counter[str] = field(default_factory=Counter)  # by role
@@ -56,7 +57,7 @@ class Survey:
     @property
     def is_sound(self) -> bool:
         """Are there rows, and does every one fit?"""
-        return not self.problems
+        return bool(self.rows) and not self.unfit
 
     @property
     def unread(self) -> dict[str, int]:
@@ -103,8 +104,11 @@ def survey(
     shown: int,
     format_name: str | None = None,
     columns: Mapping[str, str] | None = None,
+    named: int = MAX_SHOWN,
 ) -> Survey:
-    """Read `path` as `format_name`, else as what it looks like. Raises UsageError E862, E864."""
+    """Read `path` as `format_name`, else as what it looks like; keep the first `shown` rows that
+    fit, and the first `named` that do not. Raises UsageError E862, E864.
+    """
     rows, _ = _first_of(path, name)
     guess = guess_format(rows)
     if format_name is None and guess is None and rows:
@@ -112,7 +116,7 @@ def survey(
     given = format_name or (guess.format if guess else "")
     if format_name is None and guess is not None:
         columns = guess.columns
-    found = Survey(name, given, columns or {}, guess)
+    found = Survey(name, given, columns or {}, guess, named=named)
     compared, fit = BothWays(), array("Q")
     for item in read_rows(path, name, columns):
         found.rows += 1
@@ -155,7 +159,7 @@ def note_seen(found: Survey, seen: Sequence[Mapping[str, Any]]) -> None:
 
 def _note(found: Survey, problem: Problem) -> None:
     found.unfit += 1
-    if len(found.problems) < MAX_SHOWN:
+    if len(found.problems) < found.named:
         found.problems.append(problem)
 
 

@@ -101,6 +101,24 @@ def test_inspect_names_bad_rows_and_exits_1(rows: Path, capsys: pytest.CaptureFi
     assert "rows.jsonl:5: broken JSON" in text
 
 
+def test_all_bad_rows_are_named_on_request(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows.write_text('{"text": "T"}\n' * 20 + '{"text": 3}\n' * 15)
+    code, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert (code, out.count('"text" is a number')) == (1, 10)
+    assert "and 5 more rows: --bad 15 names all of them" in out
+    code, out, _ = run(["inspect", "rows.jsonl", "--bad", "15"], capsys)
+    assert (code, out.count('"text" is a number'), "more rows" in out) == (1, 15, False)
+    code, out, _ = run(["inspect", "rows.jsonl", "--bad", "0"], capsys)
+    assert (code, out.count('"text" is a number'), "and 15 more rows" in out) == (1, 0, True)
+    _, out, _ = run(["inspect", "rows.jsonl", "--format", "json"], capsys)
+    (file,) = json.loads(out)["files"]
+    assert [each["line"] for each in file["problems"]] == list(range(21, 36))
+    _, _, err = run(["convert", "rows.jsonl", "o.json", "--to", "text", "--from", "text"], capsys)
+    (hint,) = [line.split("recipe data ")[1] for line in err.splitlines() if "next: " in line]
+    assert hint == "inspect rows.jsonl --from text --bad 15"
+    assert run(hint.split(), capsys)[1].count('"text" is a number') == 15
+
+
 def test_what_a_stranger_wrote_never_reaches_the_terminal(
     rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -370,7 +388,7 @@ def test_what_begins_anew_does_not_say_that_it_goes_on(
     def interrupted(*_: object) -> None:
         raise arrives
 
-    monkeypatch.setattr("runner.rows.survey.readable", interrupted)
+    monkeypatch.setattr("runner.rows.opening.opened", interrupted)
     exit_code, _, err = run(words, capsys)
     assert (exit_code, "E130" in err, "begins anew" in err) == (code, True, True)
     assert "where it stopped" not in err
