@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from runner.errors import Interrupted, MachineCannot, RecipeToolError, UsageError
 
@@ -33,8 +33,6 @@ _OTHER_PLACE = {
     "E410": "free some space, or write to a folder on another disk",
     "E411": "make the folder writable for you, or write to another one",
 }
-_SHAPES = (".jsonl", ".json", ".csv", ".tsv")
-_WRITTEN = tuple(f"{shape}{packed}" for shape in _SHAPES for packed in ("", ".gz", ".xz"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     convert = commands.add_parser("convert", help="write a file of rows in another format")
     convert.add_argument("file", type=Path, metavar="IN", help="a file of rows")
-    convert.add_argument("out", type=Path, metavar="OUT", help=".jsonl, .json, .csv; .gz, .xz")
+    convert.add_argument(
+        "out",
+        type=Path,
+        metavar="OUT",
+        help=".jsonl, .json, .csv, .tsv, perhaps with .gz, .xz or .zst; .parquet; - is the output",
+    )
     convert.add_argument("--to", dest="target", choices=EVERY, required=True)
     convert.add_argument("--from", dest="source", choices=EVERY, help="default: what it looks like")
     _add_columns(convert)
@@ -250,11 +253,31 @@ def _lines(
 
 def _convert(args: argparse.Namespace) -> int:
     """Write OUT as a whole, or not at all."""
+    from runner.rows.destination import STDOUT
     from runner.rows.opening import opened
 
-    if not args.out.name.lower().endswith(_WRITTEN):
+    spoken = str(args.out) == STDOUT
+    if not spoken:
+        _check_out(args)
+    with opened(args.file) as plain:
+        done = _converted(args, plain)
+    where = "written" if spoken else f"in {args.out}"
+    print(
+        f"{done.written} rows of format {args.target} are {where}",
+        file=sys.stderr if spoken else sys.stdout,
+    )
+    for line in _counted({**done.unfit, **done.lost}):
+        print(f"lost: {line}", file=sys.stderr)
+    return 0
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """Raises UsageError where no file is to be written under that name."""
+    from runner.rows.destination import NAMES
+
+    if not args.out.name.lower().endswith(NAMES):
         raise UsageError(
-            f"{args.out} has none of the endings {', '.join(_WRITTEN)}",
+            f"{args.out} has none of the endings {', '.join(NAMES)}",
             hint="name the file by what is to be written into it",
             code="E868",
         )
@@ -268,21 +291,15 @@ def _convert(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{args.out} exists", hint="write --force to replace it, or another name", code="E866"
         )
-    with opened(args.file) as plain:
-        done = _converted(args, plain)
-    print(f"{done.written} rows of format {args.target} are in {args.out}")
-    for line in _counted({**done.unfit, **done.lost}):
-        print(f"lost: {line}", file=sys.stderr)
-    return 0
 
 
 def _converted(args: argparse.Namespace, plain: Plain) -> Converted:
     """Write OUT. Raises UsageError."""
     from runner.report.printable import escaped
+    from runner.rows.destination import write_whole
     from runner.rows.survey import guess_file, not_guessed
     from runner.scripts.data.convert import convert
     from runner.scripts.data.files.rows import Place
-    from runner.store.atomic import open_atomic
 
     rows, source, columns = plain.path, args.source, _columns(args)
     if source is None:
@@ -293,15 +310,19 @@ def _converted(args: argparse.Namespace, plain: Plain) -> Converted:
         print(escaped(f"{args.file} {guess}"), file=sys.stderr)
     with _writing(args.out):
         args.out.parent.mkdir(parents=True, exist_ok=True)
-    with _writing(args.out), open_atomic(args.out) as out:
-        done = convert(rows, args.file.name, out, args.out.name, source, args.target, columns)
+
+    def make(out: IO[bytes], shape: str) -> Converted:
+        done = convert(rows, args.file.name, out, shape, source, args.target, columns)
         for name, why in plain.left_out.items():
             done.lost[f'the column "{name}", which is no JSON ({why})'] = (
                 done.read,
                 Place(args.file.name, 1),
             )
         _refuse(args, done)
-    return done
+        return done
+
+    with _writing(args.out):
+        return write_whole(args.out, make)
 
 
 @contextmanager

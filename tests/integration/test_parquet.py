@@ -14,6 +14,7 @@ import pytest
 from runner.cli.main import main
 from runner.recipe.checks.parquet import sample_row
 from runner.scripts.data.files.parquet_footer import read_footer
+from runner.scripts.data.formats import EVERY
 from tests.script_runs import ScriptRun, run_script
 from tests.tiny_model import write_tiny_model
 
@@ -161,6 +162,116 @@ def test_parquet_is_inspected_and_converted(
     (file,) = json.loads(capsys.readouterr().out)["files"]
     assert (file["format"], file["fit"]) == ("text", 3)
     assert set(shared_cache.glob("rows-*")) == before
+
+
+TURNS = [{"role": "user", "content": "Q", "name": "Ann"}, {"role": "assistant", "content": "A\r"}]
+OF_EACH_FORMAT: dict[str, list[dict[str, Any]]] = {
+    "messages": [
+        *ROWS,
+        {
+            "messages": [
+                {"role": "user", "content": "é"},
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [
+                        {"function": {"name": "g", "arguments": {"n": None, "deep": {"x": [1]}}}},
+                        {"function": {"name": "h", "arguments": {}}, "id": "1"},
+                    ],
+                },
+                {"role": "assistant", "content": "B", "weight": 0},
+                {"role": "assistant", "content": "C"},
+            ],
+            "tools": [{"type": "function", "function": {"name": "g", "parameters": {}}}],
+            "about": {"tags": ["a"], "score": 1},
+        },
+        {"messages": TURNS, "about": {"score": 0.5, "by": "me"}},
+    ],
+    "alpaca": [
+        {"instruction": "Q", "output": "A", "input": "I", "history": [["q", "a"]], "id": 7},
+        {"instruction": "R", "output": "B", "system": "S", "id": 2**60},
+    ],
+    "sharegpt": [
+        {
+            "conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}],
+            "tools": '[{"name": "clock"}]',
+        }
+    ],
+    "prompt-completion": [
+        {"prompt": "Q", "completion": "A"},
+        {"prompt": [{"role": "system", "content": "S"}, *TURNS[:1]], "completion": "B"},
+    ],
+    "preference": [
+        {"prompt": "Q", "chosen": "A", "rejected": "B"},
+        {"chosen": TURNS, "rejected": [*TURNS[:1], {"role": "assistant", "content": "B"}]},
+    ],
+    "kto": [{"prompt": "Q", "completion": "A", "label": label} for label in (True, False)],
+    "prompt": [{"prompt": "Q", "answer": "2"}, {"prompt": "R"}],
+    "text": [{"text": "\0T\n"}],
+}
+
+
+@pytest.mark.parametrize("format_name", OF_EACH_FORMAT)
+def test_what_is_written_as_parquet_comes_back(
+    format_name: str,
+    python: Path,
+    shared_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SPARK_RECIPES_CACHE", str(shared_cache))
+    monkeypatch.chdir(tmp_path)
+    rows = OF_EACH_FORMAT[format_name]
+    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept = ["--to", format_name, "--from", format_name]
+    assert main(["data", "convert", "in.jsonl", "a.parquet", *kept]) == 0
+    assert main(["data", "convert", "a.parquet", "back.jsonl", *kept]) == 0
+    back = [json.loads(line) for line in Path("back.jsonl").read_text().splitlines()]
+    read = EVERY[format_name]
+    assert [read(row) for row in back] == [read(row) for row in rows]
+    for name in ("about", "id"):
+        assert [row.get(name) for row in back] == [row.get(name) for row in rows]
+    before = Path("a.parquet").read_bytes()
+    assert main(["data", "convert", "in.jsonl", "a.parquet", *kept, "--force"]) == 0
+    assert Path("a.parquet").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "a.parquet", "back.jsonl"}
+
+
+def test_what_parquet_cannot_hold_is_lost_only_if_wanted(
+    python: Path,
+    shared_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SPARK_RECIPES_CACHE", str(shared_cache))
+    monkeypatch.chdir(tmp_path)
+    Path("in.jsonl").write_text('{"text": "T", "id": 1}\n{"text": "U", "id": "b"}\n')
+    capsys.readouterr()
+    words = ["data", "convert", "in.jsonl", "a.parquet", "--to", "text"]
+    assert main(words) == 2
+    assert 'of what kind the column "id" is: 1 rows, the first at in.jsonl:2' in (
+        capsys.readouterr().err
+    )
+    assert not Path("a.parquet").exists()
+    assert main([*words, "--lossy"]) == 0
+    assert main(["data", "convert", "a.parquet", "back.jsonl", "--to", "text"]) == 0
+    back = Path("back.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in back] == ["1", "b"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.zst", "a.csv.zst", "a.json.zst"])
+def test_what_zstandard_compressed_comes_back(
+    name: str, python: Path, shared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARK_RECIPES_CACHE", str(shared_cache))
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": f"{n}\r"} for n in range(1000)]
+    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "convert", "in.jsonl", name, "--to", "text"]) == 0
+    assert Path(name).read_bytes()[:4] == b"\x28\xb5\x2f\xfd"
+    assert main(["data", "convert", name, "back.jsonl", "--to", "text"]) == 0
+    assert Path("back.jsonl").read_text() == Path("in.jsonl").read_text()
 
 
 def test_a_recipe_gives_the_same_bytes_of_parquet_as_of_json_lines(

@@ -307,12 +307,25 @@ def test_rows_that_fit_the_format_but_not_the_model_are_problems(
     assert codes == [(4, "E321"), (2, "E350")]
 
 
-@pytest.mark.parametrize("out", ["rows.parquet", "rows.xlsx", "-", "rows.gz"])
+@pytest.mark.parametrize("out", ["rows.xlsx", "rows", "rows.gz", "rows.parquet.gz"])
 def test_a_name_that_says_no_shape_of_file_is_refused(
     out: str, rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(["convert", "rows.jsonl", out, "--to", "messages"], capsys)
     assert (code, "[E868]" in err, Path(out).exists()) == (2, True, False)
+
+
+def test_convert_says_rows_alone_on_its_output(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(["convert", "rows.jsonl", "-", "--to", "prompt-completion"], capsys)
+    told = [{"prompt": row["question"], "completion": row["reply"]} for row in GOOD]
+    assert (code, [json.loads(line) for line in out.splitlines()]) == (0, told)
+    assert "3 rows of format prompt-completion are written" in err
+    rows.write_text(rows.read_text() + "no row\n")
+    code, out, err = run(["convert", "rows.jsonl", "-", "--to", "prompt-completion"], capsys)
+    assert (code, out, "[E867]" in err) == (2, "", True)
+    assert [path.name for path in rows.parent.iterdir()] == ["rows.jsonl"]
 
 
 @pytest.mark.parametrize("more", [[], ["--force"]])
