@@ -195,20 +195,21 @@ def _surveys(
 
     if not args.files and recipe is None:
         raise UsageError("name files of rows, or a recipe", hint=EXAMPLE)
-    for file in _files(args, recipe):
+    for file in _files(args, recipe, failed):
         try:
             yield _surveyed(file, args, files)
         except (UsageError, StageFailed, MachineCannot) as error:
             failed.append(error)
 
 
-def _files(args: argparse.Namespace, recipe: Any) -> list[RowFile]:
-    """Those that are named, of format "" where it is to be guessed, or else the recipe's."""
+def _files(args: argparse.Namespace, recipe: Any, failed: list[RecipeToolError]) -> list[RowFile]:
+    """Those that are named, of format "" where it is to be guessed, or else the recipe's; of the
+    recipe's, those that are not at hand go to `failed`."""
     from runner.rows.seen import RowFile, files_of
 
     columns, source = _columns(args), args.source or ""
     named = [RowFile(path, str(path), source, columns) for path in args.files]
-    return named or files_of(recipe)
+    return named or files_of(recipe, failed)
 
 
 def _surveyed(file: RowFile, args: argparse.Namespace, files: ExitStack) -> tuple[Survey, RowFile]:

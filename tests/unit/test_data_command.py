@@ -16,10 +16,14 @@ import pytest
 
 from runner.cli.main import main
 from runner.errors import Interrupted, StageFailed
+from runner.recipe.load import load_recipe
 from runner.rows.script import _keep_log
+from runner.rows.seen import _step
 from runner.rows.show import marked, plain_number, seen_lines
 from runner.rows.survey import note_seen, survey
 from runner.scripts.data.files.rows import Problem, read_rows
+from runner.stages import fetch_data
+from runner.store.store import Store
 
 GOOD = [{"question": f"Q{number}", "reply": "A"} for number in range(3)]
 
@@ -454,6 +458,37 @@ def test_the_recipes_system_turns_and_what_is_held_out_reach_the_script(
     assert code == 1
     assert "1 rows, 0 fit" in out
     assert "problems:\n    rows.jsonl:1: no tools (E350)" in out
+
+
+ON_THE_HUB = RECIPE.replace(
+    "{path: rows.jsonl, format: text}",
+    "{hub: acme/rows, revision: 0123456789abcdef0123456789abcdef01234567, file: t.jsonl, "
+    "format: text}",
+)
+
+
+def test_rows_of_the_hub_are_shown_once_they_are_fetched(
+    rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARK_RECIPES_STORE", str(rows.parent / "store"))
+    Path("held.jsonl").write_text('{"text": "H"}\n')
+    Path("x.yaml").write_text(ON_THE_HUB)
+    words = ["inspect", "--recipe", "x.yaml", "--rows", "0", "--format", "json"]
+    code, out, err = run(words, capsys)
+    told = json.loads(out)
+    assert (code, "[E863]" in err, "x.yaml --until fetch_data" in err) == (4, True, True), err
+    assert [file["file"] for file in told["files"]] == ["held.jsonl"]
+    (error,) = told["errors"]
+    assert "t.jsonl" in error["message"]
+
+    recipe, store = load_recipe(Path("x.yaml")), Store(rows.parent / "store")
+    staging = store.staging("fetch_data", _step(recipe, "fetch_data").key)
+    (staging.out / "data").mkdir()
+    (staging.out / "data" / "train-0.jsonl").write_text('{"text": "T"}\n{"text": 3}\n')
+    store.commit(staging, version=1, key_inputs={}, classes=fetch_data.OUTPUTS)
+    code, out, err = run(words, capsys)
+    fetched, held = json.loads(out)["files"]
+    assert (code, fetched["rows"], fetched["fit"], held["fit"]) == (1, 2, 1, 1), err
 
 
 def test_a_model_that_is_not_at_hand_is_told(
