@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -418,6 +419,15 @@ def test_a_file_that_cannot_be_read_is_named(
 ) -> None:
     code, _, err = run(words, capsys)
     assert (code, "[E862]" in err) == (2, True), err
+
+
+@pytest.mark.parametrize("words", [["inspect", "pipe"], ["convert", "pipe", "o.json"]])
+def test_a_pipe_is_not_waited_for(
+    words: list[str], rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo("pipe")
+    code, _, err = run([*words, "--to", "text"] if words[0] == "convert" else words, capsys)
+    assert (code, "[E862]: cannot read pipe: it is not a regular file" in err) == (2, True), err
 
 
 RECIPE = """\

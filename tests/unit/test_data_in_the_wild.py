@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import lzma
@@ -198,6 +199,14 @@ def problems(path: Path, columns: dict[str, str] | None = None) -> list[tuple[in
         ("a.gz", gzip.compress(LINES, mtime=0)[:-8] + b"\0" * 8, 3, "E347", "CRC"),
         ("a.gz", b"\x1f\x8b" + b"x" * 40, 1, "E347", "damaged"),
         ("a.xz", lzma.compress(LINES)[:-9], 3, "E347", "damaged"),
+        (
+            "a.jsonl.bz2",
+            bz2.compress(LINES * 50),
+            1,
+            "E347",
+            "bzip2, which is not read: JSON",
+        ),
+        ("a.csv", b"PK\x03\x04....", 1, "E347", "a zip archive"),
         ("a.zst", b"\x28\xb5\x2f\xfd...", 1, "E347", "zstd"),
         ("a.csv", b"a,a\n1,2\n", 1, "E351", 'column "a" occurs twice'),
         ("a.csv", b"a,b\n1,2,3\n1,2\n", 2, "E351", "3 cells, but there are 2 columns"),

@@ -21,6 +21,18 @@ LEFT_OUT = "left_out.json"  # the others: column -> why
 LIBRARY_SUFFIXES = (".parquet", ".zst")  # of files that take one to read
 PARQUET = b"PAR1"
 _GZIP, _XZ, _ZSTD = b"\x1f\x8b", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
+# Other files of rows, or around them, by their first bytes.
+_OTHERS = {
+    **{b"BZh%d1AY&SY" % level: "bzip2" for level in range(1, 10)},
+    b"PK\x03\x04": "a zip archive, as .xlsx is",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"\x04\x22\x4d\x18": "compressed by LZ4",
+    b"ARROW1\0\0": "Arrow",
+    b"Obj\x01": "Avro",
+    b"SQLite format 3": "a data base of SQLite",
+    b"%PDF-": "PDF",
+}
+_READ = "JSON lines, a JSON list, .csv and .tsv, each also compressed by gzip, xz or zstd; Parquet"
 _BUFFER = 1 << 16  # bytes
 
 
@@ -44,10 +56,13 @@ def bare_name(name: str) -> str:
 def unpacked(file: IO[bytes]) -> Iterator[IO[bytes]]:
     """What is in `file`, which is closed by the caller.
 
-    Raises RowError E347 for what takes a library; reading what is damaged raises it too.
+    Raises RowError E347 for what takes a library, or is not read at all; so does reading what is
+    damaged.
     """
-    start = file.read(len(_XZ))
+    start = file.read(16)
     file.seek(0)
+    if kind := next((kind for begin, kind in _OTHERS.items() if start.startswith(begin)), ""):
+        raise RowError(f"this is {kind}, which is not read: {_READ} are", "E347")
     if takes_library(start):
         kind = "Parquet" if start.startswith(PARQUET) else "zstd"
         raise RowError(f"{kind} is not read here: recipe data convert makes it JSON lines", "E347")

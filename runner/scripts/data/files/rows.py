@@ -8,6 +8,7 @@ compressed files by their first bytes.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,8 +236,9 @@ def _decode(text: str, position: int) -> tuple[Any, int]:
         raise RowError(f"broken JSON: {error.msg} ({line}column {error.colno})", "E321") from None
     except RecursionError:
         raise RowError("the JSON is nested too deeply", "E321") from None
-    except ValueError as error:
-        raise RowError(str(error), "E321") from None
+    except ValueError:  # Python reads no longer ones
+        digits = sys.get_int_max_str_digits()
+        raise RowError(f"a number has more than {digits} digits", "E321") from None
     return value, end
 
 
