@@ -223,6 +223,24 @@ def test_rows_of_any_text_come_back_from_files_or_what_is_lost_is_told(
             assert ids == (not done.lost), (name, done.lost)
 
 
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(conversation(), min_size=1, max_size=3),
+    st.sampled_from(["messages", "sharegpt", "alpaca", "prompt-completion"]),
+    st.sampled_from(["a.csv", "a.tsv", "a.jsonl", "a.json", "a.tsv.gz", "a.json.xz"]),
+)
+def test_conversations_come_back_from_files_or_what_is_lost_is_told(
+    made: list[Conversation], target: str, name: str
+) -> None:
+    rows = [row for each in made for row in as_rows(each, "messages", [])]
+    with tempfile.TemporaryDirectory() as folder:
+        done, found = converted(rows, Path(folder), name, "messages", target)
+    assert done.problems == []
+    if not (done.lost or done.unfit):
+        assert [EVERY[target](row) for row in found] == made
+    assert len(found) == done.written
+
+
 def test_a_carriage_return_is_kept_and_breaks_no_line(tmp_path: Path) -> None:
     rows = [{"prompt": "\rhello", "completion": "a\rb"}, {"prompt": "Q", "completion": "A"}]
     _, found = converted(rows, tmp_path, "a.csv", "prompt-completion", "prompt-completion")
