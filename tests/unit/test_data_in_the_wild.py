@@ -204,7 +204,7 @@ def problems(path: Path, columns: dict[str, str] | None = None) -> list[tuple[in
             bz2.compress(LINES * 50),
             1,
             "E347",
-            "bzip2, which is not read: JSON",
+            "this is bzip2, which is not read",
         ),
         ("a.csv", b"PK\x03\x04....", 1, "E347", "a zip archive"),
         ("a.zst", b"\x28\xb5\x2f\xfd...", 1, "E347", "zstd"),

@@ -135,12 +135,12 @@ def test_answers_that_begin_alike_are_compared_as_a_whole() -> None:
         (
             {"prompt": "Q", "chosen": [Q, GOOD], "rejected": [message("user", "P" * 50), BAD]},
             "E335",
-            f'turn 2 is the answer of chosen, "{"P" * 40}…" \\(user\\) of rejected',
+            f'turn 2 is the answer in chosen, and "{"P" * 40}…" \\(user\\) in rejected',
         ),
         (
             {"chosen": [Q, Q, GOOD], "rejected": [Q, message("user", "P"), BAD]},
             "E335",
-            'turn 2 is "Q" \\(user\\) of chosen, "P" \\(user\\) of rejected',
+            'turn 2 is "Q" \\(user\\) in chosen, and "P" \\(user\\) in rejected',
         ),
         ({"prompt": " \n", "chosen": "a", "rejected": "b"}, "E322", "the prompt is empty"),
         (

@@ -124,8 +124,8 @@ def _difference(chosen: Sequence[Message], rejected: Sequence[Message]) -> str:
         (number, pair) for number, pair in enumerate(pairs, 1) if pair[0] != pair[1]
     )
     return (
-        f"chosen and rejected answer different questions: turn {number} is {_turn_words(one)} of "
-        f"chosen, {_turn_words(other)} of rejected"
+        f"chosen and rejected answer different questions: turn {number} is {_turn_words(one)} in "
+        f"chosen, and {_turn_words(other)} in rejected"
     )
 
 

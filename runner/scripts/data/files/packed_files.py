@@ -32,7 +32,7 @@ _OTHERS = {
     b"SQLite format 3": "a data base of SQLite",
     b"%PDF-": "PDF",
 }
-_READ = "JSON lines, a JSON list, .csv and .tsv, each also compressed by gzip, xz or zstd; Parquet"
+_READ = "Parquet, and JSON lines, a JSON list, .csv or .tsv, plain or packed by gzip, xz or zstd"
 _BUFFER = 1 << 16  # bytes
 
 
@@ -62,7 +62,7 @@ def unpacked(file: IO[bytes]) -> Iterator[IO[bytes]]:
     start = file.read(16)
     file.seek(0)
     if kind := next((kind for begin, kind in _OTHERS.items() if start.startswith(begin)), ""):
-        raise RowError(f"this is {kind}, which is not read: {_READ} are", "E347")
+        raise RowError(f"this is {kind}, which is not read; what is read: {_READ}", "E347")
     if takes_library(start):
         kind = "Parquet" if start.startswith(PARQUET) else "zstd"
         raise RowError(f"{kind} is not read here: recipe data convert makes it JSON lines", "E347")
