@@ -14,7 +14,7 @@ from typing import Any
 
 from runner.errors import RecipeInvalid, RecipeToolError, StageFailed, UsageError
 from runner.report.printable import escaped
-from runner.rows.survey import readable
+from runner.rows.opening import opened
 from runner.scripts.data.conversation import Conversation, Message
 from runner.scripts.data.convert import read_one
 from runner.scripts.data.files.packed_files import PARQUET, unpacked
@@ -59,7 +59,7 @@ def seeds_of(settings: Settings) -> list[Seed]:
             bad = [f"cannot read {file.name}: {error.strerror or error}"]
         if not bad and len(seeds) == before:
             bad = [f"{file.name} holds no rows"]
-        hint = f"recipe data inspect {file.path} --from {file.format} shows all of them"
+        hint = f"recipe data inspect {file.path} --from {file.format} --format json has all of them"
         problems += [
             settings.source.diagnostic("E911", pointer, escaped(each), hint=hint) for each in bad
         ]
@@ -74,8 +74,8 @@ def _read_seeds(file: RowFile, seeds: list[Seed], kind: str) -> list[str]:
     Raises MachineCannot where what reads Parquet and zstd cannot be had.
     """
     try:
-        with readable(file.path, FIELDS[file.format]) as path:
-            rows = islice(read_rows(path, file.name), file.limit)
+        with opened(file.path, FIELDS[file.format]) as plain:
+            rows = islice(read_rows(plain.path, file.name), file.limit)
             return _added(rows, file, seeds, _asked if kind == "preference" else _answered)
     except (StageFailed, UsageError) as error:
         return [error.message]
@@ -164,11 +164,11 @@ def _parts_of(document: Document, size: int) -> Iterator[Part]:
     """
     with open_regular(document.path) as file:
         is_parquet = file.read(len(PARQUET)) == PARQUET
-    with readable(document.path, FIELDS["text"]) as path:
+    with opened(document.path, FIELDS["text"]) as plain:
         if not is_parquet:
-            yield from cut(_text(path), document.name, size)
+            yield from cut(_text(plain.path), document.name, size)
             return
-        for item in read_rows(path, document.name):
+        for item in read_rows(plain.path, document.name):
             if isinstance(item, Problem):
                 raise item.error
             place, row = item
