@@ -91,9 +91,11 @@ class Conversation:
         """
         if not self._digest:
             content = [self.as_json(), sorted(self.untrained)]
-            text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-            _keep_digest(self, hashlib.sha256(text.encode()).hexdigest())
+            _keep_digest(self, hashlib.sha256(_canonical(content).encode()).hexdigest())
         return self._digest
+
+
+_canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
 def _keep_digest(conversation: Conversation, digest: str) -> None:
