@@ -12,6 +12,7 @@ from runner.scripts.data.files.rows import Place, RowError
 
 NOWHERE = Place("", 0)
 Message = dict[str, Any]  # role and content; where given name, tool_calls, tool_call_id
+_canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 ROLES = ("system", "user", "assistant", "tool")
 # What files call these roles, in small letters.
 ALIASES = {
@@ -93,9 +94,6 @@ class Conversation:
             content = [self.as_json(), sorted(self.untrained)]
             _keep_digest(self, hashlib.sha256(_canonical(content).encode()).hexdigest())
         return self._digest
-
-
-_canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
 def _keep_digest(conversation: Conversation, digest: str) -> None:

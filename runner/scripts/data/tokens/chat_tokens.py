@@ -70,6 +70,7 @@ class ChatTokenizer:
             self._tokenizer.chat_template = pinned(self._tokenizer.chat_template)
         self.has_template = bool(self._tokenizer.chat_template)
         self._eos = end_ids[0] if end_ids else self._tokenizer.eos_token_id
+        self._bos = self._tokenizer.bos_token_id
         self._ends = {*end_ids, *self._tokenizer.all_special_ids}
 
     @property
@@ -251,8 +252,7 @@ class ChatTokenizer:
             )
 
     def _check_one_bos(self, ids: Sequence[int]) -> None:
-        bos = self._tokenizer.bos_token_id
-        if bos is not None and list(ids[:2]) == [bos, bos]:
+        if self._bos is not None and list(ids[:2]) == [self._bos, self._bos]:
             raise RowError(
                 f"the chat template begins with {self._tokenizer.bos_token!r} twice", "E558"
             )
