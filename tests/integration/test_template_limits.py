@@ -13,6 +13,7 @@ import signal, sys, threading
 from pathlib import Path
 from runner.scripts.data.tokens import template_limits
 from runner.scripts.data.tokens.chat_tokens import ChatTokenizer
+from runner.scripts.data.conversation import Conversation, message
 from runner.scripts.data.files.rows import RowError
 
 template_limits.SECONDS = 0.3
@@ -20,10 +21,12 @@ loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% end
 turns = [{"role": "user", "content": "Hello."}]
 tokenizer = ChatTokenizer(Path(sys.argv[1]), loop, [])
 before = signal.getsignal(signal.SIGVTALRM)
-try:
-    tokenizer.render(turns)
-except RowError as error:
-    print(error.code, error.message)
+row = Conversation((*turns, message("assistant", "Hello.")))
+for render in (lambda: tokenizer.render(turns), lambda: tokenizer.tokens(row)):
+    try:
+        render()
+    except RowError as error:
+        print(error.code, error.message)
 assert signal.getsignal(signal.SIGVTALRM) is before
 assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 well = ChatTokenizer(Path(sys.argv[1]), "{{ messages[0].content }}", [])
@@ -46,6 +49,6 @@ def test_a_template_without_an_end_is_stopped(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    stopped, went_on = done.stdout.splitlines()
-    assert stopped == "E326 the chat template has not ended after 0.3 s"
+    stopped, row_stopped, went_on = done.stdout.splitlines()
+    assert stopped == row_stopped == "E326 the chat template has not ended after 0.3 s"
     assert went_on == "Hello. Hello."

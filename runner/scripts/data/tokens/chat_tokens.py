@@ -20,6 +20,7 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from runner.scripts.data.conversation import Conversation, Message
 from runner.scripts.data.files.rows import RowError
@@ -69,6 +70,7 @@ class ChatTokenizer:
             self._tokenizer.chat_template = pinned(self._tokenizer.chat_template)
         self.has_template = bool(self._tokenizer.chat_template)
         self._eos = end_ids[0] if end_ids else self._tokenizer.eos_token_id
+        self._bos = self._tokenizer.bos_token_id
         self._ends = {*end_ids, *self._tokenizer.all_special_ids}
 
     @property
@@ -85,16 +87,32 @@ class ChatTokenizer:
     ) -> str:
         """The text of `messages`; `generate` adds what comes before an answer. Raises RowError."""
         with limited():
-            try:
-                text = self._tokenizer.apply_chat_template(
-                    list(messages),
-                    tools=list(tools) or None,
-                    tokenize=False,
-                    add_generation_prompt=generate,
-                )
-            except TemplateError as error:
-                raise RowError(f"the chat template refuses it: {error}", "E326") from None
+            return self._render(messages, tools, generate=generate)
+
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, generate: bool
+    ) -> str:
+        """As `render`, where the template is limited already.
+
+        The compiled template is asked as `apply_chat_template` asks it, in the same sandbox, but
+        for what that does first: copying the turns value by value, so that only plain JSON is left.
+        Ours are nothing else.
+        """
+        given = {"tools": list(tools) or None, "add_generation_prompt": generate}
+        try:
+            if messages and isinstance(self._tokenizer.chat_template, str):
+                template = _compile_jinja_template(self._tokenizer.chat_template)
+                text = template.render(messages=list(messages), **given, **self._always_given)
+            else:
+                text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, **given)
+        except TemplateError as error:
+            raise RowError(f"the chat template refuses it: {error}", "E326") from None
         return check_length(str(text))
+
+    @cached_property
+    def _always_given(self) -> dict[str, Any]:
+        """What templates know in every conversation: `bos_token` and the like."""
+        return {**self._tokenizer.special_tokens_map, "documents": None}
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """What a deployed model must see before it answers: the reference of parity."""
@@ -132,14 +150,18 @@ class ChatTokenizer:
         return Segments(special, self.encode_whole) if special else None
 
     def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
-        """Of each text by the tokenizer itself: the reference of `encode_all`."""
-        encoded = self._tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        return [list(ids) for ids in encoded["input_ids"]]
+        """Of each text by the tokenizer itself, and no more: `fast` leaves out where tokens lie."""
+        encoded = self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [each.ids for each in encoded]
+
+    @cached_property
+    def _encoder(self) -> Any:
+        """The tokenizer within transformers' one, which neither cuts nor fills up any text."""
+        encoder = self._tokenizer.backend_tokenizer
+        encoder.no_truncation()
+        encoder.no_padding()
+        encoder.encode_special_tokens = self._tokenizer.split_special_tokens
+        return encoder
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens included."""
@@ -176,25 +198,39 @@ class ChatTokenizer:
         if conversation.text is not None:
             return self._plain(conversation.text)
         self._check_system(conversation)
-        whole = self.render(conversation.messages, conversation.tools)
-        if conversation.tools and whole == self.render(conversation.messages):
+        with limited():
+            whole = self._whole(conversation)
+            texts = self._around_answers(conversation, whole)
+        return self._of_texts(conversation, whole, texts)
+
+    def _whole(self, conversation: Conversation) -> str:
+        """The text of a conversation. Raises RowError E350 where it does not hold all of it."""
+        whole = self._render(conversation.messages, conversation.tools, generate=False)
+        if conversation.tools and whole == self._render(conversation.messages, (), generate=False):
             raise RowError(_NO_TOOLS, "E350")
         for number, turn in enumerate(conversation.messages, 1):
             if turn["role"] == "tool" and turn["content"].strip() not in whole:
                 wrong = f"the chat template does not write turn {number}, which is of a tool"
                 raise RowError(wrong, "E350")
-        return self._of_text(conversation, whole)
+        return whole
 
-    def _of_text(self, conversation: Conversation, whole: str) -> Tokens:
-        """The spans of the answers in `whole`, which is the conversation as a text."""
+    def _around_answers(self, conversation: Conversation, whole: str) -> list[tuple[str, str]]:
+        """Of each answer the text before it, and the one up to its end. Raises RowError."""
         messages, tools = conversation.messages, conversation.tools
-        texts = [
+        return [
             (
-                self.render(messages[:turn], tools, generate=True),
-                whole if turn == len(messages) - 1 else self.render(messages[: turn + 1], tools),
+                self._render(messages[:turn], tools, generate=True),
+                whole
+                if turn == len(messages) - 1
+                else self._render(messages[: turn + 1], tools, generate=False),
             )
             for turn in conversation.answers
         ]
+
+    def _of_texts(
+        self, conversation: Conversation, whole: str, texts: Sequence[tuple[str, str]]
+    ) -> Tokens:
+        """The spans of the answers in `whole`, which is the conversation as a text."""
         distinct = list(dict.fromkeys([whole, *(text for both in texts for text in both)]))
         ids_of = dict(zip(distinct, self.encode_all(distinct), strict=True))
         ids = ids_of[whole]
@@ -216,8 +252,7 @@ class ChatTokenizer:
             )
 
     def _check_one_bos(self, ids: Sequence[int]) -> None:
-        bos = self._tokenizer.bos_token_id
-        if bos is not None and list(ids[:2]) == [bos, bos]:
+        if self._bos is not None and list(ids[:2]) == [self._bos, self._bos]:
             raise RowError(
                 f"the chat template begins with {self._tokenizer.bos_token!r} twice", "E558"
             )
