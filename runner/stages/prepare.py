@@ -121,11 +121,21 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     with loss_is_told():
         context.run_script(
             _script(recipe),
-            reading(recipe) | clean,
+            reading(recipe) | clean | _counted(recipe),
             inputs={"model": inputs["fetch"].folder / "model", **named},
             folder=folder,
             **by_cluster(),
         )
+
+
+def _counted(recipe: Recipe) -> dict[str, Any]:
+    """What is counted of the rows, and decides no byte: held-out rows that are nearly trained on,
+    unless the recipe's author wants them, or the split has no such rows."""
+    held = recipe.data.validation
+    wanted = recipe.origin("/data/validation/on_leak") is not None
+    if wanted or not held.holds_out or (held.settings and not held.files):
+        return {}
+    return {"near": True}
 
 
 def _script(recipe: Recipe) -> str:
