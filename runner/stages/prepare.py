@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 NAME = "prepare"
 VERSION = 5
+PATTERNS = 2  # raise when the steps of cleaning that go by patterns find other things
+_BY_PATTERNS = {"secrets", "personal_data", "refusals"}
 OUTPUTS = {
     "train.tokens.safetensors": Class.PORTABLE,
     "validation.tokens.safetensors": Class.PORTABLE,
@@ -101,6 +103,8 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         key["seed"] = recipe.seed
     if data.cleaning:
         key["clean"] = cleaning(recipe)
+    if _BY_PATTERNS & data.cleaning.keys():
+        key["patterns"] = PATTERNS
     if data.validation.settings:
         key["split"] = data.validation.settings
     if any(file.mix for file in data.train):
