@@ -198,7 +198,13 @@ def test_templates_render_as_transformers_renders_them(
 
 
 def prepare(
-    python: Path, model: Path, place: Path, template: str, rows: int, processes: int
+    python: Path,
+    model: Path,
+    place: Path,
+    template: str,
+    rows: int,
+    processes: int,
+    script: str = "prepare",
 ) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
     """The stage's script by a template that has not long to end; what it said."""
     for folder in ("out", "scratch"):
@@ -215,17 +221,18 @@ def prepare(
         "events": str(place / "events.jsonl"),
     }
     train = [{"name": "data/rows.jsonl", "format": "alpaca", "input": "train-0"}]
-    hashed = PREPARING | {"train": train, "template": "my/t.jinja"}
+    files = [{**train[0], "held_out": False}]
+    hashed = PREPARING | {"train": train, "template": "my/t.jinja", "files": files, "rows": rows}
     spec = {"stage": "prepare", "hashed": hashed, "where": where}
     (place / "spec.json").write_text(json.dumps(spec))
     done = subprocess.run(
-        [str(python), "-c", PREPARE, str(SCRIPTS), "prepare", str(place / "spec.json")],
+        [str(python), "-c", PREPARE, str(SCRIPTS), script, str(place / "spec.json")],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(processes)},
         capture_output=True,
         text=True,
         check=False,
     )
-    lines = (place / "events.jsonl").read_text().splitlines() if rows else []
+    lines = (place / "events.jsonl").read_text().splitlines()
     return done, [json.loads(line) for line in lines]
 
 
@@ -254,6 +261,16 @@ def test_a_template_that_renders_no_question_in_time_is_named(
     assert events[-1]["message"] == (
         "the chat template my/t.jinja has not ended after 0.5 s of the processor"
     )
+
+
+def test_so_does_the_first_row_that_is_looked_at(python: Path, tiny: Path, tmp_path: Path) -> None:
+    """By the script behind `recipe data inspect --recipe`."""
+    done, events = prepare(python, tiny, tmp_path, LATER % ENDLESS, 8, 1, "inspect_rows")
+    assert events[-1]["message"] == (
+        "data/rows.jsonl:6: the chat template my/t.jinja has not ended after 0.5 s of the processor"
+    )
+    assert (done.returncode, events[-1]["code"]) == (1, "E326")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_worker_that_python_cannot_stop_is_killed_and_its_row_is_named(
