@@ -50,15 +50,18 @@ import signal, sys, threading
 from pathlib import Path
 from runner.scripts.data.tokens import template_limits
 from runner.scripts.data.tokens.chat_tokens import ChatTokenizer
+from runner.scripts.data.conversation import Conversation, message
 
 template_limits.SECONDS = 0.3
 turns = [{"role": "user", "content": "Hello."}]
 tokenizer = ChatTokenizer(Path(sys.argv[1]), sys.argv[2], [])
 before = signal.getsignal(signal.SIGVTALRM)
-try:
-    tokenizer.render(turns)
-except template_limits.Runaway as error:
-    print(error.code, error.message)
+row = Conversation((*turns, message("assistant", "Hello.")))
+for render in (lambda: tokenizer.render(turns), lambda: tokenizer.tokens(row)):
+    try:
+        render()
+    except template_limits.Runaway as error:
+        print(error.code, error.message)
 assert signal.getsignal(signal.SIGVTALRM) is before
 assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
@@ -76,7 +79,7 @@ from runner.scripts.data.files.rows import RowError
 from runner.scripts.data.tokens import template_limits
 from runner.scripts.data.tokens.chat_tokens import ChatTokenizer
 
-template_limits.MEMORY = 128 << 20
+template_limits.MEMORY = 256 << 20
 for text in json.load(sys.stdin):
     try:
         print("rendered", len(ChatTokenizer(Path(sys.argv[1]), text, []).render(
@@ -122,7 +125,7 @@ DOUBLED = (
     "{%% set n = namespace(x='aaaaaaaa') %%}{%% for i in range(60) %%}"
     "{%% set n.x = %s %%}{%% endfor %%}{{ n.x }}"
 )
-TOO_MUCH = "E326 the chat template takes more than 128 MiB of memory"
+TOO_MUCH = "E326 the chat template takes more than 256 MiB of memory"
 HOSTILE = {
     "{{ 10 ** (10 ** 10) }}": "raises a number to the power of 10000000000",
     "{{ (-10) ** (10 ** 10) }}": "raises a number to the power of 10000000000",
@@ -143,7 +146,7 @@ HOSTILE = {
     DOUBLED % "n.x ~ n.x": TOO_MUCH,
     DOUBLED % "n.x + n.x": TOO_MUCH,
     DOUBLED % "''.join([n.x, n.x])": TOO_MUCH,
-    "{{ 'a' * 60000000 }}{{ 'a' * 60000000 }}": "writes 120000000 characters",
+    "{{ 'a' * 36000000 }}{{ 'a' * 34000000 }}": "writes 70000000 characters",
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}": "maximum recursion depth exceeded",
     "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}": "maximum recursion depth exceeded",
     "{{ " + "9" * 5000 + " }}": "Exceeds the limit",
@@ -172,8 +175,13 @@ def said_by(python: Path, program: str, *arguments: str, given: str = "") -> lis
 
 
 def test_a_template_without_an_end_is_stopped(python: Path, tiny: Path) -> None:
-    stopped, went_on = said_by(python, STOPPED_FROM_WITHIN, str(tiny), ENDLESS)
-    assert stopped == "E326 the chat template has not ended after 0.3 s of the processor"
+    said = said_by(python, STOPPED_FROM_WITHIN, str(tiny), ENDLESS)
+    stopped, row_stopped, went_on = said
+    assert (
+        stopped
+        == row_stopped
+        == "E326 the chat template has not ended after 0.3 s of the processor"
+    )
     assert went_on == "Hello. Hello."
 
 
