@@ -76,7 +76,7 @@ from runner.scripts.data.files.rows import RowError
 from runner.scripts.data.tokens import template_limits
 from runner.scripts.data.tokens.chat_tokens import ChatTokenizer
 
-template_limits.MEMORY = 128 << 20
+template_limits.MEMORY = 256 << 20
 for text in json.load(sys.stdin):
     try:
         print("rendered", len(ChatTokenizer(Path(sys.argv[1]), text, []).render(
@@ -122,7 +122,7 @@ DOUBLED = (
     "{%% set n = namespace(x='aaaaaaaa') %%}{%% for i in range(60) %%}"
     "{%% set n.x = %s %%}{%% endfor %%}{{ n.x }}"
 )
-TOO_MUCH = "E326 the chat template takes more than 128 MiB of memory"
+TOO_MUCH = "E326 the chat template takes more than 256 MiB of memory"
 HOSTILE = {
     "{{ 10 ** (10 ** 10) }}": "raises a number to the power of 10000000000",
     "{{ (-10) ** (10 ** 10) }}": "raises a number to the power of 10000000000",
@@ -143,7 +143,7 @@ HOSTILE = {
     DOUBLED % "n.x ~ n.x": TOO_MUCH,
     DOUBLED % "n.x + n.x": TOO_MUCH,
     DOUBLED % "''.join([n.x, n.x])": TOO_MUCH,
-    "{{ 'a' * 60000000 }}{{ 'a' * 60000000 }}": "writes 120000000 characters",
+    "{{ 'a' * 36000000 }}{{ 'a' * 34000000 }}": "writes 70000000 characters",
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}": "maximum recursion depth exceeded",
     "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}": "maximum recursion depth exceeded",
     "{{ " + "9" * 5000 + " }}": "Exceeds the limit",
