@@ -139,7 +139,7 @@ def understood(
     rows = list(rows_in(items, file, number, reading, found.bad))
     if reading.steps is not None:
         rows = _cleaned(rows, reading.steps, found)
-    found.facts = facts_of(rows, reading.plain, {"split": reading.settings.get("split", {})})
+    found.facts = facts_of(rows, reading.plain, reading.settings)
     found.records = [pickle.dumps(row, pickle.HIGHEST_PROTOCOL) for row in rows]
     return found
 

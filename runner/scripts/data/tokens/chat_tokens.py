@@ -20,13 +20,14 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
-from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from runner.scripts.data.conversation import Conversation, Message
 from runner.scripts.data.files.rows import RowError
 from runner.scripts.data.tokens.segments import Segments, special_tokens
 from runner.scripts.data.tokens.template_clock import check_no_clock, pinned
-from runner.scripts.data.tokens.template_limits import check_length, limited
+from runner.scripts.data.tokens.template_limits import Runaway, check_length, limited
+from runner.scripts.data.tokens.template_rendering import rendered_ids
+from runner.scripts.data.tokens.template_sandbox import compiled
 from runner.scripts.spec import ScriptError
 
 _PROBE_SYSTEM = "Mind the Mark-7f3a."
@@ -85,7 +86,11 @@ class ChatTokenizer:
         *,
         generate: bool = False,
     ) -> str:
-        """The text of `messages`; `generate` adds what comes before an answer. Raises RowError."""
+        """The text of `messages`; `generate` adds what comes before an answer.
+
+        As `apply_chat_template` renders it, in a sandbox with bounded operators. Raises RowError,
+        and Runaway for a template that takes too much.
+        """
         with limited():
             return self._render(messages, tools, generate=generate)
 
@@ -94,20 +99,23 @@ class ChatTokenizer:
     ) -> str:
         """As `render`, where the template is limited already.
 
-        The compiled template is asked as `apply_chat_template` asks it, in the same sandbox, but
-        for what that does first: copying the turns value by value, so that only plain JSON is left.
-        Ours are nothing else.
+        The compiled template is asked as `apply_chat_template` asks it, but for what that does
+        first: copying the turns value by value, so that only plain JSON is left. Ours are nothing
+        else.
         """
-        given = {"tools": list(tools) or None, "add_generation_prompt": generate}
         try:
-            if messages and isinstance(self._tokenizer.chat_template, str):
-                template = _compile_jinja_template(self._tokenizer.chat_template)
-                text = template.render(messages=list(messages), **given, **self._always_given)
-            else:
-                text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, **given)
+            template = compiled(self._tokenizer.get_chat_template(tools=list(tools) or None))
+            if not messages:
+                raise RowError("the chat template is given no turn", "E326")
+            text = template.render(
+                messages=list(messages),
+                tools=list(tools) or None,
+                add_generation_prompt=generate,
+                **self._always_given,
+            )
         except TemplateError as error:
             raise RowError(f"the chat template refuses it: {error}", "E326") from None
-        return check_length(str(text))
+        return check_length(text)
 
     @cached_property
     def _always_given(self) -> dict[str, Any]:
@@ -115,12 +123,11 @@ class ChatTokenizer:
         return {**self._tokenizer.special_tokens_map, "documents": None}
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """What a deployed model must see before it answers: the reference of parity."""
-        return list(
-            self._tokenizer.apply_chat_template(
-                list(messages), tokenize=True, add_generation_prompt=True, return_dict=False
-            )
-        )
+        """What a deployed model must see before it answers: the reference of parity.
+
+        By transformers itself, of turns that `render` has rendered. Raises RowError, and Runaway.
+        """
+        return rendered_ids(self._tokenizer, None, messages, generate=True)
 
     @cached_property
     def system_problem(self) -> str:
@@ -345,6 +352,8 @@ def check_template(tokenizer: ChatTokenizer, name: str) -> None:
     check_no_clock(tokenizer.template)
     try:
         tokenizer.render([{"role": "user", "content": "Hello."}], generate=True)
+    except Runaway as error:
+        raise error.of(name) from None
     except RowError as error:
         raise ScriptError(
             f"the chat template {name} does not work: {error.message}",
