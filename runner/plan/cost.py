@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.plan.evaluating import evaluation_memory, harness_memory
 from runner.plan.job import DTYPE_BYTES, FLOAT32, Job, Memory
-from runner.plan.memory import evaluation_memory, training_memory
+from runner.plan.memory import training_memory
 from runner.plan.optimizers import state_bytes
 from runner.plan.patterns import end_in_time
 from runner.plan.plan import Action, Step
@@ -131,7 +132,7 @@ def cost_of(
     estimates = {
         "train": training_memory,
         "evaluate": evaluation_memory,
-        "harness": evaluation_memory,
+        "harness": harness_memory,
     }
     return Cost(
         machine=machine,

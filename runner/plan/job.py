@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.recipe.methods import METHODS
+from runner.scripts.evaluation.batches import MOST
 
 if TYPE_CHECKING:
     from runner.recipe.model import Adapter, Quantization, Recipe
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLOAT32 = 4  # bytes; what is trained is float32, whatever lies below it (scripts/train_native.py)
-EVALUATION_BATCH = 16  # scripts/evaluate.py: questions answered at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Job:
     accumulation: int  # forward passes of one step
     length: int  # tokens of the longest row
     new_tokens: int  # of the longest answer in the evaluation
-    questions: int  # answered at once
+    questions: int  # answered at once, at most
     loss: bool  # is the held-out loss measured?
     reference: bool = False  # is there a second, frozen copy of the model?
     scored: bool = False  # are there a reward model, and a value model that learns?
@@ -121,8 +121,8 @@ def _questions(recipe: Recipe) -> int:
         return 0
     rewarded = evaluate.loss and METHODS[recipe.train.method].generates
     if evaluate.questions or evaluate.forgetting or rewarded:
-        return EVALUATION_BATCH
-    return min(EVALUATION_BATCH, evaluate.samples)
+        return MOST
+    return min(MOST, evaluate.samples)
 
 
 def _answers(recipe: Recipe) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from runner.plan.evaluating import evaluation_memory, harness_memory
 from runner.plan.job import FLOAT32, Item, Job, Memory, memory_of
 from runner.plan.memory import (
     PROCESS_BYTES,
-    evaluation_memory,
     kept_items,
     loading_memory,
     optimizer_item,
@@ -35,7 +35,7 @@ def phases_of(shapes: Shapes, job: Job, device: str = "cuda") -> dict[str, Memor
     if job.questions or job.loss:
         phases["evaluate"] = evaluation_memory(shapes, job, device)
     if job.tasks:
-        phases["harness"] = evaluation_memory(shapes, job, device)
+        phases["harness"] = harness_memory(shapes, job, device)
     return phases
 
 
