@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runner.plan.two_machines import can_be_parted
 from runner.recipe.methods import METHODS
 from runner.scripts.evaluation.batches import MOST
 
@@ -63,6 +64,7 @@ class Job:
     tasks: bool = False  # of lm-evaluation-harness: are there any?
     merged: bool = False  # is the result merged into its base?
     converted: bool = False  # into a GGUF file?
+    parted: bool = False  # may two machines train it, each with a part of the model?
     pages: bool = False  # has the host memory of its own, to page states to?
 
     @classmethod
@@ -97,6 +99,7 @@ class Job:
             tasks=bool(evaluate and evaluate.harness),
             merged=recipe.merge is not None and train.adapter.type != "none",
             converted=recipe.gguf is not None,
+            parted=can_be_parted(recipe),
         )
 
     @property

@@ -112,6 +112,8 @@ def _verdict(found: Fit) -> str:
         return f"fits, {(found.budget - found.phases[found.peak].total) / 1e9:.1f} GB left"
     if found.changes:
         return f"only with `{'` and `'.join(found.changes)}`"
+    if found.together:
+        return f"two with `{'` and `'.join(found.together[0])}`"
     return f"no: after all changes {found.changed / 1e9:.1f} of {found.budget / 1e9:.1f} GB"
 
 

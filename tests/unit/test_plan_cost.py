@@ -290,6 +290,16 @@ def test_what_is_taken_away_is_missed(
     assert set(found) - {"W255"} <= {code}
 
 
+def test_where_memory_is_missed_two_machines_may_have_it(
+    qlora: Recipe, machine: Callable[..., None]
+) -> None:
+    machine()
+    held = dataclasses.replace(qlora.model, quantization=None)
+    found = missing(dataclasses.replace(qlora, model=held), config("llama-3.1-70b"))["W252"]
+    assert found.next.startswith("set model.quantization: {load_in_4bit: true}: about 50.2 GB")
+    assert "; or train on two machines, train.nodes: 2 and " in found.next
+
+
 def test_results_are_copied_to_runs_on_another_file_system(
     qlora: Recipe, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
