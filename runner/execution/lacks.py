@@ -145,6 +145,8 @@ def _smaller(recipe: Recipe, have: int, machine: Machine) -> str:
         return larger
     job = Job.of(recipe)
     changes, left = fewest_changes(shapes, job, have, machine.device)
+    if changes == ():  # only a measurement that loads a whole model where it can
+        return f"set merge.fidelity: false: about {gb(left)} then"
     told = [f"set {' and '.join(changes)}: about {gb(left)} then"] if changes else []
     if together := fewest_together(shapes, job, changes, have, machine.device):
         words, each = together

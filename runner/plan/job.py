@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from runner.plan.two_machines import can_be_parted
 from runner.recipe.methods import METHODS
 from runner.scripts.evaluation.batches import MOST
+from runner.stages import constants, fidelity
 
 if TYPE_CHECKING:
     from runner.recipe.model import Adapter, Quantization, Recipe
@@ -63,6 +64,9 @@ class Job:
     here: int = 1  # of them on a machine
     tasks: bool = False  # of lm-evaluation-harness: are there any?
     merged: bool = False  # is the result merged into its base?
+    merged_dtype: str = "bfloat16"
+    rebuilt: bool = False  # is the base that it is merged into rebuilt from its 4 bits?
+    compared: bool = False  # is the merged model held against the trained one?
     converted: bool = False  # into a GGUF file?
     parted: bool = False  # may two machines train it, each with a part of the model?
     pages: bool = False  # has the host memory of its own, to page states to?
@@ -98,6 +102,9 @@ class Job:
             here=train.processes,
             tasks=bool(evaluate and evaluate.harness),
             merged=recipe.merge is not None and train.adapter.type != "none",
+            merged_dtype=recipe.merge.dtype if recipe.merge else "bfloat16",
+            rebuilt=recipe.model.quantization is not None and constants.wanted(recipe),
+            compared=fidelity.wanted(recipe),
             converted=recipe.gguf is not None,
             parted=can_be_parted(recipe),
         )

@@ -199,6 +199,27 @@ def prompt_line(ids: list[int]) -> str:
     return json.dumps({"kind": "validation", "messages": messages, "ids": ids}) + "\n"
 
 
+def test_what_a_base_in_4_bits_is_rebuilt_from_takes_about_what_was_planned(
+    tiny: Path, environment_python: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """In float32, so that the largest weight, which is quantised, is a large part."""
+    job = replace(LORA, dtype="float32", quantization=NF4, rebuilt=True)
+    python, base = environment_python("evaluate"), base_of(tmp_path, tiny, 1)
+    planned = phases_of(shapes(base), job, "cpu")["constants"]
+    counted = sum(item.bytes for item in planned.items if item.name != "process")
+    bare, found = (rebuilt(model, python, tmp_path / model.parent.name) for model in (tiny, base))
+    assert 2 / 3 < (found - bare) / counted < 4 / 3, (found, bare, counted)
+
+
+def rebuilt(base: Path, python: Path, place: Path) -> int:
+    """Bytes at the peak of the script."""
+    settings = {"dtype": "float32", "attn_implementation": "sdpa", "quantization": FOUR_BITS}
+    place.mkdir()
+    run = ScriptRun(python, "constants", settings, {"model": base}, place).finish_cold(**QUIET)
+    assert run.status == 0, run.log
+    return int(run.measures()["peak_memory"])
+
+
 PEAK = """
 import resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], capture_output=True, text=True)

@@ -13,8 +13,8 @@ TOKENS = (
 _Prompt = TypeVar("_Prompt", bound=Sized)
 
 
-def in_batches(prompts: Sequence[_Prompt]) -> Iterator[Sequence[_Prompt]]:
-    """In order, each batch as long as MOST and TOKENS allow; a longer prompt is one by itself.
+def in_batches(prompts: Sequence[_Prompt], most: int = MOST) -> Iterator[Sequence[_Prompt]]:
+    """In order, each batch as long as `most` and TOKENS allow; a longer prompt is one by itself.
 
     >>> [len(batch) for batch in in_batches([range(4000), range(4096), range(5000), range(9000)])]
     [2, 1, 1]
@@ -23,7 +23,7 @@ def in_batches(prompts: Sequence[_Prompt]) -> Iterator[Sequence[_Prompt]]:
     for number, prompt in enumerate(prompts):
         longest = max(longest, len(prompt))
         count = number + 1 - first
-        if count > 1 and (count > MOST or count * longest > TOKENS):
+        if count > 1 and (count > most or count * longest > TOKENS):
             yield prompts[first:number]
             first, longest = number, len(prompt)
     if first < len(prompts):
