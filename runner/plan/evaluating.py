@@ -57,6 +57,8 @@ def passing(shapes: Shapes, job: Job, tokens: int, *, padded: bool = True) -> in
 
     `padded`: a batch whose rows are of several lengths, so that a mask says who sees whom.
     """
+    if not tokens:
+        return 0
     value = DTYPE_BYTES[job.dtype]
     # the activated gate, and what the base makes of `up`; beside it the gate and up's product, or
     # what an adapter adds, in float32 and once more scaled
@@ -70,7 +72,7 @@ def passing(shapes: Shapes, job: Job, tokens: int, *, padded: bool = True) -> in
     mask = job.length if padded else 0
     # the layer's input, and the normed one, in float32 for an adapter
     inputs = shapes.hidden * (2 * value + FLOAT32 if job.adapter.type != "none" else 4 * value)
-    held = tokens and one_weight(shapes, job) + lengths(shapes, job)
+    held = one_weight(shapes, job) + lengths(shapes, job)
     return tokens * (inputs + mask + max(feed_forward, attention)) + held
 
 
