@@ -41,7 +41,7 @@ called = [*turns, {"role": "assistant", "content": "", "tool_calls": [call]}]
 called += [{"role": "tool", "content": "4", "name": "f", "tool_call_id": "a1"}]
 called += [{"role": "assistant", "content": "<think>hm</think> Four"}]
 asked = [(messages, []) for _, messages in cases()]
-asked += [(called, [tool]), (called, []), (turns, [tool]), ([], [])]
+asked += [(called, [tool]), (called, []), (turns, [tool])]
 
 def said(render):
     try:
@@ -68,6 +68,8 @@ for name, template in templates.items():
         "wrong": [each for each in both if each[0] != each[1]][:2],
         "refused": sum(mine.startswith("refused: ") for mine, _ in both),
         "count": len(both),
+        "empty": said(lambda: tokenizer.render([])),
+        "empty there": said(lambda: reference.apply_chat_template([], tokenize=False)),
     }
 print(json.dumps(told))
 """
@@ -94,6 +96,12 @@ def told(environment_python: Callable[[str], Path], tiny: Path) -> dict[str, dic
 
 def test_texts_and_refusals_are_those_of_transformers(told: dict[str, dict[str, object]]) -> None:
     assert {name: each["wrong"] for name, each in told.items() if each["wrong"]} == {}
+
+
+def test_a_conversation_without_turns_is_refused_by_both(told: dict[str, dict[str, str]]) -> None:
+    for each in told.values():
+        assert each["empty"] == "refused: the chat template is given no turn"
+        assert each["empty there"].startswith("refused: ")
 
 
 def test_hostile_templates_are_refused_and_others_render(
