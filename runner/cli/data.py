@@ -354,7 +354,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path | None]
     parser = argparse.ArgumentParser()
     run.add_arguments(parser)
     options = parser.parse_args([str(args.recipe), "--until", "prepare"])
-    options.set = args.set
+    options.recipe, options.set = args.recipe, args.set
     recipe, lock = run.loaded(options)
     stages, store = stages_of(recipe, "prepare"), Store(store_folder())
     *_, link = plan_chain(recipe, stages, store)

@@ -1,11 +1,10 @@
-"""`recipe run`: plan, execute, and say at the end what came out."""
+"""`recipe run`: plan all recipes, execute one after the other, and say what came out."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +21,16 @@ if TYPE_CHECKING:
     from runner.plan.snapshot import Snapshot
     from runner.recipe.model import Recipe
     from runner.report.progress import Progress
+    from runner.report.told import Told
+    from runner.runs.background import Child
+    from runner.runs.several import Job
     from runner.stages.contract import Outputs, Stage
     from runner.store.store import Store
 
-HELP = "Run a recipe to the end. What is already there is reused; an interrupted training goes on."
+HELP = (
+    "Run a recipe to the end. What is already there is reused; an interrupted training goes on. "
+    "Of several, all are checked and planned before the first is run; they run in the order given."
+)
 EXAMPLE = "recipe run recipes/quickstart.yaml"
 
 
@@ -35,7 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from runner.recipe.shrink import HELP as SHRINK_HELP
     from runner.stages import ORDER
 
-    parser.add_argument("recipe", type=Path, help="the recipe file, its lock, or a bundle")
+    parser.add_argument(
+        "recipes",
+        type=Path,
+        nargs="+",
+        metavar="RECIPE",
+        help="the recipe file, its lock, or a bundle; or several recipes, one after the other",
+    )
     overrides.add_option(parser)
     overrides.add_backend_option(parser)
     parser.add_argument("--shrink", action="store_true", help=SHRINK_HELP)
@@ -107,68 +118,145 @@ def address_of(text: str) -> tuple[str, int]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the recipe; exit code 0 when every stage is done."""
-    from runner.bundle.archive import is_bundle
-    from runner.execution.device import require_device
-    from runner.plan.chain import plan_chain
-    from runner.runs.again import words_of
-    from runner.runs.background import Parent, split
-    from runner.stages import stages_of
+    """Run the recipes; exit code 0 when every stage is done."""
+    from runner.report.told import Told
+    from runner.runs.several import one_after_the_other
     from runner.store import known_digests
     from runner.store.store import Store
     from runner.system import offline
-    from runner.system.folders import cache_folder, store_folder
+    from runner.system.folders import store_folder
 
-    started = time.monotonic()
     if args.offline:
         offline.forbid()
     if args.paranoid:
         known_digests.forget()
-    bundled = is_bundle(args.recipe)
-    recipe, lock = (_unpacked if bundled else loaded)(args)
-    runs = runs_of(recipe)
-    stages = stages_of(recipe, args.until)
+    jobs = jobs_of(args)
     if args.get:
-        return _get(args, recipe, stages)
+        return _get(jobs)
     store = Store(store_folder(), paranoid=args.paranoid)
-    links = plan_chain(recipe, stages, store)
-    known_digests.keep()
-    for link in links:
-        require_device(link.recipe, link.steps)
-    if args.offline:
-        from runner.execution.ready import require_ready
+    _plan_all(jobs, store)
+    stays = not args.detach or all(job.shown for job in jobs)
+    background = None if stays else _split(jobs)
+    if isinstance(background, int):
+        return background
+    with Told(args.format, several=len(jobs) > 1) as told:
 
-        todo = [(link.recipe, link.steps) for link in links]
-        require_ready(todo, cache_folder(), _get_command(args), _say)
-    if shown := up_to_date(links[-1].steps, runs):
-        _say_up_to_date(args, shown, time.monotonic() - started)
+        def run(job: Job) -> int:
+            if job is not jobs[0]:
+                _plan(job, store)  # those before it have filled the store
+            return _run(job, store, background, told)
+
+        return one_after_the_other(jobs, run, told, _say)
+
+
+def jobs_of(args: argparse.Namespace) -> list[Job]:
+    """What a command line asks for, read and pinned; nothing is planned.
+
+    Raises RecipeInvalid with what is wrong with any of the recipes.
+    """
+    from runner.bundle.archive import is_bundle
+    from runner.recipe.load import UNPINNED
+    from runner.report.reporters import print_beside
+    from runner.runs.several import Job, chosen, naming, read_all, refuse_shared_runs
+    from runner.stages import stages_of
+
+    asked = chosen(args, _say)
+    if is_bundle(asked[0].recipe):
+        found: list[tuple[Recipe, Mapping[str, Any] | None]] = [_unpacked(asked[0])]
     else:
-        for link in links:
+        errors = UNPINNED if args.locked else ()
+        paths = [each.recipe for each in asked]
+        recipes = read_all(paths, args.set, errors, print_beside)
+        refuse_shared_runs(recipes)
+        found = []
+        for each, recipe in zip(asked, recipes, strict=True):
+            with naming(each):
+                found.append(_settled(each, recipe))
+    return [
+        Job(each, recipe, lock, stages_of(recipe, each.until))
+        for each, (recipe, lock) in zip(asked, found, strict=True)
+    ]
+
+
+def _plan_all(jobs: Sequence[Job], store: Store) -> None:
+    """Plan every recipe, and raise what keeps any of them from being run here."""
+    from runner.execution.device import require_device
+    from runner.execution.ready import require_ready
+    from runner.runs.several import naming
+    from runner.store import known_digests
+    from runner.system.folders import cache_folder
+
+    for job in jobs:
+        with naming(job.args):
+            _plan(job, store)
+    known_digests.keep()
+    for job in jobs:
+        for link in job.links:
+            with naming(job.args):
+                require_device(link.recipe, link.steps)
+    args = jobs[0].args
+    if args.offline:
+        todo = [(link.recipe, link.steps) for job in jobs for link in job.links]
+        require_ready(todo, cache_folder(), _get_command(args), _say)
+    for job in jobs:
+        for link in [] if job.shown else job.links:
             _warn_of_lacks(link.recipe, link.steps)
-            require_rendezvous(args, link.recipe, link.steps)
-        background = split(words_of(args)) if args.detach else None
-        if isinstance(background, Parent):
-            return _say_in_background(args, background.wait())
+            with naming(job.args):
+                require_rendezvous(job.args, link.recipe, link.steps)
+
+
+def _plan(job: Job, store: Store) -> None:
+    """What a run would do now."""
+    from runner.plan.chain import plan_chain
+
+    job.links = plan_chain(job.recipe, job.stages, store)
+    job.shown = up_to_date(job.links[-1].steps, runs_of(job.recipe))
+
+
+def _split(jobs: Sequence[Job]) -> Child | int:
+    """Who goes on in the background; the exit code of who stays at the terminal."""
+    from runner.runs.again import words_of
+    from runner.runs.background import Parent, split
+
+    args = jobs[0].args
+    found = split(words_of(args))
+    return _say_in_background(args, found.wait()) if isinstance(found, Parent) else found
+
+
+def _run(job: Job, store: Store, background: Child | None, told: Told) -> int:
+    """Run one recipe whose plan is made; exit code 0, or 7 where it is not what it should be."""
+    from runner.bundle.archive import is_bundle
+
+    args = job.args
+    if shown := job.shown:
+        _tell_up_to_date(told, shown)
+    else:
         announce = background.announce if background else nothing
-        shown = execute_chain(args, links[-1], store, lock, announce)
-        _print_result(args, shown)
-    if bundled:
-        _compare_with_bundle(recipe, shown)
-    elif lock is not None:
-        compare_with_expected(recipe, shown, required=args.locked)
-    return _verify(args, shown, store) if args.verify_twice else 0
+        shown = execute_chain(args, job.links[-1], store, job.lock, announce)
+        _tell_result(told, shown)
+    if is_bundle(args.recipe):
+        _compare_with_bundle(job.recipe, shown)
+    elif job.lock is not None:
+        compare_with_expected(job.recipe, shown, required=args.locked)
+    return _verify(shown, store, told) if args.verify_twice else 0
 
 
 def loaded(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any] | None]:
     """The recipe in a file, and the lock that it goes by, if any."""
-    from runner.execution.published_twin import recorded
-    from runner.lock.locking import lock_of_run
     from runner.recipe.load import UNPINNED, load_recipe
-    from runner.recipe.shrink import shrink_recipe
     from runner.report.reporters import print_beside
 
     errors = UNPINNED if args.locked else ()
     recipe = load_recipe(args.recipe, warn=print_beside, overrides=args.set, errors=errors)
+    return _settled(args, recipe)
+
+
+def _settled(args: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Mapping[str, Any] | None]:
+    """`recipe` as it is run: pinned, shrunken where asked; and the lock that it goes by, if any."""
+    from runner.execution.published_twin import recorded
+    from runner.lock.locking import lock_of_run
+    from runner.recipe.shrink import shrink_recipe
+
     given = recipe
     recipe = _pinned(args, recipe)
     lock = None  # which pins the recipe as it is written: it says nothing of a twin or a change
@@ -268,13 +356,14 @@ def _this_far(args: argparse.Namespace) -> str:
     return " ".join([f"recipe run {named(args)}", *typed_until(args)])
 
 
-def _get(args: argparse.Namespace, recipe: Recipe, stages: list[Stage]) -> int:
+def _get(jobs: Sequence[Job]) -> int:
     """Download, and run nothing."""
     from runner.execution.ready import get_all
     from runner.system.folders import cache_folder
 
-    get_all(recipe, stages, cache_folder(), _say)
-    print(f"everything is here: {_this_far(args)} --offline")
+    for job in jobs:
+        get_all(job.recipe, job.stages, cache_folder(), _say)
+    print(f"everything is here: {_this_far(jobs[0].args)} --offline")
     return 0
 
 
@@ -346,6 +435,8 @@ def _say_in_background(args: argparse.Namespace, found: Path | int) -> int:
     print(f"it goes on in the background: {found}")
     for command in ("recipe status", "recipe logs -f", "recipe stop"):
         print(f"  {command} {found}")
+    if len(args.recipes) > 1:
+        print("  recipe ls shows the runs of the other recipes, as they come")
     return 0
 
 
@@ -435,10 +526,10 @@ def _warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _verify(args: argparse.Namespace, folder: Path, store: Store) -> int:
+def _verify(folder: Path, store: Store, told: Told) -> int:
     """Prove the run at the strongest level; 7 when it is not reproduced."""
     from runner.execution.display import show_progress
-    from runner.report.proof import print_proof, show_count
+    from runner.report import proof as report
     from runner.system.folders import cache_folder
     from runner.verify.prove import prove
     from runner.verify.run import open_run
@@ -448,22 +539,22 @@ def _verify(args: argparse.Namespace, folder: Path, store: Store) -> int:
         "train",
         store,
         cache_folder(),
-        on_file=show_count,
+        on_file=report.show_count,
         open_display=show_progress,
     )
-    print_proof(proof, args.format)
+    told.proof(report.as_data(proof), lambda: print("\n".join(report.as_lines(proof))))
     return 0 if proof.holds else 7
 
 
-def _say_up_to_date(args: argparse.Namespace, folder: Path, seconds: float) -> None:
-    if args.format == "json":
-        print(json.dumps({"schema": 1, "state": "up-to-date", "run": str(folder)}))
-        return
-    from runner.report.summary import talk_command
+def _tell_up_to_date(told: Told, folder: Path) -> None:
+    def in_words() -> None:
+        from runner.report.summary import talk_command
 
-    print(f"Everything is up to date ({seconds:.1f} s). The results are in {folder}")
-    if command := talk_command(folder):
-        print(f"Talk to the model:  {command}")
+        print(f"Everything is up to date ({told.seconds():.1f} s). The results are in {folder}")
+        if command := talk_command(folder):
+            print(f"Talk to the model:  {command}")
+
+    told.result({"schema": 1, "state": "up-to-date", "run": str(folder)}, in_words)
 
 
 def execute_chain(
@@ -576,12 +667,9 @@ def _warn_of_split(result: Mapping[str, Any]) -> None:
             _warn(warning)
 
 
-def _print_result(args: argparse.Namespace, folder: Path) -> None:
+def _tell_result(told: Told, folder: Path) -> None:
     from runner.report.summary import render_summary, summary
 
     result = summary(folder)
     _warn_of_split(result)
-    if args.format == "json":
-        print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
-    else:
-        render_summary(result, sys.stdout)
+    told.result(result, lambda: render_summary(result, sys.stdout))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runner.cli.main import main, parse
-from runner.cli.run import loaded
+from runner.cli.run import jobs_of
 from runner.errors import StageFailed
 from runner.execution import revisions
 from runner.execution.published_twin import suggest
@@ -104,7 +104,7 @@ def known(folder: Path, **model: Any) -> None:
 
 
 def twin_of(*words: str) -> Recipe:
-    return loaded(parse(["run", "x.yaml", "--shrink", *words]))[0]
+    return jobs_of(parse(["run", "x.yaml", "--shrink", *words]))[0].recipe
 
 
 @pytest.fixture
