@@ -89,16 +89,22 @@ def _said(recipe: Recipe, args: argparse.Namespace) -> Any:
 
 
 def _planned(recipe: Recipe, args: argparse.Namespace) -> Any:
-    from runner.plan.chain import plan_chain
+    from runner.plan.chain import plan_chain, plan_compared
     from runner.report.plan_text import as_data, as_markdown, as_text
     from runner.stages import stages_of
     from runner.store.store import Store
     from runner.system.folders import store_folder
 
-    links = plan_chain(recipe, stages_of(recipe, args.until), Store(store_folder()))
-    plans = list(map(_plan_of, links))
+    store, stages = Store(store_folder()), stages_of(recipe, args.until)
+    compares = any(stage.NAME == "evaluate" for stage in stages)
+    compared = plan_compared(recipe, store) if compares else []
+    own = plan_chain(recipe, stages, store)
     if args.format == "json":
-        return as_data(plans)
+        beside = [as_data(list(map(_plan_of, each))) for each in compared]
+        data = as_data(list(map(_plan_of, own)))
+        return {**data, **({"compared": beside} if beside else {})}
+    links = [link for chain in (*compared, own) for link in chain]
+    plans = list(map(_plan_of, links))
     files = [_file_of(link, args.recipe) for link in links]
     if args.format == "markdown":
         each = [as_markdown(file, plan) for file, plan in zip(files, plans, strict=True)]

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ def main(args: argparse.Namespace) -> int:
         return _get(jobs)
     store = Store(store_folder(), paranoid=args.paranoid)
     _plan_all(jobs, store)
-    stays = not args.detach or all(job.shown for job in jobs)
+    stays = not args.detach or all(job.idle for job in jobs)
     background = None if stays else _split(jobs)
     if isinstance(background, int):
         return background
@@ -147,6 +148,39 @@ def main(args: argparse.Namespace) -> int:
             return _run(job, store, background, told)
 
         return one_after_the_other(jobs, run, told, _say)
+
+
+def _run_compared(job: Job, store: Store, on_start: Callable[[RunFolder], None]) -> list[Path]:
+    """The runs that the recipe is compared with, made where they are missing."""
+    from runner.execution.compared import runs_beside
+
+    if not job.compares:
+        if job.recipe.compared:
+            _say(f"no page: --until {job.args.until} ends before the evaluation")
+        return []
+
+    def run(link: Link) -> Path:
+        until = link.stages[-1].NAME
+        _say(f"first the recipe {link.recipe.name}, which {job.recipe.name} is compared with")
+        return execute_chain(job.args, link, store, None, on_start, until)
+
+    return runs_beside(job.recipe, store, run)
+
+
+def _make_page(job: Job, folder: Path, beside: Sequence[Path], store: Store) -> Page | None:
+    """The page in the run's folder; made again where it is not of these runs."""
+    from runner.compare.page import PAGE
+    from runner.errors import RecipeToolError
+    from runner.execution.compared import make_page
+
+    if not beside:
+        return None
+    try:
+        data, made = make_page(folder, beside, store)
+    except RecipeToolError as error:
+        error.add_note(f"the run itself is done: {folder}")
+        raise
+    return Page(data, str(folder / PAGE), made)
 
 
 def jobs_of(args: argparse.Namespace) -> list[Job]:
@@ -191,15 +225,15 @@ def _plan_all(jobs: Sequence[Job], store: Store) -> None:
             _plan(job, store)
     known_digests.keep()
     for job in jobs:
-        for link in job.links:
+        for link in job.all_links:
             with naming(job.args):
                 require_device(link.recipe, link.steps)
     args = jobs[0].args
     if args.offline:
-        todo = [(link.recipe, link.steps) for job in jobs for link in job.links]
+        todo = [(link.recipe, link.steps) for job in jobs for link in job.all_links]
         require_ready(todo, cache_folder(), _get_command(args), _say)
     for job in jobs:
-        for link in [] if job.shown else job.links:
+        for link in [] if job.idle else job.all_links:
             _warn_of_lacks(link.recipe, link.steps)
             with naming(job.args):
                 require_rendezvous(job.args, link.recipe, link.steps)
@@ -207,8 +241,9 @@ def _plan_all(jobs: Sequence[Job], store: Store) -> None:
 
 def _plan(job: Job, store: Store) -> None:
     """What a run would do now."""
-    from runner.plan.chain import plan_chain
+    from runner.plan.chain import plan_chain, plan_compared
 
+    job.compared = plan_compared(job.recipe, store) if job.compares else []
     job.links = plan_chain(job.recipe, job.stages, store)
     job.shown = up_to_date(job.links[-1].steps, runs_of(job.recipe))
 
@@ -228,12 +263,14 @@ def _run(job: Job, store: Store, background: Child | None, told: Told) -> int:
     from runner.bundle.archive import is_bundle
 
     args = job.args
-    if shown := job.shown:
-        _tell_up_to_date(told, shown)
+    announce = background.announce if background else nothing
+    beside = _run_compared(job, store, announce)
+    shown = job.shown or execute_chain(args, job.links[-1], store, job.lock, announce)
+    page = _make_page(job, shown, beside, store)
+    if job.shown:
+        _tell_up_to_date(told, shown, page)
     else:
-        announce = background.announce if background else nothing
-        shown = execute_chain(args, job.links[-1], store, job.lock, announce)
-        _tell_result(told, shown)
+        _tell_result(told, shown, page)
     if is_bundle(args.recipe):
         _compare_with_bundle(job.recipe, shown)
     elif job.lock is not None:
@@ -359,9 +396,12 @@ def _this_far(args: argparse.Namespace) -> str:
 def _get(jobs: Sequence[Job]) -> int:
     """Download, and run nothing."""
     from runner.execution.ready import get_all
+    from runner.plan.chain import stages_to_compare
     from runner.system.folders import cache_folder
 
     for job in jobs:
+        for other in job.recipe.compared if job.compares else ():
+            get_all(other, stages_to_compare(other), cache_folder(), _say)
         get_all(job.recipe, job.stages, cache_folder(), _say)
     print(f"everything is here: {_this_far(jobs[0].args)} --offline")
     return 0
@@ -546,15 +586,38 @@ def _verify(folder: Path, store: Store, told: Told) -> int:
     return 0 if proof.holds else 7
 
 
-def _tell_up_to_date(told: Told, folder: Path) -> None:
+@dataclass(frozen=True)
+class Page:
+    """A comparison, its file, and whether it was made now."""
+
+    data: Mapping[str, Any]
+    file: str
+    made: bool
+
+    def as_data(self) -> dict[str, Any]:
+        """For the result as JSON."""
+        models = [model["name"] for model in self.data["models"]]
+        return {"page": self.file, "made": self.made, "models": models}
+
+    def show(self) -> None:
+        """Its main lines."""
+        from runner.report.compare_lines import compare_lines
+
+        print("\n".join(compare_lines(self.data, self.file, made=self.made)))
+
+
+def _tell_up_to_date(told: Told, folder: Path, page: Page | None) -> None:
     def in_words() -> None:
         from runner.report.summary import talk_command
 
         print(f"Everything is up to date ({told.seconds():.1f} s). The results are in {folder}")
         if command := talk_command(folder):
             print(f"Talk to the model:  {command}")
+        if page:
+            page.show()
 
-    told.result({"schema": 1, "state": "up-to-date", "run": str(folder)}, in_words)
+    compare = {"compare": page.as_data()} if page else {}
+    told.result({"schema": 1, "state": "up-to-date", "run": str(folder), **compare}, in_words)
 
 
 def execute_chain(
@@ -563,11 +626,13 @@ def execute_chain(
     store: Store,
     lock: Mapping[str, Any] | None,
     on_start: Callable[[RunFolder], None],
+    until: str | None = None,
 ) -> Path:
     """Run what is missing of the recipes that `link` starts from, then its own stages.
 
     Returns its run's folder: the newest one's where the others gave again what they had given.
-    `on_start` is told the folder of the first run.
+    `on_start` is told the folder of the first run. `until`: where the recipe is not run as far as
+    the command says.
     """
     from runner.execution.chain import ensure_base
     from runner.plan.snapshot import take_snapshot
@@ -582,9 +647,9 @@ def execute_chain(
     def run_base(
         base: Recipe, stages: list[Stage], snapshot: Snapshot, before: BaseResult | None
     ) -> list[StageResult]:
-        until = stages[-1].NAME
+        last = stages[-1].NAME
         _say(f"first the recipe {base.name}, for {link.recipe.name}")
-        return execute(args, base, stages, store, snapshot, None, starts, before, until).results
+        return execute(args, base, stages, store, snapshot, None, starts, before, last).results
 
     recipe, stages, snapshot = link.recipe, link.stages, link.snapshot
     base = ensure_base(recipe, store, run_base)
@@ -592,7 +657,8 @@ def execute_chain(
         snapshot = take_snapshot(recipe, stages, store, link.runs, base.given())
         if shown := up_to_date(make_plan(recipe, stages, snapshot), link.runs):
             return shown
-    done = execute(args, recipe, stages, store, snapshot, lock, starts, base, args.until)
+    until = until or args.until
+    done = execute(args, recipe, stages, store, snapshot, lock, starts, base, until)
     return done.run.path
 
 
@@ -667,9 +733,15 @@ def _warn_of_split(result: Mapping[str, Any]) -> None:
             _warn(warning)
 
 
-def _tell_result(told: Told, folder: Path) -> None:
+def _tell_result(told: Told, folder: Path, page: Page | None) -> None:
     from runner.report.summary import render_summary, summary
 
     result = summary(folder)
     _warn_of_split(result)
-    told.result(result, lambda: render_summary(result, sys.stdout))
+
+    def in_words() -> None:
+        render_summary(result, sys.stdout)
+        if page:
+            page.show()
+
+    told.result({**result, **({"compare": page.as_data()} if page else {})}, in_words)

@@ -119,7 +119,8 @@ def as_json(plans: Sequence[Plan]) -> str:
 def as_data(plans: Sequence[Plan]) -> dict[str, Any]:
     """The plan for machines; `key` is null while it cannot be known. Bytes and seconds.
 
-    Of a recipe that starts from others, theirs stand under `bases`, the innermost first.
+    Of a recipe that starts from others, theirs stand under `bases`, the innermost first; `recipe
+    plan` adds those of recipes that it is compared with under `compared`.
     """
     *bases, last = map(_as_data, plans)
     return {"schema": PLAN, **last, **({"bases": bases} if bases else {})}

@@ -35,7 +35,8 @@ class Job:
     """One recipe of a command. `args` are the command's, with this one as `recipe`.
 
     `links`: the plans of all recipes that it takes, its own last; `shown`: the folder of its newest
-    run, where all of that is up to date.
+    run, where all of that is up to date. `compared`: the plans of each recipe that it is compared
+    with, where its own run gets so far.
     """
 
     args: argparse.Namespace
@@ -44,6 +45,22 @@ class Job:
     stages: list[Stage]
     links: list[Link] = field(default_factory=list)
     shown: Path | None = None
+    compared: list[list[Link]] = field(default_factory=list)
+
+    @property
+    def compares(self) -> bool:
+        """Is there to be a page beside the results?"""
+        return bool(self.recipe.compared) and any(s.NAME == "evaluate" for s in self.stages)
+
+    @property
+    def all_links(self) -> list[Link]:
+        """Also of the recipes that it is compared with, which are run first."""
+        return [link for chain in (*self.compared, self.links) for link in chain]
+
+    @property
+    def idle(self) -> bool:
+        """Is there nothing to compute?"""
+        return self.shown is not None and all(each.finished for each in self.all_links)
 
 
 def chosen(args: argparse.Namespace, say: Say) -> list[argparse.Namespace]:
@@ -154,13 +171,13 @@ def refuse_shared_runs(recipes: Sequence[Recipe]) -> None:
     Each would take the other's newest run for its own, and never be up to date.
     """
     from runner.execution.run_folder import runs_folder
-    from runner.recipe.base_recipe import recipes_of
+    from runner.recipe.compared_recipes import all_recipes
     from runner.report.printable import quoted
 
     owners: dict[Path, Recipe] = {}
     problems: list[Diagnostic] = []
     for outer in recipes:
-        for recipe in recipes_of(outer):
+        for recipe in all_recipes(outer):
             file = recipe.source.path
             owner = owners.setdefault(runs_folder(recipe.project_root, recipe.name), recipe)
             if owner.source.path.resolve() == file.resolve():
@@ -168,7 +185,7 @@ def refuse_shared_runs(recipes: Sequence[Recipe]) -> None:
             name = quoted(recipe.name, 80)
             message = f"{owner.source.path} also has the name {name}: the runs of both would lie "
             message += f"in runs/{recipe.name}"
-            hint = "give one of them another name, or run them by two commands"
+            hint = "give one of them another name"
             problems.append(outer.source.diagnostic("E280", "/name", message, hint=hint))
     if problems:
         raise RecipeInvalid(list(dict.fromkeys(problems)))

@@ -1,0 +1,21 @@
+"""A comparison in a few lines, for the end of a run: the page has the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runner.report.compare_text import difference_rows, titles
+from runner.report.printable import escaped
+
+
+def compare_lines(data: Mapping[str, Any], page: str, *, made: bool) -> Iterator[str]:
+    """Trained model by trained model, each difference with its interval; where the page is."""
+    sides = {model["name"]: model["side"] for model in data["models"]}
+    for found in data["comparisons"]:
+        if sides.get(found["first"]) == sides.get(found["second"]) == "tuned":
+            yield f"compared          {escaped(found['second'])} minus {escaped(found['first'])}"
+            for each in found["differences"]:
+                for title, change, interval, count, words in difference_rows(titles(data), each):
+                    yield f"  {title:<15} {change} {interval}, on {count}: {words}"
+    yield f"the page         {page}{'' if made else ' (as it was)'}"
