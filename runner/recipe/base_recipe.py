@@ -193,7 +193,11 @@ def _real_file(source: Source, place: str, above: tuple[Path, ...]) -> Path | Fi
     if real in above:
         names = [path.name for path in (*above[above.index(real) :], real)]
         message = f"{shown} starts from this recipe itself: {' → '.join(names)}"
-        return Finding("E257", place, message, "one of them must start from a base model")
+        hint = "one of them must start from a base model"
+        if place not in PLACES:
+            message = f"{shown} leads back to this recipe: {' → '.join(names)}"
+            hint = "name another recipe"
+        return Finding("E257", place, message, hint)
     if len(above) >= MAX_RECIPES:
         return _too_many(place)
     return _unreadable(shown, place, real) or real

@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.recipe.checks.registry import check
 from runner.recipe.compared_recipes import POINTER, SECTION
-from runner.recipe.finding import Finding, listed
+from runner.recipe.finding import Finding
 from runner.recipe.model import DataFile, Recipe
 from runner.recipe.paths import real_path
 from runner.report.printable import quoted
@@ -36,15 +36,30 @@ def the_same_is_measured(recipe: Recipe) -> Iterator[Finding]:
     for number, other in enumerate(recipe.compared):
         if other.evaluate is not None and (found := list(_differs(recipe, other))):
             message = f"rows of {quoted(other.name, 80)} cannot be set beside this recipe's: "
-            message += f"{listed(found)} differ" if len(found) > 1 else f"{found[0]} differs"
+            message += f"{_together(found)} differ{'' if len(found) > 1 else 's'}"
             hint = "let both recipes hold out the same rows, and measure the same of them"
             yield Finding("W264", f"{POINTER}/{number}", message, hint)
+
+
+def _together(names: list[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _differs(one: Recipe, other: Recipe) -> Iterator[str]:
     """Settings that decide which rows are held out and what is kept of them, by their names."""
     ours, theirs = _held_out(one), _held_out(other)
+    if _forms(one) != _forms(other):  # a pair's better side is the row of a conversation
+        ours |= {name: theirs[name] for name in _FILES}
     yield from (name for name in ours if ours[name] != theirs[name])
+
+
+_FILES = ("data.train", "data.validation.files")
+
+
+def _forms(recipe: Recipe) -> list[str]:
+    held = recipe.data.validation
+    return [file.format for file in held.files or recipe.data.train]
 
 
 def _held_out(recipe: Recipe) -> dict[str, Any]:
