@@ -6,14 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.plan.plan import Action, Step, make_plan
 
 if TYPE_CHECKING:
-    from runner.errors import NotReproduced, RecipeToolError
+    from runner.errors import NotReproduced
     from runner.execution.chain import BaseResult
     from runner.execution.execute import Execution, StageResult
     from runner.execution.machines.contract import Machines
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from runner.report.progress import Progress
     from runner.report.told import Told
     from runner.runs.background import Child
+    from runner.runs.page import Page
     from runner.runs.several import Job
     from runner.stages.contract import Outputs, Stage
     from runner.store.store import Store
@@ -121,6 +121,7 @@ def address_of(text: str) -> tuple[str, int]:
 def main(args: argparse.Namespace) -> int:
     """Run the recipes; exit code 0 when every stage is done."""
     from runner.report.told import Told
+    from runner.runs.reading import jobs_of
     from runner.runs.several import one_after_the_other
     from runner.store import known_digests
     from runner.store.store import Store
@@ -150,73 +151,11 @@ def main(args: argparse.Namespace) -> int:
         return one_after_the_other(jobs, run, told, _say)
 
 
-def _run_compared(job: Job, store: Store, on_start: Callable[[RunFolder], None]) -> list[Path]:
-    """The runs that the recipe is compared with, made where they are missing."""
-    from runner.execution.compared import runs_beside
-
-    if not job.compares:
-        if job.recipe.compared:
-            _say(f"no page: --until {job.args.until} ends before the evaluation")
-        return []
-
-    def run(link: Link) -> Path:
-        until = link.stages[-1].NAME
-        _say(f"first the recipe {link.recipe.name}, which {job.recipe.name} is compared with")
-        return execute_chain(job.args, link, store, None, on_start, until)
-
-    return runs_beside(job.recipe, store, run)
-
-
-def _make_page(job: Job, folder: Path, beside: Sequence[Path], store: Store) -> Page | None:
-    """The page in the run's folder; made again where it is not of these runs."""
-    from runner.compare.page import PAGE
-    from runner.errors import RecipeToolError
-    from runner.execution.compared import make_page
-
-    if not beside:
-        return None
-    try:
-        data, made = make_page(folder, beside, store)
-    except RecipeToolError as error:
-        error.add_note(f"the run itself is done: {folder}")
-        raise
-    return Page(data, str(folder / PAGE), made)
-
-
-def jobs_of(args: argparse.Namespace) -> list[Job]:
-    """What a command line asks for, read and pinned; nothing is planned.
-
-    Raises RecipeInvalid with what is wrong with any of the recipes.
-    """
-    from runner.bundle.archive import is_bundle
-    from runner.recipe.load import UNPINNED
-    from runner.report.reporters import print_beside
-    from runner.runs.several import Job, chosen, naming, read_all, refuse_shared_runs
-    from runner.stages import stages_of
-
-    asked = chosen(args, _say)
-    if is_bundle(asked[0].recipe):
-        found: list[tuple[Recipe, Mapping[str, Any] | None]] = [_unpacked(asked[0])]
-    else:
-        errors = UNPINNED if args.locked else ()
-        paths = [each.recipe for each in asked]
-        recipes = read_all(paths, args.set, errors, print_beside)
-        refuse_shared_runs(recipes)
-        found = []
-        for each, recipe in zip(asked, recipes, strict=True):
-            with naming(each):
-                found.append(_settled(each, recipe))
-    return [
-        Job(each, recipe, lock, stages_of(recipe, each.until))
-        for each, (recipe, lock) in zip(asked, found, strict=True)
-    ]
-
-
 def _plan_all(jobs: Sequence[Job], store: Store) -> None:
     """Plan every recipe, and raise what keeps any of them from being run here."""
     from runner.execution.device import require_device
     from runner.execution.ready import require_ready
-    from runner.runs.several import naming
+    from runner.runs.several import naming, refuse_other_machines
     from runner.store import known_digests
     from runner.system.folders import cache_folder
 
@@ -236,6 +175,7 @@ def _plan_all(jobs: Sequence[Job], store: Store) -> None:
         for link in [] if job.idle else job.all_links:
             _warn_of_lacks(link.recipe, link.steps)
             with naming(job.args):
+                refuse_other_machines(job)
                 require_rendezvous(job.args, link.recipe, link.steps)
 
 
@@ -261,12 +201,17 @@ def _split(jobs: Sequence[Job]) -> Child | int:
 def _run(job: Job, store: Store, background: Child | None, told: Told) -> int:
     """Run one recipe whose plan is made; exit code 0, or 7 where it is not what it should be."""
     from runner.bundle.archive import is_bundle
+    from runner.runs.page import page_of, run_compared
 
     args = job.args
     announce = background.announce if background else nothing
-    beside = _run_compared(job, store, announce)
+
+    def execute_until(link: Link, until: str) -> Path:
+        return execute_chain(args, link, store, None, announce, until)
+
+    beside = run_compared(job, store, execute_until, _say)
     shown = job.shown or execute_chain(args, job.links[-1], store, job.lock, announce)
-    page = _make_page(job, shown, beside, store)
+    page = page_of(shown, beside, store)
     if job.shown:
         _tell_up_to_date(told, shown, page)
     else:
@@ -276,111 +221,6 @@ def _run(job: Job, store: Store, background: Child | None, told: Told) -> int:
     elif job.lock is not None:
         compare_with_expected(job.recipe, shown, required=args.locked)
     return _verify(shown, store, told) if args.verify_twice else 0
-
-
-def loaded(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any] | None]:
-    """The recipe in a file, and the lock that it goes by, if any."""
-    from runner.recipe.load import UNPINNED, load_recipe
-    from runner.report.reporters import print_beside
-
-    errors = UNPINNED if args.locked else ()
-    recipe = load_recipe(args.recipe, warn=print_beside, overrides=args.set, errors=errors)
-    return _settled(args, recipe)
-
-
-def _settled(args: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Mapping[str, Any] | None]:
-    """`recipe` as it is run: pinned, shrunken where asked; and the lock that it goes by, if any."""
-    from runner.execution.published_twin import recorded
-    from runner.lock.locking import lock_of_run
-    from runner.recipe.shrink import shrink_recipe
-
-    given = recipe
-    recipe = _pinned(args, recipe)
-    lock = None  # which pins the recipe as it is written: it says nothing of a twin or a change
-    _refuse_with_locked(args)
-    if args.shrink:
-        recipe = recorded(shrink_recipe(recipe), given)
-    elif not args.set:
-        lock = lock_of_run(recipe, required=args.locked, warn=_warn)
-    return recipe, lock
-
-
-def _pinned(args: argparse.Namespace, recipe: Recipe) -> Recipe:
-    """`recipe` with commits of the hub, which is not asked for a training that cannot be here.
-
-    What a run has trained before may be stored: then it is asked, and the plan decides.
-    """
-    from runner.errors import RecipeToolError
-    from runner.execution.before_hub import may_be_stored
-    from runner.execution.published_twin import NO_ACCESS, is_closed
-    from runner.execution.revisions import asks_hub, pin_revisions
-    from runner.recipe.base_recipe import innermost
-
-    refused = _refusal(args, recipe) if asks_hub(recipe) else None
-    if refused and not may_be_stored(runs_of(recipe)):
-        raise refused
-    if args.shrink and is_closed(innermost(recipe).model):
-        recipe = _published(recipe, "it is given to those with a licence, and there is no token")
-    try:
-        return pin_revisions(recipe, runs_of(recipe), _say)
-    except RecipeToolError as error:
-        if refused:
-            raise refused from None
-        if not args.shrink or error.code not in NO_ACCESS:
-            raise
-        published = _published(recipe, error.message.split("\n")[0])
-        if published is recipe:
-            raise
-        return pin_revisions(published, runs_of(recipe), _say)
-
-
-def _published(recipe: Recipe, why: str) -> Recipe:
-    """`recipe` with published configs in place of models of the hub, where they are known."""
-    from runner.execution.published_twin import without_hub
-    from runner.recipe.base_recipe import innermost
-
-    published = without_hub(recipe)
-    if published is not recipe:
-        _say(
-            f"{innermost(recipe).model.hub}: {why}; the twin is made of its published sizes, with "
-            "a tokenizer of its own"
-        )
-    return published
-
-
-def _refusal(args: argparse.Namespace, recipe: Recipe) -> RecipeToolError | None:
-    from runner.execution.before_hub import refusal
-    from runner.stages import stages_of
-
-    if getattr(args, "command", "run") != "run" or args.get:
-        return None
-    names = [stage.NAME for stage in stages_of(recipe, args.until)]
-    return refusal(recipe, names, args.rendezvous)
-
-
-def _unpacked(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any]]:
-    """The recipe in a bundle, unpacked beside us, and its lock. Sets `until` as the run had it."""
-    from runner.bundle.archive import open_archive
-    from runner.bundle.unpacked import locked_recipe, require_fresh, unpack_inputs, until_of
-    from runner.errors import UsageError
-    from runner.system.folders import cache_folder
-
-    if args.shrink:
-        raise UsageError("a bundle pins the real model; --shrink is for recipes")
-    if args.set:
-        raise UsageError(
-            "a bundle pins every value; --set is for recipes",
-            hint="set the value on the recipe that the bundle was made of",
-            code="E133",
-        )
-    with open_archive(args.recipe) as archive:
-        folder = args.into or Path(archive.index.title)
-        unpack_inputs(archive, folder, cache_folder(), trust_code=args.trust_bundled_code)
-        recipe = locked_recipe(archive, folder)
-    if args.until is None:
-        args.until, args.until_of_bundle = until_of(folder), True
-    _say(f"the inputs of {args.recipe.name} are in {folder}")
-    return recipe, require_fresh(recipe, recipe.source.path, args.recipe)
 
 
 def _get_command(args: argparse.Namespace) -> str:
@@ -424,22 +264,6 @@ def _compare_with_bundle(recipe: Recipe, folder: Path) -> None:
         _say(f"the same bytes as in the bundle: manifest {compared.manifest_sha256}")
     else:
         raise _not_reproduced("the run is not what the bundle holds", found)
-
-
-def _refuse_with_locked(args: argparse.Namespace) -> None:
-    """Raises UsageError where the recipe is not run as it is written, and its lock is asked for."""
-    from runner.errors import UsageError
-
-    for name, given, what, code in (
-        ("--shrink", args.shrink, "the real model", "E002"),
-        ("--set", args.set, "the recipe as it is written", "E133"),
-    ):
-        if args.locked and given:
-            raise UsageError(
-                f"--locked and {name} exclude each other: a lock pins {what}",
-                hint="leave one of the two out",
-                code=code,
-            )
 
 
 def _say(message: str) -> None:
@@ -584,26 +408,6 @@ def _verify(folder: Path, store: Store, told: Told) -> int:
     )
     told.proof(report.as_data(proof), lambda: print("\n".join(report.as_lines(proof))))
     return 0 if proof.holds else 7
-
-
-@dataclass(frozen=True)
-class Page:
-    """A comparison, its file, and whether it was made now."""
-
-    data: Mapping[str, Any]
-    file: str
-    made: bool
-
-    def as_data(self) -> dict[str, Any]:
-        """For the result as JSON."""
-        models = [model["name"] for model in self.data["models"]]
-        return {"page": self.file, "made": self.made, "models": models}
-
-    def show(self) -> None:
-        """Its main lines."""
-        from runner.report.compare_lines import compare_lines
-
-        print("\n".join(compare_lines(self.data, self.file, made=self.made)))
 
 
 def _tell_up_to_date(told: Told, folder: Path, page: Page | None) -> None:

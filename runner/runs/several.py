@@ -191,6 +191,26 @@ def refuse_shared_runs(recipes: Sequence[Recipe]) -> None:
         raise RecipeInvalid(list(dict.fromkeys(problems)))
 
 
+def refuse_other_machines(job: Job) -> None:
+    """Raise UsageError (E952) where a recipe that it is compared with would wait for machines.
+
+    They join the recipe that the command names, and no other.
+    """
+    from runner.plan.plan import Action
+
+    for link in (link for chain in job.compared for link in chain):
+        trains = any(
+            each.stage == "train" and each.action is not Action.REUSE for each in link.steps
+        )
+        if trains and link.recipe.train.nodes > 1:
+            raise UsageError(
+                f"the recipe {link.recipe.name}, which {job.recipe.name} is compared with, is "
+                "trained by several machines, and these join one recipe alone",
+                hint=f"train it first: recipe run {link.recipe.source.path} --rendezvous HOST:PORT",
+                code="E952",
+            )
+
+
 def one_after_the_other(
     jobs: Sequence[Job], run: Callable[[Job], int], told: Told, say: Say
 ) -> int:

@@ -365,6 +365,15 @@ def test_without_an_evaluation_there_is_no_page_and_it_is_said(
     assert "no page: --until train ends before the evaluation\n" in told.err
 
 
+def test_machines_that_join_one_recipe_are_not_waited_for_by_another(
+    project: Path, ran: list[tuple[str, str | None]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "more" / "small.yaml").write_text(SMALL.replace("steps: 4", "steps: 4, nodes: 2"))
+    assert main(["run", "large.yaml", "--rendezvous", "127.0.0.1:29400"]) == 2
+    assert "error[E952]: the recipe small, which large is compared" in capsys.readouterr().err
+    assert ran == []
+
+
 def test_a_page_that_cannot_be_made_does_not_hide_that_the_run_is_done(
     project: Path,
     ran: list[tuple[str, str | None]],
