@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -269,10 +270,35 @@ def test_rows_that_do_not_fit_and_damaged_ones_are_told_of(
 ) -> None:
     other = measured("boolq", given={"validation": rows["gsm8k"]["test"]})
     assert (other.status, other.error()["code"]) == (1, "E925"), other.log
+    assert re.search(
+        r'task boolq does not fit its rows: doc_to_\w+ wants "passage": row 1 of '
+        r"\S+( \(boolq\))?, split validation; its rows have answer, question$",
+        other.error()["message"],
+    )
     damaged = tmp_path / "damaged.parquet"
     damaged.write_bytes(Path(rows["boolq"]["validation"][0]).read_bytes()[:200])
     broken = measured("boolq", given={"validation": [str(damaged)]})
     assert (broken.status, broken.error()["code"]) == (1, "E924"), broken.log
+
+
+def test_labels_that_are_kept_secret_are_no_measure_and_a_bad_one_is_the_harnesss_own(
+    measured: Callable[..., Finished], tmp_path: Path
+) -> None:
+    """As in the test sets of some benchmarks, whose labels are all -1."""
+
+    def rows(*labels: int) -> dict[str, list[str]]:
+        path = tmp_path / f"rows-{len(list(tmp_path.iterdir()))}.jsonl"
+        many = [boolq(number) | {"label": label} for number, label in enumerate(labels)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in many))
+        return {"validation": [str(path)]}
+
+    secret = measured("boolq", given=rows(-1, -1, -1))
+    assert (secret.status, secret.error()["code"]) == (1, "E925"), secret.log
+    words = "the right answer is -1, which is none of the 2 choices: row 1 (and 2 more) of"
+    assert words in secret.error()["message"]
+    one = measured("boolq", given=rows(1, 0, 5))
+    assert one.status == 0, one.log
+    assert one.measures()["tasks"]["boolq/acc"]["count"] == 3
 
 
 def test_rows_may_be_json_lines(measured: Callable[..., Finished], tmp_path: Path) -> None:
