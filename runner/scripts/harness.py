@@ -1,8 +1,9 @@
 """Tasks of lm-evaluation-harness with base and tuned model, example by example.
 
 spec.hashed: tasks (configurations of task files, see runner/recipe/task_files.py, then those of the
-harness's own: {task, file, splits: {SPLIT: ROWS}}), limit and num_fewshot (or null),
-apply_chat_template, system, seed, trained ("adapter" or "model"), dtype, attn_implementation.
+harness's own: {task, file, splits: {SPLIT: ROWS}}), perhaps groups (see evaluation/examples.py),
+limit and num_fewshot (or null), apply_chat_template, system, seed, trained ("adapter" or "model"),
+dtype, attn_implementation.
 spec.inputs: model (folder of `fetch`), trained (folder of `train`), template (of `prepare`), of
 task file N its rows, data-N and perhaps fewshot-N, and of a split all files, ROWS-00000.parquet.
 Writes `examples.jsonl` and `results.json` (means with intervals). The harness builds prompts and
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,15 @@ from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.evaluate import load_model, tuned_model
 from runner.scripts.evaluation import fitting, harness_tasks
-from runner.scripts.evaluation.examples import FILE, Example, content_id, cut, write_examples
-from runner.scripts.evaluation.measures import summary_of, task_measures
+from runner.scripts.evaluation.examples import (
+    FILE,
+    Example,
+    Group,
+    content_id,
+    cut,
+    write_examples,
+)
+from runner.scripts.evaluation.measures import GROUP, group_measures, summary_of, task_measures
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.training.torch_setup import (
     SHORTER_QUESTIONS,
@@ -371,12 +379,14 @@ def _write(
         results = {name: each[key] for name, each in found.items()}
         rest = {name: value for name, value in what.items() if name != "id"}
         examples.append(Example("task", what["id"], rest, results))
-    write_examples(spec.folder / FILE, 0, examples)
-    measures: Sequence[Any] = task_measures(examples)
-    tasks = summary_of(examples, measures)
-    text = json.dumps({"tasks": tasks}, indent=2, sort_keys=True, allow_nan=False)
+    groups = [Group.of(each) for each in spec.hashed.get("groups", [])]
+    write_examples(spec.folder / FILE, 0, examples, groups)
+    results = {"tasks": summary_of(examples, task_measures(examples))}
+    if of_groups := summary_of(examples, group_measures(groups, examples)):
+        results["groups"] = {name.removeprefix(GROUP): each for name, each in of_groups.items()}
+    text = json.dumps(results, indent=2, sort_keys=True, allow_nan=False)
     (spec.folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    events.measure(tasks=tasks, peak_memory=peak_memory(device))
+    events.measure(**results, peak_memory=peak_memory(device))
 
 
 if __name__ == "__main__":

@@ -163,15 +163,19 @@ def rows(
             files = [str(folder / f"{name}-{split}-{number}.parquet") for number in range(2)]
             wanted |= dict(zip(files, [many[:4], many[4:]], strict=True))
             found.setdefault(name, {})[split] = files
+    write_parquet(environment_python("harness"), wanted, folder)
+    return found
+
+
+def write_parquet(python: Path, wanted: Mapping[str, Any], folder: Path) -> None:
+    """Path -> rows."""
     (folder / "wanted.json").write_text(json.dumps(wanted))
     write = (
         "import json, sys, pyarrow as pa, pyarrow.parquet as pq\n"
         "for path, rows in json.load(open(sys.argv[1])).items():\n"
         "    pq.write_table(pa.Table.from_pylist(rows), path)\n"
     )
-    argv = [str(environment_python("harness")), "-c", write, str(folder / "wanted.json")]
-    subprocess.run(argv, check=True)
-    return found
+    subprocess.run([str(python), "-c", write, str(folder / "wanted.json")], check=True)
 
 
 @pytest.fixture
@@ -187,13 +191,13 @@ def measured(
     def run(*names: str, given: Mapping[str, list[str]] | None = None, **settings: Any) -> Finished:
         inputs = {"model": models[0], "trained": models[1]}
         inputs["template"] = models[0] / "chat_template.jinja"
-        tasks = []
+        tasks, many = [], settings.pop("rows", rows)
         for name in names:
             (known,) = known_tasks(name)
             splits = {}
             for split in known.splits(settings.get("num_fewshot")):
                 place = splits[split] = f"rows-{len(inputs)}"
-                for number, path in enumerate((given or rows[name])[split]):
+                for number, path in enumerate((given or many[name])[split]):
                     inputs[f"{place}-{number:05}{Path(path).suffix}"] = Path(path)
             tasks.append({"task": name, "file": known.file, "splits": splits})
         hashed = SETTINGS | settings | {"tasks": tasks}
@@ -212,11 +216,13 @@ def by_the_harness(
     tasks: Sequence[str],
     cache: Path,
     num_fewshot: int | None,
+    files: Sequence[str] = (),
 ) -> list[dict[str, dict[str, Any]]]:
+    """`files`: of groups among the tasks."""
     known: list[Known] = [task for name in tasks for task in known_tasks(name)]
     given = {
         "rows": {f"{each.repository}|{each.config or ''}": rows[each.name] for each in known},
-        "files": [each.file for each in known],
+        "files": [*files, *(each.file for each in known)],
         "tasks": list(tasks),
         "models": list(map(str, models)),
         "num_fewshot": num_fewshot,
@@ -261,6 +267,60 @@ def test_every_score_is_the_one_of_the_harness_itself(
             name, _, metric = key.partition("/")
             metric = metric if "," in metric else f"{metric},none"
             assert each[side]["value"] == pytest.approx(found[name][metric], abs=1e-9), key
+
+
+def test_a_group_as_a_whole_is_what_the_harness_itself_says(
+    measured: Callable[..., Finished],
+    environment_python: Callable[[str], Path],
+    models: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    """Tasks of unlike size; one group weighs them by their rows, the other does not."""
+    given, wanted = {}, {}
+    for group, make in (("wmdp", mmlu), ("bhs_hindi", bhs)):
+        for number, known in enumerate(known_tasks(group)):
+            path = str(tmp_path / f"{known.name}.parquet")
+            given[known.name] = {known.asked: [path]}
+            wanted[path] = [make(7 * number + row) for row in range(2 + 3 * number)]
+    write_parquet(environment_python("harness"), wanted, tmp_path)
+    groups = [
+        {"group": name, "tasks": list(catalogue().leaves(name)), "metrics": metrics}
+        for name in ("wmdp", "bhs_hindi")
+        if (metrics := catalogue().figures[name])
+    ]
+    result = measured(*given, rows=given, groups=groups)
+    assert result.status == 0, result.log
+    python = environment_python("harness")
+    files = ["wmdp/_wmdp.yaml", "bhs/bhs_hindi.yaml"]
+    names = ["wmdp", "bhs_hindi"]
+    theirs = by_the_harness(python, models, given, names, tmp_path / "cache", None, files)
+    ours = result.measures()["groups"]
+    assert sorted(ours) == ["bhs_hindi/acc", "wmdp/acc"]
+    plain = result.measures()["tasks"]
+    for group in names:
+        known = [plain[f"{task}/acc"] for task in catalogue().leaves(group)]
+        found = ours[f"{group}/acc"]
+        assert found["count"] == sum(each["count"] for each in known)
+        for side, of_them in zip(("base", "tuned"), theirs, strict=True):
+            assert found[side]["value"] == pytest.approx(of_them[group]["acc,none"], abs=1e-9)
+        assert found["base"]["low"] <= found["base"]["value"] <= found["base"]["high"]
+    sizes = [plain[f"{task}/acc"] for task in catalogue().leaves("bhs_hindi")]
+    by_rows = sum(each["base"]["value"] * each["count"] for each in sizes) / sum(
+        each["count"] for each in sizes
+    )
+    assert ours["bhs_hindi/acc"]["base"]["value"] != pytest.approx(by_rows, abs=1e-6), (
+        "rows that weigh the same either way prove little"
+    )
+    written = json.loads(result.files()["results.json"])
+    assert written["groups"] == ours
+    head = json.loads(result.files()["examples.jsonl"].splitlines()[0])
+    assert head["groups"] == groups
+
+
+def bhs(number: int) -> dict[str, Any]:
+    """A model of chance takes the shorter ending, which is the good one of every third row."""
+    good = "up" if number % 3 == 0 else f"sings as well as the other {number}"
+    return {"context": f"she {number}", "ending_good": good, "ending_bad": "sing it now"}
 
 
 def test_rows_that_do_not_fit_and_damaged_ones_are_told_of(
