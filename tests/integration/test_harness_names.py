@@ -371,6 +371,7 @@ def test_rows_may_be_json_lines(measured: Callable[..., Finished], tmp_path: Pat
 
 LISTED = """
 import json, sys
+from lm_eval.tasks import TaskManager, _index
 from lm_eval.tasks._yaml_loader import load_yaml
 from runner.scripts import list_harness_tasks
 from runner.scripts.evaluation import harness_tasks
@@ -381,22 +382,30 @@ for name, file in json.loads(sys.argv[1]).items():
     config = load_yaml(path, resolve_func=False)
     shelf, own = list_harness_tasks.place_of(name, config, path)
     found[name] = [config["task"], harness_tasks.unfit(config), shelf, own]
-print(json.dumps([list_harness_tasks.sources_digest(), found]))
+groups = [path for path in harness_tasks.FOLDER.rglob("*.yaml")
+          if b"\\ngroup:" in b"\\n" + path.read_bytes()]
+_index.TaskIndex._iter_yaml_files = staticmethod(lambda root: sorted(groups))
+figures = {name: list_harness_tasks.figures_of(entry.cfg or {})
+           for name, entry in TaskManager().task_index.items() if entry.kind is _index.Kind.GROUP}
+print(json.dumps([list_harness_tasks.sources_digest(), found, figures]))
 """
 
 
 def test_the_list_of_tasks_says_what_the_installed_package_says(
     environment_python: Callable[[str], Path],
 ) -> None:
-    """The very files that the list was made from, and what every hundredth of them says."""
+    """The very files that the list was made from, every group, every hundredth of the tasks."""
     some = list(catalogue().tasks.values())[::100]
     files = {each.name: each.file for each in some}
     argv = [str(environment_python("harness")), "-c", LISTED, json.dumps(files)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(argv, capture_output=True, check=True, text=True, env=env)
-    digest, found = json.loads(done.stdout.splitlines()[-1])
+    digest, found, figures = json.loads(done.stdout.splitlines()[-1])
     listed = json.loads((ROOT / "environments" / FILE).read_bytes())
     assert digest == listed["sources"], "make the list anew: python -m tests.harness_list"
+    assert {
+        name: given for name, given in figures.items() if given and name in listed["groups"]
+    } == listed["figures"]
     assert len(found) > 100
     for each in some:
         name, unfit, shelf, own = found[each.name]
