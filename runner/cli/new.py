@@ -15,7 +15,8 @@ from runner.recipe.creation.goals import DEFAULT, GOALS, goal_of, goals_for
 from runner.recipe.methods import METHODS
 
 if TYPE_CHECKING:
-    from runner.recipe.creation.recommend import Machine, Recommendation
+    from runner.recipe.creation.facts import Machine
+    from runner.recipe.creation.recommend import Recommendation
     from runner.recipe.creation.write import Wish
 
 HELP = (
@@ -337,7 +338,7 @@ def _data_of(args: argparse.Namespace, goal: str) -> Callable[[Any], Any]:
 def _machine(args: argparse.Namespace, questions: _Questions) -> Machine:
     from runner.plan.machines import hardware as described
     from runner.plan.machines import known_names
-    from runner.recipe.creation.recommend import Machine
+    from runner.recipe.creation.facts import Machine
     from runner.system import hardware
 
     names = [gpu.name for gpu in hardware.gpus()] if args.machine is None else []

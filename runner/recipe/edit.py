@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 from runner.recipe.flow import flow
 from runner.recipe.source import Source, Span, escape_token, pointer_tokens
+from runner.recipe.traced import NONE, Traced, joined
 
 STEP = 2  # columns of one level, where a mapping is made that was not there
 _COMMENT = re.compile(r"(?<!\S)#[^\n]*")
@@ -32,68 +32,6 @@ class NotEditable(Exception):
     def __init__(self, pointer: str, message: str) -> None:
         super().__init__(message)
         self.pointer, self.message = pointer, message
-
-
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """Text, and for each of its characters the offset in the file that it came from."""
-
-    text: str
-    origins: tuple[int, ...]
-
-    @classmethod
-    def of_file(cls, text: str) -> Traced:
-        """The file itself."""
-        return cls(text, tuple(range(len(text))))
-
-    @classmethod
-    def new(cls, text: str, origin: int, length: int = 1) -> Traced:
-        """Text in the place of `length` characters from `origin` on."""
-        last = origin + max(1, length) - 1
-        origins = [min(origin + number, last) for number in range(len(text))]
-        return cls(text, (*origins[:-1], last) if text else ())
-
-    def part(self, start: int, end: int | None = None) -> Traced:
-        """As a slice of the text."""
-        return Traced(self.text[start:end], self.origins[start:end])
-
-    def __add__(self, other: Traced) -> Traced:
-        return Traced(self.text + other.text, self.origins + other.origins)
-
-    def lines(self) -> list[Traced]:
-        """Its lines, each with its end."""
-        found, start = [], 0
-        while start < len(self.text):
-            end = self.text.find("\n", start) + 1 or len(self.text)
-            found.append(self.part(start, end))
-            start = end
-        return found
-
-    def stripped(self) -> Traced:
-        """Without white space at both ends."""
-        start = len(self.text) - len(self.text.lstrip())
-        return self.part(start, len(self.text.rstrip()))
-
-    def shifted(self, columns: int) -> Traced:
-        """A line moved to the right, or (below 0) to the left as far as it has spaces."""
-        if not self.text.strip():
-            return self
-        origin = self.origins[0]
-        if columns >= 0:
-            return Traced(" " * columns, (origin,) * columns) + self
-        spaces = len(self.text) - len(self.text.lstrip(" "))
-        return self.part(min(-columns, spaces))
-
-
-_NONE = Traced("", ())
-
-
-def joined(parts: Iterable[Traced]) -> Traced:
-    """One text of many."""
-    found = list(parts)
-    return Traced(
-        "".join(part.text for part in found), tuple(at for part in found for at in part.origins)
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +73,9 @@ class Document:
         return self._text.text
 
     @property
-    def origins(self) -> tuple[int, ...]:
-        """Of each character of `text`, the offset in the file that it came from."""
-        return self._text.origins
+    def traced(self) -> Traced:
+        """The text as edited, with the places in the file."""
+        return self._text
 
     @property
     def source(self) -> Source:
@@ -219,7 +157,7 @@ class Document:
         _, end = self._offsets(self._source.values[where])
         origin = self._text.origins[max(0, min(end, len(self._text.origins)) - 1)]
         name = Traced.new(flow(pointer_tokens(pointer)[-1]), origin)
-        piece = _Piece([], name, Traced.new(flow(value), origin), value, [], _NONE, [], -1)
+        piece = _Piece([], name, Traced.new(flow(value), origin), value, [], NONE, [], -1)
         self._put(pointer, piece)
 
     def remove(self, pointer: str) -> None:
@@ -330,10 +268,10 @@ class Document:
         elif text[line_start:key_start].strip():  # behind the "- " of a list's item
             follower = self._offsets(self._source.keys[siblings[1]])[0]
             lost = self._comments_between(last, follower)
-            self._splice(key_start, follower, _NONE)
+            self._splice(key_start, follower, NONE)
             self._comment_above(parent, lost)
         else:
-            self._splice(first, min(last + 1, len(text)), _NONE)
+            self._splice(first, min(last + 1, len(text)), NONE)
         return piece
 
     def _with_head(self, piece: _Piece, key_end: int, start: int) -> _Piece:
@@ -381,11 +319,11 @@ class Document:
             value=self._text.part(start, end),
             data=self._data(full),
             inner=[] if self._text.text[start] in "{[" else self._comments_between(start, end),
-            behind=_NONE,
+            behind=NONE,
             below=[],
             column=-1,
         )
-        self._splice_in_line(*cut, _NONE)
+        self._splice_in_line(*cut, NONE)
         return piece
 
     def _first_comment_line(self, full: str, parent: str, line_start: int, column: int) -> int:
@@ -608,7 +546,7 @@ class Document:
 
 def _reindented(piece: _Piece, column: int) -> Traced:
     """The value's later lines moved as far as the key."""
-    first, *rest = piece.value.lines() or [_NONE]
+    first, *rest = piece.value.lines() or [NONE]
     if piece.column < 0:
         return joined([first, *(_at_column(each, column + 2 * STEP) for each in rest)])
     return joined([first, *(each.shifted(column - piece.column) for each in rest)])
@@ -631,25 +569,3 @@ def _line_starts(text: str) -> list[int]:
 def _line_and_column(starts: list[int], offset: int) -> tuple[int, int]:
     line = bisect_right(starts, offset)
     return line, offset - starts[line - 1] + 1
-
-
-def with_line_ends(document: Document, file: bytes) -> bytes:
-    """The edited text as bytes, with the line ends and the byte order mark of the `file`."""
-    text = file.decode("utf-8")
-    mark = "\ufeff" if text.startswith("\ufeff") else ""
-    ends = _line_ends(text.removeprefix("\ufeff"))
-    usual = next(iter(ends.values()), "\n")
-    written = [
-        ends.get(origin, usual) if character == "\n" else character
-        for character, origin in zip(document.text, document.origins, strict=True)
-    ]
-    return (mark + "".join(written)).encode("utf-8")
-
-
-def _line_ends(text: str) -> Mapping[int, str]:
-    """Offset of each line break in the text as it is read -> how the file writes it."""
-    ends, shorter = {}, 0
-    for match in re.finditer(r"\r\n|\r|\n", text):
-        ends[match.start() - shorter] = match[0]
-        shorter += len(match[0]) - 1
-    return ends

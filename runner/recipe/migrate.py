@@ -8,9 +8,9 @@ from pathlib import Path
 
 from runner.errors import RecipeInvalid
 from runner.recipe.checks.unfit import is_lock, unfit
-from runner.recipe.edit import with_line_ends
 from runner.recipe.finding import missing_key
 from runner.recipe.source import Source, parse_source, read_bytes
+from runner.recipe.traced import with_line_ends
 from runner.recipe.versions import migrated, newest, number_of, shape_diagnostics, version
 from runner.report.diagnostic import Diagnostic
 from runner.store.atomic import disk_errors, write_atomic
@@ -72,7 +72,7 @@ def migrate(path: Path) -> Migration:
         return Migration(path, content, content, 0, error.diagnostics)
     wrong = shape_diagnostics(replace(document.source, problems=()), newest())
     assert not wrong, wrong  # the edit of a version is wrong, not the recipe
-    return Migration(path, content, with_line_ends(document, content), old.number)
+    return Migration(path, content, with_line_ends(document.traced, content), old.number)
 
 
 def _number(source: Source) -> int | None:

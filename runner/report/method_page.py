@@ -17,18 +17,10 @@ from runner.plan.job import Job
 from runner.plan.published_models import FOLDER
 from runner.plan.shapes import shapes_of
 from runner.plan.trained import trained_parameters
+from runner.recipe.creation.facts import GB, DataFacts, Machine, ModelFacts, shapes_of_size
 from runner.recipe.creation.goals import GOALS
-from runner.recipe.creation.recommend import (
-    GB,
-    DataFacts,
-    FitsNowhere,
-    Machine,
-    ModelFacts,
-    Recommendation,
-    as_recipe,
-    recommend,
-    shapes_of_size,
-)
+from runner.recipe.creation.recommend import FitsNowhere, Recommendation, recommend
+from runner.recipe.creation.sections import as_recipe
 from runner.report.markdown import table
 
 SPARK = Machine("spark", 128 * GB)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from runner.recipe.edit import Document, NotEditable, with_line_ends
+from runner.recipe.edit import Document, NotEditable
 from runner.recipe.source import parse_source
+from runner.recipe.traced import with_line_ends
 
 
 def document(text: str) -> Document:
@@ -172,14 +173,14 @@ def test_line_ends_and_the_byte_order_mark_stay(end: str) -> None:
     edited = document(file)
     edited.move("/b/c", "/d")
     expected = "\ufeff" + "a: 1\nb: {}\nd: 2  # äöü\n".replace("\n", end)
-    assert with_line_ends(edited, file.encode()) == expected.encode()
+    assert with_line_ends(edited.traced, file.encode()) == expected.encode()
 
 
 def test_mixed_line_ends_stay_where_they_were() -> None:
     file = b"a: 1\r\nb: 2\nc: 3\r\n"
     edited = document(file.decode())
     edited.set("/b", 20)
-    assert with_line_ends(edited, file) == b"a: 1\r\nb: 20\nc: 3\r\n"
+    assert with_line_ends(edited.traced, file) == b"a: 1\r\nb: 20\nc: 3\r\n"
 
 
 def test_every_place_is_still_the_one_in_the_file() -> None:
@@ -367,7 +368,7 @@ def test_any_edit_of_any_document_gives_the_data_and_keeps_the_comments(choice: 
     assert edited.source.data == expected(data, name, pointer, argument)
     if name != "remove":
         assert sorted(edited.comments()) == before
-    assert len(edited.origins) == len(edited.text)
+    assert len(edited.traced.origins) == len(edited.text)
     for span in edited.source.values.values():
         assert (span.line, span.column) <= (span.end_line, span.end_column)
         assert span.end_line <= text.count("\n") + 1

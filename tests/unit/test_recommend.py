@@ -8,18 +8,9 @@ from dataclasses import replace
 import pytest
 
 from runner.plan.shapes import shapes_of
+from runner.recipe.creation.facts import GB, DataFacts, Machine, ModelFacts, shapes_of_size, smollm2
 from runner.recipe.creation.goals import GOALS
-from runner.recipe.creation.recommend import (
-    GB,
-    DataFacts,
-    FitsNowhere,
-    Machine,
-    ModelFacts,
-    Recommendation,
-    recommend,
-    shapes_of_size,
-    smollm2,
-)
+from runner.recipe.creation.recommend import FitsNowhere, Recommendation, recommend
 from tests.chain import ROOT
 
 CONFIGS = ROOT / "runner" / "plan" / "data" / "published"

@@ -15,16 +15,10 @@ from runner.plan.cost import known_shapes
 from runner.plan.machines import Hardware
 from runner.plan.published_models import facts_at_hand
 from runner.recipe.creation.by_method import NothingToLearn
+from runner.recipe.creation.facts import DataFacts, Machine, ModelFacts
 from runner.recipe.creation.goals import GOALS
 from runner.recipe.creation.inputs import facts_of_file, together
-from runner.recipe.creation.recommend import (
-    DataFacts,
-    FitsNowhere,
-    Machine,
-    ModelFacts,
-    Recommendation,
-    recommend,
-)
+from runner.recipe.creation.recommend import FitsNowhere, Recommendation, recommend
 from runner.recipe.model import Recipe
 from runner.report.printable import quoted
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runner.recipe.creation.recommend import DataFacts
+    from runner.recipe.creation.facts import DataFacts
 
 GENERATIONS = 8  # answers to a prompt of grpo
 COMPLETION = 256  # tokens of such an answer

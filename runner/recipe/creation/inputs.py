@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import UsageError
 from runner.plan.published_models import published_config
 from runner.plan.shapes import UnknownShapesError, shapes_of
-from runner.recipe.creation.recommend import DataFacts, ModelFacts, shapes_of_size, smollm2
+from runner.recipe.creation.facts import DataFacts, ModelFacts, shapes_of_size, smollm2
 from runner.recipe.finding import listed
 from runner.recipe.gguf_header import NotGgufError, read_header
 from runner.recipe.model_facts import read_object

@@ -11,17 +11,16 @@ from typing import Any
 
 from runner.errors import RecipeInvalid
 from runner.recipe.creation.annotate import annotated, comment
-from runner.recipe.creation.goals import GOALS
-from runner.recipe.creation.recommend import (
+from runner.recipe.creation.facts import (
     GB,
     DataFacts,
     Machine,
     ModelFacts,
-    Recommendation,
     days_on_a_processor,
     longest_tokens,
-    recommend,
 )
+from runner.recipe.creation.goals import GOALS
+from runner.recipe.creation.recommend import Recommendation, recommend
 from runner.recipe.load import check_content
 from runner.recipe.source import parse_source
 from runner.recipe.versions import newest
