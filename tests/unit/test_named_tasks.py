@@ -16,6 +16,7 @@ from runner.recipe.named_tasks import (
     repository_of,
     unfit,
 )
+from runner.report.summary import _quality_lines
 from runner.scripts.evaluation.examples import Group
 from runner.stages import harness
 from runner.system.folders import shipped
@@ -116,6 +117,21 @@ def test_every_figure_is_of_a_group_in_the_list_and_can_be_read() -> None:
     for name, metrics in listed.figures.items():
         data = {"group": name, "tasks": list(listed.groups[name]), "metrics": metrics}
         assert Group.of(data).as_data() == data
+
+
+def test_a_group_has_a_line_of_its_own_in_the_summary() -> None:
+    def mean(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+    found = {"base": mean(0.25), "tuned": mean(0.5), "change": mean(0.25), "few": False}
+    measures = {"tasks": {}, "groups": {"mmlu/acc": {"count": 57, **found}}}
+    lines = _quality_lines(
+        {"stages": [{"name": "harness", "measures": measures}], "margin_unit": ""}
+    )
+    assert lines == [
+        "group             mmlu/acc: 0.250 before, 0.500 after  "
+        "(95% of the difference: +0.150 to +0.350)"
+    ]
 
 
 def recipe_that_names(*names: str) -> Recipe:

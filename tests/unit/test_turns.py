@@ -522,6 +522,8 @@ def test_who_is_told_to_begin_without_a_device_does_not(
         connection, _ = listening.accept()
         with contextlib.closing(Link(connection, "x")) as link:
             link.send(plan={**PLAN, "protocol": PROTOCOL})
+            while not any("ready" in message for message in link.heard(0.1)):
+                assert not joined.done()
             link.send(begin={"machine": 1})
             scene.until(said(scene.joiner_said, "does not speak as a runner does"), joined)
     assert not scene.second.is_busy()
