@@ -250,6 +250,8 @@ class Together:
             with contexts._told_how_it_ends(context.machines):
                 context.machines.begin(PLAN, context.turn)
                 self.held.append((name, len(context.lock_fds), is_held(self.device(name))))
+                while first and not all(context.machines._links.values()):
+                    context.machines.poll()  # as a training ends: the other one has ended, too
                 (folder / "train.txt").write_text("trained")
 
         trained = stage("train", train, DEVICE=True, resumable=lambda scratch: False)

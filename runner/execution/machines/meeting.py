@@ -141,6 +141,9 @@ class First:
             self._say(f"{address[0]} came and went: {why}")
             link.close()
             return
+        except BaseException:
+            link.close()
+            raise
         if answer.get("ready"):
             self._links[link] = False
             self._say(f"{link.name} is here")
@@ -287,6 +290,9 @@ class Other:
         if self._link is None:
             return
         try:
+            if error is None and not self._first_is_done:
+                # what has come is lost when one speaks to a connection that is closed there
+                self._first_is_done = _still_there(self._link)
             with contextlib.suppress(Gone):
                 self._link.send(**_ending(error))
             while error is None and not self._first_is_done:
