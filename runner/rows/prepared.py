@@ -13,12 +13,12 @@ from runner.rows.show import both_ways_words, plain_number
 def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
     """Rows, tokens by kind, lengths, and what was left out and why, of each split."""
     if "clean" in measures:
-        yield from _cleaning(measures["clean"])
+        yield from cleaning_lines(measures["clean"])
     for split in ("train", "validation"):
         yield from _split(split, measures[split])
     yield from _sources(measures)
     yield from _leaks(measures.get("leaks", {}))
-    if warning := held_out_warning(measures):
+    for warning in split_warnings(measures):
         yield f"warning: {warning}"
     if told := measures.get("both_ways"):
         yield f"warning: {both_ways_words(told['count'], told['first'])}"
@@ -26,10 +26,28 @@ def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
         yield f"{measures['rows_in_both']} held-out rows are trained on too"
 
 
-def held_out_warning(measures: Mapping[str, Any]) -> str:
-    """What to say where far more rows are held out than asked for; "" where not."""
-    if not (told := measures.get("held_out")):
-        return ""
+def split_warnings(measures: Mapping[str, Any]) -> Iterator[str]:
+    """What to say of a split that is not what was asked for, or that leaks."""
+    if told := measures.get("held_out"):
+        yield (_too_many if told["rows"] else _none)(told)
+    if near := measures.get("near_copies"):
+        yield (
+            f"{near['rows']} of {near['of']} held-out rows are trained on too, but for case and "
+            f"blanks (the first: {near['first']}), so the loss on them says little; write "
+            "on_leak: drop in data.validation, which leaves such rows out of training, or "
+            "on_leak: allow"
+        )
+
+
+def _none(told: Mapping[str, Any]) -> str:
+    return (
+        f"no row is held out, though data.validation.fraction is {told['fraction']:g}: equal rows "
+        f"are never parted, and all that were read ({told['of']}) are equal; give other rows, or "
+        "write fraction: 0"
+    )
+
+
+def _too_many(told: Mapping[str, Any]) -> str:
     share = told["rows"] / told["of"]
     return (
         f"{told['rows']} of {told['of']} rows are held out ({share:.0%}), though "
@@ -38,7 +56,7 @@ def held_out_warning(measures: Mapping[str, Any]) -> str:
     )
 
 
-def _cleaning(counts: Mapping[str, Any]) -> Iterator[str]:
+def cleaning_lines(counts: Mapping[str, Any]) -> Iterator[str]:
     """What each step did, and the first rows that it did it to."""
     yield f"cleaning: {counts['rows']} rows, {counts['kept']} of them kept"
     for step in counts["steps"]:
@@ -46,6 +64,8 @@ def _cleaning(counts: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {step['step']}: {step['changed']} rows changed, dropped: {dropped or 'none'}"
         for example in step["examples"]:
             yield f"    {escaped(_example(example))}"
+    for name in counts.get("too_short", ()):  # not in runs of before
+        yield f"  decontaminate: no text of {escaped(name)} is long enough to be looked for"
 
 
 def _example(example: Mapping[str, str]) -> str:
@@ -76,11 +96,11 @@ def _split(name: str, counts: Mapping[str, Any]) -> Iterator[str]:
         )
     for kind, told in counts.get("answers", {}).items():
         yield f"  {kind}: {told['count']} answers of {told['mean_tokens']:g} tokens on average"
-    examples = counts.get("examples", {})
+    places, texts = counts.get("examples", {}), counts.get("excerpts", {})  # not in older runs
     if counts["truncated"]:
-        yield f"  truncated: {counts['truncated']} rows{_such_as(examples, 'truncated')}"
+        yield f"  truncated: {counts['truncated']} rows{_such_as(places, 'truncated', texts)}"
     for reason, count in counts["dropped"].items():
-        yield f"  dropped, {reason}: {count} rows{_such_as(examples, reason)}"
+        yield f"  dropped, {reason}: {count} rows{_such_as(places, reason, texts)}"
 
 
 def _sources(measures: Mapping[str, Any]) -> Iterator[str]:
@@ -108,5 +128,10 @@ def _leaks(leaks: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _such_as(examples: Mapping[str, str], reason: str) -> str:
-    return f", such as {escaped(examples[reason])}" if reason in examples else ""
+def _such_as(
+    examples: Mapping[str, str], reason: str, texts: Mapping[str, str] | None = None
+) -> str:
+    if reason not in examples:
+        return ""
+    said = f": {_quoted(texts[reason])}" if texts and reason in texts else ""
+    return escaped(f", such as {examples[reason]}{said}")

@@ -35,6 +35,8 @@ def survey_lines(found: Survey) -> Iterator[str]:
     if found.format and (found.guess is None or found.format != found.guess.format):
         yield f"  read as {found.format}"
     yield f"  {found.rows} rows, {found.rows - found.unfit} fit"
+    for step, count in sorted(found.dropped.items()):
+        yield f"  {count} rows are left out by data.clean.{step}"
     if found.turns:
         turns = ", ".join(f"{count} of {role}" for role, count in sorted(found.turns.items()))
         yield f"  turns: {turns}; {found.answers} are trained on"
@@ -42,19 +44,22 @@ def survey_lines(found: Survey) -> Iterator[str]:
         yield f"  {found.with_tools} rows with tools"
     if found.ignored:
         yield f"  ignored: {_keys(found.unread)}"
+    for name, why in found.left_out.items():
+        yield f"  left out: {quoted(name, 60)}, which is no JSON: {escaped(why)}"
     if length := found.length:
         shown = {name: plain_number(value) for name, value in length.items()}
         yield "  characters a row: {min} to {max}, median {median}".format(**shown)
     if found.both_ways:
         yield f"  warning: {both_ways_words(found.both_ways['count'], found.both_ways['first'])}"
-    if found.problems:
+    if not found.is_sound:
         yield "  problems:"
         yield from (
             f"    {escaped(str(each.place))}: {escaped(each.error.message)} ({each.error.code})"
             for each in found.problems
         )
         if found.unfit > len(found.problems):
-            yield f"    and {found.unfit - len(found.problems)} more rows"
+            more = found.unfit - len(found.problems)
+            yield f"    and {more} more rows: --bad {found.unfit} names all of them"
     if found.advice:
         yield f"  next: {escaped(found.advice)}"
 
@@ -104,10 +109,19 @@ def seen_lines(rows: Iterable[Mapping[str, Any]], *, color: bool) -> Iterator[st
         if "problem" in row:
             yield f"{place}: {escaped(row['problem'])} ({row['code']})"
             continue
-        yield f"{place}: {row['tokens']} tokens, {row['trained']} trained on"
+        if "left_out" in row:
+            yield f"{place}: left out by {row['left_out']}: {escaped(row['why'])}"
+            continue
+        yield f"{place}: {row['tokens']} tokens, {row['trained']} trained on{_done(row)}"
         yield marked(row["parts"], color=color)
         if "answer" in row:
             yield f"right answer: {printable(row['answer'])}"
+
+
+def _done(row: Mapping[str, Any]) -> str:
+    """What `prepare` makes of the row before it is trained on."""
+    changed = f"; changed by {', '.join(row['changed'])}" if row.get("changed") else ""
+    return f"{changed}; truncated from {row['whole']} tokens" if "whole" in row else changed
 
 
 def marked(parts: Parts, *, color: bool) -> str:

@@ -32,8 +32,10 @@ from runner.scripts.data.dividing.kinship import Row
 from runner.scripts.data.files.rows import MAX_SHOWN, Problem, RowError
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.template_tokens import FOREIGN, foreign_template
+from runner.scripts.data.tokens import last_rendered
 from runner.scripts.data.tokens.chat_tokens import ChatTokenizer, template_text
 from runner.scripts.data.tokens.parity_cases import cases
+from runner.scripts.data.tokens.template_limits import naming
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.weights.floats import Array
 
@@ -72,8 +74,13 @@ def in_chunks(
     """The job of a script: `prepare` with files for what waits and processes that work."""
 
     def job(spec: Spec, events: Events) -> None:
-        environ = spec.hashed.get("env", {})
-        with waiting_files(spec.scratch) as files, workers(environ=environ) as crew:
+        environ, template = spec.hashed.get("env", {}), spec.hashed["template"]
+        with (
+            waiting_files(spec.scratch) as files,
+            last_rendered.kept_in(spec.scratch, template),
+            naming(template),
+            workers(environ=environ) as crew,
+        ):
             prepare(files, crew, spec, events)
 
     return job
@@ -83,7 +90,7 @@ def making_of(spec: Spec) -> Making:
     """The model's tokenizer with the chat template of the recipe, or else its own; the settings."""
     settings, named = spec.hashed, spec.hashed["template"]
     template = template_text(spec.inputs["template"]) if named else None
-    wanted = ("seed", "system", "system_variants", "max_length", "too_long")
+    wanted = ("template", "seed", "system", "system_variants", "max_length", "too_long")
     wanted += ("max_completion_length",)
     kept = {name: settings[name] for name in wanted if name in settings}
     return Making(spec.inputs["model"], template, kept)
@@ -102,7 +109,10 @@ def sound_rows(
     held_out = replace(reading, split={})  # no column is asked of them
     validation = read_rows_of(spec, "validation", held_out, cleaning, files, crew, bad)
     if bad.problems:
-        raise_problems(bad.problems, bad.unusable)
+        seen = (
+            f"recipe data inspect --recipe RECIPE --rows 0 --bad {bad.unusable} names all of them"
+        )
+        raise_problems(bad.problems, bad.unusable, seen)
     if cleaning:
         cleaning.require_rows(train, validation, held_out=bool(settings["validation"]))
     return train, validation
@@ -125,23 +135,28 @@ def sift_of(spec: Spec, cleaning: Cleaning | None) -> Sift | None:
     if cleaning is None:
         return None
     names = spec.hashed["measured"]
-    measured = [(spec.inputs[f"measured-{number}"], name) for number, name in enumerate(names)]
+    files = [(spec.inputs[f"measured-{number}"], name) for number, name in enumerate(names)]
+    tasks = spec.hashed.get("measured_tasks", 0)
 
     def sift(train: Sequence[Any], validation: Sequence[Any]) -> list[bool]:
-        left = cleaning.uncontaminated(train, validation, measured)
+        left = cleaning.uncontaminated(train, validation, files[tasks:], files[:tasks])
         cleaning.require_rows([None] * sum(left), validation, held_out=False)
         return left
 
     return sift
 
 
-def raise_problems(problems: Sequence[Problem], count: int) -> None:
-    """Raise one ScriptError for `count` bad rows, the first ones named, with the first's code."""
+def raise_problems(problems: Sequence[Problem], count: int, seen: str = "") -> None:
+    """Raise one ScriptError for `count` bad rows, the first ones named, with the first's code.
+
+    `seen`: where those are seen that are not named here.
+    """
     lines = [f"{problem.place}: {problem.error.message}" for problem in problems[:MAX_SHOWN]]
     if count > MAX_SHOWN:
         lines.append(f"and {count - MAX_SHOWN} more rows")
     code = problems[0].error.code
-    raise ScriptError("\n".join(lines), hint=HINTS[code], code=code)
+    hint = f"{HINTS[code]}; {seen}" if seen and count > MAX_SHOWN else HINTS[code]
+    raise ScriptError("\n".join(lines), hint=hint, code=code)
 
 
 def nothing_left(dropped: Mapping[str, int]) -> ScriptError:

@@ -22,8 +22,10 @@ from runner.scripts.data.files.rows import MAX_SHOWN, Problem, RowError
 from runner.scripts.data.preference import Compared
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.systems import prompt_of, system_of
+from runner.scripts.data.tokens import last_rendered
 from runner.scripts.data.tokens.chat_tokens import ChatTokenizer, Tokens, end_ids_of
 from runner.scripts.data.tokens.fitting import fit
+from runner.scripts.data.tokens.template_limits import Runaway
 from runner.scripts.weights.floats import Array
 
 SAME = "the same within max_length"
@@ -32,8 +34,8 @@ SAME = "the same within max_length"
 @dataclass(frozen=True)
 class Making:
     """How rows become tokens: the folder of the model, the text of a chat template that takes the
-    place of its own, and the settings seed, system, system_variants, max_length, too_long and
-    max_completion_length.
+    place of its own, and the settings template (its name), seed, system, system_variants,
+    max_length, too_long and max_completion_length.
     """
 
     model: Path
@@ -53,18 +55,24 @@ class Counts:
     truncated: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)  # reason, or "truncated" -> first place
+    texts: dict[str, str] = field(default_factory=dict)  # of the examples, as they are
     problems: list[Problem] = field(default_factory=list)
     unusable: int = 0
 
     def drop(self, reason: str, row: Row) -> None:
         """Count a row that is left out."""
         self.dropped[reason] += 1
-        self.examples.setdefault(reason, str(row.place))
+        self._show(reason, row)
 
     def cut(self, row: Row) -> None:
         """Count a row that is shortened."""
         self.truncated += 1
-        self.examples.setdefault("truncated", str(row.place))
+        self._show("truncated", row)
+
+    def _show(self, reason: str, row: Row) -> None:
+        if reason not in self.examples:
+            self.examples[reason] = str(row.place)
+            self.texts[reason] = _first_text(row)
 
     def refuse(self, problem: Problem) -> None:
         """Count a row that cannot be used."""
@@ -77,8 +85,16 @@ class Counts:
         self.truncated += later.truncated
         self.dropped += later.dropped
         self.examples = later.examples | self.examples
+        self.texts = later.texts | self.texts
         self.unusable += later.unusable
         self.problems = [*self.problems, *later.problems][:MAX_SHOWN]
+
+
+def _first_text(row: Row) -> str:
+    if isinstance(row, Conversation) and row.text is not None:
+        return row.text
+    said = (turn["content"] for turn in row.messages if turn["role"] != "system")
+    return next(said, "")
 
 
 @dataclass
@@ -102,15 +118,21 @@ class Chunk:
 
 
 def tokenised(rows: Sequence[Row], making: Making) -> Chunk:
-    """The rows with a place in the training or the validation. Problems are counted, not raised."""
+    """The rows with a place in the training or the validation. Problems are counted, not raised.
+
+    Raises Runaway at the first row that the chat template takes too much time or memory for.
+    """
     tokenizer = tokenizer_for(making.model, making.template)
     counts = Counts()
     kept: list[tuple[Row, list[Tokens]]] = []
     for row in rows:
+        last_rendered.at(row.place)
         try:
             kept += _maker(row)(row, tokenizer, making.settings, counts)
         except RowError as error:
             counts.refuse(Problem(row.place, error))
+        except Runaway as error:  # no other row would fare better
+            raise error.of(making.settings.get("template"), row.place) from None
     return _chunk(kept, counts, making.keeps_rows)
 
 

@@ -50,12 +50,13 @@ def facts_of(
     rows = list(rows)
     digests = np.array([row.digest() for row in rows], "S64")
     leaks, kin = _looks_for_leaks(settings), goes_by_kin(settings)
+    near = bool(settings.get("near"))
     return Facts(
         np.array([row.traits.source for row in rows], np.int32),
         digests,
         digests if plain is Conversation.digest else np.array([plain(row) for row in rows], "S64"),
         np.array([prompt_key(row) for row in rows], "S64") if kin or leaks else None,
-        np.array([content_key(row) for row in rows], "S64") if leaks else None,
+        np.array([content_key(row) for row in rows], "S64") if leaks or near else None,
         _texts([row.traits.group for row in rows]),
         _texts([row.traits.stratum for row in rows]),
         any(not isinstance(row, Conversation) or row.text is None for row in rows),

@@ -8,6 +8,7 @@ compressed files by their first bytes.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ class Place:
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
 
+    def __reduce__(self) -> tuple[type[Place], tuple[str, int]]:
+        return Place, (self.file, self.line)
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -46,7 +50,9 @@ class Problem:
     error: RowError
 
 
-Rows = Iterator[tuple[Place, dict[str, Any]] | Problem]
+Found = tuple[Place, dict[str, Any]] | Problem
+Unread = tuple[Place, bytes | dict[str, Any]] | Problem  # of JSON lines the bytes of one
+Rows = Iterator[Found]
 
 
 def read_rows(path: Path, name: str, columns: Mapping[str, str] | None = None) -> Rows:
@@ -55,21 +61,32 @@ def read_rows(path: Path, name: str, columns: Mapping[str, str] | None = None) -
     `columns`: key that a format reads -> what the file calls it. Raises OSError when the file
     cannot be read.
     """
+    for item in unread_rows(path, name):
+        yield as_row(item, name, columns)
+
+
+def unread_rows(path: Path, name: str) -> Iterator[Unread]:
+    """As `read_rows`, for another process to make rows of by `as_row`."""
     with path.open("rb") as file:
-        yield from rows_of(file, name, columns)
+        yield from _unpacked_rows(file, name)
 
 
 def rows_of(file: IO[bytes], name: str, columns: Mapping[str, str] | None = None) -> Rows:
     """As `read_rows`, of an open file that can be rewound."""
     for item in _unpacked_rows(file, name):
-        if isinstance(item, Problem):
-            yield item
-            continue
-        place, row = item
-        try:
-            yield place, as_format_reads(row, name, columns)
-        except RowError as error:
-            yield Problem(place, error)
+        yield as_row(item, name, columns)
+
+
+def as_row(item: Unread, name: str, columns: Mapping[str, str] | None) -> Found:
+    """What one of `unread_rows` is."""
+    if isinstance(item, Problem):
+        return item
+    place, held = item
+    try:
+        row = _object(decoded_whole(_text(held))) if isinstance(held, bytes) else held
+        return place, as_format_reads(row, name, columns)
+    except RowError as error:
+        return Problem(place, error)
 
 
 def as_format_reads(
@@ -92,24 +109,20 @@ def renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     return {**others, **{key: row[column] for key, column in columns.items()}}
 
 
-def _unpacked_rows(file: IO[bytes], name: str) -> Rows:
+def _unpacked_rows(file: IO[bytes], name: str) -> Iterator[Unread]:
     from runner.scripts.data.files.packed_files import unpacked
     from runner.scripts.data.files.tables import is_table, rows_of_table
 
-    line = 1
     try:
         with unpacked(file) as plain:
             if is_table(name):
-                rows = rows_of_table(plain, name)
-            else:
-                start = plain.read(4096).lstrip(b"\xef\xbb\xbf").lstrip()
-                plain.seek(0)
-                rows = (_list_in if start.startswith(b"[") else _rows_of_lines)(plain, name)
-            for item in rows:
-                line = (item.place if isinstance(item, Problem) else item[0]).line
-                yield item
+                yield from rows_of_table(plain, name)
+                return
+            start = plain.read1(4096).lstrip(b"\xef\xbb\xbf").lstrip()
+            plain.seek(0)
+            yield from (_list_in if start.startswith(b"[") else _lines)(plain, name)
     except RowError as error:
-        yield Problem(Place(name, line), error)
+        yield Problem(Place(name, 1), error)
 
 
 def _list_in(file: IO[bytes], name: str) -> Rows:
@@ -119,22 +132,25 @@ def _list_in(file: IO[bytes], name: str) -> Rows:
     yield from _rows_of_list(content, name)
 
 
-def _rows_of_lines(file: IO[bytes], name: str) -> Rows:
+def _lines(file: IO[bytes], name: str) -> Iterator[Unread]:
     number = 0
-    while line := file.readline(MAX_ROW_BYTES + 1):
+    while True:
         number += 1
         place = Place(name, number)
+        try:
+            line = file.readline(MAX_ROW_BYTES + 1)
+        except RowError as error:  # what is compressed is damaged from here on
+            yield Problem(place, error)
+            return
+        if not line:
+            return
         if len(line) > MAX_ROW_BYTES:
             wrong = f"a line of more than {MAX_ROW_BYTES >> 20} MiB is not read"
             yield Problem(place, RowError(wrong, "E349"))
             return
         raw = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-        if not raw.strip():
-            continue
-        try:
-            yield place, _object(decoded_whole(_text(raw.rstrip())))
-        except RowError as error:
-            yield Problem(place, error)
+        if row := raw.rstrip():
+            yield place, row
 
 
 def decoded_whole(text: str) -> Any:
@@ -232,8 +248,9 @@ def _decode(text: str, position: int) -> tuple[Any, int]:
         raise RowError(f"broken JSON: {error.msg} ({line}column {error.colno})", "E321") from None
     except RecursionError:
         raise RowError("the JSON is nested too deeply", "E321") from None
-    except ValueError as error:
-        raise RowError(str(error), "E321") from None
+    except ValueError:  # Python reads no longer ones
+        digits = sys.get_int_max_str_digits()
+        raise RowError(f"a number has more than {digits} digits", "E321") from None
     return value, end
 
 
