@@ -18,7 +18,8 @@ import numpy as np
 from runner.scripts.data.chunks.spool import Column
 from runner.scripts.weights.floats import Array
 
-RUN = 1 << 16  # digests that are sorted at a time
+RUN = 1 << 15  # digests that are sorted at a time
+_MANY = 4  # times RUN: a range with so many probably is of copies
 WORDS = 4  # numbers of a digest
 _HEX = 64
 _MOST_OF_32_BITS = (1 << 31) - 1
@@ -72,7 +73,7 @@ class Digests:
             if not isinstance(self._words, Column):
                 yield self._words[begin:end] if where is None else self._words[where]
             elif where is None:
-                yield self._words.read(begin * width, end * width).reshape(-1, width)
+                yield self._words.rows(begin, end, width)
             else:
                 yield self._words.gather(where, width)
 
@@ -152,12 +153,14 @@ def ordered(*several: Digests) -> Ordered:
     if count <= RUN or folder is None:
         return _at_once([np.empty((0, width), np.uint64), *blocks])
     order, new = np.empty(count, index_kind(count)), np.empty(count, bool)
-    done = 0
+    done, last = 0, None
     for merged in _merged(blocks, count, width, folder):
         end = done + len(merged)
         order[done:end] = merged[:, width]
         new[done:end] = _begins(merged[:, :width])
-        done = end
+        if last is not None and (merged[0, :width] == last).all():
+            new[done] = False
+        done, last = end, merged[-1, :width].copy()
     assert done == count, (done, count)
     return Ordered(order, new)
 
@@ -175,18 +178,27 @@ def _at_once(blocks: list[Array]) -> Ordered:
 
 def _merged(blocks: Iterable[Array], count: int, width: int, folder: Path) -> Iterator[Array]:
     """Ranges of the digests, one after another and each in order: uint64 [n, width + 1], the last
-    the index."""
+    the index. None is empty. Many copies of one digest come in several."""
     bits = max(1, (2 * count // RUN).bit_length())
     with tempfile.TemporaryFile(dir=folder) as file:
         runs = Column(file, np.uint64, folder)
         starts = list(_sorted_runs(blocks, runs, bits))
         for part in range(1 << bits):
-            slices = [
-                runs.read(bounds[part] * (width + 1), bounds[part + 1] * (width + 1))
-                for bounds in starts
-            ]
-            merged = np.concatenate(slices).reshape(-1, width + 1)
-            yield merged[_sorted(merged[:, :width])]
+            places = [(own[part], own[part + 1]) for own in starts if own[part] < own[part + 1]]
+            slices = (runs.rows(begin, end, width + 1) for begin, end in places)
+            if _are_copies(places, runs, width):
+                yield from slices
+            elif places:
+                merged = np.concatenate(list(slices))
+                yield merged[_sorted(merged[:, :width])]
+
+
+def _are_copies(places: list[tuple[int, int]], runs: Column, width: int) -> bool:
+    """Is what lies at many `places`, each of them in order, one digest all over?"""
+    if sum(end - begin for begin, end in places) <= _MANY * RUN:
+        return False
+    ends = [runs.rows(at, at + 1, width + 1) for begin, end in places for at in (begin, end - 1)]
+    return not (np.concatenate(ends)[:, :width] != ends[0][:, :width]).any()
 
 
 def _sorted_runs(blocks: Iterable[Array], runs: Column, bits: int) -> Iterator[list[int]]:

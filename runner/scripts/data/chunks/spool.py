@@ -187,16 +187,20 @@ class Column:
         """All of them."""
         return self.read(0, self.count)
 
+    def rows(self, begin: int, end: int, width: int) -> Array:
+        """Groups of `width` numbers, those from `begin` to `end`: [n, width]."""
+        return self.read(begin * width, end * width).reshape(-1, width)
+
     def gather(self, indexes: Array, width: int) -> Array:
         """Groups of `width` numbers [n, width], the group at each of the `indexes` [n]."""
         if not len(indexes):
             return np.empty((0, width), self._kind)
         low, high = int(indexes.min()), int(indexes.max()) + 1
         if high - low <= _NEAR * len(indexes):
-            return self.read(low * width, high * width).reshape(-1, width)[indexes - low]
+            return self.rows(low, high, width)[indexes - low]
         found = np.empty((len(indexes), width), self._kind)
         for number, index in enumerate(indexes.tolist()):
-            found[number] = self.read(index * width, (index + 1) * width)
+            found[number] = self.rows(index, index + 1, width)
         return found
 
     def close(self) -> None:

@@ -173,10 +173,21 @@ def _stratum_of_units(family: Family, units: Array, count: int) -> Array:
     by its name. All 0 without strata."""
     if family.strata is None:
         return np.zeros(count, np.int32)
-    width = len(family.strata.names)
-    pairs, rows = np.unique(
-        units.astype(np.int64) * width + family.strata.ranked(), return_counts=True
-    )
+    ranked, width = family.strata.ranked(), len(family.strata.names)
+    found = np.empty(count, np.int32)
+    by_unit = np.argsort(units, kind="stable").astype(np.int32)
+    ends = np.cumsum(np.bincount(units, minlength=count))
+    for first in range(0, count, _BLOCK):
+        last = min(first + _BLOCK, count)
+        rows = by_unit[ends[first - 1] if first else 0 : ends[last - 1]]
+        own = units[rows].astype(np.int64) - first
+        found[first:last] = _most_frequent(own, ranked[rows], width)
+    return found
+
+
+def _most_frequent(units: Array, codes: Array, width: int) -> Array:
+    """Of units from 0 on the code, below `width`, that most of their rows have, or the lowest."""
+    pairs, rows = np.unique(units * width + codes, return_counts=True)
     owners, codes = np.divmod(pairs, width)
     best = np.lexsort((codes, -rows, owners))
     _, first = np.unique(owners[best], return_index=True)

@@ -43,17 +43,17 @@ def pack(lengths: Sequence[int] | Array, capacity: int) -> Packs:
     documents, and among each other the packs, stand in the order of their rows, so that the order
     of training says nothing about lengths. No document may be longer than `capacity`.
 
-    Memory: about 40 bytes a document.
+    Memory: about 20 bytes a document.
     """
-    sizes = np.asarray(lengths, np.int32)
-    chosen = _best_fit(sizes, capacity)
-    _, first, pack_of = np.unique(chosen, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int32)
-    rank[np.argsort(first)] = np.arange(len(first), dtype=np.int32)
-    places = rank[pack_of]
-    counts = np.bincount(places, minlength=len(first))
-    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
-    return Packs(np.argsort(places, kind="stable"), ends)
+    pack_of = _best_fit(np.asarray(lengths, np.int32), capacity)
+    count = int(pack_of.max(initial=-1)) + 1
+    first = np.full(count, len(pack_of), np.int32)
+    np.minimum.at(first, pack_of, np.arange(len(pack_of), dtype=np.int32))
+    rank = np.empty(count, np.int32)
+    rank[np.argsort(first)] = np.arange(count, dtype=np.int32)
+    pack_of = rank[pack_of]
+    ends = np.append(0, np.cumsum(np.bincount(pack_of, minlength=count)))
+    return Packs(np.argsort(pack_of, kind="stable").astype(np.int32), ends)
 
 
 def _best_fit(lengths: Array, capacity: int) -> Array:
