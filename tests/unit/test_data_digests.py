@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from runner.scripts.data.chunks import digests as module
 from runner.scripts.data.chunks.digests import Digests, Ordered, first_of, in_both, ordered
 from runner.scripts.data.chunks.spool import Column, Files, waiting_files
+from runner.scripts.data.cleaning import duplicates
+from runner.scripts.data.conversation import Conversation
 from tests.unit.test_data_chunks import outcome, stored, talk
 
 _NUMBERS = st.lists(st.integers(0, 30), max_size=120)
@@ -132,3 +135,62 @@ def test_rows_are_divided_alike_however_short_the_runs(files: Files, more: dict[
     found = outcome(there, nothing, wanted)
     assert found == outcome(rows, [], wanted)
     assert len(found) == 4, "it was divided"
+
+
+# --- near duplicates
+
+_WORDS = ("river", "house", "answer", "model", "water")
+
+
+@pytest.mark.parametrize("most", [1, 3, 64])
+def test_near_duplicates_on_disk_are_those_that_lists_of_rows_a_key_find(
+    files: Files, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Runs of 8 rows, blocks of 16, and at `most` so many earlier rows that one is compared with;
+    some rows are gone already, some say nothing."""
+    monkeypatch.setattr(duplicates, "_BLOCK", 16)
+    monkeypatch.setattr(duplicates, "_MOST_COMPARED", most)
+    generator = np.random.default_rng(5)
+    texts = [" ".join(generator.choice(_WORDS, 10)) for _ in range(10)]
+    rows = [
+        talk("?", "..." if line % 40 == 0 else varied(texts, generator), line)
+        for line in range(1, 150)
+    ]
+    left = generator.random(len(rows)) < 0.9
+    signatures = duplicates.signatures_of(rows)
+    expected = by_lists(rows, left, signatures, most, 0.8)
+    bands = []
+    for band in signatures.T:
+        bands.append(Column.nameless(files.folder, np.uint64))
+        bands[-1].extend(band)
+    there = stored(rows, files, {}, 20)
+    assert list(duplicates.near(there, left, bands, 0.8)) == expected
+    assert list(duplicates.near(rows, left, signatures.T, 0.8)) == expected
+    assert len(expected) > 5
+
+
+def varied(texts: list[str], generator: Any) -> str:
+    """One of the texts, for the most part with another word in it."""
+    words = texts[generator.integers(len(texts))].split()
+    words[generator.integers(len(words))] = _WORDS[generator.integers(len(_WORDS))]
+    return " ".join(words)
+
+
+def by_lists(
+    rows: list[Conversation], left: Any, signatures: Any, most: int, threshold: float
+) -> list[duplicates.Found]:
+    """What `near` finds, by a list of rows for every key that is there."""
+    kept: dict[tuple[int, int], list[int]] = defaultdict(list)
+    found = []
+    shingles = [duplicates.shingles_of(row) for row in rows]
+    for index in np.flatnonzero(left).tolist():
+        keys = [(band, int(key)) for band, key in enumerate(signatures[index]) if key]
+        earlier = sorted({row for key in keys for row in kept[key]})[:most]
+        likeness = {row: duplicates.jaccard(shingles[index], shingles[row]) for row in earlier}
+        same = next((row for row in earlier if likeness[row] >= threshold), None)
+        if same is not None:
+            found.append((index, same, likeness[same]))
+            continue
+        for key in keys:
+            kept[key].append(index)
+    return found
