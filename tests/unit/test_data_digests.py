@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from runner.scripts.data.chunks.digests import Digests, Ordered, first_of, in_bo
 from runner.scripts.data.chunks.spool import Column, Files, waiting_files
 from runner.scripts.data.cleaning import duplicates
 from runner.scripts.data.conversation import Conversation
+from runner.scripts.spec import ScriptError
 from tests.unit.test_data_chunks import outcome, stored, talk
 
 _NUMBERS = st.lists(st.integers(0, 30), max_size=120)
@@ -167,6 +170,30 @@ def test_near_duplicates_on_disk_are_those_that_lists_of_rows_a_key_find(
     assert list(duplicates.near(there, left, bands, 0.8)) == expected
     assert list(duplicates.near(rows, left, signatures.T, 0.8)) == expected
     assert len(expected) > 5
+
+
+def test_a_full_disk_is_told_of_before_anything_is_written_where_memory_maps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    rows = [talk("?", "the same words over and over", line) for line in range(1, 4)]
+    with pytest.raises(ScriptError) as caught, waiting_files(tmp_path) as made:  # noqa: PT012
+        there = stored(rows, made, {}, 2)
+        bands = duplicates.signatures_of(rows).T
+        list(duplicates.near(there, np.ones(3, bool), bands, 0.8))
+    assert caught.value.code == "E366"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_is_taken_by_its_number_or_there_is_none(files: Files) -> None:
+    rows = [talk("?", f"answer {line}", line) for line in range(1, 8)]
+    some = stored(rows, files, {}, 3).take(np.array([5, 0, 6]))
+    assert [some[0], some[-1], *some[1:]] == [rows[5], rows[6], rows[0], rows[6]]
+    with pytest.raises(IndexError):
+        some[3]
 
 
 def varied(texts: list[str], generator: Any) -> str:

@@ -103,9 +103,9 @@ class Spool:
         self._write_places()
         return self._places.gather(indexes, 2)
 
-    def part(self, indexes: Iterable[int]) -> Part:
+    def part(self, indexes: Sequence[int] | Array) -> Part:
         """What another process needs to read these records."""
-        return self.part_at(self.places(np.fromiter(indexes, np.int64)).tolist())
+        return self.part_at(self.places(np.asarray(indexes, np.int64)).tolist())
 
     def part_at(self, places: Iterable[Sequence[int]]) -> Part:
         """The same, of records whose places are known."""

@@ -53,7 +53,7 @@ class StoredRows(Sequence[R], Generic[R]):
     def __getitem__(self, index: int | slice) -> R | Sequence[R]:
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
-        return cast(R, self.spool.part([int(self._at(np.array([index]))[0])]).rows()[0])
+        return cast(R, self.spool.part(self._at(np.array([range(len(self))[index]]))).rows()[0])
 
     def __iter__(self) -> Iterator[R]:
         for part in self.parts():

@@ -6,6 +6,7 @@ band (8) is put in order at a time. Only rows that meet another one in a band ar
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from mmap import mmap
@@ -97,7 +98,7 @@ class _Lines:
     def open(self) -> None:
         """All lines are reserved."""
         if self._size:
-            self._file.truncate(4 * self._size)
+            os.posix_fallocate(self._file.fileno(), 0, 4 * self._size)  # or a full disk would kill
             self._held = mmap(self._file.fileno(), 4 * self._size)
             self._numbers = memoryview(self._held).cast("i")
 
