@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import signal
 import sys
 import time
@@ -11,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from runner.errors import Interrupted, MachineCannot, RecipeToolError, UsageError
 
 if TYPE_CHECKING:
+    from runner.rows.opening import Plain
     from runner.rows.seen import RowFile
     from runner.rows.survey import Survey
     from runner.scripts.data.convert import Converted
@@ -31,13 +33,12 @@ _OTHER_PLACE = {
     "E410": "free some space, or write to a folder on another disk",
     "E411": "make the folder writable for you, or write to another one",
 }
-_SHAPES = (".jsonl", ".json", ".csv", ".tsv")
-_WRITTEN = tuple(f"{shape}{packed}" for shape in _SHAPES for packed in ("", ".gz", ".xz"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The commands below `recipe data`."""
     from runner.recipe import overrides
+    from runner.scripts.data.files.rows import MAX_SHOWN
     from runner.scripts.data.formats import EVERY
 
     commands = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
@@ -49,13 +50,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument(
         "--rows", type=_count, default=3, metavar="N", help="rows to show; default: %(default)s"
     )
+    inspect.add_argument(
+        "--bad",
+        type=_many,
+        metavar="N",
+        help=f"bad rows to name; default: {MAX_SHOWN}, and all of them as json",
+    )
     inspect.add_argument("--from", dest="source", choices=EVERY, help="read them as this format")
     _add_columns(inspect)
     inspect.add_argument("--format", choices=("text", "json"), default="text")
 
     convert = commands.add_parser("convert", help="write a file of rows in another format")
     convert.add_argument("file", type=Path, metavar="IN", help="a file of rows")
-    convert.add_argument("out", type=Path, metavar="OUT", help=".jsonl, .json, .csv; .gz, .xz")
+    convert.add_argument(
+        "out",
+        type=Path,
+        metavar="OUT",
+        help=".jsonl, .json, .csv, .tsv, perhaps with .gz, .xz or .zst; .parquet; - is the output",
+    )
     convert.add_argument("--to", dest="target", choices=EVERY, required=True)
     convert.add_argument("--from", dest="source", choices=EVERY, help="default: what it looks like")
     _add_columns(convert)
@@ -93,6 +105,12 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
 def _count(text: str) -> int:
     if not text.isdigit() or len(text) > 4:
         raise argparse.ArgumentTypeError("give a number from 0 to 9999")
+    return int(text)
+
+
+def _many(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError("give a number from 0 to 999999999")
     return int(text)
 
 
@@ -177,30 +195,37 @@ def _surveys(
 
     if not args.files and recipe is None:
         raise UsageError("name files of rows, or a recipe", hint=EXAMPLE)
-    for file in _files(args, recipe):
+    for file in _files(args, recipe, failed):
         try:
-            yield _surveyed(file, args.rows, files)
+            yield _surveyed(file, args, files)
         except (UsageError, StageFailed, MachineCannot) as error:
             failed.append(error)
 
 
-def _files(args: argparse.Namespace, recipe: Any) -> list[RowFile]:
-    """Those that are named, of format "" where it is to be guessed, or else the recipe's."""
+def _files(args: argparse.Namespace, recipe: Any, failed: list[RecipeToolError]) -> list[RowFile]:
+    """Those that are named, of format "" where it is to be guessed, or else the recipe's; of the
+    recipe's, those that are not at hand go to `failed`."""
     from runner.rows.seen import RowFile, files_of
 
     columns, source = _columns(args), args.source or ""
     named = [RowFile(path, str(path), source, columns) for path in args.files]
-    return named or files_of(recipe)
+    return named or files_of(recipe, failed)
 
 
-def _surveyed(file: RowFile, shown: int, files: ExitStack) -> tuple[Survey, RowFile]:
+def _surveyed(file: RowFile, args: argparse.Namespace, files: ExitStack) -> tuple[Survey, RowFile]:
     """A file, and how it is shown to the model. Raises RecipeToolError."""
-    from runner.rows.survey import readable, survey
+    from runner.rows.opening import opened
+    from runner.rows.survey import survey
+    from runner.scripts.data.files.rows import MAX_SHOWN
 
-    rows = files.enter_context(readable(file.path, file.read))
-    found = survey(rows, file.name, shown, file.format or None, file.columns)
+    bad = args.bad
+    if bad is None:
+        bad = sys.maxsize if args.format == "json" else MAX_SHOWN
+    plain = files.enter_context(opened(file.path, file.read))
+    found = survey(plain.path, file.name, args.rows, file.format or None, file.columns, bad)
+    found.left_out = plain.left_out
     columns = dict(found.columns)
-    return found, replace(file, path=rows.resolve(), format=found.format, columns=columns)
+    return found, replace(file, path=plain.path.resolve(), format=found.format, columns=columns)
 
 
 def _seen(recipe: Any, found: Sequence[tuple[Survey, RowFile]]) -> list[dict[str, Any]]:
@@ -229,11 +254,31 @@ def _lines(
 
 def _convert(args: argparse.Namespace) -> int:
     """Write OUT as a whole, or not at all."""
-    from runner.rows.survey import readable
+    from runner.rows.destination import STDOUT
+    from runner.rows.opening import opened
 
-    if not args.out.name.lower().endswith(_WRITTEN):
+    spoken = str(args.out) == STDOUT
+    if not spoken:
+        _check_out(args)
+    with opened(args.file) as plain:
+        done = _converted(args, plain)
+    where = "written" if spoken else f"in {args.out}"
+    print(
+        f"{done.written} rows of format {args.target} are {where}",
+        file=sys.stderr if spoken else sys.stdout,
+    )
+    for line in _counted({**done.unfit, **done.lost}):
+        print(f"lost: {line}", file=sys.stderr)
+    return 0
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """Raises UsageError where no file is to be written under that name."""
+    from runner.rows.destination import NAMES
+
+    if not args.out.name.lower().endswith(NAMES):
         raise UsageError(
-            f"{args.out} has none of the endings {', '.join(_WRITTEN)}",
+            f"{args.out} has none of the endings {', '.join(NAMES)}",
             hint="name the file by what is to be written into it",
             code="E868",
         )
@@ -247,22 +292,17 @@ def _convert(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{args.out} exists", hint="write --force to replace it, or another name", code="E866"
         )
-    with readable(args.file) as rows:
-        done = _converted(args, rows)
-    print(f"{done.written} rows of format {args.target} are in {args.out}")
-    for line in _counted({**done.unfit, **done.lost}):
-        print(f"lost: {line}", file=sys.stderr)
-    return 0
 
 
-def _converted(args: argparse.Namespace, rows: Path) -> Converted:
+def _converted(args: argparse.Namespace, plain: Plain) -> Converted:
     """Write OUT. Raises UsageError."""
     from runner.report.printable import escaped
+    from runner.rows.destination import write_whole
     from runner.rows.survey import guess_file, not_guessed
     from runner.scripts.data.convert import convert
-    from runner.store.atomic import open_atomic
+    from runner.scripts.data.files.rows import Place
 
-    source, columns = args.source, _columns(args)
+    rows, source, columns = plain.path, args.source, _columns(args)
     if source is None:
         guess = guess_file(rows, args.file.name)
         if guess is None:
@@ -271,10 +311,19 @@ def _converted(args: argparse.Namespace, rows: Path) -> Converted:
         print(escaped(f"{args.file} {guess}"), file=sys.stderr)
     with _writing(args.out):
         args.out.parent.mkdir(parents=True, exist_ok=True)
-    with _writing(args.out), open_atomic(args.out) as out:
-        done = convert(rows, args.file.name, out, args.out.name, source, args.target, columns)
+
+    def make(out: IO[bytes], shape: str) -> Converted:
+        done = convert(rows, args.file.name, out, shape, source, args.target, columns)
+        for name, why in plain.left_out.items():
+            done.lost[f'the column "{name}", which is no JSON ({why})'] = (
+                done.read,
+                Place(args.file.name, 1),
+            )
         _refuse(args, done)
-    return done
+        return done
+
+    with _writing(args.out):
+        return write_whole(args.out, make)
 
 
 @contextmanager
@@ -297,11 +346,13 @@ def _refuse(args: argparse.Namespace, done: Converted) -> None:
 
     if done.unreadable:
         lines = [f"{each.place}: {each.error.message}" for each in done.problems]
+        more = ""
         if done.unreadable > len(lines):
             lines.append(f"and {done.unreadable - len(lines)} more rows")
+            more = f" --bad {done.unreadable}"
         raise UsageError(
             "\n  ".join(["rows cannot be read; nothing is written:", *map(escaped, lines)]),
-            hint=f"correct them: recipe data inspect {args.file}",
+            hint=f"correct them: {_to_inspect(args)}{more}",
             code="E867",
         )
     if not done.read:
@@ -315,6 +366,15 @@ def _refuse(args: argparse.Namespace, done: Converted) -> None:
             hint=f"{lossy}choose another format: messages hold all turns",
             code="E865",
         )
+
+
+def _to_inspect(args: argparse.Namespace) -> str:
+    """The command that shows the same file, read in the same way."""
+    words = ["recipe", "data", "inspect", str(args.file)]
+    words += ["--from", args.source] if args.source else []
+    for each in args.column:
+        words += ["--column", each]
+    return shlex.join(words)
 
 
 def _counted(what: Mapping[str, tuple[int, Place]]) -> Iterator[str]:

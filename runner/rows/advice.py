@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.report.printable import quoted
+from runner.scripts.data.files.packed_files import LIBRARY_SUFFIXES, is_packed
 from runner.scripts.data.files.rows import MAX_SHOWN, Problem
 from runner.scripts.data.files.tables import is_table
+from runner.scripts.data.guess import guess_format
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _START = 4096  # bytes of the file that are looked at
@@ -29,11 +31,22 @@ def advice(
     word = shlex.quote(name)
     if is_table(name) and _is_cut_elsewhere(start, rows):
         return "its cells look cut by another mark: write the table with commas, or tabs in .tsv"
-    if len(rows) == 1 and (key := _key_of_rows(rows[0])):
+    if _is_packed(start, name):
+        return f"the first row has {keys_of(rows[0])}" if _lack_columns(rows, problems) else ""
+    if len(rows) == 1 and guess_format(rows) is None and (key := _key_of_rows(rows[0])):
         return f"its rows are under {key}: jq -c '.[{key}][]' {word} > NEW.jsonl"
-    if rows and problems and problems[0].error.code == "E348":
+    if _lack_columns(rows, problems):
         return f"the first row has {keys_of(rows[0])}"
     return _of_problem(problems[0].error.code, start, word) if problems else ""
+
+
+def _is_packed(start: bytes, name: str) -> bool:
+    """Is the file one that no tool for texts reads?"""
+    return is_packed(start) or name.lower().endswith(LIBRARY_SUFFIXES)
+
+
+def _lack_columns(rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem]) -> bool:
+    return bool(rows and problems and problems[0].error.code == "E348")
 
 
 def keys_of(row: Mapping[str, Any]) -> str:

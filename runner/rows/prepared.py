@@ -76,11 +76,11 @@ def _split(name: str, counts: Mapping[str, Any]) -> Iterator[str]:
         )
     for kind, told in counts.get("answers", {}).items():
         yield f"  {kind}: {told['count']} answers of {told['mean_tokens']:g} tokens on average"
-    examples = counts.get("examples", {})
+    places, texts = counts.get("examples", {}), counts.get("excerpts", {})  # not in older runs
     if counts["truncated"]:
-        yield f"  truncated: {counts['truncated']} rows{_such_as(examples, 'truncated')}"
+        yield f"  truncated: {counts['truncated']} rows{_such_as(places, 'truncated', texts)}"
     for reason, count in counts["dropped"].items():
-        yield f"  dropped, {reason}: {count} rows{_such_as(examples, reason)}"
+        yield f"  dropped, {reason}: {count} rows{_such_as(places, reason, texts)}"
 
 
 def _sources(measures: Mapping[str, Any]) -> Iterator[str]:
@@ -108,5 +108,10 @@ def _leaks(leaks: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _such_as(examples: Mapping[str, str], reason: str) -> str:
-    return f", such as {escaped(examples[reason])}" if reason in examples else ""
+def _such_as(
+    examples: Mapping[str, str], reason: str, texts: Mapping[str, str] | None = None
+) -> str:
+    if reason not in examples:
+        return ""
+    said = f": {_quoted(texts[reason])}" if texts and reason in texts else ""
+    return escaped(f", such as {examples[reason]}{said}")

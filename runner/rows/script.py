@@ -16,9 +16,13 @@ from runner.store.atomic import disk_errors
 
 @contextmanager
 def written_by(
-    script: str, environment: str, settings: Mapping[str, Any], inputs: Mapping[str, Path]
+    script: str,
+    environment: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    made: str = "rows.jsonl",
 ) -> Iterator[Path]:
-    """The file rows.jsonl that `script` writes; removed at the end of the block.
+    """The file `made` that `script` writes; removed at the end of the block.
 
     Raises StageFailed in the script's words, and MachineCannot.
     """
@@ -54,7 +58,7 @@ def written_by(
             raise
         finally:
             context.events.close()
-        yield place / "out" / "rows.jsonl"
+        yield place / "out" / made
 
 
 def _keep_log(error: StageFailed, kept: Path) -> None:

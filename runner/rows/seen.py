@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import MachineCannot
+from runner.errors import MachineCannot, RecipeToolError
 from runner.rows.script import written_by
+from runner.stages.fetch_data import output_name
 from runner.stages.rows.columns import read_columns
 
 if TYPE_CHECKING:
-    from runner.recipe.model import Recipe
+    from runner.plan.plan import Step
+    from runner.recipe.model import DataFile, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +30,42 @@ class RowFile:
     held_out: bool = False
 
 
-def files_of(recipe: Recipe) -> list[RowFile]:
-    """The recipe's own files; those on the hub are left out."""
-    return [
-        RowFile(
-            recipe.resolve(file.path),
-            file.name,
-            file.format,
-            dict(file.columns or {}),
-            read_columns(file, recipe),
-            pointer.startswith("/data/validation/"),
-        )
-        for pointer, file in recipe.data_files()
-        if file.path is not None
-    ]
+def files_of(recipe: Recipe, absent: list[RecipeToolError]) -> list[RowFile]:
+    """The recipe's files: its own, and those of the hub that were fetched. The others are told in
+    `absent`, by MachineCannot E863."""
+    on_hub = any(file.path is None for _, file in recipe.data_files())
+    fetched = _step(recipe, "fetch_data") if on_hub else None
+    found = []
+    for pointer, file in recipe.data_files():
+        if file.path is not None:
+            found.append(_row_file(recipe, pointer, file, recipe.resolve(file.path)))
+        elif fetched is not None and fetched.outputs is not None:
+            path = fetched.outputs.path(_name_of(pointer, file))
+            found.append(_row_file(recipe, pointer, file, path))
+        else:
+            why = fetched.reason if fetched is not None and not fetched.key else ""
+            absent.append(_not_fetched(recipe, file, why))
+    return found
+
+
+def _row_file(recipe: Recipe, pointer: str, file: DataFile, path: Path) -> RowFile:
+    columns, held_out = dict(file.columns or {}), pointer.startswith("/data/validation/")
+    return RowFile(path, file.name, file.format, columns, read_columns(file, recipe), held_out)
+
+
+def _name_of(pointer: str, file: DataFile) -> str:
+    """Under which `fetch_data` puts the file that stands at `pointer` of the recipe."""
+    _, _, kind, *_, number = pointer.split("/")
+    return output_name(kind, int(number), file)
+
+
+def _not_fetched(recipe: Recipe, file: DataFile, why: str) -> MachineCannot:
+    return MachineCannot(
+        f"{file.name} has not been fetched from the hub, so its rows are not shown"
+        + (f": {why}" if why else ""),
+        hint=f"get it: recipe run {recipe.source.path} --until fetch_data",
+        code="E863",
+    )
 
 
 def seen_rows(recipe: Recipe, files: Sequence[RowFile], rows: int) -> list[dict[str, Any]]:
@@ -78,13 +102,7 @@ def _described(file: RowFile, name: str) -> dict[str, Any]:
 
 
 def _fetched_model(recipe: Recipe) -> Path:
-    from runner.plan.chain import plan_chain
-    from runner.stages import stages_of
-    from runner.store.store import Store
-    from runner.system.folders import store_folder
-
-    *_, link = plan_chain(recipe, stages_of(recipe, "fetch"), Store(store_folder()))
-    found = next(step.outputs for step in link.steps if step.stage == "fetch")
+    found = _step(recipe, "fetch").outputs
     if found is None:
         raise MachineCannot(
             "the model of the recipe is not at hand, so its tokens cannot be shown",
@@ -92,3 +110,14 @@ def _fetched_model(recipe: Recipe) -> Path:
             code="E863",
         )
     return found.folder / "model"
+
+
+def _step(recipe: Recipe, stage: str) -> Step:
+    """What is known of a stage of the recipe; it has outputs where they are in the store."""
+    from runner.plan.chain import plan_chain
+    from runner.stages import stages_of
+    from runner.store.store import Store
+    from runner.system.folders import store_folder
+
+    *_, link = plan_chain(recipe, stages_of(recipe, stage), Store(store_folder()))
+    return next(step for step in link.steps if step.stage == stage)

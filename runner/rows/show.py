@@ -42,19 +42,22 @@ def survey_lines(found: Survey) -> Iterator[str]:
         yield f"  {found.with_tools} rows with tools"
     if found.ignored:
         yield f"  ignored: {_keys(found.unread)}"
+    for name, why in found.left_out.items():
+        yield f"  left out: {quoted(name, 60)}, which is no JSON: {escaped(why)}"
     if length := found.length:
         shown = {name: plain_number(value) for name, value in length.items()}
         yield "  characters a row: {min} to {max}, median {median}".format(**shown)
     if found.both_ways:
         yield f"  warning: {both_ways_words(found.both_ways['count'], found.both_ways['first'])}"
-    if found.problems:
+    if not found.is_sound:
         yield "  problems:"
         yield from (
             f"    {escaped(str(each.place))}: {escaped(each.error.message)} ({each.error.code})"
             for each in found.problems
         )
         if found.unfit > len(found.problems):
-            yield f"    and {found.unfit - len(found.problems)} more rows"
+            more = found.unfit - len(found.problems)
+            yield f"    and {more} more rows: --bad {found.unfit} names all of them"
     if found.advice:
         yield f"  next: {escaped(found.advice)}"
 

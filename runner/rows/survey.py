@@ -6,8 +6,7 @@ import shlex
 import statistics
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from typing import Any
 from runner.errors import UsageError
 from runner.report.printable import escaped
 from runner.rows.advice import advice, keys_of
-from runner.rows.script import written_by
+from runner.rows.opening import unreadable
 from runner.scripts.data.both_ways import BothWays
 from runner.scripts.data.conversation import Conversation
 from runner.scripts.data.convert import read_one
-from runner.scripts.data.files.packed_files import takes_library
 from runner.scripts.data.files.rows import MAX_SHOWN, Place, Problem, RowError, read_rows
 from runner.scripts.data.formats import FIELDS
 from runner.scripts.data.guess import Guess, guess_format
@@ -42,6 +40,7 @@ class Survey:
     columns: Mapping[str, str]
     guess: Guess | None
     rows: int = 0
+    named: int = MAX_SHOWN  # bad rows that are kept in `problems`
     problems: list[Problem] = field(default_factory=list)  # the first ones
     unfit: int = 0
     turns: Counter[str] = field(default_factory=Counter)  # by role
@@ -53,11 +52,12 @@ class Survey:
     first: list[tuple[Place, Read]] = field(default_factory=list)
     advice: str = ""
     both_ways: Mapping[str, Any] = field(default_factory=dict)  # `count`, `first`: two places
+    left_out: Mapping[str, str] = field(default_factory=dict)  # column of Parquet -> why
 
     @property
     def is_sound(self) -> bool:
         """Are there rows, and does every one fit?"""
-        return not self.problems
+        return bool(self.rows) and not self.unfit
 
     @property
     def unread(self) -> dict[str, int]:
@@ -71,24 +71,6 @@ class Survey:
             return {}
         middle = statistics.median(self.lengths)
         return {"min": min(self.lengths), "median": middle, "max": max(self.lengths)}
-
-
-@contextmanager
-def readable(path: Path, columns: Sequence[str] | None = None) -> Iterator[Path]:
-    """The file itself; what takes a library made plain, one line a row of Parquet, of these
-    `columns` or of all. Raises UsageError E862, StageFailed and MachineCannot.
-    """
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise unreadable(path, error) from None
-    if not takes_library(start):
-        yield path
-        return
-    files = {"rows": {"name": path.name, "columns": columns and list(columns)}}
-    with written_by("plain_rows", "parquet", {"files": files}, {"rows": path.resolve()}) as lines:
-        yield lines
 
 
 def guess_file(path: Path, name: str) -> Guess | None:
@@ -122,8 +104,11 @@ def survey(
     shown: int,
     format_name: str | None = None,
     columns: Mapping[str, str] | None = None,
+    named: int = MAX_SHOWN,
 ) -> Survey:
-    """Read `path` as `format_name`, else as what it looks like. Raises UsageError E862, E864."""
+    """Read `path` as `format_name`, else as what it looks like; keep the first `shown` rows that
+    fit, and the first `named` that do not. Raises UsageError E862, E864.
+    """
     rows, _ = _first_of(path, name)
     guess = guess_format(rows)
     if format_name is None and guess is None and rows:
@@ -131,7 +116,7 @@ def survey(
     given = format_name or (guess.format if guess else "")
     if format_name is None and guess is not None:
         columns = guess.columns
-    found = Survey(name, given, columns or {}, guess)
+    found = Survey(name, given, columns or {}, guess, named=named)
     compared, fit = BothWays(), array("Q")
     for item in read_rows(path, name, columns):
         found.rows += 1
@@ -174,7 +159,7 @@ def note_seen(found: Survey, seen: Sequence[Mapping[str, Any]]) -> None:
 
 def _note(found: Survey, problem: Problem) -> None:
     found.unfit += 1
-    if len(found.problems) < MAX_SHOWN:
+    if len(found.problems) < found.named:
         found.problems.append(problem)
 
 
@@ -229,16 +214,8 @@ def as_data(found: Survey) -> dict[str, Any]:
         "ignored": found.unread,
         "characters": found.length,
         **({"both_ways": dict(found.both_ways)} if found.both_ways else {}),
+        **({"left_out": dict(found.left_out)} if found.left_out else {}),
     }
-
-
-def unreadable(path: Path, error: OSError) -> UsageError:
-    """A file that the system does not give."""
-    return UsageError(
-        f"cannot read {path}: {error.strerror or error}",
-        hint="name a file of rows; docs/data.md says which kinds are read",
-        code="E862",
-    )
 
 
 def not_guessed(path: Path, name: str) -> UsageError:

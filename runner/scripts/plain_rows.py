@@ -1,9 +1,10 @@
 """Write files of rows that take a library to read as files that `data/rows` reads.
 
-spec.hashed: files, input -> {name, columns: those to read, null for all, or "texts" for those that
-hold texts and nothing that JSON has no kind for}. spec.inputs: the files. Written: INPUT.jsonl for
-each, one line a row of Parquet, so that the number of a row is that of its line; what Zstandard
-compressed comes as it was before. Runs in the environment `parquet`.
+spec.hashed: files, input -> {name, columns: those to read, null for all, "texts" for those that
+hold texts and nothing that JSON has no kind for, or "writable" for those that hold nothing such}.
+spec.inputs: the files. Written: INPUT.jsonl for each, one line a row of Parquet, so that the number
+of a row is that of its line; what Zstandard compressed comes as it was before. For "writable" also
+left_out.json, the other columns, each with the reason. Runs in the environment `parquet`.
 
 A field of a nested value that is null is left out: Parquet has every field in every row, and null
 where a row had none. Null columns stay. A value that JSON has no kind for (bytes, times, NaN) is an
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import pyarrow  # type: ignore[import-not-found, unused-ignore]
 import pyarrow.parquet  # type: ignore[import-not-found, unused-ignore]
 from pyarrow import types  # type: ignore[import-not-found, unused-ignore]
 
-from runner.scripts.data.files.packed_files import PARQUET, TEXTS
+from runner.scripts.data.files.packed_files import LEFT_OUT, PARQUET, TEXTS, WRITABLE
 from runner.scripts.data.files.rows import MAX_LIST_BYTES, MAX_ROW_BYTES
 from runner.scripts.spec import Events, ScriptError, Spec, main
 
@@ -37,13 +39,59 @@ def plain_rows(spec: Spec, events: Events) -> None:
         path, name = spec.inputs[given], file["name"]
         with path.open("rb") as start:
             is_parquet = start.read(len(PARQUET)) == PARQUET
-        rows = lines(path, name, file["columns"]) if is_parquet else unpacked(path, name)
-        with (spec.folder / f"{given}.jsonl").open("wb") as out:
-            out.writelines(rows)
+        made = spec.folder / f"{given}.jsonl"
+        if is_parquet and file["columns"] == WRITABLE:
+            left = write_what_is_json(path, name, made)
+            (spec.folder / LEFT_OUT).write_text(json.dumps(left), encoding="utf-8")
+        else:
+            rows = lines(path, name, file["columns"]) if is_parquet else unpacked(path, name)
+            with made.open("wb") as out:
+                out.writelines(rows)
         events.progress(number, len(spec.hashed["files"]), message=name)
 
 
 # --- Parquet
+
+
+class NoJson(ScriptError):
+    """A column has a value that JSON has no kind for."""
+
+    def __init__(self, column: str, place: str) -> None:
+        wrong = f'{place}: the column "{column}" has a value that is no JSON'
+        hint = "write it as a text or a number, or leave the column out"
+        super().__init__(wrong, hint=hint, code="E353")
+        self.column = column
+
+
+def write_what_is_json(path: Path, name: str, made: Path) -> dict[str, str]:
+    """Write all columns but those that are no JSON: they are returned, with the reason.
+
+    A column whose values show it, as NaN does, is left out from the first row on.
+    """
+    kinds = kinds_of(path, name)
+    left = {each: f"it holds {kind}" for each, kind in kinds.items() if never_json(kind)}
+    while chosen := [each for each in kinds if each not in left]:
+        try:
+            with made.open("wb") as out:
+                out.writelines(lines(path, name, chosen))
+            return left
+        except NoJson as error:
+            left[error.column] = error.message
+    hint = "write it again with texts, numbers and lists"
+    raise ScriptError(f"{name} has no column that can be JSON", hint=hint, code="E353")
+
+
+def kinds_of(path: Path, name: str) -> dict[str, Any]:
+    """The columns, each with its type of Arrow. Raises ScriptError E353."""
+    with readable(name), pyarrow.parquet.ParquetFile(path) as file:
+        return {field.name: field.type for field in file.schema_arrow}
+
+
+def never_json(kind: Any) -> bool:
+    """Is there something in a value of this type that JSON has no kind for?"""
+    no_json = (types.is_temporal, types.is_decimal, types.is_binary, types.is_large_binary)
+    no_json += (types.is_fixed_size_binary,)
+    return any(holds(leaf) for leaf in leaves_of(kind) for holds in no_json)
 
 
 def lines(path: Path, name: str, columns: Columns) -> Iterator[bytes]:
@@ -57,10 +105,19 @@ def lines(path: Path, name: str, columns: Columns) -> Iterator[bytes]:
 
 def batches(path: Path, name: str, columns: Columns) -> Iterator[Any]:
     """Some rows at a time. The checksums of pages are compared where the file has them."""
+    with (
+        readable(name),
+        pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file,
+    ):
+        chosen = chosen_of(file.schema_arrow, columns, name)
+        yield from file.iter_batches(batch_size=BATCH, columns=chosen, use_threads=False)
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Raises ScriptError E353 where the file is damaged."""
     try:
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            chosen = chosen_of(file.schema_arrow, columns, name)
-            yield from file.iter_batches(batch_size=BATCH, columns=chosen, use_threads=False)
+        yield
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
         hint = "write it again with texts, numbers and lists, or fetch it again"
@@ -110,13 +167,28 @@ def present(names: Sequence[str], wanted: Sequence[str], name: str) -> list[str]
 def objects(batch: Any, name: str, before: int) -> list[dict[str, Any]]:
     """The rows of a batch, `before` of them read already. Raises ScriptError E320, E353."""
     try:
-        return list(batch.to_pylist(maps_as_pydicts="strict"))
+        return taken(batch)
     except UnicodeDecodeError:
-        where = f"{name}: a text in rows {before + 1} to {before + batch.num_rows} is not UTF-8"
+        where = f"{name}:{before + bad_row(batch)}: a text is not UTF-8"
         raise ScriptError(where, hint="write the file again as UTF-8", code="E320") from None
     except (KeyError, ValueError, OverflowError, pyarrow.ArrowException) as error:
-        where = f"{name}, rows {before + 1} to {before + batch.num_rows}: {error}"
+        where = f"{name}:{before + bad_row(batch)}: {error}"
         raise ScriptError(where, hint="write the file again", code="E353") from None
+
+
+def taken(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a batch. Raises what pyarrow does of a bad one."""
+    return list(batch.to_pylist(maps_as_pydicts="strict"))
+
+
+def bad_row(batch: Any) -> int:
+    """The number, from 1, of the first row that cannot be taken."""
+    for number in range(batch.num_rows):
+        try:
+            taken(batch.slice(number, 1))
+        except (KeyError, ValueError, OverflowError, pyarrow.ArrowException):
+            return number + 1
+    return 1
 
 
 def line(row: Mapping[str, Any], place: str) -> bytes:
@@ -125,9 +197,7 @@ def line(row: Mapping[str, Any], place: str) -> bytes:
     try:
         made = json.dumps(given, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError, RecursionError):
-        wrong = f'{place}: the column "{unwritable(given)}" has a value that is no JSON'
-        hint = "write it as a text or a number, or leave the column out"
-        raise ScriptError(wrong, hint=hint, code="E353") from None
+        raise NoJson(unwritable(given), place) from None
     if len(made) > MAX_ROW_BYTES:
         raise endless(f"{place}: a row of more than {MAX_ROW_BYTES >> 20} MiB is not read")
     return made

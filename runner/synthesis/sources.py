@@ -51,7 +51,7 @@ def seeds_of(settings: Settings) -> list[Seed]:
             bad = [f"cannot read {file.name}: {error.strerror or error}"]
         if not bad and len(seeds) == before:
             bad = [f"{file.name} holds no rows"]
-        hint = f"recipe data inspect {file.path} --from {file.format} shows all of them"
+        hint = f"recipe data inspect {file.path} --from {file.format} --format json has all of them"
         problems += [
             settings.source.diagnostic("E911", pointer, escaped(each), hint=hint) for each in bad
         ]

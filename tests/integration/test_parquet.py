@@ -14,6 +14,7 @@ import pytest
 from runner.cli.main import main
 from runner.recipe.checks.parquet import sample_row
 from runner.scripts.data.files.parquet_footer import read_footer
+from runner.scripts.data.formats import EVERY
 from tests.script_runs import ScriptRun, run_script
 from tests.tiny_model import write_tiny_model
 
@@ -58,7 +59,7 @@ ROWS: list[dict[str, Any]] = [
             {"role": "user", "content": f"What is {n}?"},
             {
                 "role": "assistant",
-                "content": "",
+                "content": ("", None)[n % 3 == 0],
                 "tool_calls": [
                     {
                         "type": "function",
@@ -142,12 +143,135 @@ def test_parquet_is_inspected_and_converted(
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert rows == [{"messages": turns, "id": number} for number in (1, 2)]
     capsys.readouterr()
-    assert main(["data", "convert", "b.parquet", str(tmp_path / "b.jsonl"), "--to", "text"]) == 1
-    assert 'b.parquet:2: the column "at" has a value that is no JSON' in capsys.readouterr().err
+    words = ["data", "convert", "b.parquet", str(tmp_path / "b.jsonl"), "--to", "text"]
+    for more in ([], ["--from", "text"]):
+        assert main([*words, *more]) == 2
+        lost = 'the column "at", which is no JSON (it holds date32[day]): 2 rows'
+        assert lost in capsys.readouterr().err
+    assert main([*words, "--lossy"]) == 0
+    assert (tmp_path / "b.jsonl").read_text() == '{"text": "T"}\n{"text": "U"}\n'
+    capsys.readouterr()
+    for name in ("b", "nan", "bytes", "price"):
+        assert main(["data", "inspect", f"{name}.parquet", "--format", "json"]) == 0
+        (file,) = json.loads(capsys.readouterr().out)["files"]
+        assert (file["fit"], [*file["left_out"]]) == (2, ["at" if name == "b" else name])
+    assert main(["data", "inspect", "nan.parquet"]) == 0
+    told = 'left out: "nan", which is no JSON: nan.parquet:2: the column "nan" has a value that'
+    assert told in capsys.readouterr().out
     assert main(["data", "inspect", "rows.csv.zst", "--format", "json"]) == 0
     (file,) = json.loads(capsys.readouterr().out)["files"]
     assert (file["format"], file["fit"]) == ("text", 3)
     assert set(shared_cache.glob("rows-*")) == before
+
+
+TURNS = [{"role": "user", "content": "Q", "name": "Ann"}, {"role": "assistant", "content": "A\r"}]
+OF_EACH_FORMAT: dict[str, list[dict[str, Any]]] = {
+    "messages": [
+        *ROWS,
+        {
+            "messages": [
+                {"role": "user", "content": "é"},
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [
+                        {"function": {"name": "g", "arguments": {"n": None, "deep": {"x": [1]}}}},
+                        {"function": {"name": "h", "arguments": {}}, "id": "1"},
+                    ],
+                },
+                {"role": "assistant", "content": "B", "weight": 0},
+                {"role": "assistant", "content": "C"},
+            ],
+            "tools": [{"type": "function", "function": {"name": "g", "parameters": {}}}],
+            "about": {"tags": ["a"], "score": 1},
+        },
+        {"messages": TURNS, "about": {"score": 0.5, "by": "me"}},
+    ],
+    "alpaca": [
+        {"instruction": "Q", "output": "A", "input": "I", "history": [["q", "a"]], "id": 7},
+        {"instruction": "R", "output": "B", "system": "S", "id": 2**60},
+    ],
+    "sharegpt": [
+        {
+            "conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}],
+            "tools": '[{"name": "clock"}]',
+        }
+    ],
+    "prompt-completion": [
+        {"prompt": "Q", "completion": "A"},
+        {"prompt": [{"role": "system", "content": "S"}, *TURNS[:1]], "completion": "B"},
+    ],
+    "preference": [
+        {"prompt": "Q", "chosen": "A", "rejected": "B"},
+        {"chosen": TURNS, "rejected": [*TURNS[:1], {"role": "assistant", "content": "B"}]},
+    ],
+    "kto": [{"prompt": "Q", "completion": "A", "label": label} for label in (True, False)],
+    "prompt": [{"prompt": "Q", "answer": "2"}, {"prompt": "R"}],
+    "text": [{"text": "\0T\n"}],
+}
+
+
+@pytest.mark.parametrize("format_name", OF_EACH_FORMAT)
+def test_what_is_written_as_parquet_comes_back(
+    format_name: str,
+    python: Path,
+    shared_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SPARK_RECIPES_CACHE", str(shared_cache))
+    monkeypatch.chdir(tmp_path)
+    rows = OF_EACH_FORMAT[format_name]
+    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept = ["--to", format_name, "--from", format_name]
+    assert main(["data", "convert", "in.jsonl", "a.parquet", *kept]) == 0
+    assert main(["data", "convert", "a.parquet", "back.jsonl", *kept]) == 0
+    back = [json.loads(line) for line in Path("back.jsonl").read_text().splitlines()]
+    read = EVERY[format_name]
+    assert [read(row) for row in back] == [read(row) for row in rows]
+    for name in ("about", "id"):
+        assert [row.get(name) for row in back] == [row.get(name) for row in rows]
+    before = Path("a.parquet").read_bytes()
+    assert main(["data", "convert", "in.jsonl", "a.parquet", *kept, "--force"]) == 0
+    assert Path("a.parquet").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "a.parquet", "back.jsonl"}
+
+
+def test_what_parquet_cannot_hold_is_lost_only_if_wanted(
+    python: Path,
+    shared_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SPARK_RECIPES_CACHE", str(shared_cache))
+    monkeypatch.chdir(tmp_path)
+    Path("in.jsonl").write_text('{"text": "T", "id": 1}\n{"text": "U", "id": "b"}\n')
+    capsys.readouterr()
+    words = ["data", "convert", "in.jsonl", "a.parquet", "--to", "text"]
+    assert main(words) == 2
+    assert 'of what kind the column "id" is: 1 rows, the first at in.jsonl:2' in (
+        capsys.readouterr().err
+    )
+    assert not Path("a.parquet").exists()
+    assert main([*words, "--lossy"]) == 0
+    assert main(["data", "convert", "a.parquet", "back.jsonl", "--to", "text"]) == 0
+    back = Path("back.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in back] == ["1", "b"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.zst", "a.csv.zst", "a.json.zst"])
+def test_what_zstandard_compressed_comes_back(
+    name: str, python: Path, shared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARK_RECIPES_CACHE", str(shared_cache))
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": f"{n}\r"} for n in range(1000)]
+    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "convert", "in.jsonl", name, "--to", "text"]) == 0
+    assert Path(name).read_bytes()[:4] == b"\x28\xb5\x2f\xfd"
+    assert main(["data", "convert", name, "back.jsonl", "--to", "text"]) == 0
+    assert Path("back.jsonl").read_text() == Path("in.jsonl").read_text()
 
 
 def test_a_recipe_gives_the_same_bytes_of_parquet_as_of_json_lines(
@@ -197,8 +321,10 @@ def test_only_the_columns_that_are_asked_for_are_read(
 def test_what_is_hostile_or_damaged_is_an_error(
     files: Path, tmp_path: Path, made_plain: Callable[..., ScriptRun]
 ) -> None:
-    assert made_plain(files / "latin.parquet").error["code"] == "E320"
-    assert made_plain(files / "map.parquet").error["code"] == "E353"  # a key that occurs twice
+    error = made_plain(files / "latin.parquet").error
+    assert (error["code"], error["message"]) == ("E320", "latin.parquet:2: a text is not UTF-8")
+    error = made_plain(files / "map.parquet").error  # a key that occurs twice
+    assert (error["code"], error["message"][:14]) == ("E353", "map.parquet:2:")
     whole = (files / "rows.parquet").read_bytes()
     for number, content in enumerate(
         (

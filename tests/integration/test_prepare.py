@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from runner.rows.prepared import prepared_lines
 from runner.stages.templates.shipped_templates import path_of
 from tests.script_runs import PREPARING, ScriptRun, run_script
 from tests.tiny_model import SPECIAL, write_tiny_model
@@ -246,9 +247,13 @@ def test_a_long_row_is_an_error_that_names_it(prepare: Prepare) -> None:
 
 
 def test_long_rows_are_dropped_and_counted(prepare: Prepare) -> None:
-    run = prepare([chat("q", "a"), chat("q", "long " * 20)], max_length=60, too_long="drop")
+    long = chat("ask me@home.org " * 9, "long " * 20)
+    run = prepare([chat("q", "a"), long], max_length=60, too_long="drop")
     assert [ids for ids, _ in documents(run.folder)] == [expected(chat("q", "a")["messages"])[0]]
     assert run.measures["train"]["dropped"] == {"too long": 1}
+    told = next(line for line in prepared_lines(run.measures) if "dropped, too long" in line)
+    assert told.startswith('  dropped, too long: 1 rows, such as data/rows.jsonl:2: "ask [EMAIL]')
+    assert told.endswith('…"')
 
 
 def test_a_truncated_row_never_has_an_empty_answer(prepare: Prepare) -> None:
@@ -283,6 +288,7 @@ def test_every_bad_row_is_named_at_once(prepare: Prepare) -> None:
     assert shown[0].startswith("data/rows.jsonl:2: broken JSON")
     assert shown[1] == "data/rows.jsonl:3: there is no assistant turn to train on"
     assert shown[-1] == "and 4 more rows"
+    assert run.error["hint"].endswith("--rows 0 --bad 14 names all of them")
     assert list(run.folder.iterdir()) == []
 
 

@@ -527,6 +527,14 @@ def test_what_no_step_is_for_stays_a_problem() -> None:
     assert cleaning.measures()["steps"][0]["dropped"] == {"two answers that are the same": 1}
 
 
+def test_a_pair_whose_prompt_a_repair_takes_is_dropped_for_that() -> None:
+    cleaning = Cleaning({"unicode": True})
+    assert cleaning.cleaned([pair("\ufeff", "a", "b")]) == ([], [])
+    assert cleaning.measures()["steps"][0]["dropped"] == {"an empty prompt": 1}
+    _, problems = Cleaning({"unicode": True}).cleaned([pair("", "a", "b")])
+    assert [problem.error.code for problem in problems] == ["E322"]
+
+
 _PIECES = st.sampled_from(
     [
         *(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,14 @@ import pytest
 
 from runner.cli.main import main
 from runner.errors import Interrupted, StageFailed
+from runner.recipe.load import load_recipe
 from runner.rows.script import _keep_log
+from runner.rows.seen import _step
 from runner.rows.show import marked, plain_number, seen_lines
 from runner.rows.survey import note_seen, survey
 from runner.scripts.data.files.rows import Problem, read_rows
+from runner.stages import fetch_data
+from runner.store.store import Store
 
 GOOD = [{"question": f"Q{number}", "reply": "A"} for number in range(3)]
 
@@ -101,6 +106,24 @@ def test_inspect_names_bad_rows_and_exits_1(rows: Path, capsys: pytest.CaptureFi
     assert "rows.jsonl:5: broken JSON" in text
 
 
+def test_all_bad_rows_are_named_on_request(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows.write_text('{"text": "T"}\n' * 20 + '{"text": 3}\n' * 15)
+    code, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert (code, out.count('"text" is a number')) == (1, 10)
+    assert "and 5 more rows: --bad 15 names all of them" in out
+    code, out, _ = run(["inspect", "rows.jsonl", "--bad", "15"], capsys)
+    assert (code, out.count('"text" is a number'), "more rows" in out) == (1, 15, False)
+    code, out, _ = run(["inspect", "rows.jsonl", "--bad", "0"], capsys)
+    assert (code, out.count('"text" is a number'), "and 15 more rows" in out) == (1, 0, True)
+    _, out, _ = run(["inspect", "rows.jsonl", "--format", "json"], capsys)
+    (file,) = json.loads(out)["files"]
+    assert [each["line"] for each in file["problems"]] == list(range(21, 36))
+    _, _, err = run(["convert", "rows.jsonl", "o.json", "--to", "text", "--from", "text"], capsys)
+    (hint,) = [line.split("recipe data ")[1] for line in err.splitlines() if "next: " in line]
+    assert hint == "inspect rows.jsonl --from text --bad 15"
+    assert run(hint.split(), capsys)[1].count('"text" is a number') == 15
+
+
 def test_what_a_stranger_wrote_never_reaches_the_terminal(
     rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,8 +189,8 @@ def test_lossy_says_what_it_loses(rows: Path, capsys: pytest.CaptureFixture[str]
 
 MESSAGES_ROW = '{"messages": [{"role": "user", "content": "Q"}]}'
 UNREADABLE = [
-    ("a.jsonl.gz", gzip.compress(b'{"text": "T"}\n' * 100, mtime=0)[:-9], "E347", "damaged", ""),
-    ("a.jsonl.xz", lzma.compress(b'{"text": "T"}\n' * 100)[:-40], "E347", "damaged", ""),
+    ("a.jsonl.gz", gzip.compress(b'{"text": "T"}\n', mtime=0)[:-14], "E347", "damaged", ""),
+    ("a.jsonl.xz", lzma.compress(b'{"text": "T"}\n')[:-40], "E347", "damaged", ""),
     ("a.csv", "text\ncafé\n".encode("latin-1"), "E320", "UTF-8", "iconv -f LATIN1 -t UTF-8"),
     ("a.jsonl", '{"text": "T"}'.encode("utf-16"), "E320", "UTF-8", "iconv -f UTF-16"),
     ("a.jsonl", bytes([0, *range(128, 256)]), "E320", "UTF-8", ""),
@@ -240,6 +263,18 @@ def test_keys_of_no_format_are_named_with_what_to_do(
     assert ("foo" in content) or advised[0] in out
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_the_turns_of_one_bad_row_are_no_list_of_rows(
+    name: str, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And no tool for texts reads what is compressed."""
+    packed = name.endswith(".gz")
+    row = f'{{"data": [{MESSAGES_ROW}]}}' if packed else MESSAGES_ROW
+    Path(name).write_bytes(gzip.compress(row.encode()) if packed else row.encode())
+    _, out, _ = run(["inspect", name, "--from", "messages"], capsys)
+    assert ("E322" in out or "E323" in out, "jq" in out) == (True, False), out
+
+
 def test_a_column_that_is_not_there_is_told_with_those_that_are(
     rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,12 +312,25 @@ def test_rows_that_fit_the_format_but_not_the_model_are_problems(
     assert codes == [(4, "E321"), (2, "E350")]
 
 
-@pytest.mark.parametrize("out", ["rows.parquet", "rows.xlsx", "-", "rows.gz"])
+@pytest.mark.parametrize("out", ["rows.xlsx", "rows", "rows.gz", "rows.parquet.gz"])
 def test_a_name_that_says_no_shape_of_file_is_refused(
     out: str, rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(["convert", "rows.jsonl", out, "--to", "messages"], capsys)
     assert (code, "[E868]" in err, Path(out).exists()) == (2, True, False)
+
+
+def test_convert_says_rows_alone_on_its_output(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(["convert", "rows.jsonl", "-", "--to", "prompt-completion"], capsys)
+    told = [{"prompt": row["question"], "completion": row["reply"]} for row in GOOD]
+    assert (code, [json.loads(line) for line in out.splitlines()]) == (0, told)
+    assert "3 rows of format prompt-completion are written" in err
+    rows.write_text(rows.read_text() + "no row\n")
+    code, out, err = run(["convert", "rows.jsonl", "-", "--to", "prompt-completion"], capsys)
+    assert (code, out, "[E867]" in err) == (2, "", True)
+    assert [path.name for path in rows.parent.iterdir()] == ["rows.jsonl"]
 
 
 @pytest.mark.parametrize("more", [[], ["--force"]])
@@ -358,7 +406,7 @@ def test_what_begins_anew_does_not_say_that_it_goes_on(
     def interrupted(*_: object) -> None:
         raise arrives
 
-    monkeypatch.setattr("runner.rows.survey.readable", interrupted)
+    monkeypatch.setattr("runner.rows.opening.opened", interrupted)
     exit_code, _, err = run(words, capsys)
     assert (exit_code, "E130" in err, "begins anew" in err) == (code, True, True)
     assert "where it stopped" not in err
@@ -371,6 +419,15 @@ def test_a_file_that_cannot_be_read_is_named(
 ) -> None:
     code, _, err = run(words, capsys)
     assert (code, "[E862]" in err) == (2, True), err
+
+
+@pytest.mark.parametrize("words", [["inspect", "pipe"], ["convert", "pipe", "o.json"]])
+def test_a_pipe_is_not_waited_for(
+    words: list[str], rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo("pipe")
+    code, _, err = run([*words, "--to", "text"] if words[0] == "convert" else words, capsys)
+    assert (code, "[E862]: cannot read pipe: it is not a regular file" in err) == (2, True), err
 
 
 RECIPE = """\
@@ -411,6 +468,37 @@ def test_the_recipes_system_turns_and_what_is_held_out_reach_the_script(
     assert code == 1
     assert "1 rows, 0 fit" in out
     assert "problems:\n    rows.jsonl:1: no tools (E350)" in out
+
+
+ON_THE_HUB = RECIPE.replace(
+    "{path: rows.jsonl, format: text}",
+    "{hub: acme/rows, revision: 0123456789abcdef0123456789abcdef01234567, file: t.jsonl, "
+    "format: text}",
+)
+
+
+def test_rows_of_the_hub_are_shown_once_they_are_fetched(
+    rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARK_RECIPES_STORE", str(rows.parent / "store"))
+    Path("held.jsonl").write_text('{"text": "H"}\n')
+    Path("x.yaml").write_text(ON_THE_HUB)
+    words = ["inspect", "--recipe", "x.yaml", "--rows", "0", "--format", "json"]
+    code, out, err = run(words, capsys)
+    told = json.loads(out)
+    assert (code, "[E863]" in err, "x.yaml --until fetch_data" in err) == (4, True, True), err
+    assert [file["file"] for file in told["files"]] == ["held.jsonl"]
+    (error,) = told["errors"]
+    assert "t.jsonl" in error["message"]
+
+    recipe, store = load_recipe(Path("x.yaml")), Store(rows.parent / "store")
+    staging = store.staging("fetch_data", _step(recipe, "fetch_data").key)
+    (staging.out / "data").mkdir()
+    (staging.out / "data" / "train-0.jsonl").write_text('{"text": "T"}\n{"text": 3}\n')
+    store.commit(staging, version=1, key_inputs={}, classes=fetch_data.OUTPUTS)
+    code, out, err = run(words, capsys)
+    fetched, held = json.loads(out)["files"]
+    assert (code, fetched["rows"], fetched["fit"], held["fit"]) == (1, 2, 1, 1), err
 
 
 def test_a_model_that_is_not_at_hand_is_told(

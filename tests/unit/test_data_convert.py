@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,76 @@ def test_a_file_of_any_kind_holds_the_same_rows(name: str, target: str, tmp_path
     again = io.BytesIO()
     convert(tmp_path / "in.jsonl", "in.jsonl", again, name, "alpaca", target)
     assert again.getvalue() == (tmp_path / name).read_bytes()
+
+
+ANY_TEXT = st.text(st.sampled_from(list('\r\n\t\0,;"\\ a\ufeff\u2028\x85é😀')), max_size=6)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.lists(
+        st.tuples(
+            ANY_TEXT.filter(str.strip),
+            ANY_TEXT.filter(str.strip),
+            st.one_of(st.just({}), st.fixed_dictionaries({"id": ANY_TEXT})),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_rows_of_any_text_come_back_from_files_or_what_is_lost_is_told(
+    made: list[tuple[str, str, dict[str, str]]],
+) -> None:
+    for source, asked, answered in (
+        ("prompt-completion", "prompt", "completion"),
+        ("alpaca", "instruction", "output"),
+    ):
+        rows = [{asked: one, answered: other, **more} for one, other, more in made]
+        for name in ("a.csv", "a.tsv", "a.jsonl", "a.json", "a.csv.gz", "a.tsv.xz", "a.jsonl.gz"):
+            with tempfile.TemporaryDirectory() as folder:
+                done, found = converted(rows, Path(folder), name, source, source)
+            assert (done.problems, done.unfit, done.written) == ([], {}, len(rows)), name
+            assert [EVERY[source](row) for row in found] == [EVERY[source](row) for row in rows]
+            ids = [row.get("id") for row in found] == [row.get("id") for row in rows]
+            assert ids == (not done.lost), (name, done.lost)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(conversation(), min_size=1, max_size=3),
+    st.sampled_from(["messages", "sharegpt", "alpaca", "prompt-completion"]),
+    st.sampled_from(["a.csv", "a.tsv", "a.jsonl", "a.json", "a.tsv.gz", "a.json.xz"]),
+)
+def test_conversations_come_back_from_files_or_what_is_lost_is_told(
+    made: list[Conversation], target: str, name: str
+) -> None:
+    rows = [row for each in made for row in as_rows(each, "messages", [])]
+    with tempfile.TemporaryDirectory() as folder:
+        done, found = converted(rows, Path(folder), name, "messages", target)
+    assert done.problems == []
+    if not (done.lost or done.unfit):
+        assert [EVERY[target](row) for row in found] == made
+    assert len(found) == done.written
+
+
+def test_a_carriage_return_is_kept_and_breaks_no_line(tmp_path: Path) -> None:
+    rows = [{"prompt": "\rhello", "completion": "a\rb"}, {"prompt": "Q", "completion": "A"}]
+    _, found = converted(rows, tmp_path, "a.csv", "prompt-completion", "prompt-completion")
+    assert [(row["prompt"], row["completion"]) for row in found] == [
+        ("\rhello", "a\rb"),
+        ("Q", "A"),
+    ]
+    assert (tmp_path / "a.csv").read_bytes().endswith(b"\nQ,A,,\n")
+
+
+@pytest.mark.parametrize(("name", "lost"), [("a.tsv", True), ("a.jsonl", False)])
+def test_a_column_that_some_rows_lack_is_lost_in_a_table(
+    name: str, lost: bool, tmp_path: Path
+) -> None:
+    rows = [{"id": "1", "text": "T"}, {"text": "U"}, {"id": "", "text": "V"}]
+    done, _ = converted(rows, tmp_path, name, "text", "text")
+    told = {what: (count, str(place)) for what, (count, place) in done.lost.items()}
+    assert told == ({'that rows have no column "id"': (1, "in.jsonl:2")} if lost else {})
 
 
 def test_what_a_cell_cannot_hold_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import lzma
@@ -194,16 +195,26 @@ def problems(path: Path, columns: dict[str, str] | None = None) -> list[tuple[in
 @pytest.mark.parametrize(
     ("name", "content", "line", "code", "words"),
     [
-        ("a.gz", gzip.compress(LINES, mtime=0)[:-9], 1, "E347", "damaged"),
-        ("a.gz", gzip.compress(LINES, mtime=0)[:-8] + b"\0" * 8, 1, "E347", "CRC"),
+        ("a.gz", gzip.compress(LINES, mtime=0)[:-9], 2, "E347", "damaged"),
+        ("a.gz", gzip.compress(LINES, mtime=0)[:-8] + b"\0" * 8, 3, "E347", "CRC"),
         ("a.gz", b"\x1f\x8b" + b"x" * 40, 1, "E347", "damaged"),
-        ("a.xz", lzma.compress(LINES)[:-9], 1, "E347", "damaged"),
+        ("a.xz", lzma.compress(LINES)[:-9], 3, "E347", "damaged"),
+        (
+            "a.jsonl.bz2",
+            bz2.compress(LINES * 50),
+            1,
+            "E347",
+            "this is bzip2, which is not read",
+        ),
+        ("a.csv", b"PK\x03\x04....", 1, "E347", "a zip archive"),
         ("a.zst", b"\x28\xb5\x2f\xfd...", 1, "E347", "zstd"),
         ("a.csv", b"a,a\n1,2\n", 1, "E351", 'column "a" occurs twice'),
         ("a.csv", b"a,b\n1,2,3\n1,2\n", 2, "E351", "3 cells, but there are 2 columns"),
         ("a.csv", b'a,b\n1,"2\n', 2, "E351", "unexpected end"),
         ("a.csv", b'a,b\n1,2\n"1"x,2\n', 3, "E351", "broken table"),
-        ("a.csv", b"a,b\n1,\xff\n", 1, "E320", "not UTF-8"),
+        ("a.csv", b"a,b\n1,\xff\n3,4\n", 2, "E320", "cell 2 is not UTF-8"),
+        ("a.csv", b"a,b\xff\n1,2\n3,4\n", 1, "E320", "cell 2 is not UTF-8"),
+        ("a.csv", "a,b\n1,2\n".encode("utf-16"), 1, "E320", "cell 1 is not UTF-8"),
         ("a.csv", b"messages\n[1\n", 2, "E322", '"messages": broken JSON'),
     ],
 )
@@ -233,7 +244,28 @@ def test_what_is_whole_before_the_damage_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(packed[: len(packed) // 2])
     *rows, last = read_rows(tmp_path / "a.gz", "a.gz")
     assert isinstance(last, Problem)
-    assert (last.place.line, len(rows) > 1000) == (len(rows), True)
+    assert (last.place.line, len(rows) > 1000) == (len(rows) + 1, True)
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.csv.xz"])
+def test_a_torn_table_is_named_by_the_line_behind_what_is_whole(name: str, tmp_path: Path) -> None:
+    table = b"text\n" + b"".join(b"%d\n" % (number**9) for number in range(20_000))
+    packed = (gzip if name.endswith("gz") else lzma).compress(table)
+    (tmp_path / name).write_bytes(packed[: len(packed) // 2])
+    *rows, last = read_rows(tmp_path / name, name)
+    assert isinstance(last, Problem)
+    assert (last.place.line, last.error.code, len(rows) > 1000) == (len(rows) + 2, "E347", True)
+
+
+def test_every_cell_that_is_not_utf_8_is_named_by_its_line(tmp_path: Path) -> None:
+    """Far from the begin, where the file is decoded in parts, and with the rows behind it."""
+    lines = [b"text,id", *(b"row %d,%d" % (number, number) for number in range(2, 5001))]
+    for line in (3002, 4004):
+        lines[line - 1] = b"caf\xe9,1"
+    (tmp_path / "a.csv").write_bytes(b"\n".join(lines) + b"\n")
+    found = problems(tmp_path / "a.csv")
+    assert [(line, code) for line, code, _ in found] == [(3002, "E320"), (4004, "E320")]
+    assert len(list(read_rows(tmp_path / "a.csv", "a.csv"))) == 4999
 
 
 # --- columns

@@ -20,9 +20,14 @@ FIRST = [message("user", "q"), message("assistant", "a")]
 
 
 def pair(row: dict[str, Any]) -> Pair:
+    made = unchecked(row)
+    check_compared(made)
+    return made
+
+
+def unchecked(row: dict[str, Any]) -> Pair:
     made = COMPARED["preference"](row)
     assert isinstance(made, Pair)
-    check_compared(made)
     return made
 
 
@@ -83,18 +88,18 @@ def test_a_system_turn_before_the_repeated_prompt_is_there_once_too() -> None:
 
 
 def test_a_question_that_one_side_repeats_survives_writing() -> None:
-    read = pair({"chosen": [Q, Q, GOOD], "rejected": [Q, message("user", "again"), BAD]})
+    read = unchecked({"chosen": [Q, Q, GOOD], "rejected": [Q, message("user", "again"), BAD]})
     (row,) = as_rows(read, "preference", [])
-    assert pair(row) == read
+    assert unchecked(row) == read
 
 
 def test_only_the_whole_prompt_at_the_beginning_is_no_repetition() -> None:
     other, asked = message("user", "Q "), message("user", "again")
     row = {"prompt": "Q", "chosen": [other, GOOD], "rejected": [GOOD, Q, BAD]}
-    made = pair(row)
+    made = unchecked(row)
     assert made.chosen.messages == (Q, other, GOOD)
     assert made.rejected.messages == (Q, GOOD, Q, BAD)
-    implicit = pair({"chosen": [Q, Q, GOOD], "rejected": [Q, asked, BAD]})
+    implicit = unchecked({"chosen": [Q, Q, GOOD], "rejected": [Q, asked, BAD]})
     assert implicit.chosen.messages == (Q, Q, GOOD)
     # a side that is the prompt alone has no answer, and stays behind it
     with pytest.raises(RowError, match="does not end with an answer"):
@@ -127,6 +132,22 @@ def test_answers_that_begin_alike_are_compared_as_a_whole() -> None:
         ({"chosen": "a", "rejected": "b"}, "E335", '"prompt" is missing'),
         ({"chosen": [Q, GOOD], "rejected": [message("user", "P"), BAD]}, "E335", "same question"),
         ({"chosen": [GOOD], "rejected": [BAD]}, "E335", "same question"),
+        (
+            {"prompt": "Q", "chosen": [Q, GOOD], "rejected": [message("user", "P" * 50), BAD]},
+            "E335",
+            f'turn 2 is the answer in chosen, and "{"P" * 40}…" \\(user\\) in rejected',
+        ),
+        (
+            {"chosen": [Q, Q, GOOD], "rejected": [Q, message("user", "P"), BAD]},
+            "E335",
+            'turn 2 is "Q" \\(user\\) in chosen, and "P" \\(user\\) in rejected',
+        ),
+        ({"prompt": " \n", "chosen": "a", "rejected": "b"}, "E322", "the prompt is empty"),
+        (
+            {"prompt": [*FIRST, message("user", "")], "chosen": "a", "rejected": "b"},
+            "E322",
+            "the prompt is empty",
+        ),
         ({"prompt": "Q", "chosen": 1, "rejected": "b"}, "E322", '"chosen" is a number'),
         (
             {"prompt": [message("system", "s"), Q], "system": "t", "chosen": "a", "rejected": "b"},
@@ -150,6 +171,7 @@ def test_a_pair_that_is_none_is_refused(row: dict[str, Any], code: str, words: s
         ({"prompt": "Q", "completion": "a", "label": "good"}, "E337"),
         ({"prompt": "Q", "label": True}, "E322"),
         ({"prompt": "Q", "completion": "", "label": True}, "E323"),
+        ({"prompt": " ", "completion": "a", "label": True}, "E322"),
     ],
 )
 def test_a_judgement_that_is_none_is_refused(row: dict[str, Any], code: str) -> None:

@@ -75,9 +75,18 @@ def test_answers_inside_a_prompt_are_not_trained_on() -> None:
 _HI = message("user", "Q")
 
 
+@pytest.mark.parametrize("content", [{"content": ""}, {"content": None}, {}])
+def test_a_turn_that_calls_a_tool_may_say_nothing(content: dict[str, Any]) -> None:
+    called = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]}
+    row = {"messages": [_HI, {**called, **content}]}
+    assert FORMATS["messages"](row).messages[1]["content"] == ""
+
+
 @pytest.mark.parametrize(
     ("format_name", "row", "words"),
     [
+        ("messages", {"messages": [_HI, {"role": "assistant", "tool_calls": []}]},
+         'turn 2 has no "content"'),
         ("messages", {}, '"messages" is missing'),
         ("messages", {"messages": "Q"}, '"messages" is a text, not a list'),
         ("messages", {"messages": []}, '"messages" is empty'),
@@ -205,7 +214,7 @@ def test_rows_know_their_lines(
         (b'{"a": 1}\n"x"', 2, "E322 a row is an object, not a text"),
         (b'{"a": "\xff"}', 1, "E320 byte 8 of the line is not UTF-8"),
         (b'{"a": ' + b"[" * 100_000, 1, "E321 the JSON is nested too deeply"),
-        (b'{"a": ' + b"9" * 5000 + b"}", 1, "E321 Exceeds the limit"),
+        (b'{"a": ' + b"9" * 5000 + b"}", 1, "E321 a number has more than 4300 digits"),
         (b'[\n{"a": 1}\n{"a": 2}]', 3, "E321 a comma is missing between rows"),
         (b'[\n{"a": 1},\n{"a": 1, "a": 2}]', 3, 'E321 the key "a" occurs twice'),
         (b'[\n{"a": 1},\n', 3, "E321 broken JSON: Expecting value (line 3, column 1)"),

@@ -195,7 +195,7 @@ def format_of_file(path: Path, among: Collection[str] = ()) -> str:
 
     Raises UsageError (E157).
     """
-    from runner.rows.survey import readable
+    from runner.rows.opening import readable
     from runner.scripts.data.formats import FORMATS
 
     with readable(path) as plain:
@@ -240,7 +240,7 @@ def together(facts: list[DataFacts]) -> DataFacts:
 
 
 def _read_file(path: Path, wanted: str | None, tried: Iterable[str]) -> tuple[str, DataFacts]:
-    from runner.rows.survey import readable
+    from runner.rows.opening import readable
 
     if not is_readable_file(path):
         raise _no_data(path, "is not a readable file", "name a .jsonl or .json file of rows")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from runner.scripts.data.files.rows import (
 )
 from runner.scripts.data.files.tables import JSON_COLUMNS, separator_of, typed
 from runner.scripts.data.formats import EVERY, FIELDS
+from runner.scripts.data.kinds import Columns, Kind, with_texts
 from runner.scripts.data.preference import check_compared
 from runner.scripts.data.prompted import Prompted, check_prompted
 from runner.scripts.data.writing import CannotHold, Read, as_json, as_rows
@@ -39,6 +39,7 @@ class Converted:
     unreadable: int = 0
     lost: dict[str, tuple[int, Place]] = field(default_factory=dict)  # what -> rows, the first
     unfit: dict[str, tuple[int, Place]] = field(default_factory=dict)  # why -> rows, the first
+    kinds: dict[str, Kind] | None = None  # of columns: of rows that are to become Parquet
 
 
 def read_one(row: Row, format_name: str) -> Read:
@@ -63,6 +64,7 @@ def convert(
     columns: Mapping[str, str] | None = None,
 ) -> Converted:
     """Write the rows of `path`, called `name`, to `out`, in the shape of file that `out_name` says.
+    Of Parquet, these are the JSON lines that it is made of.
 
     Rows that cannot be read, or have no place in the format, are left out and counted.
     """
@@ -86,6 +88,7 @@ def convert(
                 continue
             for loss in dict.fromkeys(losses):
                 _count(done.lost, loss, place)
+    done.kinds = writer.kinds()
     return done
 
 
@@ -148,6 +151,29 @@ class _Lines:
         if self._as_list:
             self._out.write(b"\n]\n" if self._rows else b"[]\n")
 
+    def kinds(self) -> dict[str, Kind] | None:
+        """A file of JSON has none."""
+        return None
+
+
+class _ForParquet(_Lines):
+    """JSON lines that Parquet is made of, and of what kind their columns are."""
+
+    def __init__(self, out: IO[bytes], read: Sequence[str]) -> None:
+        super().__init__(out, as_list=False)
+        self._read, self._columns = read, Columns(read)
+
+    def write(self, row: Row) -> list[str]:
+        """Raises CannotHold for what JSON cannot say."""
+        as_json(row)
+        made = with_texts(row, self._read)
+        super().write(made)
+        return self._columns.add(made)
+
+    def kinds(self) -> dict[str, Kind]:
+        """Of the columns."""
+        return self._columns.kinds()
+
 
 class _Table:
     """CSV or TSV: a column for each key that the format reads, and for those of the first row."""
@@ -155,9 +181,9 @@ class _Table:
     def __init__(
         self, out: IO[bytes], separator: str, read: Sequence[str], others: Sequence[str]
     ) -> None:
-        self._text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
         self._read, self._columns = read, [*read, *others]
-        self._writer = csv.writer(self._text, delimiter=separator, lineterminator="\n")
+        # cells with a character of the line's end are quoted: readers take a bare "\r" for one
+        self._writer = csv.writer(_Ends(out), delimiter=separator, lineterminator="\r\n")
         self._writer.writerow(self._columns)
 
     def write(self, row: Row) -> list[str]:
@@ -165,6 +191,8 @@ class _Table:
         cells = {key: _cell(key, row.get(key)) for key in self._columns}
         back = typed(cells)
         losses = [f'the column "{key}"' for key in row if key not in self._columns]
+        absent = [key for key in self._columns if key not in row and key not in self._read]
+        losses += [f'that rows have no column "{key}"' for key in absent]  # an empty cell is a text
         for key, value in row.items():
             if key not in self._columns or back.get(key) == value:
                 continue
@@ -175,7 +203,20 @@ class _Table:
         return losses
 
     def close(self) -> None:
-        self._text.detach()
+        """Every row is written already."""
+
+    def kinds(self) -> None:
+        """A table has texts alone."""
+
+
+class _Ends:
+    """Where a csv.writer that ends lines by "\r\n" writes UTF-8 with lines that end by "\n"."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out = out
+
+    def write(self, line: str) -> int:
+        return self._out.write(line.removesuffix("\r\n").encode() + b"\n")
 
 
 def _cell(key: str, value: Any) -> str:
@@ -197,6 +238,8 @@ def writer_of(
         separator = separator_of(name)
         if separator is not None:
             writer: _Lines | _Table = _Table(plain, separator, FIELDS[target], extras)
+        elif name.lower().endswith(".parquet"):
+            writer = _ForParquet(plain, FIELDS[target])
         else:
             writer = _Lines(plain, as_list=bare_name(name).endswith(".json"))
         yield writer

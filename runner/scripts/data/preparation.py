@@ -102,7 +102,10 @@ def sound_rows(
     held_out = replace(reading, split={})  # no column is asked of them
     validation = read_rows_of(spec, "validation", held_out, cleaning, files, crew, bad)
     if bad.problems:
-        raise_problems(bad.problems, bad.unusable)
+        seen = (
+            f"recipe data inspect --recipe RECIPE --rows 0 --bad {bad.unusable} names all of them"
+        )
+        raise_problems(bad.problems, bad.unusable, seen)
     if cleaning:
         cleaning.require_rows(train, validation, held_out=bool(settings["validation"]))
     return train, validation
@@ -135,13 +138,17 @@ def sift_of(spec: Spec, cleaning: Cleaning | None) -> Sift | None:
     return sift
 
 
-def raise_problems(problems: Sequence[Problem], count: int) -> None:
-    """Raise one ScriptError for `count` bad rows, the first ones named, with the first's code."""
+def raise_problems(problems: Sequence[Problem], count: int, seen: str = "") -> None:
+    """Raise one ScriptError for `count` bad rows, the first ones named, with the first's code.
+
+    `seen`: where those are seen that are not named here.
+    """
     lines = [f"{problem.place}: {problem.error.message}" for problem in problems[:MAX_SHOWN]]
     if count > MAX_SHOWN:
         lines.append(f"and {count - MAX_SHOWN} more rows")
     code = problems[0].error.code
-    raise ScriptError("\n".join(lines), hint=HINTS[code], code=code)
+    hint = f"{HINTS[code]}; {seen}" if seen and count > MAX_SHOWN else HINTS[code]
+    raise ScriptError("\n".join(lines), hint=hint, code=code)
 
 
 def nothing_left(dropped: Mapping[str, int]) -> ScriptError:

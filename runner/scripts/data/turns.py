@@ -18,7 +18,7 @@ from runner.scripts.data.files.rows import (
 )
 
 TOOL_CALLS = "tool_calls"
-_OPTIONAL = ("name", "weight", TOOL_CALLS, "tool_call_id")
+_OPTIONAL = ("content", "name", "weight", TOOL_CALLS, "tool_call_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +107,19 @@ def parse_turns(values: list[Any]) -> Turns:
 
 
 def _turn(value: Any, number: int) -> tuple[Message, bool]:
-    """A turn, and whether it is trained on where it is an answer."""
+    """A turn, and whether it is trained on where it is an answer.
+
+    A turn that calls tools may say nothing: in Parquet a null and a missing `content` are the same.
+    """
     name = f"turn {number}"
-    given = check_turn(value, name, ("role", "content"), _OPTIONAL)
+    given = check_turn(value, name, ("role",), _OPTIONAL)
     role = role_named(checked_text(given.get("role"), f'"role" of {name}'))
     if role not in ROLES:
         raise RowError(f'{name} has the unknown role "{role}"; known: {", ".join(ROLES)}')
     calls = given.get(TOOL_CALLS)
-    content = given["content"] if given["content"] is not None or not calls else ""
+    content = given.get("content", "" if calls else None)
+    if content is None and "content" not in value:
+        raise RowError(f'{name} has no "content"')
     turn = message(role, _content(content, f'"content" of {name}'))
     for key, owner in (("name", None), ("tool_call_id", "tool"), (TOOL_CALLS, "assistant")):
         if key not in given:

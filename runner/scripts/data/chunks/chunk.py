@@ -53,18 +53,24 @@ class Counts:
     truncated: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)  # reason, or "truncated" -> first place
+    texts: dict[str, str] = field(default_factory=dict)  # of the examples, as they are
     problems: list[Problem] = field(default_factory=list)
     unusable: int = 0
 
     def drop(self, reason: str, row: Row) -> None:
         """Count a row that is left out."""
         self.dropped[reason] += 1
-        self.examples.setdefault(reason, str(row.place))
+        self._show(reason, row)
 
     def cut(self, row: Row) -> None:
         """Count a row that is shortened."""
         self.truncated += 1
-        self.examples.setdefault("truncated", str(row.place))
+        self._show("truncated", row)
+
+    def _show(self, reason: str, row: Row) -> None:
+        if reason not in self.examples:
+            self.examples[reason] = str(row.place)
+            self.texts[reason] = _first_text(row)
 
     def refuse(self, problem: Problem) -> None:
         """Count a row that cannot be used."""
@@ -77,8 +83,16 @@ class Counts:
         self.truncated += later.truncated
         self.dropped += later.dropped
         self.examples = later.examples | self.examples
+        self.texts = later.texts | self.texts
         self.unusable += later.unusable
         self.problems = [*self.problems, *later.problems][:MAX_SHOWN]
+
+
+def _first_text(row: Row) -> str:
+    if isinstance(row, Conversation) and row.text is not None:
+        return row.text
+    said = (turn["content"] for turn in row.messages if turn["role"] != "system")
+    return next(said, "")
 
 
 @dataclass

@@ -19,6 +19,7 @@ from runner.scripts.data.chunks.digests import Digests, ordered, words_of
 from runner.scripts.data.chunks.spool import Files, Part
 from runner.scripts.data.chunks.stored import StoredRows
 from runner.scripts.data.chunks.workers import Workers
+from runner.scripts.data.cleaning.report import excerpt
 from runner.scripts.data.dividing.facts import Facts
 from runner.scripts.data.tokens.packing import Packs
 from runner.scripts.weights.floats import Array
@@ -162,6 +163,7 @@ def statistics_of(documents: Documents) -> dict[str, Any]:
     }
     if counts.examples:
         found["examples"] = dict(sorted(counts.examples.items()))
+        found["excerpts"] = {why: excerpt(text) for why, text in sorted(counts.texts.items())}
     if len(lengths):
         found["length"] = {
             "min": int(lengths.min()),

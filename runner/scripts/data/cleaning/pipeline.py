@@ -268,7 +268,13 @@ class Cleaning:
         return next(told for told in self.told.values() if told.step in ("alternation", *_REPAIRS))
 
 
-_WHY = {"E323": "nothing to train on", "E334": "no answer", "E333": "two answers that are the same"}
+_WHY = {
+    "E322": "an empty prompt",
+    "E323": "nothing to train on",
+    "E334": "no answer",
+    "E333": "two answers that are the same",
+    "E335": "answers to different questions",
+}
 # What rows are counted as, where the reason of each row is another.
 _REASONS = {
     "alternation": "turns out of order",

@@ -8,6 +8,7 @@ compressed files by their first bytes.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,20 +97,16 @@ def _unpacked_rows(file: IO[bytes], name: str) -> Rows:
     from runner.scripts.data.files.packed_files import unpacked
     from runner.scripts.data.files.tables import is_table, rows_of_table
 
-    line = 1
     try:
         with unpacked(file) as plain:
             if is_table(name):
-                rows = rows_of_table(plain, name)
-            else:
-                start = plain.read(4096).lstrip(b"\xef\xbb\xbf").lstrip()
-                plain.seek(0)
-                rows = (_list_in if start.startswith(b"[") else _rows_of_lines)(plain, name)
-            for item in rows:
-                line = (item.place if isinstance(item, Problem) else item[0]).line
-                yield item
+                yield from rows_of_table(plain, name)
+                return
+            start = plain.read1(4096).lstrip(b"\xef\xbb\xbf").lstrip()
+            plain.seek(0)
+            yield from (_list_in if start.startswith(b"[") else _rows_of_lines)(plain, name)
     except RowError as error:
-        yield Problem(Place(name, line), error)
+        yield Problem(Place(name, 1), error)
 
 
 def _list_in(file: IO[bytes], name: str) -> Rows:
@@ -121,9 +118,16 @@ def _list_in(file: IO[bytes], name: str) -> Rows:
 
 def _rows_of_lines(file: IO[bytes], name: str) -> Rows:
     number = 0
-    while line := file.readline(MAX_ROW_BYTES + 1):
+    while True:
         number += 1
         place = Place(name, number)
+        try:
+            line = file.readline(MAX_ROW_BYTES + 1)
+        except RowError as error:  # what is compressed is damaged from here on
+            yield Problem(place, error)
+            return
+        if not line:
+            return
         if len(line) > MAX_ROW_BYTES:
             wrong = f"a line of more than {MAX_ROW_BYTES >> 20} MiB is not read"
             yield Problem(place, RowError(wrong, "E349"))
@@ -232,8 +236,9 @@ def _decode(text: str, position: int) -> tuple[Any, int]:
         raise RowError(f"broken JSON: {error.msg} ({line}column {error.colno})", "E321") from None
     except RecursionError:
         raise RowError("the JSON is nested too deeply", "E321") from None
-    except ValueError as error:
-        raise RowError(str(error), "E321") from None
+    except ValueError:  # Python reads no longer ones
+        digits = sys.get_int_max_str_digits()
+        raise RowError(f"a number has more than {digits} digits", "E321") from None
     return value, end
 
 

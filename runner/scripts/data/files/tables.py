@@ -13,6 +13,7 @@ from runner.scripts.data.files.rows import MAX_ROW_BYTES, Place, Problem, RowErr
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 # What no text can be: these cells are JSON, and an empty one is none.
 JSON_COLUMNS = ("messages", "conversations", "history", "tools")
+_KEPT = "surrogateescape"  # a byte that is not UTF-8 becomes half a character, of U+DC80 to U+DCFF
 _LABELS = {"true": True, "false": False}
 
 
@@ -28,19 +29,19 @@ def separator_of(name: str) -> str | None:
 
 
 def rows_of_table(file: IO[bytes], name: str) -> Rows:
-    """Each line of the table as an object of texts. A broken one ends the file."""
+    """Each line of the table as an object of texts. A broken one ends the file, but for a cell that
+    is not UTF-8: where the next line begins is known all the same."""
     separator = separator_of(name)
     assert separator is not None
     csv.field_size_limit(MAX_ROW_BYTES)
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors=_KEPT, newline="")
     reader = csv.reader(text, delimiter=separator, strict=True)
     try:
         yield from _rows(reader, name)
     except csv.Error as error:
         yield Problem(Place(name, reader.line_num), RowError(f"broken table: {error}", "E351"))
-    except UnicodeDecodeError:
-        wrong = RowError("the file is not UTF-8", "E320")
-        yield Problem(Place(name, reader.line_num + 1), wrong)
+    except RowError as error:  # what is compressed is damaged from here on
+        yield Problem(Place(name, reader.line_num + 1), error)
     finally:
         text.detach()
 
@@ -49,7 +50,11 @@ def _rows(reader: Any, name: str) -> Rows:
     header: list[str] = []
     for cells, line in _lines(reader):
         place = Place(name, line)
-        if not header:
+        if number := _not_utf_8(cells):
+            yield Problem(place, RowError(f"cell {number} is not UTF-8", "E320"))
+            if not header:
+                return
+        elif not header:
             header = cells
             if twice := next((each for each in header if header.count(each) > 1), None):
                 yield Problem(place, RowError(f'the column "{twice}" occurs twice', "E351"))
@@ -59,6 +64,14 @@ def _rows(reader: Any, name: str) -> Rows:
             yield Problem(place, RowError(wrong, "E351"))
         else:
             yield place, dict(zip(header, cells, strict=True))
+
+
+def _not_utf_8(cells: list[str]) -> int:
+    """The number of the first cell with a byte that was kept as it is; 0 without one."""
+    for number, cell in enumerate(cells, 1):
+        if not cell.isascii() and any("\udc80" <= character <= "\udcff" for character in cell):
+            return number
+    return 0
 
 
 def _lines(reader: Any) -> Iterator[tuple[list[str], int]]:
