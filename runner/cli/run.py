@@ -569,11 +569,12 @@ def execute(
 
 
 def _warn_of_split(result: Mapping[str, Any]) -> None:
-    from runner.rows.prepared import held_out_warning
+    from runner.rows.prepared import split_warnings
 
     for stage in result["stages"]:
-        if stage["name"] == "prepare" and (warning := held_out_warning(stage["measures"])):
-            _warn(warning)
+        if stage["name"] == "prepare":
+            for warning in split_warnings(stage["measures"]):
+                _warn(warning)
 
 
 def _print_result(args: argparse.Namespace, folder: Path) -> None:

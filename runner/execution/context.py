@@ -17,6 +17,7 @@ from runner.errors import Interrupted, MachineCannot, RecipeToolError, StageFail
 from runner.execution.events import EventLog
 from runner.execution.machines.contract import Machines, NoMachines
 from runner.execution.machines.meeting import network_env
+from runner.scripts.data.tokens import last_rendered
 from runner.scripts.training.stopping import STOPPED
 from runner.stages.contract import Stage
 from runner.store.atomic import write_atomic
@@ -231,6 +232,14 @@ class StageContext:
                 last["message"],
                 hint=last["hint"],
                 code=last["code"],
+                stage=self.stage.NAME,
+                log=str(log),
+            )
+        if result.signal == last_rendered.KILLED_BY:
+            return StageFailed(
+                last_rendered.words_of(self.scratch / last_rendered.FOLDER / last_rendered.SCRIPT),
+                hint=last_rendered.HINT,
+                code="E326",
                 stage=self.stage.NAME,
                 log=str(log),
             )

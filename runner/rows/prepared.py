@@ -18,7 +18,7 @@ def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
         yield from _split(split, measures[split])
     yield from _sources(measures)
     yield from _leaks(measures.get("leaks", {}))
-    if warning := held_out_warning(measures):
+    for warning in split_warnings(measures):
         yield f"warning: {warning}"
     if told := measures.get("both_ways"):
         yield f"warning: {both_ways_words(told['count'], told['first'])}"
@@ -26,10 +26,28 @@ def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
         yield f"{measures['rows_in_both']} held-out rows are trained on too"
 
 
-def held_out_warning(measures: Mapping[str, Any]) -> str:
-    """What to say where far more rows are held out than asked for; "" where not."""
-    if not (told := measures.get("held_out")):
-        return ""
+def split_warnings(measures: Mapping[str, Any]) -> Iterator[str]:
+    """What to say of a split that is not what was asked for, or that leaks."""
+    if told := measures.get("held_out"):
+        yield (_too_many if told["rows"] else _none)(told)
+    if near := measures.get("near_copies"):
+        yield (
+            f"{near['rows']} of {near['of']} held-out rows are trained on too, but for case and "
+            f"blanks (the first: {near['first']}), so the loss on them says little; write "
+            "on_leak: drop in data.validation, which leaves such rows out of training, or "
+            "on_leak: allow"
+        )
+
+
+def _none(told: Mapping[str, Any]) -> str:
+    return (
+        f"no row is held out, though data.validation.fraction is {told['fraction']:g}: equal rows "
+        f"are never parted, and all that were read ({told['of']}) are equal; give other rows, or "
+        "write fraction: 0"
+    )
+
+
+def _too_many(told: Mapping[str, Any]) -> str:
     share = told["rows"] / told["of"]
     return (
         f"{told['rows']} of {told['of']} rows are held out ({share:.0%}), though "

@@ -21,13 +21,13 @@ from typing import Any
 import datasets
 import torch
 from jinja2 import StrictUndefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval import utils as harness_utils
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate as run_tasks
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerFast
 
+from runner.scripts.data.tokens.template_sandbox import BoundedSandbox
 from runner.scripts.evaluate import load_model, tuned_model
 from runner.scripts.evaluation import harness_tasks
 from runner.scripts.evaluation.examples import FILE, Example, content_id, cut, write_examples
@@ -73,8 +73,8 @@ def measure(spec: Spec, events: Events) -> None:
 
 
 def _render_in_a_sandbox() -> None:
-    """Templates of tasks get no access to Python's own objects."""
-    sandbox = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    """Templates of tasks get no access to Python's own objects, and no number without an end."""
+    sandbox = BoundedSandbox(undefined=StrictUndefined, keep_trailing_newline=True)
     sandbox.filters.update(harness_utils.env.filters)
     harness_utils.env = sandbox
 

@@ -23,6 +23,7 @@ from runner.scripts.data.files.rows import Problem, RowError, read_rows
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.sides import sides_as_seen
 from runner.scripts.data.template_tokens import FOREIGN, foreign_template
+from runner.scripts.data.tokens import last_rendered
 from runner.scripts.data.tokens.chat_tokens import (
     ChatTokenizer,
     Tokens,
@@ -31,12 +32,19 @@ from runner.scripts.data.tokens.chat_tokens import (
     end_ids_of,
     template_text,
 )
+from runner.scripts.data.tokens.template_limits import Runaway, naming
 from runner.scripts.data.writing import Read
 from runner.scripts.spec import Events, Spec, main
 
 
 def inspect_rows(spec: Spec, events: Events) -> None:
-    """Write rows.jsonl into spec.folder."""
+    """Write rows.jsonl into spec.folder. Raises Runaway where the template takes too much."""
+    template = spec.hashed["template"]
+    with last_rendered.kept_in(spec.scratch, template), naming(template):
+        _write_rows(spec)
+
+
+def _write_rows(spec: Spec) -> None:
     settings = spec.hashed
     model = spec.inputs["model"]
     template = template_text(spec.inputs["template"]) if settings["template"] else None
@@ -58,6 +66,7 @@ def seen(spec: Spec, file: dict[str, Any], tokenizer: ChatTokenizer) -> Iterator
     for item in islice(rows, spec.hashed["rows"]):
         place = item.place if isinstance(item, Problem) else item[0]
         where = {"file": place.file, "line": place.line}
+        last_rendered.at(place)
         try:
             if isinstance(item, Problem):
                 raise item.error
@@ -65,6 +74,8 @@ def seen(spec: Spec, file: dict[str, Any], tokenizer: ChatTokenizer) -> Iterator
             for side, conversation in sides_as_seen(read, settings):
                 for tokens in documents_of(conversation, side, tokenizer):
                     yield {**where, "side": side, **shown(tokens, tokenizer), **answer_to(read)}
+        except Runaway as error:
+            raise error.of(spec.hashed["template"], place) from None
         except RowError as error:
             yield {**where, **_problem(error, tokenizer, spec.hashed["template"])}
 

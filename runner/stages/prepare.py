@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 NAME = "prepare"
 VERSION = 5
+PATTERNS = 2  # raise when the steps of cleaning that go by patterns find other things
+_BY_PATTERNS = {"secrets", "personal_data", "refusals"}
 OUTPUTS = {
     "train.tokens.safetensors": Class.PORTABLE,
     "validation.tokens.safetensors": Class.PORTABLE,
@@ -101,6 +103,8 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         key["seed"] = recipe.seed
     if data.cleaning:
         key["clean"] = cleaning(recipe)
+    if _BY_PATTERNS & data.cleaning.keys():
+        key["patterns"] = PATTERNS
     if data.validation.settings:
         key["split"] = data.validation.settings
     if any(file.mix for file in data.train):
@@ -121,11 +125,21 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     with loss_is_told():
         context.run_script(
             _script(recipe),
-            reading(recipe) | clean,
+            reading(recipe) | clean | _counted(recipe),
             inputs={"model": inputs["fetch"].folder / "model", **named},
             folder=folder,
             **by_cluster(),
         )
+
+
+def _counted(recipe: Recipe) -> dict[str, Any]:
+    """What is counted of the rows, and decides no byte: held-out rows that are nearly trained on,
+    unless the recipe's author wants them, or the split has no such rows."""
+    held = recipe.data.validation
+    wanted = recipe.origin("/data/validation/on_leak") is not None
+    if wanted or not held.holds_out or (held.settings and not held.files):
+        return {}
+    return {"near": True}
 
 
 def _script(recipe: Recipe) -> str:

@@ -310,7 +310,7 @@ def test_a_file_without_rows_is_an_error(prepare: Prepare, content: bytes) -> No
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "E326", "recursion"),
         ("{{ messages[0].content + 1 }}", "E326", "fails"),
         ("{{ 1 / 0 }}", "E326", "division by zero"),
-        ("{{ 'x' * (65 * 1024 * 1024) }}", "E326", "more than 64 Mi"),
+        ("{{ 'x' * (60 * 1024 * 1024) }}{{ 'y' * (5 * 1024 * 1024) }}", "E326", "more than 64 Mi"),
         (
             "{% for m in messages %}<|im_start|>{{ m.role }}:{{ m.content }}{% endfor %}"
             "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}",

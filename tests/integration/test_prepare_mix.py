@@ -142,7 +142,11 @@ def test_a_leak_between_files_is_an_error_with_both_places_or_dropped(prepare: P
     run = prepare(train, held, split={"on_leak": "drop"})
     assert (rows_in(run), rows_in(run, "validation")) == (5, 3)
     assert "left out of training, row held out: 1 rows" in "\n".join(prepared_lines(run.measures))
-    assert rows_in(prepare(train, held)) == 6
+    run = prepare(train, held, near=True)
+    assert rows_in(run) == 6
+    (told,) = (line for line in prepared_lines(run.measures) if line.startswith("warning: "))
+    assert told.startswith("warning: 1 of 3 held-out rows are trained on too, but for case and")
+    assert "(the first: h.jsonl:1 and q.jsonl:4)" in told
 
 
 def test_pairs_are_mixed_and_split_by_their_prompts(prepare: Prepare) -> None:

@@ -16,6 +16,7 @@ from tests.chain import ROOT
 COMPARE = """
 import json, random, tempfile
 from pathlib import Path
+from transformers import PreTrainedTokenizerFast
 from runner.scripts.data.tokens.chat_tokens import ChatTokenizer
 from runner.scripts.data.tokens.segments import special_tokens
 from runner.scripts.tokenizers.tokenizer_families import FAMILIES
@@ -34,8 +35,11 @@ for name, family in FAMILIES.items():
     pieces = PIECES + 3 * list(family.special)
     texts = ["".join(dice.choices(pieces, k=dice.randrange(14))) for _ in range(600)]
     texts += [first + second for first in texts[:40] for second in texts[:4]]
+    reference = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    ids = reference(texts, add_special_tokens=False)["input_ids"]
+    assert tokenizer.encode_whole(texts) == ids, name
     wrong = [
-        text for text in texts if tokenizer.encode_all([text]) != tokenizer.encode_whole([text])
+        text for text, own in zip(texts, ids, strict=True) if tokenizer.encode_all([text]) != [own]
     ]
     assert tokenizer.encode_all(texts) == [tokenizer.encode(text) for text in texts], name
     told[name] = {"cut": bool(special_tokens(written)), "wrong": wrong[:3]}

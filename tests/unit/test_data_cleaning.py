@@ -181,9 +181,17 @@ def test_only_who_talks_is_cleaned_of_web_text() -> None:
         (KEY[:90] + "\n\nThen!", "[SECRET]\n\nThen!"),
         ("api_key = 'q8Zr4Lk2Xv9Tn5Wb7Jd1'", "api_key = '[SECRET]'"),
         ("postgres://me:hunter22@db/x", "postgres://me:[SECRET]@db/x"),
+        ("password: hunter2", "password: [SECRET]"),
+        ("Das Passwort: geheim12. Gut.", "Das Passwort: [SECRET]. Gut."),
+        ("PWD='s3cr3t!pw'", "PWD='[SECRET]'"),
+        ('{"passphrase": "open-sesame-9"}', '{"passphrase": "[SECRET]"}'),
         *(
             (same, same)
             for same in (
+                "password: required! pwd: optional, password: min8",
+                "password = settings.password2; password = get_password1()",
+                "pwd: /home/ann1/runs, pwd=C:\\run1, password=$DB_PASS1, password: password123",
+                'password = argv[1], password: {{ pass1234 }}, password = os.environ["PW1"]',
                 "ghp_" + "x" * 36,
                 "AKIAIOSFODNN7EXAMPLE",
                 "sk-learn-is-a-library-for-python",
@@ -214,9 +222,17 @@ def test_secrets_are_masked_and_what_looks_like_them_is_not(given: str, expected
             "IP address: [IP], DNS 8.8.4.4, version 5.6.7.8",
         ),
         ("from 93.184.216.34 and 2a00:1450:4001:81b::200e", "from [IP] and [IP]"),
+        ("Jürgen.Müller@bücher.de, пётр@почта.рф", "[EMAIL], [EMAIL]"),
+        ("νίκος@xn--jxalpdlp.xn--hxajbheg2az3al!", "[EMAIL]!"),
+        ("邮箱是ann@mail.de谢谢", "邮箱是[EMAIL]谢谢"),
+        ("SSN 536-22-1234.", "SSN [SSN]."),
+        ("01 42 68 53 00 ou 06.12.34.56.78", "[PHONE] ou [PHONE]"),
         *(
             (same, same)
             for same in (
+                "000-12-3456 666-12-3456 900-12-3456 536-00-1234 536-22-0000 078-05-1120",
+                "1536-22-1234 536-22-12345 2024-05-1234-5",
+                "01 42 68.53.00, 01 42 68 53 00 12, 00 42 68 53 00, x@y, ü@ö",
                 "bob@example.com, git@github.com:a/b, @ann, a @ b",
                 "GB83WEST12345698765432",
                 "4111 1111 1111 1112, 0000000000000000",
@@ -279,6 +295,19 @@ def test_a_call_of_a_tool_needs_no_words() -> None:
         "Unfortunately, I'm not able to provide this.",
         "As an AI language model, I do not have feelings.",
         "Sorry, I must decline.",
+        "I won't be able to assist with that request.",
+        "I will not be able to help you here.",
+        "Unfortunately, I'm not comfortable helping with that.",
+        "I don't feel comfortable providing instructions for this.",
+        "I'm afraid I can't help with that.",
+        "Es tut mir leid, aber ich kann dir dabei nicht helfen.",
+        "Leider kann ich diese Anfrage nicht beantworten.",
+        "Dabei kann ich Ihnen leider nicht behilflich sein.",
+        "Als KI-Sprachmodell kann ich dazu keine Auskunft geben.",
+        "Je suis désolé, mais je ne peux pas vous aider avec cela.",
+        "Malheureusement, je ne suis pas en mesure de répondre à cette question.",
+        "Désolée, je ne peux pas t'aider.",
+        "En tant qu'intelligence artificielle, je ne peux pas avoir d'opinion.",
     ],
 )
 def test_refusals_by_rote_are_left_out(answer: str) -> None:
@@ -297,6 +326,13 @@ def test_refusals_by_rote_are_left_out(answer: str) -> None:
         "I cannot recommend this book enough.",
         "Sorry, I can't believe it.",
         "You cannot help it.",
+        "I won't be able to attend, so please start without me.",
+        "I'm not comfortable on a horse, but my sister is.",
+        "Als KI kann ich dir helfen, das Problem zu lösen.",
+        "Ich kann das Buch nicht genug loben.",
+        "Es tut mir leid, dass du krank bist.",
+        "Je suis désolé de l'apprendre. Reposez-vous.",
+        "Je ne peux pas vivre sans musique.",
         "A model of language is trained on text. " * 9 + "I cannot help.",
     ],
 )
@@ -510,7 +546,23 @@ def test_an_example_shows_the_place_of_the_change() -> None:
     assert unicode["text"][0] == unicode["text"][-1] == "…"
     assert "cafÃ© word" in unicode["text"]
     assert "café word" in unicode["now"]
-    assert secrets["text"] == secrets["now"] == f"…{'word ' * 4}[SECRET] it is"
+    assert secrets["text"] == f"…{'word ' * 4}[SECRET ghp_…, 40 characters] it is"
+    assert secrets["now"] == f"…{'word ' * 4}[SECRET] it is"
+
+
+def test_an_example_of_a_mask_tells_what_lies_under_it_and_does_not_show_it() -> None:
+    given = f"c {GITHUB} x ann.b@mail.de"
+    cleaning = Cleaning({"personal_data": "mask"})
+    cleaning.cleaned([talk("What?", given)])
+    (example,) = cleaning.measures()["steps"][0]["examples"]
+    # the secret stays in the rows, for no step masks it, and is hidden here all the same
+    assert example["text"].endswith("[EMAIL an…, 13 characters]")
+    assert example["now"].endswith("characters] x [EMAIL]")
+    assert GITHUB[:6] not in json.dumps(example)
+    assert difference("c x ab@c.de", "c x [EMAIL]") == (
+        "c x [EMAIL a…, 7 characters]",
+        "c x [EMAIL]",
+    )
 
 
 def test_a_text_that_looks_like_a_path_is_shown_like_any_other() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.cli.run import _warn_of_split
-from runner.rows.prepared import held_out_warning
+from runner.rows.prepared import split_warnings
 from runner.scripts.data.conversation import Conversation, Traits, message
 from runner.scripts.data.dividing.division import Division, divide, sums_by_source
 from runner.scripts.data.dividing.kinship import content_key, prompt_key, traits_of
@@ -339,13 +339,56 @@ def test_far_more_held_out_than_asked_for_is_a_warning(
     )
     told = found.measures({})
     assert told["held_out"] == {"rows": len(found.validation), "of": 50, "fraction": 0.1}
-    warning = held_out_warning(told)
+    (warning,) = split_warnings(told)
     assert warning.startswith(f"{len(found.validation)} of 50 rows are held out (")
     assert "data.validation.fraction is 0.1" in warning
     _warn_of_split({"stages": [{"name": "prepare", "measures": told}]})
     assert capsys.readouterr().err == f"warning: {warning}\n"
     even = divided(grouped(*[1] * 50), of_one).measures({})
     assert "held_out" not in even
-    assert held_out_warning(even) == ""
+    assert not list(split_warnings(even))
     few = divided(grouped(1, 1, 1), of_one)  # one is held out of any: more than a tenth
     assert (len(few.validation), few.excess) == (1, {})
+
+
+def warned(train: list[Conversation], held: Sequence[Conversation] = (), **more: Any) -> list[str]:
+    """What is said of the split of these rows."""
+    settings = settings_of({}, near=True, validation=sources({}) if held else [], **more)
+    return list(split_warnings(divided(train, settings, held).measures({})))
+
+
+def test_equal_rows_alone_hold_out_none_which_is_a_warning() -> None:
+    (warning,) = warned([row("Q")] * 3, fraction=0.5)
+    assert warning.startswith("no row is held out, though data.validation.fraction is 0.5")
+    assert "(3)" in warning
+    assert not warned([row("Q")] * 3, fraction=0.0)
+    assert not warned([row("Q"), row("R"), row("R")], fraction=0.5)
+
+
+def test_held_out_rows_that_are_nearly_trained_on_are_a_warning() -> None:
+    """Case and blanks make other rows for a plain split, and the same ones for a reader."""
+    rows = [row(f"Q {number}", "Well.", line=2 * number + 1) for number in range(40)]
+    copies = [row(f" q  {number}", "WELL.", line=2 * number + 2) for number in range(40)]
+    found = divided([*rows, *copies], settings_of({}, near=True, fraction=0.25))
+    trained = {content_key(each) for each in found.train}
+    straddling = [each for each in found.validation if content_key(each) in trained]
+    assert 0 < len(straddling) < len(found.validation)
+    (warning,) = split_warnings(found.measures({}))
+    assert warning.startswith(f"{len(straddling)} of 20 held-out rows are trained on too")
+    assert f"(the first: {straddling[0].place} and " in warning
+    assert "on_leak: drop" in warning
+    told = divided([*rows, *copies], settings_of({}, fraction=0.25)).measures({})
+    assert not list(split_warnings(told)), "nobody asks"
+
+
+def test_files_to_hold_out_are_compared_with_what_is_trained_on_in_the_end() -> None:
+    held = [row("q  1"), row("Q 9")]
+    (warning,) = warned([row("Q 1"), row("Q 2")], held)
+    assert warning.startswith("1 of 2 held-out rows are trained on too")
+    settings = settings_of({}, near=True, validation=sources({}))
+    left = divide([row("Q 1"), row("Q 2")], held, settings, Conversation.digest, _sift_of_the_first)
+    assert left.near == {}, "cleaning has left it out"
+
+
+def _sift_of_the_first(train: Sequence[Any], validation: Sequence[Any]) -> list[bool]:
+    return [number > 0 for number in range(len(train))]

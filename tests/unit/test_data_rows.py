@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,20 @@ from hypothesis import strategies as st
 
 from runner.scripts.data.conversation import (
     Conversation,
+    Traits,
     check_turns,
     fill_system,
     message,
     with_system,
 )
-from runner.scripts.data.files.rows import Problem, RowError, read_rows
+from runner.scripts.data.files.rows import (
+    Place,
+    Problem,
+    RowError,
+    as_row,
+    read_rows,
+    unread_rows,
+)
 from runner.scripts.data.formats import FORMATS
 
 
@@ -292,3 +302,58 @@ def test_any_object_is_a_conversation_or_a_row_error(format_name: str) -> None:
         assert conversation.answers or conversation.text
 
     holds()
+
+
+# --- on the way to another process
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Conversation(text="a text"),
+        Conversation(turns(*QUESTION), untrained=frozenset({1}), place=Place("a", 3)),
+        Conversation(
+            turns(*QUESTION), tools=({"name": "f"},), traits=Traits(2, "a group", "a stratum")
+        ),
+    ],
+)
+def test_a_pickled_conversation_is_the_same(row: Conversation) -> None:
+    assert pickle.loads(pickle.dumps(row)) == row
+    digest = row.digest()
+    again = pickle.loads(pickle.dumps(row))
+    assert (again, again.digest()) == (row, digest)
+
+
+def test_a_changed_conversation_counts_a_digest_of_its_own() -> None:
+    row = Conversation(turns(*QUESTION))
+    row.digest()
+    other = replace(row, messages=turns(("user", "Q"), ("assistant", "B")))
+    assert other.digest() == Conversation(other.messages).digest() != row.digest()
+    assert replace(row, place=Place("a", 1)).digest() == row.digest()
+
+
+def test_lines_that_are_read_later_are_the_rows_and_problems_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    lines = [b'\xef\xbb\xbf{"q": "\xc3\xa9"}', b" ", b'{"q": 1', b"\xff", b'{"q": 1, "q": 2}']
+    lines += [b'{"q": NaN}', b"[1]", b'{"p": 1}', b'{"q": 2}\r']
+    file.write_bytes(b"\n".join(lines))
+    columns = {"instruction": "q"}
+    later = [
+        as_row(each, "rows", columns)
+        for each in pickle.loads(pickle.dumps([*unread_rows(file, "rows")]))
+    ]
+    told = [
+        (str(each.place), each.error.code) if isinstance(each, Problem) else (str(each[0]), each[1])
+        for each in later
+    ]
+    assert told == [
+        ("rows:1", {"instruction": "\u00e9"}),
+        ("rows:3", "E321"),
+        ("rows:4", "E320"),
+        ("rows:5", "E321"),
+        ("rows:6", "E321"),
+        ("rows:7", "E322"),
+        ("rows:8", "E348"),
+        ("rows:9", {"instruction": 2}),
+    ]
+    assert [str(each) for each in read_rows(file, "rows", columns)] == [str(each) for each in later]

@@ -104,6 +104,25 @@ def test_a_setting_touches_the_stages_that_read_it(
     assert {name for name in before if before[name] != after[name]} == touched
 
 
+@pytest.mark.parametrize(
+    ("clean", "by_patterns"),
+    [
+        ("refusals: true", True),
+        ("secrets: mask", True),
+        ("personal_data: drop", True),
+        ("whitespace: true", False),
+    ],
+)
+def test_other_patterns_touch_only_recipes_that_clean_by_them(
+    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, clean: str, by_patterns: bool
+) -> None:
+    recipes = (recipe(), recipe(("max_length: 64", f"max_length: 64\n  clean: {{{clean}}}")))
+    before = [key(prepare, each) for each in recipes]
+    monkeypatch.setattr(prepare, "PATTERNS", prepare.PATTERNS + 1)
+    after = [key(prepare, each) for each in recipes]
+    assert [one != two for one, two in zip(before, after, strict=True)] == [False, by_patterns]
+
+
 def test_a_shipped_template_is_known_by_its_bytes(recipe: Callable[..., Recipe]) -> None:
     digests = {
         prepare.snapshot(recipe(("max_length: 64", f"max_length: 64\n  chat_template: {name}")))[

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.scripts.data.files.rows import Place, RowError
 
 NOWHERE = Place("", 0)
 Message = dict[str, Any]  # role and content; where given name, tool_calls, tool_call_id
+_canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 ROLES = ("system", "user", "assistant", "tool")
 # What files call these roles, in small letters.
 ALIASES = {
@@ -56,6 +58,15 @@ class Conversation:
     place: Place = NOWHERE
     tools: tuple[dict[str, Any], ...] = ()
     traits: Traits = NO_TRAITS
+    _digest: str = field(default="", init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Callable[..., Conversation], tuple[Any, ...]]:
+        """Pickled as one flat tuple, its digest in it: millions of rows go through a file."""
+        place, traits = self.place, self.traits
+        return _unpickled, (
+            *(self.messages, self.text, self.untrained, self.tools, self._digest),
+            *(place.file, place.line, traits.source, traits.group, traits.stratum),
+        )
 
     @property
     def answers(self) -> list[int]:
@@ -75,10 +86,33 @@ class Conversation:
         return {"messages": list(self.messages)}
 
     def digest(self) -> str:
-        """Sha256 of the content; where the row stands does not matter."""
-        content = [self.as_json(), sorted(self.untrained)]
-        text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Sha256 of the content; where the row stands does not matter.
+
+        It is counted once; a conversation that `replace` makes of this one counts its own.
+        """
+        if not self._digest:
+            content = [self.as_json(), sorted(self.untrained)]
+            _keep_digest(self, hashlib.sha256(_canonical(content).encode()).hexdigest())
+        return self._digest
+
+
+def _keep_digest(conversation: Conversation, digest: str) -> None:
+    object.__setattr__(conversation, "_digest", digest)  # else it is frozen
+
+
+def _unpickled(
+    messages: tuple[Message, ...],
+    text: str | None,
+    untrained: frozenset[int],
+    tools: tuple[dict[str, Any], ...],
+    digest: str,
+    *place_and_traits: Any,
+) -> Conversation:
+    """What `__reduce__` took apart."""
+    file, line, *traits = place_and_traits
+    made = Conversation(messages, text, untrained, Place(file, line), tools, Traits(*traits))
+    _keep_digest(made, digest)
+    return made
 
 
 def message(role: str, content: str) -> Message:
@@ -116,7 +150,7 @@ def fill_system(messages: list[Message], system: str | None) -> list[Message]:
 
 def with_system(conversation: Conversation, system: str | None) -> Conversation:
     """The conversation after `fill_system`."""
-    if conversation.text is not None:
+    if conversation.text is not None or system is None:
         return conversation
     filled = fill_system(list(conversation.messages), system)
     shift = len(filled) - len(conversation.messages)

@@ -32,8 +32,10 @@ from runner.scripts.data.dividing.kinship import Row
 from runner.scripts.data.files.rows import MAX_SHOWN, Problem, RowError
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.template_tokens import FOREIGN, foreign_template
+from runner.scripts.data.tokens import last_rendered
 from runner.scripts.data.tokens.chat_tokens import ChatTokenizer, template_text
 from runner.scripts.data.tokens.parity_cases import cases
+from runner.scripts.data.tokens.template_limits import naming
 from runner.scripts.spec import Events, ScriptError, Spec
 from runner.scripts.weights.floats import Array
 
@@ -72,8 +74,13 @@ def in_chunks(
     """The job of a script: `prepare` with files for what waits and processes that work."""
 
     def job(spec: Spec, events: Events) -> None:
-        environ = spec.hashed.get("env", {})
-        with waiting_files(spec.scratch) as files, workers(environ=environ) as crew:
+        environ, template = spec.hashed.get("env", {}), spec.hashed["template"]
+        with (
+            waiting_files(spec.scratch) as files,
+            last_rendered.kept_in(spec.scratch, template),
+            naming(template),
+            workers(environ=environ) as crew,
+        ):
             prepare(files, crew, spec, events)
 
     return job
@@ -83,7 +90,7 @@ def making_of(spec: Spec) -> Making:
     """The model's tokenizer with the chat template of the recipe, or else its own; the settings."""
     settings, named = spec.hashed, spec.hashed["template"]
     template = template_text(spec.inputs["template"]) if named else None
-    wanted = ("seed", "system", "system_variants", "max_length", "too_long")
+    wanted = ("template", "seed", "system", "system_variants", "max_length", "too_long")
     wanted += ("max_completion_length",)
     kept = {name: settings[name] for name in wanted if name in settings}
     return Making(spec.inputs["model"], template, kept)

@@ -17,6 +17,7 @@ from runner.scripts.data.files.rows import (
     checked_text,
     read_rows,
 )
+from runner.scripts.data.tokens.template_limits import Runaway
 from runner.scripts.spec import ScriptError
 
 
@@ -64,7 +65,8 @@ def questions_of(
 ) -> list[Question]:
     """Rows `{"question": text, "expect": [text, ...]}` of the file, called `name` in messages.
 
-    Raises ScriptError E521 that names every bad row (ten).
+    Raises ScriptError E521 that names every bad row (ten), and E326 for a chat template that takes
+    too much time or memory.
     """
     found: list[Question] = []
     problems: list[Problem] = []
@@ -75,11 +77,16 @@ def questions_of(
         place, row = item
         try:
             text, expect = _read(row)
+            turns = [message("user", text)]
+            ids = to_ids(list(fill_system(turns, system)))
         except RowError as error:
             problems.append(Problem(place, error))
             continue
-        turns = [message("user", text)]
-        found.append(Question(text, to_ids(list(fill_system(turns, system))), expect, tuple(turns)))
+        except Runaway as error:  # no other question would fare better
+            raise ScriptError(
+                f"{place}: {error.message}", hint=error.hint, code=error.code
+            ) from None
+        found.append(Question(text, ids, expect, tuple(turns)))
     if not found and not problems:
         problems.append(Problem(Place(name, 1), RowError("the file holds no questions")))
     if problems:

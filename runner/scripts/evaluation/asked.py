@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from runner.scripts.data.questions import Question, questions_of, samples_of
+from runner.scripts.data.tokens.template_rendering import rendered_ids
 from runner.scripts.evaluation.examples import Example, cut, question_id
 from runner.scripts.evaluation.form import Reply, form_of
 from runner.scripts.spec import Spec
@@ -77,15 +78,8 @@ class References:
 
 
 def prompt_ids(tokenizer: Any, template: str, messages: list[dict[str, str]]) -> list[int]:
-    """What the model sees, generation prompt included."""
-    ids = tokenizer.apply_chat_template(
-        messages,
-        chat_template=template,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=False,
-    )
-    return list(ids)
+    """What the model sees, generation prompt included. Raises RowError E326, and Runaway."""
+    return rendered_ids(tokenizer, template, messages, generate=True)
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:

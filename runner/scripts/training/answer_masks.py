@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jinja2.exceptions import TemplateError
 
+from runner.scripts.data.files.rows import RowError
+from runner.scripts.data.tokens.template_rendering import rendered_ids
 from runner.scripts.spec import ScriptError
 from runner.scripts.training.token_rows import IGNORED, Row, TokenRows
 
@@ -21,21 +22,13 @@ def generation_prompt(tokenizer: Any, template: str) -> list[int]:
     """Ids that the template writes before an answer; none when it writes none of its own."""
     asked = [{"role": "user", "content": "x"}]
     try:
-        without, with_prompt = (
-            tokenizer.apply_chat_template(
-                asked,
-                chat_template=template,
-                add_generation_prompt=wanted,
-                tokenize=True,
-                return_dict=False,
-            )
-            for wanted in (False, True)
-        )
-    except TemplateError:
+        without = rendered_ids(tokenizer, template, asked, generate=False)
+        with_prompt = rendered_ids(tokenizer, template, asked, generate=True)
+    except RowError:
         return []  # it wants another beginning: prepare has checked the mask its own way
     if with_prompt[: len(without)] != without:
         return []
-    return list(with_prompt[len(without) :])
+    return with_prompt[len(without) :]
 
 
 def check_answers(data: TokenRows, before: Sequence[int], name: str) -> None:

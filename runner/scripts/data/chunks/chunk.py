@@ -22,8 +22,10 @@ from runner.scripts.data.files.rows import MAX_SHOWN, Problem, RowError
 from runner.scripts.data.preference import Compared
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.systems import prompt_of, system_of
+from runner.scripts.data.tokens import last_rendered
 from runner.scripts.data.tokens.chat_tokens import ChatTokenizer, Tokens, end_ids_of
 from runner.scripts.data.tokens.fitting import fit
+from runner.scripts.data.tokens.template_limits import Runaway
 from runner.scripts.weights.floats import Array
 
 SAME = "the same within max_length"
@@ -32,8 +34,8 @@ SAME = "the same within max_length"
 @dataclass(frozen=True)
 class Making:
     """How rows become tokens: the folder of the model, the text of a chat template that takes the
-    place of its own, and the settings seed, system, system_variants, max_length, too_long and
-    max_completion_length.
+    place of its own, and the settings template (its name), seed, system, system_variants,
+    max_length, too_long and max_completion_length.
     """
 
     model: Path
@@ -116,15 +118,21 @@ class Chunk:
 
 
 def tokenised(rows: Sequence[Row], making: Making) -> Chunk:
-    """The rows with a place in the training or the validation. Problems are counted, not raised."""
+    """The rows with a place in the training or the validation. Problems are counted, not raised.
+
+    Raises Runaway at the first row that the chat template takes too much time or memory for.
+    """
     tokenizer = tokenizer_for(making.model, making.template)
     counts = Counts()
     kept: list[tuple[Row, list[Tokens]]] = []
     for row in rows:
+        last_rendered.at(row.place)
         try:
             kept += _maker(row)(row, tokenizer, making.settings, counts)
         except RowError as error:
             counts.refuse(Problem(row.place, error))
+        except Runaway as error:  # no other row would fare better
+            raise error.of(making.settings.get("template"), row.place) from None
     return _chunk(kept, counts, making.keeps_rows)
 
 

@@ -14,16 +14,16 @@ from runner.scripts.data.chunks.chunk import Counts
 from runner.scripts.data.chunks.spool import Column, Files
 from runner.scripts.data.chunks.stored import CHUNK, CHUNK_BYTES, StoredRows
 from runner.scripts.data.chunks.workers import Workers, chunked
+from runner.scripts.data.conversation import Traits
 from runner.scripts.data.dividing.facts import Facts, Gathered, facts_of
 from runner.scripts.data.dividing.kinship import Row
-from runner.scripts.data.files.rows import Place, Problem, RowError, read_rows
+from runner.scripts.data.files.rows import Place, Problem, RowError, Unread, as_row, unread_rows
 from runner.scripts.spec import ScriptError, Spec
 from runner.scripts.weights.floats import Array
 
 if TYPE_CHECKING:
     from runner.scripts.data.cleaning.pipeline import Cleaning
 
-Item = tuple[Place, dict[str, Any]] | Problem
 # A row of a file as what is learnt from; its arguments as of `Reading.understand`.
 Understand = Callable[[dict[str, Any], Mapping[str, Any], "Reading"], Row]
 
@@ -78,7 +78,7 @@ def read_rows_of(
     spool, facts, broken = files.spool(f"{kind}.rows"), Gathered(files, kind), Counts()
     compared = Compared(files, kind, cleaning)
     for number, file in enumerate(spec.hashed[kind]):
-        rows = read_rows(spec.inputs[file["input"]], file["name"], file.get("columns"))
+        rows = unread_rows(spec.inputs[file["input"]], file["name"])
         work = partial(understood, file=file, number=number, reading=reading)
         seen = 0
         for found in crew.each(work, chunked(rows, CHUNK, CHUNK_BYTES, _length)):
@@ -130,14 +130,14 @@ class Compared:
 
 
 def understood(
-    items: list[Item], file: Mapping[str, Any], number: int, reading: Reading
+    items: list[Unread], file: Mapping[str, Any], number: int, reading: Reading
 ) -> Understood:
     """The rows of a chunk of a file, the `number`-th of its kind. Pure."""
     found = Understood()
     rows = list(rows_in(items, file, number, reading, found.bad))
     if reading.steps is not None:
         rows = _cleaned(rows, reading.steps, found)
-    found.facts = facts_of(rows, reading.plain, {"split": reading.settings.get("split", {})})
+    found.facts = facts_of(rows, reading.plain, reading.settings)
     found.records = [pickle.dumps(row, pickle.HIGHEST_PROTOCOL) for row in rows]
     return found
 
@@ -157,33 +157,36 @@ def _cleaned(rows: list[Row], steps: Mapping[str, Any], found: Understood) -> li
 
 
 def rows_in(
-    items: list[Item], file: Mapping[str, Any], number: int, reading: Reading, bad: Counts
+    items: list[Unread], file: Mapping[str, Any], number: int, reading: Reading, bad: Counts
 ) -> Iterator[Row]:
     """The rows that can be used or cleaned; the others go to `bad`."""
     from runner.scripts.data.dividing.kinship import traits_of
 
     for item in items:
-        if isinstance(item, Problem):
-            bad.refuse(item)
+        found = as_row(item, file["name"], file.get("columns"))
+        if isinstance(found, Problem):
+            bad.refuse(found)
             continue
-        place, values = item
+        place, values = found
         try:
             row = reading.understand(values, file, reading)
             traits = traits_of(values, number, file.get("columns"), reading.split)
         except RowError as error:
             bad.refuse(Problem(place, error))
             continue
-        yield replace(at(row, place), traits=traits)
+        yield placed(row, place, traits)
 
 
-def at(row: Any, place: Place) -> Any:
-    """The row, standing at `place`."""
-    return row.at(place) if hasattr(row, "at") else replace(row, place=place)
+def placed(row: Any, place: Place, traits: Traits) -> Any:
+    """The row, standing at `place` in its file, with what that says of it."""
+    if hasattr(row, "at"):  # a row of several sides, each of which stands there
+        return replace(row.at(place), traits=traits)
+    return replace(row, place=place, traits=traits)
 
 
 def _length(value: Any) -> int:
     """Characters of the texts in a value, about: what it takes to hold it."""
-    if isinstance(value, str):
+    if isinstance(value, str | bytes):
         return len(value)
     if isinstance(value, dict):
         return 64 + sum(map(_length, value.values()))

@@ -11,14 +11,16 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import chain, islice
+from multiprocessing.process import BaseProcess
 from types import MappingProxyType
 from typing import TypeVar
 
+from runner.scripts.data.tokens import last_rendered
 from runner.scripts.spec import ScriptError
 
 ADDRESS = "SPARK_RECIPES_RAY"  # HOST:PORT of a cluster; in no recipe, no key and no file
@@ -40,11 +42,13 @@ class Workers:
     def __init__(self, count: int) -> None:
         self.count = count
         self._pool: ProcessPoolExecutor | None = None
+        self._processes: list[BaseProcess] = []
 
     def each(self, work: Callable[[T], U], chunks: Iterable[T]) -> Iterator[U]:
         """`work` of every chunk, in the order of the chunks. Chunks are taken as they are needed.
 
-        Raises what `work` raises; ScriptError E365 when a worker ends by itself.
+        Raises what `work` raises; ScriptError E365 when a worker ends by itself, E326 when a chat
+        template kept it from ending.
         """
         waiting = iter(chunks)
         first = list(islice(waiting, 2))
@@ -61,7 +65,7 @@ class Workers:
             while under_way:
                 yield under_way.popleft().result()
         except BrokenProcessPool as error:
-            raise _a_worker_ended() from error
+            raise _a_worker_ended(self._ended()) from error
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -69,15 +73,21 @@ class Workers:
             self._pool = ProcessPoolExecutor(self.count, context, _be_a_worker, (os.getpid(),))
             with _interrupts_waiting():
                 self._pool.submit(int)  # the first call forks all of them
+            self._processes = list((getattr(self._pool, "_processes", None) or {}).values())
         return self._pool
+
+    def _ended(self) -> list[BaseProcess]:
+        """The processes of a pool that is broken, once all of them have ended."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        return self._processes
 
     def close(self, *, at_once: bool) -> None:
         """End the processes; `at_once`: whatever they are doing."""
         if self._pool is None:
             return
-        processes = list((getattr(self._pool, "_processes", None) or {}).values())
         if at_once:
-            for process in processes:
+            for process in self._processes:
                 process.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -141,7 +151,10 @@ def _be_a_worker(parent: int) -> None:
         os._exit(1)
 
 
-def _a_worker_ended() -> ScriptError:
+def _a_worker_ended(processes: Sequence[BaseProcess]) -> ScriptError:
+    for process in processes:
+        if process.exitcode == -last_rendered.KILLED_BY and process.pid is not None:
+            return last_rendered.of_worker(process.pid)
     return ScriptError(
         "a process that prepares rows has ended without a word; it was killed, or a library in it "
         "failed",

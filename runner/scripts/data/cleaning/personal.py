@@ -11,10 +11,14 @@ from collections.abc import Iterator
 
 from runner.scripts.data.cleaning.masks import Span, masked
 
+# Letters beyond ASCII in names and domains: Latin, Greek and Cyrillic. Scripts that put no space
+# around an address are left out: what stands beside it is no part of it. Fixed ranges, since what
+# Python calls a letter changes from version to version.
+_LETTERS = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0370-\u03ff\u0400-\u052f\u1e00-\u1fff"
 _EMAIL = re.compile(
-    r"(?<![A-Za-z0-9._%+-])([A-Za-z0-9._%+-]++)@((?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})"
-    r"(?![A-Za-z0-9-])",
-    re.ASCII,
+    rf"(?<![{_LETTERS}0-9._%+-])([{_LETTERS}0-9._%+-]++)"
+    rf"@((?:[{_LETTERS}0-9-]{{1,63}}\.){{1,8}}(?:xn--[a-z0-9-]{{2,40}}|[{_LETTERS}]{{2,24}}))"
+    rf"(?![{_LETTERS}0-9-])"
 )
 # Nobody's: RFC 2606 keeps these free, and the user of a repository's address is called git.
 _NOBODYS = (
@@ -45,6 +49,17 @@ _AMERICAN = re.compile(
     r"(?![A-Za-z0-9-])",
     re.ASCII,
 )
+# Five pairs that begin with 0, as the French write them: nothing else has this form.
+_FRENCH = re.compile(
+    r"(?<![A-Za-z0-9.-])0[1-9](?:([ .-])[0-9]{2})(?:\1[0-9]{2}){3}(?![0-9]|\1[0-9])"
+)
+# By the rules of the Social Security Administration: no area 000, 666 or 900 to 999, no group 00
+# and no serial number 0000.
+_SSN = re.compile(
+    r"(?<![A-Za-z0-9.-])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![A-Za-z0-9-])",
+    re.ASCII,
+)
+_VOID_SSN = {"078-05-1120", "219-09-9999"}  # printed in advertisements, and given to nobody
 _IPV4 = re.compile(
     r"(?<![A-Za-z0-9.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![A-Za-z0-9]|\.[0-9])", re.ASCII
 )
@@ -66,7 +81,7 @@ _PUBLIC_RESOLVERS = {"1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4", "9.9.9.9"}
 
 
 def without_personal_data(text: str) -> str:
-    """The text with [EMAIL], [PHONE], [IBAN], [CARD] or [IP] over what is one."""
+    """The text with [EMAIL], [PHONE], [IBAN], [CARD], [SSN] or [IP] over what is one."""
     return masked(text, (personal_data_in,))
 
 
@@ -80,12 +95,15 @@ def personal_data_in(text: str) -> Iterator[Span]:
     for found in _CARD.finditer(text):
         if is_card(found.group()):
             yield (*found.span(), "CARD")
+    for found in _SSN.finditer(text):
+        if found.group() not in _VOID_SSN:
+            yield (*found.span(), "SSN")
     yield from _telephones(text)
     yield from _addresses(text)
 
 
 def _telephones(text: str) -> Iterator[Span]:
-    for pattern, country in ((_ABROAD, None), (_AMERICAN, "US")):
+    for pattern, country in ((_ABROAD, None), (_AMERICAN, "US"), (_FRENCH, "FR")):
         for found in pattern.finditer(text):
             if is_telephone(found.group(), country):
                 yield (*found.span(), "PHONE")

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from runner.scripts.data.cleaning.masks import Mark, covered, hinted, masked
 from runner.scripts.data.files.rows import Place
 
 SHOWN = 3  # rows of each kind that are shown
@@ -86,9 +87,15 @@ def excerpt(text: str) -> str:
 
 
 def difference(before: str, after: str) -> tuple[str, str]:
-    """Both texts around the first place where they differ, secrets and personal data masked."""
+    """Both texts around the first place where they differ, secrets and personal data masked.
+
+    Where it is a mask that `after` has and `before` has not, `before` tells what lies under it.
+    """
     old, new = _hidden(before), _hidden(after)
-    same = _shared(old, new) if old != new else old.find("[")  # where it is the mask that differs
+    same = _shared(old, new)
+    if old == new:
+        old, new = _hidden(before, hinted), _hidden(after, hinted)
+        same = old.rfind("[", 0, _shared(old, new) + 1)  # where the mask begins
     start = max(0, same - _BEFORE)
     return _cut(old, start), _cut(new, start)
 
@@ -105,12 +112,12 @@ def _shared(one: str, other: str) -> int:
     return low
 
 
-def _hidden(text: str) -> str:
-    from runner.scripts.data.cleaning.personal import without_personal_data
+def _hidden(text: str, mark: Mark = covered) -> str:
+    from runner.scripts.data.cleaning.personal import personal_data_in
     from runner.scripts.data.cleaning.repair import without_invisible
-    from runner.scripts.data.cleaning.secret import without_secrets
+    from runner.scripts.data.cleaning.secret import secrets_in
 
-    return without_personal_data(without_secrets(without_invisible(text)))
+    return masked(masked(without_invisible(text), (secrets_in,), mark), (personal_data_in,), mark)
 
 
 def _cut(text: str, start: int) -> str:

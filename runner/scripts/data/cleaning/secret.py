@@ -51,6 +51,16 @@ _NAMED = re.compile(
     r"([A-Za-z0-9+/_=-]{16,}+)",
     re.ASCII | re.IGNORECASE,
 )
+# What people choose has few characters and no randomness, so it has to be called a password, and to
+# hold more than letters. Names of a program (`settings.password2`), calls and paths are none.
+_PASSWORD = re.compile(
+    r"(?<![A-Za-z0-9])(?:password|passwd|passphrase|pwd|passwort|kennwort)[\"']?[ \t]{0,3}"
+    r"(?::=|=>|[:=])[ \t]{0,3}([\"'`]?)([^\s\"'`,;<>{}()\[\]|\\/]{6,64}+)(?![(\[/\\])",
+    re.ASCII | re.IGNORECASE,
+)
+_NAME = re.compile(r"[$%]|[A-Za-z_]++[A-Za-z0-9_]*+(?:\.[A-Za-z_]++[A-Za-z0-9_]*+)+$", re.ASCII)
+_SPECIAL = re.compile(r"[0-9!@#$%^&*?]", re.ASCII)
+_LETTER = re.compile(r"[A-Za-z]", re.ASCII)
 _LEAST_BITS = 3.0  # a character, of marked tokens: `ghp_xxxxxxxx` has 0
 _LEAST_NAMED_BITS = 3.5
 
@@ -76,6 +86,17 @@ def secrets_in(text: str) -> Iterator[Span]:
     for found in _NAMED.finditer(text):
         if _is_random(found.group(1), _LEAST_NAMED_BITS) and "EXAMPLE" not in found.group(1):
             yield (*found.span(1), WHAT)
+    for found in _PASSWORD.finditer(text):
+        yield from _chosen(found)
+
+
+def _chosen(found: re.Match[str]) -> Iterator[Span]:
+    """What is called a password, where it can be one; the end of a sentence is no part of it."""
+    written = found.group(2) if found.group(1) else found.group(2).rstrip(".!?:*")
+    if len(written) < 6 or _NAME.match(written) or _is_placeholder(written.rstrip("0123456789")):
+        return
+    if _SPECIAL.search(written) and _LETTER.search(written):
+        yield found.start(2), found.start(2) + len(written), WHAT
 
 
 def _private_keys(text: str) -> Iterator[Span]:

@@ -3,7 +3,8 @@
 In this order: `limit` of each source, the split, the check for leaks, the mix. Settings: seed,
 fraction, train and validation (files), and where they are given split ({stable, group_by,
 stratify, on_leak}) and, in an item of train, weight, repeat and limit. Without any of them rows
-keep the order of the files.
+keep the order of the files. near: are held-out rows counted that stand in training too, but for
+case and blanks?
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Division(Generic[R]):
     sources: list[dict[str, Any]]  # of each item of data.train: file, rows read, taken, held out
     leaks: dict[str, Any]  # what was left out of training; {} where nothing was to be
     excess: dict[str, Any] = field(default_factory=dict)  # see `_excess`; {} for the most part
+    near: dict[str, Any] = field(default_factory=dict)  # see `_near`; {} where there are none
 
     def measures(self, trained: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
         """For run.json. `trained`: source -> rows and tokens that are trained on."""
@@ -48,7 +50,8 @@ class Division(Generic[R]):
             share = round(count / rows, 4) if rows else 0.0
             told.append({**source, "trained": count, "tokens": tokens, "share": share})
         return {"sources": told, **({"leaks": self.leaks} if self.leaks else {})} | (
-            {"held_out": self.excess} if self.excess else {}
+            ({"held_out": self.excess} if self.excess else {})
+            | ({"near_copies": self.near} if self.near else {})
         )
 
 
@@ -78,6 +81,7 @@ def divide(
     train, leaks = _without_leaks(train, validation, plain, settings)
     if sift:
         train = taken(train, np.flatnonzero(sift(train, validation)))
+    near = _near(train, validation, plain, settings)
     if is_mixed(sources):
         train = mixed(train, sources, seed)
         if not settings["validation"]:
@@ -87,7 +91,7 @@ def divide(
         | ({} if settings["validation"] else {"held_out": counted[number] - kept[number]})
         for number, source in enumerate(sources)
     ]
-    return Division(train, validation, counts, leaks, excess)
+    return Division(train, validation, counts, leaks, excess, near)
 
 
 def sums_by_source(sources: Array, tokens: Sequence[int] | Array) -> dict[int, tuple[int, int]]:
@@ -145,10 +149,11 @@ def _more_sides(stable: bool) -> str:
 
 
 def _excess(trained: int, held: int, fraction: float) -> dict[str, Any]:
-    """Rows held out, of how many, and the fraction asked for, where they are more than twice it:
-    what belongs together is not parted. {} else."""
+    """Rows held out, of how many, and the fraction asked for, where they are none, or more than
+    twice it: what belongs together is not parted. {} else."""
     rows = trained + held
-    if held <= 2 * max(1, round(fraction * rows)):
+    none = fraction > 0 and rows > 0 and not held
+    if not none and held <= 2 * max(1, round(fraction * rows)):
         return {}
     return {"rows": held, "of": rows, "fraction": fraction}
 
@@ -205,6 +210,27 @@ def _without_leaks(
             examples[what] = _leak(train[index], held_row, same >= 0)
     told = {"dropped": dict(sorted(dropped.items())), "examples": examples}
     return taken(train, np.flatnonzero(prompts < 0)), told
+
+
+def _near(
+    train: Sequence[R],
+    validation: Sequence[R],
+    plain: Callable[[R], str],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """How many held-out rows stand in training too, but for case and the spaces between words, of
+    how many, and where the first pair is. {} where there are none, or nobody asks."""
+    if not settings.get("near"):
+        return {}
+    ours, held = _facts(train, plain, settings), _facts(validation, plain, settings)
+    assert ours.contents is not None and held.contents is not None  # noqa: PT018
+    there = first_of(held.contents, ours.contents)
+    near = np.flatnonzero(there >= 0)
+    if not len(near):
+        return {}
+    first = int(near[0])
+    pair = validation[first].place, train[int(there[first])].place
+    return {"rows": len(near), "of": len(validation), "first": f"{pair[0]} and {pair[1]}"}
 
 
 def _numbers(indexes: Array, *columns: Array) -> Iterator[tuple[int, ...]]:

@@ -73,6 +73,7 @@ def facts_of(
     rows = list(rows)
     digests = Digests.of(row.digest() for row in rows)
     leaks, kin = _looks_for_leaks(settings), goes_by_kin(settings)
+    near = bool(settings.get("near"))
     prompts = [prompt_key(row) for row in rows] if kin or leaks else None
     groups = [row.traits.group for row in rows]
     strata = [row.traits.stratum for row in rows]
@@ -81,7 +82,7 @@ def facts_of(
         digests,
         digests if plain is Conversation.digest else Digests.of(plain(row) for row in rows),
         None if prompts is None else Digests.of(prompts),
-        Digests.of(content_key(row) for row in rows) if leaks else None,
+        Digests.of(content_key(row) for row in rows) if leaks or near else None,
         None if prompts is None else Digests.of(map(owner, prompts, groups)),
         None if all(each is None for each in strata) else Strata.of(strata),
         has_groups=any(each is not None for each in groups),
@@ -101,6 +102,7 @@ class Gathered:
         self._digests = {name: files.column(f"{kind}.{name}", np.uint64) for name in _DIGESTS}
         self._sources = files.column(f"{kind}.sources", np.int32)
         self._strata = files.column(f"{kind}.strata", np.int32)
+        self._asked: set[str] = set()  # columns that there are, be they empty
         self._names: dict[str, int] = {}
         self._has_groups = self._has_strata = self._has_turns = self._plain_is_other = False
 
@@ -111,6 +113,7 @@ class Gathered:
             each = getattr(facts, name)
             if each is None or (name == "plain" and each is facts.digests):
                 continue
+            self._asked.add(name)
             for block in each.blocks():
                 column.extend(block.reshape(-1))
         self._sources.extend(facts.sources)
@@ -121,7 +124,7 @@ class Gathered:
 
     def whole(self) -> Facts:
         """Of all rows. Memory: 4 bytes a row, 4 more where there are strata."""
-        found = {name: Digests(column) for name, column in self._digests.items() if column.count}
+        found = {name: Digests(self._digests[name]) for name in self._asked}
         digests = Digests(self._digests["digests"])
         return Facts(
             self._sources.whole(),

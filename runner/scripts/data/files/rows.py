@@ -38,6 +38,9 @@ class Place:
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
 
+    def __reduce__(self) -> tuple[type[Place], tuple[str, int]]:
+        return Place, (self.file, self.line)
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -47,7 +50,9 @@ class Problem:
     error: RowError
 
 
-Rows = Iterator[tuple[Place, dict[str, Any]] | Problem]
+Found = tuple[Place, dict[str, Any]] | Problem
+Unread = tuple[Place, bytes | dict[str, Any]] | Problem  # of JSON lines the bytes of one
+Rows = Iterator[Found]
 
 
 def read_rows(path: Path, name: str, columns: Mapping[str, str] | None = None) -> Rows:
@@ -56,21 +61,32 @@ def read_rows(path: Path, name: str, columns: Mapping[str, str] | None = None) -
     `columns`: key that a format reads -> what the file calls it. Raises OSError when the file
     cannot be read.
     """
+    for item in unread_rows(path, name):
+        yield as_row(item, name, columns)
+
+
+def unread_rows(path: Path, name: str) -> Iterator[Unread]:
+    """As `read_rows`, for another process to make rows of by `as_row`."""
     with path.open("rb") as file:
-        yield from rows_of(file, name, columns)
+        yield from _unpacked_rows(file, name)
 
 
 def rows_of(file: IO[bytes], name: str, columns: Mapping[str, str] | None = None) -> Rows:
     """As `read_rows`, of an open file that can be rewound."""
     for item in _unpacked_rows(file, name):
-        if isinstance(item, Problem):
-            yield item
-            continue
-        place, row = item
-        try:
-            yield place, as_format_reads(row, name, columns)
-        except RowError as error:
-            yield Problem(place, error)
+        yield as_row(item, name, columns)
+
+
+def as_row(item: Unread, name: str, columns: Mapping[str, str] | None) -> Found:
+    """What one of `unread_rows` is."""
+    if isinstance(item, Problem):
+        return item
+    place, held = item
+    try:
+        row = _object(decoded_whole(_text(held))) if isinstance(held, bytes) else held
+        return place, as_format_reads(row, name, columns)
+    except RowError as error:
+        return Problem(place, error)
 
 
 def as_format_reads(
@@ -93,7 +109,7 @@ def renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     return {**others, **{key: row[column] for key, column in columns.items()}}
 
 
-def _unpacked_rows(file: IO[bytes], name: str) -> Rows:
+def _unpacked_rows(file: IO[bytes], name: str) -> Iterator[Unread]:
     from runner.scripts.data.files.packed_files import unpacked
     from runner.scripts.data.files.tables import is_table, rows_of_table
 
@@ -104,7 +120,7 @@ def _unpacked_rows(file: IO[bytes], name: str) -> Rows:
                 return
             start = plain.read1(4096).lstrip(b"\xef\xbb\xbf").lstrip()
             plain.seek(0)
-            yield from (_list_in if start.startswith(b"[") else _rows_of_lines)(plain, name)
+            yield from (_list_in if start.startswith(b"[") else _lines)(plain, name)
     except RowError as error:
         yield Problem(Place(name, 1), error)
 
@@ -116,7 +132,7 @@ def _list_in(file: IO[bytes], name: str) -> Rows:
     yield from _rows_of_list(content, name)
 
 
-def _rows_of_lines(file: IO[bytes], name: str) -> Rows:
+def _lines(file: IO[bytes], name: str) -> Iterator[Unread]:
     number = 0
     while True:
         number += 1
@@ -133,12 +149,8 @@ def _rows_of_lines(file: IO[bytes], name: str) -> Rows:
             yield Problem(place, RowError(wrong, "E349"))
             return
         raw = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-        if not raw.strip():
-            continue
-        try:
-            yield place, _object(decoded_whole(_text(raw.rstrip())))
-        except RowError as error:
-            yield Problem(place, error)
+        if row := raw.rstrip():
+            yield place, row
 
 
 def decoded_whole(text: str) -> Any:

@@ -25,7 +25,9 @@ from runner.scripts.data.conversation import Conversation, Message
 from runner.scripts.data.files.rows import RowError
 from runner.scripts.data.tokens.segments import Segments, special_tokens
 from runner.scripts.data.tokens.template_clock import check_no_clock, pinned
-from runner.scripts.data.tokens.template_limits import check_length, limited
+from runner.scripts.data.tokens.template_limits import Runaway, check_length, limited
+from runner.scripts.data.tokens.template_rendering import rendered_ids
+from runner.scripts.data.tokens.template_sandbox import compiled
 from runner.scripts.spec import ScriptError
 
 _PROBE_SYSTEM = "Mind the Mark-7f3a."
@@ -69,6 +71,7 @@ class ChatTokenizer:
             self._tokenizer.chat_template = pinned(self._tokenizer.chat_template)
         self.has_template = bool(self._tokenizer.chat_template)
         self._eos = end_ids[0] if end_ids else self._tokenizer.eos_token_id
+        self._bos = self._tokenizer.bos_token_id
         self._ends = {*end_ids, *self._tokenizer.all_special_ids}
 
     @property
@@ -83,26 +86,48 @@ class ChatTokenizer:
         *,
         generate: bool = False,
     ) -> str:
-        """The text of `messages`; `generate` adds what comes before an answer. Raises RowError."""
+        """The text of `messages`; `generate` adds what comes before an answer.
+
+        As `apply_chat_template` renders it, in a sandbox with bounded operators. Raises RowError,
+        and Runaway for a template that takes too much.
+        """
         with limited():
-            try:
-                text = self._tokenizer.apply_chat_template(
-                    list(messages),
-                    tools=list(tools) or None,
-                    tokenize=False,
-                    add_generation_prompt=generate,
-                )
-            except TemplateError as error:
-                raise RowError(f"the chat template refuses it: {error}", "E326") from None
-        return check_length(str(text))
+            return self._render(messages, tools, generate=generate)
+
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, generate: bool
+    ) -> str:
+        """As `render`, where the template is limited already.
+
+        The compiled template is asked as `apply_chat_template` asks it, but for what that does
+        first: copying the turns value by value, so that only plain JSON is left. Ours are nothing
+        else.
+        """
+        try:
+            template = compiled(self._tokenizer.get_chat_template(tools=list(tools) or None))
+            if not messages:
+                raise RowError("the chat template is given no turn", "E326")
+            text = template.render(
+                messages=list(messages),
+                tools=list(tools) or None,
+                add_generation_prompt=generate,
+                **self._always_given,
+            )
+        except TemplateError as error:
+            raise RowError(f"the chat template refuses it: {error}", "E326") from None
+        return check_length(text)
+
+    @cached_property
+    def _always_given(self) -> dict[str, Any]:
+        """What templates know in every conversation: `bos_token` and the like."""
+        return {**self._tokenizer.special_tokens_map, "documents": None}
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """What a deployed model must see before it answers: the reference of parity."""
-        return list(
-            self._tokenizer.apply_chat_template(
-                list(messages), tokenize=True, add_generation_prompt=True, return_dict=False
-            )
-        )
+        """What a deployed model must see before it answers: the reference of parity.
+
+        By transformers itself, of turns that `render` has rendered. Raises RowError, and Runaway.
+        """
+        return rendered_ids(self._tokenizer, None, messages, generate=True)
 
     @cached_property
     def system_problem(self) -> str:
@@ -132,14 +157,18 @@ class ChatTokenizer:
         return Segments(special, self.encode_whole) if special else None
 
     def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
-        """Of each text by the tokenizer itself: the reference of `encode_all`."""
-        encoded = self._tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        return [list(ids) for ids in encoded["input_ids"]]
+        """Of each text by the tokenizer itself, and no more: `fast` leaves out where tokens lie."""
+        encoded = self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [each.ids for each in encoded]
+
+    @cached_property
+    def _encoder(self) -> Any:
+        """The tokenizer within transformers' one, which neither cuts nor fills up any text."""
+        encoder = self._tokenizer.backend_tokenizer
+        encoder.no_truncation()
+        encoder.no_padding()
+        encoder.encode_special_tokens = self._tokenizer.split_special_tokens
+        return encoder
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens included."""
@@ -176,25 +205,39 @@ class ChatTokenizer:
         if conversation.text is not None:
             return self._plain(conversation.text)
         self._check_system(conversation)
-        whole = self.render(conversation.messages, conversation.tools)
-        if conversation.tools and whole == self.render(conversation.messages):
+        with limited():
+            whole = self._whole(conversation)
+            texts = self._around_answers(conversation, whole)
+        return self._of_texts(conversation, whole, texts)
+
+    def _whole(self, conversation: Conversation) -> str:
+        """The text of a conversation. Raises RowError E350 where it does not hold all of it."""
+        whole = self._render(conversation.messages, conversation.tools, generate=False)
+        if conversation.tools and whole == self._render(conversation.messages, (), generate=False):
             raise RowError(_NO_TOOLS, "E350")
         for number, turn in enumerate(conversation.messages, 1):
             if turn["role"] == "tool" and turn["content"].strip() not in whole:
                 wrong = f"the chat template does not write turn {number}, which is of a tool"
                 raise RowError(wrong, "E350")
-        return self._of_text(conversation, whole)
+        return whole
 
-    def _of_text(self, conversation: Conversation, whole: str) -> Tokens:
-        """The spans of the answers in `whole`, which is the conversation as a text."""
+    def _around_answers(self, conversation: Conversation, whole: str) -> list[tuple[str, str]]:
+        """Of each answer the text before it, and the one up to its end. Raises RowError."""
         messages, tools = conversation.messages, conversation.tools
-        texts = [
+        return [
             (
-                self.render(messages[:turn], tools, generate=True),
-                whole if turn == len(messages) - 1 else self.render(messages[: turn + 1], tools),
+                self._render(messages[:turn], tools, generate=True),
+                whole
+                if turn == len(messages) - 1
+                else self._render(messages[: turn + 1], tools, generate=False),
             )
             for turn in conversation.answers
         ]
+
+    def _of_texts(
+        self, conversation: Conversation, whole: str, texts: Sequence[tuple[str, str]]
+    ) -> Tokens:
+        """The spans of the answers in `whole`, which is the conversation as a text."""
         distinct = list(dict.fromkeys([whole, *(text for both in texts for text in both)]))
         ids_of = dict(zip(distinct, self.encode_all(distinct), strict=True))
         ids = ids_of[whole]
@@ -216,8 +259,7 @@ class ChatTokenizer:
             )
 
     def _check_one_bos(self, ids: Sequence[int]) -> None:
-        bos = self._tokenizer.bos_token_id
-        if bos is not None and list(ids[:2]) == [bos, bos]:
+        if self._bos is not None and list(ids[:2]) == [self._bos, self._bos]:
             raise RowError(
                 f"the chat template begins with {self._tokenizer.bos_token!r} twice", "E558"
             )
@@ -310,6 +352,8 @@ def check_template(tokenizer: ChatTokenizer, name: str) -> None:
     check_no_clock(tokenizer.template)
     try:
         tokenizer.render([{"role": "user", "content": "Hello."}], generate=True)
+    except Runaway as error:
+        raise error.of(name) from None
     except RowError as error:
         raise ScriptError(
             f"the chat template {name} does not work: {error.message}",

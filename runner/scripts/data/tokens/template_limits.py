@@ -1,52 +1,149 @@
 """A chat template is a program of somebody else: it may fail in any way, and need not end.
 
-Transformers renders it in Jinja's sandbox, where it reaches no file and nothing of Python. What it
-may still do is compute: for ever, or a text that fills the memory. Standard library only.
+It is rendered in a sandbox (template_sandbox), where it reaches no file and nothing of Python. What
+it may still do is compute: for ever, or a text that fills the memory. Most of that is stopped from
+within Python. One step of Python cannot be: a comparison of lists that hold each other a hundred
+times over is such a step. For that the kernel keeps two limits while a template is rendered: an
+address space, and a time after which the process is killed (last_rendered says what it was at).
+Standard library only.
 """
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 from runner.scripts.alarm import TimeIsOver, alarm
 from runner.scripts.data.files.rows import RowError
+from runner.scripts.data.tokens import last_rendered
+from runner.scripts.spec import ScriptError
 
 SECONDS = 20.0  # of the processor, for one conversation: a template takes a thousandth of one
+KILL_AFTER = 10.0  # more seconds, for a step of Python that looks at no signal
+MEMORY = 1 << 30  # bytes of address space beyond what the process has
 CHARACTERS = 64 << 20  # of a rendered conversation
-# What a template raises by itself, beside Jinja's own errors: 1 / 0, 1 + "a", a macro without end.
-FAILS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError)
-FAILS += (ValueError,)
+_PAGE = resource.getpagesize()
+_inside = False
+
+
+class Runaway(ScriptError):
+    """A template takes more time or memory than any conversation needs.
+
+    It is not a RowError: no other row would fare better, so nothing goes on after it.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the chat template {what}", hint=last_rendered.HINT, code="E326")
+        self.what, self.told = what, False
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _runaway, (self.what, self.message, self.told)
+
+    def of(self, template: str | None, place: object = "") -> Runaway:
+        """Itself, with the template as the recipe names it (None: the model's own) and the row."""
+        if not self.told:
+            row = f"{place}: " if str(place) else ""
+            self.message, self.told = f"{row}{last_rendered.name_of(template)} {self.what}", True
+            self.args = (self.message,)
+        return self
+
+
+def _runaway(what: str, message: str, told: bool) -> Runaway:
+    error = Runaway(what)
+    error.message, error.told = message, told
+    return error
 
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Raises RowError E326 for what fails, and after SECONDS of this process's processor time.
+    """Raises RowError E326 for what fails, and Runaway for what takes too much.
 
-    The time is looked at in the main thread of a process alone, where all rows are rendered.
+    Time and memory are looked at in the main thread of a process alone, where all rows are
+    rendered. Within itself it does nothing.
     """
-    try:
-        with _timer():
+    global _inside
+    if _inside or threading.current_thread() is not threading.main_thread():
+        with _failures():
             yield
+        return
+    _inside = True
+    try:
+        with _failures(), _memory(), _time():
+            yield
+    finally:
+        _inside = False
+
+
+@contextmanager
+def naming(template: str | None) -> Iterator[None]:
+    """Whatever runs away within is called as the recipe names it."""
+    try:
+        yield
+    except Runaway as error:
+        raise error.of(template) from None
+
+
+def check_length(text: str) -> str:
+    """The rendered text. Raises Runaway for one that is too long, and RowError E326 for one with
+    half a surrogate pair, which is no text.
+    """
+    if len(text) > CHARACTERS:
+        raise Runaway(f"writes {len(text)} characters, more than {CHARACTERS >> 20} Mi")
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError:
+        raise RowError("the chat template writes half a surrogate pair", "E326") from None
+    return text
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except (RowError, ScriptError):
+        raise
     except TimeIsOver:
-        wrong = f"the chat template has not ended after {SECONDS:g} s"
-        raise RowError(wrong, "E326") from None
-    except FAILS as error:
+        raise Runaway(f"has not ended after {SECONDS:g} s of the processor") from None
+    except MemoryError:
+        raise Runaway(f"takes more than {MEMORY >> 20} MiB of memory") from None
+    except Exception as error:  # 1 / 0, 1 + "a", a macro without end: of a stranger's program
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise RowError(f"the chat template fails: {said}", "E326") from None
 
 
-def check_length(text: str) -> str:
-    """The rendered text. Raises RowError E326 for one that no conversation has."""
-    if len(text) > CHARACTERS:
-        wrong = f"the chat template writes {len(text)} characters, more than {CHARACTERS >> 20} Mi"
-        raise RowError(wrong, "E326")
-    return text
+@contextmanager
+def _time() -> Iterator[None]:
+    """A signal that Python looks at between its steps, and one that waits for nobody."""
+    signal.setitimer(signal.ITIMER_PROF, SECONDS + KILL_AFTER)
+    try:
+        with alarm(signal.ITIMER_VIRTUAL, SECONDS):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _timer() -> AbstractContextManager[None]:
-    if threading.current_thread() is not threading.main_thread():
-        return nullcontext()
-    return alarm(signal.ITIMER_VIRTUAL, SECONDS)
+@contextmanager
+def _memory() -> Iterator[None]:
+    """A process that is refused memory raises MemoryError, wherever within one step it is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = _address_space() + MEMORY
+    if soft != resource.RLIM_INFINITY:
+        wanted = min(wanted, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _address_space() -> int:
+    """Bytes that this process has now."""
+    file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(file, 256).split(maxsplit=1)[0]) * _PAGE
+    finally:
+        os.close(file)

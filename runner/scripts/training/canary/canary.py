@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from jinja2.exceptions import TemplateError
 from transformers import TrainerCallback
 
 from runner.scripts.spec import Events, Spec
@@ -92,8 +91,7 @@ class Canary(TrainerCallback):
         tokenizer = kwargs["processing_class"]
         if self._template is not None:
             check_marks(tokenizer, self._template)
-            with suppress(TemplateError):
-                check_generation_prompt(tokenizer, self._template)
+            check_generation_prompt(tokenizer, self._template)
         with untouched(model):
             findings = look(model, tokenizer, self._texts)
         kind = canary_limits.judge(findings)

@@ -7,6 +7,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from runner.scripts.data.files.rows import RowError
+from runner.scripts.data.tokens.template_rendering import rendered
 from runner.scripts.spec import ScriptError
 from runner.scripts.training.token_rows import IGNORED, Row, TokenRows
 
@@ -37,20 +39,17 @@ def check_marks(tokenizer: Any, template: str) -> None:
 def check_generation_prompt(tokenizer: Any, template: str) -> None:
     """Raise ScriptError E943 unless a conversation begins with the prompt that its answer follows.
 
-    What it writes of the rows themselves was looked at by `prepare`. Raises jinja2's TemplateError
-    where the template wants another beginning.
+    What it writes of the rows themselves was looked at by `prepare`. A template that wants another
+    beginning is not looked at. Raises Runaway for one that takes too much time or memory.
     """
     asked = [{"role": "user", "content": "One?"}]
     answered = [*asked, {"role": "assistant", "content": "Two."}]
 
-    def rendered(messages: list[dict[str, str]], *, prompt: bool) -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                messages, chat_template=template, add_generation_prompt=prompt, tokenize=False
-            )
-        )
-
-    begun, whole = rendered(asked, prompt=True), rendered(answered, prompt=False)
+    try:
+        begun = rendered(tokenizer, template, asked, generate=True)
+        whole = rendered(tokenizer, template, answered, generate=False)
+    except RowError:
+        return
     if "Two." in whole and not whole.startswith(begun):
         raise ScriptError(
             "the chat template begins an answer in another way than it writes one: "
