@@ -205,10 +205,11 @@ def _surveys(
 def _files(args: argparse.Namespace, recipe: Any, failed: list[RecipeToolError]) -> list[RowFile]:
     """Those that are named, of format "" where it is to be guessed, or else the recipe's; of the
     recipe's, those that are not at hand go to `failed`."""
+    from runner.rows.cleaned import steps_of
     from runner.rows.seen import RowFile, files_of
 
-    columns, source = _columns(args), args.source or ""
-    named = [RowFile(path, str(path), source, columns) for path in args.files]
+    columns, source, clean = _columns(args), args.source or "", steps_of(recipe)
+    named = [RowFile(path, str(path), source, columns, clean=clean) for path in args.files]
     return named or files_of(recipe, failed)
 
 
@@ -222,7 +223,9 @@ def _surveyed(file: RowFile, args: argparse.Namespace, files: ExitStack) -> tupl
     if bad is None:
         bad = sys.maxsize if args.format == "json" else MAX_SHOWN
     plain = files.enter_context(opened(file.path, file.read))
-    found = survey(plain.path, file.name, args.rows, file.format or None, file.columns, bad)
+    found = survey(
+        plain.path, file.name, args.rows, file.format or None, file.columns, bad, file.clean
+    )
     found.left_out = plain.left_out
     columns = dict(found.columns)
     return found, replace(file, path=plain.path.resolve(), format=found.format, columns=columns)

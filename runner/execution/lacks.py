@@ -135,7 +135,7 @@ def _memory(recipe: Recipe, cost: Cost, machine: Machine) -> Iterator[Lack]:
 def _smaller(recipe: Recipe, have: int, machine: Machine) -> str:
     """The fewest changes that make it fit `have` bytes, or that none does."""
     from runner.plan.cost import known_shapes
-    from runner.plan.fit import fewest_changes
+    from runner.plan.fit import fewest_changes, fewest_together
     from runner.plan.job import Job
     from runner.plan.published_models import facts_at_hand
 
@@ -143,9 +143,16 @@ def _smaller(recipe: Recipe, have: int, machine: Machine) -> str:
     shapes, _ = known_shapes(recipe, facts_at_hand(recipe))
     if shapes is None:
         return larger
-    changes, left = fewest_changes(shapes, Job.of(recipe), have, machine.device)
-    if changes:
-        return f"set {' and '.join(changes)}: about {gb(left)} then"
+    job = Job.of(recipe)
+    changes, left = fewest_changes(shapes, job, have, machine.device)
+    if changes == ():  # only a measurement that loads a whole model where it can
+        return f"set merge.fidelity: false: about {gb(left)} then"
+    told = [f"set {' and '.join(changes)}: about {gb(left)} then"] if changes else []
+    if together := fewest_together(shapes, job, changes, have, machine.device):
+        words, each = together
+        told.append(f"train on two machines, {' and '.join(words)}: about {gb(each)} on each")
+    if told:
+        return "; or ".join(told)
     return f"after all changes it still takes {gb(left)}: {larger}"
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 GPU_IS_FULL = "E509"
 _KERNEL_KILLED = re.compile(r"was killed by SIGKILL.*memory")  # system/process.py says so
-_PHASES = ("train", "evaluate", "harness")  # of plan/fit.py, by the names of stages
+_PHASES = ("train", "evaluate", "harness", "constants", "fidelity")  # by the names of stages
 _KINDS = 4  # that are named, the largest
 _CHANGES = 3
 _LESS = 0.9  # of what was planned

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from runner.stages.contract import Stage
 
 LARGE = 8_000_000_000  # bytes from which a load is looked at
-LOADING = ("train", "evaluate", "harness")
+LOADING = ("train", "evaluate", "harness", "constants", "fidelity")
 DROP_CACHES = "sync && echo 3 | sudo tee /proc/sys/vm/drop_caches"  # for people; never run by us
 
 

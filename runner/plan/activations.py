@@ -25,12 +25,12 @@ def at_the_turn(shapes: Shapes, job: Job) -> list[Item]:
     inputs = shapes.layers * tokens * shapes.hidden * DTYPE_BYTES[job.stream]
     # measured: what DoRA scales is gone before the gradients of the rest are there
     once = max(2 * each, each + scaled)
-    again = Item("one layer, again and back", once + _one_weight(shapes, job))
+    again = Item("one layer, again and back", once + one_weight(shapes, job))
     largest = max(logits, again, key=lambda item: item.bytes)
     return [Item("kept input of every layer", inputs), largest, copies, normed]
 
 
-def _one_weight(shapes: Shapes, job: Job) -> int:
+def one_weight(shapes: Shapes, job: Job) -> int:
     """The largest weight as it is while it is multiplied, out of its 4 bits."""
     if job.quantization is None:
         return 0

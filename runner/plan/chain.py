@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.execution.run_folder import runs_folder
-from runner.plan.plan import Action, Step, make_plan
+from runner.plan.plan import Action, Step, make_plan, needs_of
 from runner.plan.snapshot import Snapshot, take_snapshot
 from runner.stages import stages_of
 from runner.stages.models.base_result import (
@@ -95,7 +95,7 @@ def needed_of_base(base: Recipe) -> list[Stage]:
     """Of these, what decides the model: its evaluation does not."""
     stages, needed = stages_of_base(base), {last_stage(base)}
     for stage in reversed(stages):
-        needed |= set(stage.NEEDS) if stage.NAME in needed else set()
+        needed |= set(needs_of(stage, stages, base)) if stage.NAME in needed else set()
     return [stage for stage in stages if stage.NAME in needed]
 
 

@@ -12,7 +12,7 @@ from runner.plan.snapshot import file_digests
 from runner.recipe.base_recipe import as_seen_from
 from runner.recipe.model import build_resolved
 from runner.recipe.named_tasks import repository
-from runner.stages import ORDER, stages_of
+from runner.stages import ORDER, prepare, stages_of
 from runner.stages.models.base_result import last_stage
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _materials(recipe: Recipe) -> dict[str, Any]:
 
 def _of_result(base: Recipe) -> dict[str, Any]:
     """What decides the model that `base` gives to a recipe that starts from it."""
-    stages = ("fetch", "fetch_data", "prepare", "train", last_stage(base))
+    stages = (*prepare.needs(base), "prepare", "train", last_stage(base))
     materials = _materials(base)
     return {name: materials[name] for name in stages if name in materials}
 

@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.plan.evaluating import evaluation_memory, harness_memory
+from runner.plan.four_bits import (
+    constants_memory,
+    fidelity_memory,
+    predictions_bytes,
+    scales_bytes,
+)
 from runner.plan.job import DTYPE_BYTES, FLOAT32, Job, Memory
-from runner.plan.memory import evaluation_memory, training_memory
+from runner.plan.memory import training_memory
 from runner.plan.optimizers import state_bytes
 from runner.plan.patterns import end_in_time
 from runner.plan.plan import Action, Step
@@ -128,10 +136,12 @@ def cost_of(
     if shapes is None:
         return Cost(machine, unknown, "", 0, 0, {}, (), time, steps_known, backend)
     job = Job.of(recipe)
-    estimates = {
+    estimates: Mapping[str, Callable[[Shapes, Job, str], Memory]] = {
         "train": training_memory,
         "evaluate": evaluation_memory,
-        "harness": evaluation_memory,
+        "harness": harness_memory,
+        "constants": constants_memory,
+        "fidelity": partial(fidelity_memory, have=machine.memory),
     }
     return Cost(
         machine=machine,
@@ -236,6 +246,14 @@ def _merged(recipe: Recipe, shapes: Shapes) -> Disk:
     return Disk("merge", shapes.parameters * DTYPE_BYTES[recipe.merge.dtype])
 
 
+def _rebuilt(recipe: Recipe, shapes: Shapes) -> Disk:
+    return Disk("constants", scales_bytes(shapes))
+
+
+def _compared(recipe: Recipe, shapes: Shapes) -> Disk:
+    return Disk("fidelity", 0, predictions_bytes(shapes))
+
+
 def _converted(recipe: Recipe, shapes: Shapes) -> int:
     from runner.stages.deployment.deployed import dtype_of
 
@@ -273,7 +291,9 @@ _DISK = {
     "fetch": _fetched,
     "prepare": _prepared,
     "train": _trained,
+    "constants": _rebuilt,
     "merge": _merged,
+    "fidelity": _compared,
     "imatrix": _measured_matrix,
     "gguf": _quantised,
     "ollama": _deployed,

@@ -15,6 +15,7 @@ from runner.plan.memory import training_memory
 from runner.plan.optimizers import SMALL_STATES
 from runner.plan.phases import beside_of, phases_of
 from runner.plan.shapes import Shapes
+from runner.plan.two_machines import on_two_machines
 from runner.recipe.model import Quantization
 
 MOST_ROWS = 256  # in one batch
@@ -22,7 +23,11 @@ SHORTEST = 256  # tokens that a change may cut rows to
 LONGEST = 1 << 17  # tokens of a row, where a model does not say its context
 STEP_OF_LENGTH = 64
 LORA_RANK = 16
+_ADAPTER = "train.adapter"
+_QUANTIZATION = "model.quantization"
+_BATCH = "train.per_device_train_batch_size"
 
+Way = tuple[tuple[str, ...], int]  # changes in words, and the bytes then
 Change = tuple[str, Callable[[Job], Job | None]]  # in words; None where it does not apply
 
 
@@ -30,9 +35,10 @@ Change = tuple[str, Callable[[Job], Job | None]]  # in words; None where it does
 class Fit:
     """`phases`: name -> memory. `changes`: None fits in no known way, () fits as it is.
 
-    `beside`: the phases without a GPU, of the host's memory. `largest`: tokens of a row -> rows
-    that fit one forward pass of the training, if any does; `longest`: tokens of a row that fits
-    alone, 0 if none does.
+    `together`: what makes two such machines hold it in parts, and the bytes on each at the peak;
+    told where one machine is not enough, or only for another training. `beside`: the phases without
+    a GPU, of the host's memory. `largest`: tokens of a row -> rows that fit one forward pass of the
+    training, if any does; `longest`: tokens of a row that fits alone, 0 if none does.
     """
 
     budget: int
@@ -40,6 +46,7 @@ class Fit:
     beside: Mapping[str, Memory]
     changes: tuple[str, ...] | None
     changed: int  # bytes at the peak after the changes
+    together: Way | None
     largest: Mapping[int, int]
     longest: int
 
@@ -58,6 +65,7 @@ def fit(shapes: Shapes, job: Job, budget: int, device: str = "cuda") -> Fit:
         beside=beside_of(shapes, job),
         changes=changes,
         changed=changed,
+        together=fewest_together(shapes, job, changes, budget, device),
         largest=dict(_largest(shapes, job, budget, device)),
         longest=_longest_row(shapes, job, budget, device),
     )
@@ -86,6 +94,38 @@ def fewest_changes(
             return words, peak
         least = min(least or peak, peak)
     return None, least
+
+
+def fewest_together(
+    shapes: Shapes,
+    job: Job,
+    alone: tuple[str, ...] | None,
+    budget: int,
+    device: str = "cuda",
+) -> Way | None:
+    """The fewest changes with which two such machines hold it in parts, and the peak of each.
+
+    `alone`: the changes for one. None where those leave the training what it is, or where two are
+    not enough either. An evaluation is in parts nowhere: it goes where it does not fit by itself.
+    """
+    same = alone is not None  # then only what one machine cannot have is worth a second
+    joined = on_two_machines(job)
+    if joined is None or (alone is not None and not _is_another_training(alone)):
+        return None
+    silent = replace(joined.job, questions=0, loss=False, tasks=False)
+    for each, needed in ((joined.job, ()), (silent, ("evaluate: null",))):
+        for words, changed in sorted(_ways(each), key=lambda way: len(way[0])):
+            peak = peak_of(shapes, changed, device)
+            if peak <= budget and not (same and _is_another_training(words)):
+                batches = any(word.startswith(_BATCH) for word in words)
+                step = () if batches else joined.step
+                return (*joined.words, *step, *needed, *words), peak
+    return None
+
+
+def _is_another_training(words: tuple[str, ...]) -> bool:
+    """Would another model come out: by an adapter instead of all weights, or below it 4 bits?"""
+    return any(word.startswith((_ADAPTER, _QUANTIZATION)) for word in words)
 
 
 def ways_that_fit(
@@ -147,9 +187,9 @@ def _choices(job: Job) -> list[list[Change | None]]:
     """One list for each setting: leave it, or change it. The last setting varies fastest."""
     lengths = [n for n in (job.length // 2, job.length // 4, job.length // 8) if n >= SHORTEST]
     return [
-        [None, ("train.adapter: {type: lora, r: 16, target_modules: all-linear}", _with_lora)],
+        [None, (f"{_ADAPTER}: {{type: lora, r: 16, target_modules: all-linear}}", _with_lora)],
         [None, *((f"data.max_length: {n}", _shortened(n)) for n in lengths)],
-        [None, ("model.quantization: {load_in_4bit: true}", _in_4_bits)],
+        [None, (f"{_QUANTIZATION}: {{load_in_4bit: true}}", _in_4_bits)],
         [None, ("train.optim: adamw_8bit", _states_in_8_bits)],
         [None, *((_batch_words(job, batch), _in_batches_of(batch)) for batch in _batches(job))],
         [None, ("train.gradient_checkpointing: true", _checkpointed)],
@@ -172,7 +212,7 @@ def _batches(job: Job) -> list[int]:
 
 def _batch_words(job: Job, batch: int) -> str:
     steps = job.batch // job.sides // batch * job.accumulation
-    return f"train.per_device_train_batch_size: {batch}, train.gradient_accumulation_steps: {steps}"
+    return f"{_BATCH}: {batch}, train.gradient_accumulation_steps: {steps}"
 
 
 def _in_batches_of(batch: int) -> Callable[[Job], Job | None]:

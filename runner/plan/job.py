@@ -6,14 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runner.plan.two_machines import can_be_parted
 from runner.recipe.methods import METHODS
+from runner.scripts.evaluation.batches import MOST
+from runner.stages import constants, fidelity
 
 if TYPE_CHECKING:
     from runner.recipe.model import Adapter, Quantization, Recipe
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLOAT32 = 4  # bytes; what is trained is float32, whatever lies below it (scripts/train_native.py)
-EVALUATION_BATCH = 16  # scripts/evaluate.py: questions answered at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Job:
     accumulation: int  # forward passes of one step
     length: int  # tokens of the longest row
     new_tokens: int  # of the longest answer in the evaluation
-    questions: int  # answered at once
+    questions: int  # answered at once, at most
     loss: bool  # is the held-out loss measured?
     reference: bool = False  # is there a second, frozen copy of the model?
     scored: bool = False  # are there a reward model, and a value model that learns?
@@ -62,7 +64,11 @@ class Job:
     here: int = 1  # of them on a machine
     tasks: bool = False  # of lm-evaluation-harness: are there any?
     merged: bool = False  # is the result merged into its base?
+    merged_dtype: str = "bfloat16"
+    rebuilt: bool = False  # is the base that it is merged into rebuilt from its 4 bits?
+    compared: bool = False  # is the merged model held against the trained one?
     converted: bool = False  # into a GGUF file?
+    parted: bool = False  # may two machines train it, each with a part of the model?
     pages: bool = False  # has the host memory of its own, to page states to?
 
     @classmethod
@@ -96,7 +102,11 @@ class Job:
             here=train.processes,
             tasks=bool(evaluate and evaluate.harness),
             merged=recipe.merge is not None and train.adapter.type != "none",
+            merged_dtype=recipe.merge.dtype if recipe.merge else "bfloat16",
+            rebuilt=recipe.model.quantization is not None and constants.wanted(recipe),
+            compared=fidelity.wanted(recipe),
             converted=recipe.gguf is not None,
+            parted=can_be_parted(recipe),
         )
 
     @property
@@ -121,8 +131,8 @@ def _questions(recipe: Recipe) -> int:
         return 0
     rewarded = evaluate.loss and METHODS[recipe.train.method].generates
     if evaluate.questions or evaluate.forgetting or rewarded:
-        return EVALUATION_BATCH
-    return min(EVALUATION_BATCH, evaluate.samples)
+        return MOST
+    return min(MOST, evaluate.samples)
 
 
 def _answers(recipe: Recipe) -> int:

@@ -1,4 +1,4 @@
-"""How much memory a training and an evaluation take at their peak: arithmetic on shapes, no torch.
+"""How much memory loading and training take at their peak: arithmetic on shapes, no torch.
 
 An estimate, item by item, so that a reader sees where the bytes are. Weights, adapter, gradients
 and optimizer are exact to the number; activations are what the layers of Transformers keep for the
@@ -187,28 +187,6 @@ def _parted_loading(shapes: Shapes, job: Job, device: str) -> Memory:
     return memory_of([*held, Item("adapter", adapter), Item("process", PROCESS_BYTES[device])])
 
 
-def evaluation_memory(shapes: Shapes, job: Job, device: str = "cuda") -> Memory:
-    """Peak of the evaluation, at most: prompts as long as rows may be, answers as long as allowed.
-
-    Base and tuned model are never in memory together, but for an adapter on its base.
-    """
-    value = DTYPE_BYTES[job.dtype]
-    adapter = 0 if job.adapter.type == "none" else FLOAT32 * trained_parameters(shapes, job.adapter)
-    row = job.length if job.loss else 0
-    loss = row * shapes.vocabulary * (value + 2 * FLOAT32)
-    # gone before the logits are there: gate, its activation, up, and what an adapter adds to it
-    layer = row * value * (4 * shapes.intermediate + 4 * shapes.hidden)
-    cache = job.questions * (job.length + job.new_tokens) * cache_bytes(shapes, value)
-    phase = max(
-        Item(f"KV cache of {job.questions} answers", cache),
-        Item("logits of a row", loss),
-        Item("a row in one layer", layer),
-        key=lambda item: item.bytes,
-    )
-    held = [*_held_weights(shapes, job, value), Item("adapter", adapter)]
-    return memory_of([*held, phase, Item("process", PROCESS_BYTES[device])])
-
-
 def cache_bytes(shapes: Shapes, value: int) -> int:
     """Bytes of the keys and values of one token in all layers, `value` bytes each."""
     return 2 * shapes.layers * shapes.keys * value
@@ -219,12 +197,13 @@ def cache_bytes(shapes: Shapes, value: int) -> int:
 
 def weight_items(shapes: Shapes, job: Job) -> list[Item]:
     """The base model as it lies in memory while it is trained."""
-    return _held_weights(
+    return held_weights(
         shapes, job, FLOAT32 if job.adapter.type == "none" else DTYPE_BYTES[job.dtype]
     )
 
 
-def _held_weights(shapes: Shapes, job: Job, value: int) -> list[Item]:
+def held_weights(shapes: Shapes, job: Job, value: int) -> list[Item]:
+    """The base model with `value` bytes for a number that is not held in 4 bits."""
     if job.quantization is None:
         return [Item("weights", value * shapes.parameters)]
     packed = sum(w.rows * w.columns for w in shapes.weights if w.kind is Kind.LINEAR)

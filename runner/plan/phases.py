@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from runner.plan.evaluating import evaluation_memory, harness_memory
+from runner.plan.four_bits import constants_memory, fidelity_memory
 from runner.plan.job import FLOAT32, Item, Job, Memory, memory_of
 from runner.plan.memory import (
     PROCESS_BYTES,
-    evaluation_memory,
     kept_items,
     loading_memory,
     optimizer_item,
@@ -20,7 +21,9 @@ from runner.plan.trained import adapted_weights, trained_parameters
 _MERGING_BYTES = 100_000_000
 _CONVERTING_BYTES = 730_000_000
 _FLOAT64 = 8
-PHASES = ("load", "first step", "train", "save", "evaluate", "harness")  # as they follow
+# As they follow. The first four are of the stage `train`, each other is a stage.
+_TRAINING = ("load", "first step", "train", "save")
+PHASES = (*_TRAINING, "evaluate", "harness", "constants", "fidelity")
 
 
 def phases_of(shapes: Shapes, job: Job, device: str = "cuda") -> dict[str, Memory]:
@@ -35,7 +38,11 @@ def phases_of(shapes: Shapes, job: Job, device: str = "cuda") -> dict[str, Memor
     if job.questions or job.loss:
         phases["evaluate"] = evaluation_memory(shapes, job, device)
     if job.tasks:
-        phases["harness"] = evaluation_memory(shapes, job, device)
+        phases["harness"] = harness_memory(shapes, job, device)
+    if job.rebuilt:
+        phases["constants"] = constants_memory(shapes, job, device)
+    if job.compared:
+        phases["fidelity"] = fidelity_memory(shapes, job, device)
     return phases
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.plan.keys import key_material, key_of
 from runner.recipe.flow import flow
+from runner.stages.contract import needed_by
 from runner.stages.models.base_result import (
     BASE,
     BELOW_SCORER,
@@ -82,7 +83,7 @@ def needs_of(stage: Stage, stages: list[Stage], recipe: Recipe) -> list[str]:
         chain.add(BASE)
     if scored_by_recipe(recipe):
         chain |= {SCORER, BELOW_SCORER}
-    return [name for name in stage.NEEDS if name in chain]
+    return [name for name in needed_by(stage, recipe) if name in chain]
 
 
 def _in_words(needed: str, recipe: Recipe) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runner.plan.cost import Cost
-from runner.plan.fit import MOST_ROWS, Fit
+from runner.plan.fit import MOST_ROWS, Fit, Way
 from runner.plan.fits import Fits
 from runner.plan.job import Memory
 from runner.plan.machines import Hardware
@@ -55,7 +55,8 @@ def as_markdown(fits: Fits) -> str:
 
 
 def as_data(fits: Fits) -> dict[str, Any]:
-    """For machines: bytes and seconds. `changes` null: no known change makes it fit."""
+    """For machines: bytes and seconds. `changes` null: no known change makes it fit one machine;
+    `together`: what makes it fit two, where one is not enough or only for another training."""
     from runner.plan.cost import as_data as cost_data
 
     return {
@@ -72,6 +73,7 @@ def as_data(fits: Fits) -> dict[str, Any]:
                 "fits": found.changes == (),
                 "changes": None if found.changes is None else list(found.changes),
                 "peak_after_changes": found.changed,
+                "together": _way(found.together),
                 "peak": found.peak,
                 "phases": _memories(found.phases),
                 "beside": _memories(found.beside),
@@ -86,6 +88,10 @@ def as_data(fits: Fits) -> dict[str, Any]:
     }
 
 
+def _way(way: Way | None) -> dict[str, Any] | None:
+    return None if way is None else {"changes": list(way[0]), "peak": way[1]}
+
+
 def _memories(phases: Mapping[str, Memory]) -> dict[str, Any]:
     return {
         name: {
@@ -97,17 +103,24 @@ def _memories(phases: Mapping[str, Memory]) -> dict[str, Any]:
 
 
 def verdict(found: Fit) -> str:
-    """Fits, fits with what, or does not, because of what."""
+    """Fits, fits with what, by one machine or by two, or does not, because of what."""
     peak = found.phases[found.peak]
     if found.changes == ():
         return f"fits: about {_gb(peak.total)} at the peak, {found.peak}"
     if found.changes:
-        return f"fits with {' and '.join(found.changes)}: about {_gb(found.changed)} then"
+        more = f"; {_by_two(*found.together)}" if found.together else ""
+        return f"fits with {' and '.join(found.changes)}: about {_gb(found.changed)} then{more}"
+    if found.together:
+        return f"fits {_by_two(*found.together)}"
     largest = max(peak.items, key=lambda item: item.bytes)
     return (
         f"does not fit: about {_gb(peak.total)} at the peak, {found.peak}, of which "
         f"{largest.name} {_gb(largest.bytes)}; after all changes still {_gb(found.changed)}"
     )
+
+
+def _by_two(changes: tuple[str, ...], peak: int) -> str:
+    return f"two of them with {' and '.join(changes)}: about {_gb(peak)} on each"
 
 
 def _alike(fits: Fits) -> list[list[_Counted]]:

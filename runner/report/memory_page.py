@@ -11,15 +11,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.plan.cost import known_shapes
+from runner.plan.cost import Time, cost_of, known_shapes
 from runner.plan.fit import Fit, fit
 from runner.plan.job import Job, Memory
 from runner.plan.machines import Hardware, hardware
+from runner.plan.plan import Action, Step
 from runner.plan.published_models import published_facts
 from runner.plan.shapes import Shapes
 from runner.plan.trained import trained_parameters
 from runner.recipe.load import load_recipe
 from runner.report.markdown import table
+from runner.report.plan_text import in_words
 
 SPARK, CARD = "dgx-spark", "rtx-4090"
 COURSE = "recipes/course"
@@ -50,6 +52,7 @@ class _Counted:
     job: Job
     spark: Fit
     card: Fit
+    time: Time  # of the training, on the Spark
 
     @property
     def name(self) -> str:
@@ -65,7 +68,7 @@ def page(root: Path) -> str:
     parts = [
         _HEAD,
         "## Which recipes fit",
-        "\n".join(_overview(counted)),
+        "\n".join(_overview(counted, spark)),
         _sorted_out(counted),
         "## The 70B, by phase and kind",
         "\n".join(_by_kind(counted[0], card)),
@@ -79,15 +82,18 @@ def page(root: Path) -> str:
 
 def _count(root: Path, path: str, spark: Hardware, card: Hardware) -> _Counted:
     recipe = load_recipe(root / path)
-    shapes, unknown = known_shapes(recipe, published_facts(recipe))
+    facts = published_facts(recipe)
+    shapes, unknown = known_shapes(recipe, facts)
     assert shapes is not None, unknown
     job = Job.of(recipe)
+    training = [Step("train", Action.RUN, "")]
+    (time,) = cost_of(recipe, training, facts, root / "no-runs-there", spark.machine).time
     return _Counted(
-        path, shapes, job, fit(shapes, job, spark.budget), fit(shapes, job, card.budget)
+        path, shapes, job, fit(shapes, job, spark.budget), fit(shapes, job, card.budget), time
     )
 
 
-def _overview(counted: Iterable[_Counted]) -> Iterator[str]:
+def _overview(counted: Iterable[_Counted], spark: Hardware) -> Iterator[str]:
     rows = [
         (
             f"[{each.name}](../../{each.path})",
@@ -96,11 +102,16 @@ def _overview(counted: Iterable[_Counted]) -> Iterator[str]:
             _peak(each.spark),
             _verdict(each.spark),
             _verdict(each.card),
+            "not known" if each.time.seconds is None else in_words(each.time.seconds),
         )
         for each in counted
     ]
     heads = ("recipe", "10^9 weights", "10^6 that learn", "at the peak, GB", "Spark", "RTX 4090")
-    yield from table(heads, rows)
+    yield from table((*heads, "training on a Spark"), rows)
+    yield ""
+    rate = f"at an assumed {spark.flops:.0e} FLOP/s"
+    yield f"The time is that of the training alone, {rate}, with all rows as long as"
+    yield "`data.max_length`: most are shorter. Loading, evaluation and the rest come on top."
 
 
 def _peak(found: Fit) -> str:
@@ -112,6 +123,8 @@ def _verdict(found: Fit) -> str:
         return f"fits, {(found.budget - found.phases[found.peak].total) / 1e9:.1f} GB left"
     if found.changes:
         return f"only with `{'` and `'.join(found.changes)}`"
+    if found.together:
+        return f"two with `{'` and `'.join(found.together[0])}`"
     return f"no: after all changes {found.changed / 1e9:.1f} of {found.budget / 1e9:.1f} GB"
 
 

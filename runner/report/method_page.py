@@ -179,7 +179,8 @@ def _by_model() -> Iterator[str]:
     yield from table(("GB at the peak", *TUNINGS.values()), rows)
     yield ""
     yield (
-        "The least that a training takes: one row of 1024 tokens at a time, with checkpointing. "
+        "The least that a run takes, evaluation and `fidelity` included: trained one row of 1024 "
+        "tokens at a time, with checkpointing. "
         "8 bits: with `train.optim: adamw_8bit`, where AdamW in 32 bits does not fit. no: nor does "
         "that."
     )

@@ -13,7 +13,7 @@ from runner.rows.show import both_ways_words, plain_number
 def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
     """Rows, tokens by kind, lengths, and what was left out and why, of each split."""
     if "clean" in measures:
-        yield from _cleaning(measures["clean"])
+        yield from cleaning_lines(measures["clean"])
     for split in ("train", "validation"):
         yield from _split(split, measures[split])
     yield from _sources(measures)
@@ -56,7 +56,7 @@ def _too_many(told: Mapping[str, Any]) -> str:
     )
 
 
-def _cleaning(counts: Mapping[str, Any]) -> Iterator[str]:
+def cleaning_lines(counts: Mapping[str, Any]) -> Iterator[str]:
     """What each step did, and the first rows that it did it to."""
     yield f"cleaning: {counts['rows']} rows, {counts['kept']} of them kept"
     for step in counts["steps"]:
@@ -64,6 +64,8 @@ def _cleaning(counts: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {step['step']}: {step['changed']} rows changed, dropped: {dropped or 'none'}"
         for example in step["examples"]:
             yield f"    {escaped(_example(example))}"
+    for name in counts.get("too_short", ()):  # not in runs of before
+        yield f"  decontaminate: no text of {escaped(name)} is long enough to be looked for"
 
 
 def _example(example: Mapping[str, str]) -> str:

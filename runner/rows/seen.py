@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import MachineCannot, RecipeToolError
+from runner.rows.cleaned import steps_of
 from runner.rows.script import written_by
 from runner.stages.fetch_data import output_name
 from runner.stages.rows.columns import read_columns
@@ -28,6 +29,7 @@ class RowFile:
     columns: dict[str, str]
     read: tuple[str, ...] | None = None  # columns of Parquet; None for all
     held_out: bool = False
+    clean: Mapping[str, Any] = field(default_factory=dict)  # step of the recipe -> its setting
 
 
 def files_of(recipe: Recipe, absent: list[RecipeToolError]) -> list[RowFile]:
@@ -50,7 +52,8 @@ def files_of(recipe: Recipe, absent: list[RecipeToolError]) -> list[RowFile]:
 
 def _row_file(recipe: Recipe, pointer: str, file: DataFile, path: Path) -> RowFile:
     columns, held_out = dict(file.columns or {}), pointer.startswith("/data/validation/")
-    return RowFile(path, file.name, file.format, columns, read_columns(file, recipe), held_out)
+    read = read_columns(file, recipe)
+    return RowFile(path, file.name, file.format, columns, read, held_out, steps_of(recipe))
 
 
 def _name_of(pointer: str, file: DataFile) -> str:
@@ -84,6 +87,8 @@ def seen_rows(recipe: Recipe, files: Sequence[RowFile], rows: int) -> list[dict[
         "system": recipe.data.system,
         **recipe.data.systems,
         "max_length": recipe.data.max_length,
+        "too_long": recipe.data.too_long,
+        "clean": steps_of(recipe),
         "template": None if own else recipe.data.chat_template,
         "rows": rows,
         "files": described,

@@ -35,6 +35,8 @@ def survey_lines(found: Survey) -> Iterator[str]:
     if found.format and (found.guess is None or found.format != found.guess.format):
         yield f"  read as {found.format}"
     yield f"  {found.rows} rows, {found.rows - found.unfit} fit"
+    for step, count in sorted(found.dropped.items()):
+        yield f"  {count} rows are left out by data.clean.{step}"
     if found.turns:
         turns = ", ".join(f"{count} of {role}" for role, count in sorted(found.turns.items()))
         yield f"  turns: {turns}; {found.answers} are trained on"
@@ -107,10 +109,19 @@ def seen_lines(rows: Iterable[Mapping[str, Any]], *, color: bool) -> Iterator[st
         if "problem" in row:
             yield f"{place}: {escaped(row['problem'])} ({row['code']})"
             continue
-        yield f"{place}: {row['tokens']} tokens, {row['trained']} trained on"
+        if "left_out" in row:
+            yield f"{place}: left out by {row['left_out']}: {escaped(row['why'])}"
+            continue
+        yield f"{place}: {row['tokens']} tokens, {row['trained']} trained on{_done(row)}"
         yield marked(row["parts"], color=color)
         if "answer" in row:
             yield f"right answer: {printable(row['answer'])}"
+
+
+def _done(row: Mapping[str, Any]) -> str:
+    """What `prepare` makes of the row before it is trained on."""
+    changed = f"; changed by {', '.join(row['changed'])}" if row.get("changed") else ""
+    return f"{changed}; truncated from {row['whole']} tokens" if "whole" in row else changed
 
 
 def marked(parts: Parts, *, color: bool) -> str:

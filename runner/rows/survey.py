@@ -14,10 +14,10 @@ from typing import Any
 from runner.errors import UsageError
 from runner.report.printable import escaped
 from runner.rows.advice import advice, keys_of
+from runner.rows.cleaned import read_to_clean
 from runner.rows.opening import unreadable
 from runner.scripts.data.both_ways import BothWays
 from runner.scripts.data.conversation import Conversation
-from runner.scripts.data.convert import read_one
 from runner.scripts.data.files.rows import MAX_SHOWN, Place, Problem, RowError, read_rows
 from runner.scripts.data.formats import FIELDS
 from runner.scripts.data.guess import Guess, guess_format
@@ -25,6 +25,7 @@ from runner.scripts.data.preference import Judged, Pair
 from runner.scripts.data.writing import Read
 
 GUESSED_BY = 100  # rows
+NO_STEPS: Mapping[str, Any] = {}
 MAX_KEYS = 1000  # different ones that are counted
 
 
@@ -53,6 +54,7 @@ class Survey:
     advice: str = ""
     both_ways: Mapping[str, Any] = field(default_factory=dict)  # `count`, `first`: two places
     left_out: Mapping[str, str] = field(default_factory=dict)  # column of Parquet -> why
+    dropped: Counter[str] = field(default_factory=Counter)  # step of data.clean -> rows
 
     @property
     def is_sound(self) -> bool:
@@ -105,9 +107,12 @@ def survey(
     format_name: str | None = None,
     columns: Mapping[str, str] | None = None,
     named: int = MAX_SHOWN,
+    clean: Mapping[str, Any] = NO_STEPS,
 ) -> Survey:
     """Read `path` as `format_name`, else as what it looks like; keep the first `shown` rows that
     fit, and the first `named` that do not. Raises UsageError E862, E864.
+
+    `clean`: the steps of a recipe that cleans the rows.
     """
     rows, _ = _first_of(path, name)
     guess = guess_format(rows)
@@ -124,17 +129,20 @@ def survey(
             if isinstance(item, Problem):
                 raise item.error
             _count_keys(found, item[1])
-            read = read_one(item[1], given)
+            read, left_out_by = read_to_clean(item[1], given, clean)
         except RowError as error:
             place = item.place if isinstance(item, Problem) else item[0]
             _note(found, Problem(place, error))
+            continue
+        if len(found.first) < shown:
+            found.first.append((item[0], read))
+        if left_out_by:
+            found.dropped[left_out_by] += 1
             continue
         _count(found, read)
         if isinstance(read, Pair | Judged):
             compared.add(read)
             fit.append(item[0].line)
-        if len(found.first) < shown:
-            found.first.append((item[0], read))
     if both := compared.found():
         lines = [str(Place(name, fit[row])) for row in (both.first, both.second)]
         found.both_ways = {"count": both.count, "first": lines}
@@ -213,6 +221,7 @@ def as_data(found: Survey) -> dict[str, Any]:
         "with_tools": found.with_tools,
         "ignored": found.unread,
         "characters": found.length,
+        **({"dropped": dict(sorted(found.dropped.items()))} if found.dropped else {}),
         **({"both_ways": dict(found.both_ways)} if found.both_ways else {}),
         **({"left_out": dict(found.left_out)} if found.left_out else {}),
     }

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from runner.scripts.data.questions import Question, score
 from runner.scripts.evaluation.asked import Asked, answer_examples, asked_of, special_ids
+from runner.scripts.evaluation.batches import in_batches
 from runner.scripts.evaluation.examples import FILE, Example, write_examples
 from runner.scripts.evaluation.form import Reply
 from runner.scripts.evaluation.held_out import RowLoss, row_examples
@@ -36,8 +37,6 @@ from runner.scripts.training.torch_setup import (
     set_up_torch,
     told_of_gpu,
 )
-
-BATCH = 16  # questions answered at once; part of what decides an answer's last bits
 
 
 class Progress:
@@ -208,11 +207,10 @@ def answer(
     device: torch.device,
     progress: Progress,
 ) -> list[Reply]:
-    """Greedy answers, BATCH at once, prompts padded on the left."""
+    """Greedy answers, a batch at once, prompts padded on the left."""
     replies: list[Reply] = []
     ends = end_ids(model, tokenizer)
-    for first in range(0, len(asked), BATCH):
-        prompts = [question.ids for question in asked[first : first + BATCH]]
+    for prompts in in_batches([question.ids for question in asked]):
         length = max(len(ids) for ids in prompts)
         pads = [length - len(ids) for ids in prompts]
         padded = [

@@ -18,7 +18,6 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.evaluate import (
-    BATCH,
     Answering,
     Progress,
     end_ids,
@@ -27,6 +26,7 @@ from runner.scripts.evaluate import (
     until_end,
     write_measures,
 )
+from runner.scripts.evaluation.batches import in_batches
 from runner.scripts.evaluation.examples import Example, content_id, cut, in_order_of
 from runner.scripts.evaluation.form import LOOP, Reply, repeated_share
 from runner.scripts.evaluation.intervals import FEW, Values, with_interval
@@ -94,12 +94,11 @@ def sampled(
     progress: Progress,
     name: str,
 ) -> list[Reply]:
-    """One answer to every prompt, BATCH at once, drawn as in the training."""
+    """One answer to every prompt, a batch at once, drawn as in the training."""
     ends = end_ids(model, tokenizer)
     replies: list[Reply] = []
     seed_draws(settings)
-    for first in range(0, len(prompts), BATCH):
-        chosen = prompts[first : first + BATCH]
+    for chosen in in_batches(prompts):
         padded = left_padded(chosen, tokenizer.pad_token_id)
         lengths = torch.tensor([len(prompt) for prompt in chosen])[:, None]
         seen = torch.arange(padded.shape[1])[None] >= padded.shape[1] - lengths

@@ -20,6 +20,7 @@ import gc
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 
 from runner.scripts.evaluate import load_model, tuned_model
+from runner.scripts.evaluation.batches import in_batches
 from runner.scripts.evaluation.intervals import estimate
 from runner.scripts.merging.merged_model import Merged, load_merged
 from runner.scripts.spec import Events, ScriptError, Spec, main
@@ -157,23 +159,25 @@ def before_the_merge(
 
 @torch.inference_mode()
 def after_the_merge(merged: Merged, rows: Sequence[Row]) -> Iterator[torch.Tensor]:
-    """As `predicted`, of every row. A model that is read from the disk is read once for all."""
+    """As `predicted`, of every row. Of a model on the disk, as many rows as TOKENS allow share a
+    pass: each reads it once."""
     if not merged.streamed:
         for row in rows:
             ids = torch.from_numpy(row.input_ids)[None].to(merged.device)
             yield predicted(merged.model(ids, use_cache=False).logits[0], row)
         return
-    longest = max(len(row.input_ids) for row in rows)
-    ids = torch.zeros((len(rows), longest), dtype=torch.int64)
-    seen = torch.zeros_like(ids)
-    for number, row in enumerate(rows):
-        ids[number, : len(row.input_ids)] = torch.from_numpy(row.input_ids)
-        seen[number, : len(row.input_ids)] = 1
-    logits = merged.model(
-        ids.to(merged.device), attention_mask=seen.to(merged.device), use_cache=False
-    ).logits
-    for row, each in zip(rows, logits, strict=True):
-        yield predicted(each[: len(row.input_ids)], row)
+    left = iter(rows)
+    for batch in in_batches([row.input_ids for row in rows], most=len(rows)):
+        ids = torch.zeros((len(batch), max(map(len, batch))), dtype=torch.int64)
+        seen = torch.zeros_like(ids)
+        for number, each in enumerate(batch):
+            ids[number, : len(each)] = torch.from_numpy(each)
+            seen[number, : len(each)] = 1
+        logits = merged.model(
+            ids.to(merged.device), attention_mask=seen.to(merged.device), use_cache=False
+        ).logits
+        for row, said in zip(islice(left, len(batch)), logits, strict=True):
+            yield predicted(said[: len(row.input_ids)], row)
 
 
 def predicted(logits: torch.Tensor, row: Row) -> torch.Tensor:

@@ -1,10 +1,12 @@
 """Show the first rows of each file as the model will see them, token by token.
 
-spec.hashed: seed, system, those of data/systems.py where there are some, max_length, template
+spec.hashed: seed, system, those of data/systems.py where there are some, max_length and too_long,
+clean (step of cleaning -> its setting; those that compare rows do nothing here), template
 (name, or null for the model's own), rows (how many of each file), files (list of {name, format,
 input, held_out, columns where there are some}). spec.inputs: model (folder of fetch), template, and
 the files under their `input` names. Written: rows.jsonl, for each row and side {file, line, side,
-tokens, trained, parts, answer of a prompt that has one}, where parts are [text, trained on?]; or
+tokens, trained, parts, answer of a prompt that has one, changed: steps, whole: tokens before it was
+truncated}, where parts are [text, trained on?]; or {file, line, left_out: step, why}; or
 {file, line, code, problem}. A row that is not of a file to hold out is shown as one to train on is.
 Nothing of a file is run; templates are rendered in transformers'
 sandbox.
@@ -13,15 +15,16 @@ sandbox.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice, pairwise
 from typing import Any
 
 from runner.scripts.data.conversation import Conversation
 from runner.scripts.data.convert import read_one
 from runner.scripts.data.files.rows import Problem, RowError, read_rows
+from runner.scripts.data.formats import ANY_ORDER, EVERY, PROMPTED
 from runner.scripts.data.prompted import Prompted
-from runner.scripts.data.sides import sides_as_seen
+from runner.scripts.data.sides import bare_of, sides_as_seen
 from runner.scripts.data.template_tokens import FOREIGN, foreign_template
 from runner.scripts.data.tokens import last_rendered
 from runner.scripts.data.tokens.chat_tokens import (
@@ -32,6 +35,7 @@ from runner.scripts.data.tokens.chat_tokens import (
     end_ids_of,
     template_text,
 )
+from runner.scripts.data.tokens.fitting import fit
 from runner.scripts.data.tokens.template_limits import Runaway, naming
 from runner.scripts.data.writing import Read
 from runner.scripts.spec import Events, Spec, main
@@ -70,10 +74,14 @@ def seen(spec: Spec, file: dict[str, Any], tokenizer: ChatTokenizer) -> Iterator
         try:
             if isinstance(item, Problem):
                 raise item.error
-            read = read_one(item[1], file["format"])
+            read, told = cleaned(item[1], file["format"], settings)
+            if read is None:
+                yield {**where, **told}
+                continue
             for side, conversation in sides_as_seen(read, settings):
                 for tokens in documents_of(conversation, side, tokenizer):
-                    yield {**where, "side": side, **shown(tokens, tokenizer), **answer_to(read)}
+                    part = within(tokens, settings, tokenizer)
+                    yield {**where, "side": side, **part, **told, **answer_to(read)}
         except Runaway as error:
             raise error.of(spec.hashed["template"], place) from None
         except RowError as error:
@@ -85,6 +93,41 @@ def _problem(error: RowError, tokenizer: ChatTokenizer, template: str | None) ->
     if error.code in FOREIGN and (cause := foreign_template(tokenizer, template or "of the model")):
         return {"code": cause.code, "problem": cause.message}
     return {"code": error.code, "problem": error.message}
+
+
+def cleaned(
+    row: dict[str, Any], format_name: str, settings: Mapping[str, Any]
+) -> tuple[Read | None, dict[str, Any]]:
+    """The row after the steps that look at it alone, and what they did; None where one drops it.
+
+    Raises RowError.
+    """
+    if not settings["clean"] or format_name in PROMPTED:
+        return read_one(row, format_name), {}
+    from runner.scripts.data.cleaning.pipeline import Cleaning
+
+    cleaning = Cleaning(settings["clean"])
+    parse = ANY_ORDER.get(format_name) if cleaning.orders_turns else None
+    found = cleaning.row_by_row([bare_of((parse or EVERY[format_name])(row), settings)])
+    if found.problems:
+        raise found.problems[0].error
+    told = cleaning.told.values()
+    if found.rows:
+        return found.rows[0], {"changed": [each.step for each in told if each.changed]}
+    dropped = next(each for each in told if each.dropped)
+    why = next(each["why"] for each in dropped.examples if each["what"] == "dropped")
+    return None, {"left_out": dropped.step, "why": why}
+
+
+def within(tokens: Tokens, settings: Mapping[str, Any], tokenizer: ChatTokenizer) -> dict[str, Any]:
+    """What of the tokens is trained on, or that `too_long` drops it. Raises RowError E325."""
+    if not tokens.spans:  # a prompt, which needs room for an answer too
+        return shown(tokens, tokenizer)
+    left = fit(tokens, settings["max_length"], settings["too_long"])
+    if isinstance(left, str):
+        return {"left_out": "too_long", "why": left}
+    cut = {"whole": len(tokens.ids)} if len(left.ids) < len(tokens.ids) else {}
+    return shown(left, tokenizer) | cut
 
 
 def documents_of(conversation: Conversation, side: str, tokenizer: ChatTokenizer) -> list[Tokens]:

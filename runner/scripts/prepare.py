@@ -3,7 +3,8 @@
 spec.hashed: seed, system, max_length, too_long, packing, fraction, train and validation (lists of
 {name, format, input, columns where there are some}), template (name, or null for the model's own),
 and those of data/dividing/division.py; where rows are cleaned, clean (step -> its setting) and
-measured (names of the files to look for).
+measured (names of the files to look for; the first measured_tasks of them are rows of tasks, which
+may be too short for that).
 spec.inputs: model (folder of fetch), template, the data files under their `input` names, and
 measured-0 and so on.
 The bytes written depend on data, tokenizer and settings alone: neither how many processes there are

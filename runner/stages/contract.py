@@ -138,6 +138,12 @@ def environment_of(stage: Stage, recipe: Recipe) -> str | None:
     return stage.ENVIRONMENT if chosen is None else str(chosen(recipe))
 
 
+def needed_by(stage: Stage, recipe: Recipe) -> tuple[str, ...]:
+    """The stages of NEEDS that it waits for; one that does not for every recipe offers `needs`."""
+    needs = getattr(stage, "needs", None)
+    return stage.NEEDS if needs is None else tuple(needs(recipe))
+
+
 def borrowed_by(stage: Stage, recipe: Recipe) -> tuple[str, ...]:
     """Roles of the environments that it uses beside its own; a stage that does offers `borrowed`.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from runner.recipe.model import Recipe
 
 NAME = "evaluate"
-VERSION = 1
+VERSION = 2
 OUTPUTS = {
     "answers.jsonl": Class.PLATFORM,
     "examples.*": Class.PLATFORM,  # a pattern: there with metrics or forgetting only

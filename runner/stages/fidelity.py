@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from runner.recipe.model import Recipe
 
 NAME = "fidelity"
-VERSION = 1
+VERSION = 2
 OUTPUTS = {"fidelity.json": Class.MEASURED}
 NEEDS = ("fetch", "prepare", "train", "merge")
 ENVIRONMENT = "evaluate"

@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.recipe.methods import METHODS
-from runner.scripts.data.files.packed_files import TEXTS
 from runner.stages.contract import Class, Context, Upstream
 from runner.stages.fetch_data import output_name
 from runner.stages.rows.cluster import by_cluster, loss_is_told
 from runner.stages.rows.columns import read_columns
+from runner.stages.rows.measuring import (
+    asked_by_evaluation,
+    asked_splits,
+    given,
+    measured_by,
+    needs_tasks,
+    task_digests,
+)
+from runner.stages.rows.plain import ENVIRONMENT as PARQUET
 from runner.stages.rows.plain import Given, borrowed_for, plain
 from runner.stages.templates import shipped_templates
 
@@ -30,7 +38,7 @@ OUTPUTS = {
     "prompts.jsonl": Class.PORTABLE,
     "chat_template.jinja": Class.PORTABLE,  # the one in use: the model's own or the recipe's
 }
-NEEDS = ("fetch", "fetch_data")
+NEEDS = ("fetch", "fetch_data", "fetch_tasks")
 ENVIRONMENT = "data"
 TOOLS: tuple[str, ...] = ()
 DEVICE = False
@@ -51,9 +59,14 @@ def wanted(recipe: Recipe) -> bool:
     return True
 
 
+def needs(recipe: Recipe) -> tuple[str, ...]:
+    """Of NEEDS: the rows of tasks only where rows to train on are held against them."""
+    return NEEDS if needs_tasks(recipe) else ("fetch", "fetch_data")
+
+
 def borrowed(recipe: Recipe) -> tuple[str, ...]:
-    """The environment that reads Parquet, where a file takes it."""
-    return borrowed_for(recipe, measured_by(recipe))
+    """The environment that reads Parquet, where a file takes it; splits of the hub are such."""
+    return (PARQUET,) if asked_splits(recipe) else borrowed_for(recipe, measured_by(recipe))
 
 
 def snapshot(recipe: Recipe) -> dict[str, Any]:
@@ -105,6 +118,8 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
         key["clean"] = cleaning(recipe)
     if _BY_PATTERNS & data.cleaning.keys():
         key["patterns"] = PATTERNS
+    if needs_tasks(recipe):
+        key["tasks"] = task_digests(recipe, upstream)
     if data.validation.settings:
         key["split"] = data.validation.settings
     if any(file.mix for file in data.train):
@@ -116,12 +131,15 @@ def key_inputs(recipe: Recipe, upstream: Upstream) -> dict[str, Any]:
 
 def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> None:
     """Write the tokens into `folder`. Raises StageFailed naming file and line of bad rows."""
-    measured = [file.name for file in measured_by(recipe)]
-    files = rows_of(recipe, inputs) | _measured_files(recipe, inputs)
-    named = plain(files, context)
+    measured = given(recipe, inputs)
+    files = {f"measured-{number}": file for number, file in enumerate(measured)}
+    named = plain(rows_of(recipe, inputs) | files, context)
     if recipe.data.chat_template != "model":
         named["template"] = template_file(recipe)
-    clean = {"clean": cleaning(recipe), "measured": measured} if recipe.data.cleaning else {}
+    clean: dict[str, Any] = {}
+    if recipe.data.cleaning:
+        clean = {"clean": cleaning(recipe), "measured": [file.name for file in measured]}
+        clean |= {"measured_tasks": asked_by_evaluation(recipe, inputs)}
     with loss_is_told():
         context.run_script(
             _script(recipe),
@@ -172,32 +190,6 @@ def cleaning(recipe: Recipe) -> dict[str, Any]:
         kept = ("ngram", "validation")
         steps["decontaminate"] = {name: steps["decontaminate"][name] for name in kept}
     return steps
-
-
-def measured_by(recipe: Recipe) -> tuple[MeasuredFile, ...]:
-    """Files whose texts no row to train on may hold: the questions, and those that are named."""
-    from runner.recipe.model import MeasuredFile
-
-    asked = recipe.evaluate.questions if recipe.evaluate else None
-    measured = recipe.data.clean.decontaminate if recipe.data.clean else None
-    if measured is None or not asked or not measured.questions:
-        return recipe.data.measured_files
-    return (MeasuredFile(asked, None, None, None), *recipe.data.measured_files)
-
-
-def _measured_files(recipe: Recipe, inputs: Upstream) -> dict[str, Given]:
-    """`measured_by`, by the names that the script knows them by."""
-    files = measured_by(recipe)
-    first = len(files) - len(recipe.data.measured_files)
-    found = {}
-    for number, file in enumerate(files):
-        if file.path is None:
-            place = output_name("measured", number - first, file)
-            path = inputs["fetch_data"].folder / place
-        else:
-            path = recipe.resolve(file.path)
-        found[f"measured-{number}"] = Given(path, file.name, TEXTS)
-    return found
 
 
 def reading(recipe: Recipe) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from runner.report.diagnostic import Diagnostic
 from runner.report.printable import quoted
+from runner.rows.prepared import cleaning_lines
 from runner.synthesis.command import Finished
 from runner.synthesis.settings import Settings
 from runner.synthesis.synthesize import IN_VAIN, Result
@@ -38,6 +39,8 @@ def lines(settings: Settings, out: Path, finished: Finished) -> Iterator[str]:
     for reason, examples in sorted(result.examples.items()):
         for each in examples:
             yield f"    {reason}, task {each.task}: {quoted(each.text, MAX_SHOWN)}"
+    if result.cleaning:
+        yield from (f"  {line}" for line in cleaning_lines(result.cleaning))
     found = result.diversity
     yield (
         f"  diversity: distinct-1 {found.distinct_1:.2f}, distinct-2 {found.distinct_2:.2f}, "
@@ -77,6 +80,7 @@ def as_data(settings: Settings, out: Path, finished: Finished) -> dict[str, Any]
             reason: [asdict(each) for each in examples]
             for reason, examples in sorted(result.examples.items())
         },
+        **({"clean": result.cleaning} if result.cleaning else {}),
         "diversity": asdict(result.diversity),
         "requests": {
             "from_log": finished.tally.from_log,

@@ -18,14 +18,24 @@ _WORD = re.compile(r"\w+")
 class Made:
     """A question with an answer; `rejected` is the worse one of a preference pair.
 
-    `new` is the text that must be new. `place` is where the row came from, FILE:LINE.
+    `place` is where the row came from, FILE:LINE.
     """
 
     question: str
     answer: str
     place: str
-    new: str
     rejected: str | None = None
+    is_of_a_known_question: bool = False
+
+    @property
+    def new(self) -> str:
+        """The text that must be new: the question, or what it was answered."""
+        return f"{self.question}\n{self.answer}" if self.is_of_a_known_question else self.question
+
+    def texts(self) -> dict[str, str]:
+        """What models said, or what they were asked about, by its part of the row."""
+        rejected = {} if self.rejected is None else {"rejected": self.rejected}
+        return {"question": self.question, "answer": self.answer, **rejected}
 
     def as_row(self, settings: Settings, task: int, digests: Iterable[str]) -> dict[str, Any]:
         """In the format messages or preference, with where it came from for whoever reviews it."""

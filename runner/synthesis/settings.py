@@ -13,6 +13,7 @@ from typing import Any
 
 from runner.asking.settings import Budget, Endpoint, Requests, endpoint_of, is_address
 from runner.errors import RecipeInvalid
+from runner.recipe.checks.cleaning import LANGUAGES
 from runner.recipe.elsewhere import hint_for_key
 from runner.recipe.finding import Finding, describe
 from runner.recipe.paths import is_readable_file, project_root, resolved
@@ -70,6 +71,7 @@ class Settings:
     requests: Requests
     budget: Budget
     filters: Filters
+    clean: Mapping[str, Any]  # step -> its setting, of those that do something
     rows: tuple[RowFile, ...]
     documents: tuple[Document, ...]
     own: Mapping[str, Any]
@@ -139,6 +141,14 @@ def _all_keys(schema: Schema) -> dict[str, None]:
 
 def _across(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Rules between fields."""
+    if not {"rows", "documents"} & data.keys():
+        message = f'kind {data["kind"]} needs "rows" or "documents"'
+        hint = "add rows: [{path: questions.jsonl, format: prompt}], or documents: [FILE]"
+        yield Finding("E103", "", message, hint)
+    if data["kind"] == "preference" and "documents" not in data:
+        for key in {"chunk", "rounds"} & data.keys():
+            message = f'"{key}" is for documents, and there are none'
+            yield Finding("E912", f"/{key}", message, "add documents, or leave it out", "key")
     if "weak" in data:
         for key in ("judge", "candidates"):
             if key in data:
@@ -152,6 +162,10 @@ def _across(data: Mapping[str, Any]) -> Iterator[Finding]:
     if least is not None and most is not None and least > most:
         message = f"no text has {least} characters and at most {most}"
         yield Finding("E912", "/filters/min_characters", message, "lower one, or raise the other")
+    for number, code in enumerate(data.get("clean", {}).get("language", ())):
+        if code not in LANGUAGES:
+            message, hint = f"the language {code} cannot be told", "docs/data.md lists the codes"
+            yield Finding("E252", f"/clean/language/{number}", message, hint)
     for place in ("endpoint", "judge", "weak"):
         url = data.get(place, {}).get("api")
         if url is not None and not is_address(url):
@@ -196,7 +210,7 @@ def _path_pointers(data: Mapping[str, Any]) -> Iterator[str]:
 
 def _settings(source: Source, filled: dict[str, Any]) -> Settings:
     shared = {"synthesis", "kind", "count", "seed", "endpoint", "judge", "weak", "about", "system"}
-    shared |= {"sampling", "requests", "budget", "filters", "rows", "documents"}
+    shared |= {"sampling", "requests", "budget", "filters", "clean", "rows", "documents"}
     return Settings(
         source=source,
         kind=filled["kind"],
@@ -211,6 +225,11 @@ def _settings(source: Source, filled: dict[str, Any]) -> Settings:
         requests=Requests(**filled["requests"]),
         budget=Budget(**filled["budget"]),
         filters=Filters(**filled["filters"]),
+        clean={
+            step: setting
+            for step, setting in filled["clean"].items()
+            if setting not in ("keep", False, [])
+        },
         rows=tuple(
             RowFile(source.folder / each["path"], each["path"], each["format"], each["limit"])
             for each in filled.get("rows", ())

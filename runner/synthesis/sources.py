@@ -6,24 +6,32 @@ Deterministic: files in the order of the recipe, rows and parts in the order of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
-from runner.errors import RecipeInvalid
+from runner.errors import RecipeInvalid, RecipeToolError, StageFailed, UsageError
 from runner.report.printable import escaped
-from runner.scripts.data.conversation import Conversation
+from runner.rows.opening import opened
+from runner.scripts.data.conversation import Conversation, Message
 from runner.scripts.data.convert import read_one
-from runner.scripts.data.files.rows import MAX_SHOWN, Problem, RowError, read_rows
+from runner.scripts.data.files.packed_files import PARQUET, unpacked
+from runner.scripts.data.files.rows import MAX_SHOWN, Place, Problem, RowError, read_rows
+from runner.scripts.data.formats import FIELDS, FORMATS
 from runner.synthesis.settings import Document, RowFile, Settings
-from runner.system.regular import NotReadable, read_regular
+from runner.system.regular import NotReadable, open_regular
 
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """The first question of a row and the answer to it. `place` is FILE:LINE."""
+    """The first question of a row and the answer to it. `place` is FILE:LINE.
+
+    `answer` is "" where a kind needs none and the row has none.
+    """
 
     question: str
     answer: str
@@ -46,7 +54,7 @@ def seeds_of(settings: Settings) -> list[Seed]:
         pointer = f"/rows/{number}/path"
         before = len(seeds)
         try:
-            bad = _read_seeds(file, seeds)
+            bad = _read_seeds(file, seeds, settings.kind)
         except OSError as error:
             bad = [f"cannot read {file.name}: {error.strerror or error}"]
         if not bad and len(seeds) == before:
@@ -60,15 +68,32 @@ def seeds_of(settings: Settings) -> list[Seed]:
     return seeds
 
 
-def _read_seeds(file: RowFile, seeds: list[Seed]) -> list[str]:
-    """Append the rows of `file`; what is wrong with the first bad ones, and how many more are."""
+def _read_seeds(file: RowFile, seeds: list[Seed], kind: str) -> list[str]:
+    """Append the rows of `file`; what is wrong with the first bad ones, and how many more are.
+
+    Raises MachineCannot where what reads Parquet and zstd cannot be had.
+    """
+    try:
+        with opened(file.path, FIELDS[file.format]) as plain:
+            rows = islice(read_rows(plain.path, file.name), file.limit)
+            return _added(rows, file, seeds, _asked if kind == "preference" else _answered)
+    except (StageFailed, UsageError) as error:
+        return [error.message]
+
+
+def _added(
+    rows: Iterator[tuple[Place, dict[str, Any]] | Problem],
+    file: RowFile,
+    seeds: list[Seed],
+    taken: Callable[[Sequence[Message], str], Seed],
+) -> list[str]:
     bad: list[str] = []
     count = 0
-    for item in islice(read_rows(file.path, file.name), file.limit):
+    for item in rows:
         try:
             if isinstance(item, Problem):
                 raise item.error
-            seeds.append(_seed(item[1], file.format, str(item[0])))
+            seeds.append(taken(_turns(item[1], file.format), str(item[0])))
         except RowError as error:
             place = item.place if isinstance(item, Problem) else item[0]
             count += 1
@@ -79,10 +104,15 @@ def _read_seeds(file: RowFile, seeds: list[Seed]) -> list[str]:
     return bad
 
 
-def _seed(row: dict[str, object], format_name: str, place: str) -> Seed:
+def _turns(row: dict[str, Any], format_name: str) -> list[Message]:
+    """Of what the row says, or asks; of a pair, the chosen. Raises RowError."""
     read = read_one(row, format_name)
-    assert isinstance(read, Conversation), "the schema allows formats of conversations alone"
-    turns = [turn for turn in read.messages if turn["role"] != "system"]
+    side = read if isinstance(read, Conversation) else read.sides[0][0]
+    return [turn for turn in side.messages if turn["role"] != "system"]
+
+
+def _answered(turns: Sequence[Message], place: str) -> Seed:
+    """Of a row that must begin with a question and its answer. Raises RowError."""
     if [turn["role"] for turn in turns[:2]] != ["user", "assistant"]:
         raise RowError("the row does not begin with a question and its answer")
     question, answer = (str(turn["content"]).strip() for turn in turns[:2])
@@ -91,20 +121,29 @@ def _seed(row: dict[str, object], format_name: str, place: str) -> Seed:
     return Seed(question, answer, place)
 
 
+def _asked(turns: Sequence[Message], place: str) -> Seed:
+    """Of a row that must begin with a question. Raises RowError."""
+    if not turns or turns[0]["role"] != "user":
+        raise RowError("the row does not begin with a question")
+    question = str(turns[0]["content"]).strip()
+    if not question:
+        raise RowError("the first question is empty")
+    return Seed(question, "", place)
+
+
 def parts_of(settings: Settings) -> list[Part]:
     """Every part of every document. Raises RecipeInvalid (E910) when one cannot be read."""
     parts: list[Part] = []
     problems = []
     for number, document in enumerate(settings.documents):
         try:
-            text = _text(document)
-            found = list(cut(text, document.name, settings.own["chunk"]))
+            found = list(_parts_of(document, settings.own["chunk"]))
             if not found:
                 raise NotReadable("it holds no text")
             parts += found
-        except NotReadable as error:
-            message = escaped(f"{document.name}: {error}")
-            hint = "name a text file in UTF-8"
+        except (NotReadable, OSError, RowError, StageFailed, UsageError) as error:
+            message = escaped(f"{document.name}: {_said(error)}")
+            hint = "name a text file in UTF-8, or Parquet whose rows have a `text`"
             where = f"/documents/{number}"
             problems.append(settings.source.diagnostic("E910", where, message, hint=hint))
     if problems:
@@ -112,8 +151,36 @@ def parts_of(settings: Settings) -> list[Part]:
     return parts
 
 
-def _text(document: Document) -> str:
-    content = read_regular(document.path, MAX_DOCUMENT_BYTES)
+def _said(error: Exception) -> str:
+    if isinstance(error, RowError | RecipeToolError):
+        return error.message
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _parts_of(document: Document, size: int) -> Iterator[Part]:
+    """Of one text, compressed or not, or of the texts in the rows of Parquet.
+
+    Raises NotReadable, RowError, StageFailed, UsageError and MachineCannot.
+    """
+    with open_regular(document.path) as file:
+        is_parquet = file.read(len(PARQUET)) == PARQUET
+    with opened(document.path, FIELDS["text"]) as plain:
+        if not is_parquet:
+            yield from cut(_text(plain.path), document.name, size)
+            return
+        for item in read_rows(plain.path, document.name):
+            if isinstance(item, Problem):
+                raise item.error
+            place, row = item
+            text = FORMATS["text"](row).text or ""
+            yield from (Part(part.text, str(place)) for part in cut(text, document.name, size))
+
+
+def _text(path: Path) -> str:
+    with open_regular(path) as file, unpacked(file) as plain:
+        content = plain.read(MAX_DOCUMENT_BYTES + 1)
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise NotReadable(f"it has more than {MAX_DOCUMENT_BYTES} bytes")
     try:
         text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:

@@ -1,6 +1,6 @@
 """Make the rows of a synthesis recipe: task by task, in order, until there are enough.
 
-    tasks 0, 1, 2 ... ── kinds/ ── asking (log, else server) ── filters ── accepted, in order
+    tasks 0, 1, 2 ... ── kinds/ ── asking (log, else server) ── cleaning ── filters ── accepted
 
 What is asked depends on the recipe and on earlier answers alone. Tasks run in waves: as many as
 rows are missing, at most WAVE of the kind; so neither the rows nor what is paid for depend on the
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from runner.asking.talk import MAX_SHOWN, Talk, Unusable
 from runner.asking.wave import in_order
 from runner.errors import RecipeToolError
 from runner.report.printable import quoted
+from runner.synthesis.cleaning import Account, Cleaned, cleaned
 from runner.synthesis.kinds import Kind, Material, load_kind
 from runner.synthesis.rows import Diversity, Known, Made, check_lengths, diversity
 from runner.synthesis.settings import Settings
@@ -51,6 +52,7 @@ class Result:
     asked_anew: Counter[str] = field(default_factory=Counter)  # reason -> answers
     examples: dict[str, list[Refused]] = field(default_factory=dict)
     diversity: Diversity = field(default_factory=lambda: diversity([], []))
+    cleaning: dict[str, Any] = field(default_factory=dict)  # as `prepare` measures it; {}: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,9 @@ def synthesize(
         acceptance.next_wave()
         outcomes = in_order(tasks, work, settings.requests.concurrency, stopping, on_interrupt)
         with contextlib.closing(outcomes):
-            for outcome in outcomes:
+            for outcome, rows in _cleaned(outcomes, settings):
                 progress(len(acceptance.result.rows))
-                if not acceptance.take(outcome):
+                if not acceptance.take(outcome, rows):
                     break
     return acceptance.finished()
 
@@ -110,6 +112,25 @@ def _waves(settings: Settings, acceptance: _Acceptance, material: Material) -> I
         begin = end
 
 
+def _cleaned(
+    outcomes: Iterable[_Outcome], settings: Settings
+) -> Iterator[tuple[_Outcome, list[Cleaned]]]:
+    """Each outcome with its rows after cleaning: of a wave at once, since that takes a process."""
+    waves = [_until_the_end(outcomes)] if settings.clean else ([each] for each in outcomes)
+    for wave in waves:
+        whole = [*wave]
+        rows = iter(cleaned([made for each in whole for made in each.made], settings.clean))
+        yield from ((each, [next(rows) for _ in each.made]) for each in whole)
+
+
+def _until_the_end(outcomes: Iterable[_Outcome]) -> Iterator[_Outcome]:
+    """All, or those up to the first after which nothing can be made."""
+    for outcome in outcomes:
+        yield outcome
+        if isinstance(outcome.failure, BudgetReached | NotInTheLog):
+            return
+
+
 def _made(task: int, settings: Settings, acceptance: _Acceptance, asker: Asker) -> _Outcome:
     talk = Talk(settings, asker, task)
     try:
@@ -129,12 +150,13 @@ class _Acceptance:
         self._overlaps: list[float] = []
         self._made: list[Made] = []
         self._in_vain = 0
+        self._cleaning = Account(settings.clean)
         if kind.SEEDS_ARE_KNOWN:
             for seed in material.seeds:
                 self._known.add(seed.question, seed.place)
 
-    def take(self, outcome: _Outcome) -> bool:
-        """Accept or refuse what a task gave. False when nothing more is to be made.
+    def take(self, outcome: _Outcome, rows: list[Cleaned]) -> bool:
+        """Accept or refuse the `rows` of a task. False when nothing more is to be made.
 
         Raises NotInTheLog, unless rows had ended with an earlier task.
         """
@@ -149,7 +171,7 @@ class _Acceptance:
             self.result.refused[f"no usable answer: {outcome.failure.reason}"] += 1
             if not outcome.talk.unusable:
                 self._example(outcome.failure, outcome.task)
-        accepted = sum(self._accept(made, outcome) for made in outcome.made)
+        accepted = sum(self._accept(row, outcome) for row in rows)
         self._in_vain = 0 if accepted else self._in_vain + 1
         if self._in_vain == IN_VAIN:
             self.result.ended = "in vain"
@@ -165,13 +187,18 @@ class _Acceptance:
         result = self.result
         if not result.rows:
             raise _nothing(result)
+        result.cleaning = self._cleaning.measures()
         result.diversity = diversity(self._texts, self._overlaps)
         return result
 
-    def _accept(self, made: Made, outcome: _Outcome) -> bool:
+    def _accept(self, row: Cleaned, outcome: _Outcome) -> bool:
         if len(self.result.rows) == self._settings.count:
             return False
+        self._cleaning.add(row, outcome.task)
+        made = row.made
         try:
+            if isinstance(made, Unusable):
+                raise made
             check_lengths(made, self._settings.filters)
             overlap = self._known.check(made.new)
         except Unusable as error:
@@ -182,8 +209,7 @@ class _Acceptance:
         self._texts.append(made.new)
         self._overlaps.append(overlap)
         self._made.append(made)
-        row = made.as_row(self._settings, outcome.task, outcome.talk.digests)
-        self.result.rows.append(row)
+        self.result.rows.append(made.as_row(self._settings, outcome.task, outcome.talk.digests))
         return True
 
     def _count(self, counter: Counter[str], error: Unusable, task: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ import yaml
 from runner.backends import llamafactory
 from runner.recipe.load import load_recipe
 from runner.stages import prepare
+from runner.stages.templates import shipped_templates
+from tests.chain import ROOT
+from tests.family_models import KINDS, write_family_model
 from tests.tiny_model import write_tiny_model
 from tests.training_runs import (
     Finished,
@@ -196,3 +200,32 @@ def test_the_known_templates_are_those_of_the_environment(
     assert llamafactory.own_templates() == sorted(names)
     page = (Path(__file__).parents[2] / "docs" / "templates.md").read_text()
     assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_shipped_templates_are_held_against_its_own(
+    environment_python: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Where they differ is written down with the reason, and said in docs/templates.md."""
+    recorded = json.loads((ROOT / "tests" / "llamafactory_ids.json").read_text(encoding="utf-8"))
+    kinds = {kind.name: kind for kind in KINDS}
+    names = [pair.split(" and ") for pair in recorded]
+    shipped = dict.fromkeys(ours for ours, _ in names)
+    models = {ours: write_family_model(tmp_path / ours, kinds[ours]) for ours in shipped}
+    assert sorted(models) == list(shipped_templates.names())
+    pairs = [{"ours": ours, "theirs": own, "model": str(models[ours])} for ours, own in names]
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    said = subprocess.run(
+        [environment_python("llamafactory"), ROOT / "tests" / "llamafactory_ids.py", "pairs.json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+    found = json.loads(said.stdout)
+    assert found == {pair: each["found"] for pair, each in recorded.items()}
+    page = (ROOT / "docs" / "templates.md").read_text(encoding="utf-8")
+    for (ours, own), each in zip(names, recorded.values(), strict=True):
+        assert bool(each["why"]) == any(each["found"].values()), (ours, own)
+        assert f"| `{ours}` | `{own}` | {each['why'] or 'the same'} |" in page

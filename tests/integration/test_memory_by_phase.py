@@ -129,39 +129,58 @@ def lora(python: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return base, trained(LORA, base, python, place / "run").folder / "adapter"
 
 
-def test_an_evaluation_takes_about_what_was_planned(
-    lora: tuple[Path, Path],
+@pytest.fixture(scope="module")
+def bare_evaluation(
     tiny: Path,
+    environment_python: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> int:
+    """Bytes of an evaluation with next to no model."""
+    place = tmp_path_factory.mktemp("bare evaluation")
+    run = trained(LORA, tiny, environment_python("native"), place / "small")
+    python, job = environment_python("evaluate"), replace(LORA, length=8, loss=True)
+    return evaluated(job, tiny, run.folder / "adapter", python, place / "run")
+
+
+EVALUATIONS = {
+    "a long row": replace(LORA, length=4 * LENGTH, loss=True),
+    "prompts at once": replace(LORA, length=LENGTH, questions=4, new_tokens=2),
+}
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_an_evaluation_takes_about_what_was_planned(
+    name: str,
+    lora: tuple[Path, Path],
+    bare_evaluation: int,
     environment_python: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
-    """Held-out loss of long rows: weights, and the logits of one."""
-    job = replace(LORA, length=4 * LENGTH, loss=True)
-    python, (base, adapter) = environment_python("evaluate"), lora
-    small = trained(LORA, tiny, environment_python("native"), tmp_path / "small").folder / "adapter"
+    """Weights, and what a layer keeps of a long row, or of as many tokens in a batch of prompts."""
+    job, (base, adapter) = EVALUATIONS[name], lora
     planned = phases_of(shapes(base), job, "cpu")["evaluate"]
     counted = sum(item.bytes for item in planned.items if item.name != "process")
-    bare = evaluated(tiny, small, python, tmp_path / "bare", 8)
-    found = evaluated(base, adapter, python, tmp_path / "run", job.length)
-    assert 2 / 3 < (found - bare) / counted < 4 / 3, (found, bare, counted)
+    found = evaluated(job, base, adapter, environment_python("evaluate"), tmp_path / "run")
+    assert 2 / 3 < (found - bare_evaluation) / counted < 4 / 3, (found, bare_evaluation, counted)
 
 
-def evaluated(base: Path, adapter: Path, python: Path, place: Path, length: int) -> int:
-    """Bytes at the peak of the script."""
+def evaluated(job: Job, base: Path, adapter: Path, python: Path, place: Path) -> int:
+    """Bytes at the peak of the script, with a held-out row, and prompts as long as it."""
     place.mkdir()
-    ids = np.random.default_rng(2).integers(5, 250, length).tolist()
-    tokens = write_tokens(place / "t.safetensors", [[(ids, [1] * length)]], packed=False)
+    ids = np.random.default_rng(2).integers(5, 250, job.length).tolist()
+    tokens = write_tokens(place / "t.safetensors", [[(ids, [1] * job.length)]], packed=False)
     settings = {
-        "loss": True,
-        "samples": 0,
-        "max_new_tokens": 1,
+        "loss": job.loss,
+        "samples": job.questions,
+        "max_new_tokens": max(1, job.new_tokens),
         "system": None,
         "trained": "adapter",
         "dtype": "float32",
         "attn_implementation": "sdpa",
         "questions": None,
     }
-    (place / "prompts.jsonl").write_text("")
+    prompts = [ids[number:] for number in range(job.questions)]  # of several lengths: padded
+    (place / "prompts.jsonl").write_text("".join(map(prompt_line, prompts)))
     inputs = {
         "model": base,
         "trained": adapter,
@@ -170,6 +189,33 @@ def evaluated(base: Path, adapter: Path, python: Path, place: Path, length: int)
         "template": base / "chat_template.jinja",
     }
     run = ScriptRun(python, "evaluate", settings, inputs, place).finish_cold(**QUIET)
+    assert run.status == 0, run.log
+    return int(run.measures()["peak_memory"])
+
+
+def prompt_line(ids: list[int]) -> str:
+    """A held-out prompt as `prepare` writes it."""
+    messages = [{"role": "user", "content": "What?"}]
+    return json.dumps({"kind": "validation", "messages": messages, "ids": ids}) + "\n"
+
+
+def test_what_a_base_in_4_bits_is_rebuilt_from_takes_about_what_was_planned(
+    tiny: Path, environment_python: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """In float32, so that the largest weight, which is quantised, is a large part."""
+    job = replace(LORA, dtype="float32", quantization=NF4, rebuilt=True)
+    python, base = environment_python("evaluate"), base_of(tmp_path, tiny, 1)
+    planned = phases_of(shapes(base), job, "cpu")["constants"]
+    counted = sum(item.bytes for item in planned.items if item.name != "process")
+    bare, found = (rebuilt(model, python, tmp_path / model.parent.name) for model in (tiny, base))
+    assert 2 / 3 < (found - bare) / counted < 4 / 3, (found, bare, counted)
+
+
+def rebuilt(base: Path, python: Path, place: Path) -> int:
+    """Bytes at the peak of the script."""
+    settings = {"dtype": "float32", "attn_implementation": "sdpa", "quantization": FOUR_BITS}
+    place.mkdir()
+    run = ScriptRun(python, "constants", settings, {"model": base}, place).finish_cold(**QUIET)
     assert run.status == 0, run.log
     return int(run.measures()["peak_memory"])
 

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from runner.cli.main import main
+from runner.errors import RecipeInvalid
 from runner.recipe.checks.parquet import sample_row
 from runner.scripts.data.files.parquet_footer import read_footer
 from runner.scripts.data.formats import EVERY
+from runner.synthesis.settings import read_settings
+from runner.synthesis.synthesize import material_of
 from tests.script_runs import ScriptRun, run_script
 from tests.tiny_model import write_tiny_model
 
@@ -162,6 +165,39 @@ def test_parquet_is_inspected_and_converted(
     (file,) = json.loads(capsys.readouterr().out)["files"]
     assert (file["format"], file["fit"]) == ("text", 3)
     assert set(shared_cache.glob("rows-*")) == before
+
+
+def test_a_synthesis_starts_from_parquet_and_zstd(
+    files: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SPARK_RECIPES_CACHE", str(shared_cache))
+    (tmp_path / ".git").mkdir()
+    for name in ("a.parquet", "b.parquet", "latin.parquet", "rows.jsonl.zst"):
+        shutil.copy(files / name, tmp_path)
+    start = "synthesis: 1\ncount: 1\nendpoint: {ollama: m}\nkind: "
+    seeds = "rows: [{path: a.parquet, format: messages}]\n"
+    texts = "documents: [b.parquet, rows.jsonl.zst]\n"
+    (tmp_path / "seeds.yaml").write_text(f"{start}paraphrase\n{seeds}")
+    (tmp_path / "texts.yaml").write_text(f"{start}question-answer\n{texts}")
+    found = material_of(read_settings(tmp_path / "seeds.yaml")).seeds
+    assert [(seed.question, seed.place) for seed in found] == [
+        ("Q", "a.parquet:1"),
+        ("Q", "a.parquet:2"),
+    ]
+    parts = material_of(read_settings(tmp_path / "texts.yaml")).parts
+    assert [(part.text, part.place) for part in parts[:2]] == [
+        ("T", "b.parquet:1"),
+        ("U", "b.parquet:2"),
+    ]
+    assert parts[2].place == "rows.jsonl.zst:1"
+    assert "What is 0?" in parts[2].text
+    wrong = "paraphrase\nrows: [{path: latin.parquet, format: messages}]\n"
+    (tmp_path / "wrong.yaml").write_text(f"{start}{wrong}")
+    with pytest.raises(RecipeInvalid) as caught:
+        material_of(read_settings(tmp_path / "wrong.yaml"))
+    (error,) = caught.value.diagnostics
+    assert (error.code, error.line) == ("E911", 5)
+    assert "latin.parquet" in error.message
 
 
 TURNS = [{"role": "user", "content": "Q", "name": "Ann"}, {"role": "assistant", "content": "A\r"}]

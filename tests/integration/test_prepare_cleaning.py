@@ -250,3 +250,70 @@ def test_a_row_of_ten_megabytes_is_cleaned(prepare: Prepare) -> None:
     run = prepare({"alpaca": rows}, clean)
     assert run.returncode == 0, run.log
     assert run.measures["train"]["rows"] == 1
+
+
+def test_inspect_shows_rows_as_they_are_cleaned(
+    prepare: Prepare, environment_python: Callable[[str], Path], tiny: Path, tmp_path: Path
+) -> None:
+    """By the script behind `recipe data inspect --recipe`, as prepare makes them."""
+
+    def talk(*turns: tuple[str, str]) -> dict[str, Any]:
+        return {"conversations": [{"from": who, "value": said} for who, said in turns]}
+
+    rows = [
+        talk(("human", "One?"), ("human", "Two?"), ("gpt", f"Take {GITHUB}.")),
+        talk(("human", "Sorry?"), ("gpt", "I'm sorry, but I can't help with that.")),
+        talk(("human", "Empty?"), ("gpt", " ")),
+        talk(("human", "Long?"), ("gpt", "word " * 90)),
+        talk(("gpt", "Nobody asked.")),
+    ]
+    clean = {"alternation": "merge", "secrets": "mask", "refusals": True, "min_answer_chars": 1}
+    made = prepare({"sharegpt": rows}, clean, fraction=0, max_length=60, too_long="truncate")
+    assert made.returncode == 0, made.log
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = {"name": "r.jsonl", "format": "sharegpt", "input": "r", "held_out": False}
+    settings = {"seed": 42, "system": None, "max_length": 60, "too_long": "truncate"}
+    settings |= {"template": None, "rows": 9, "files": [file], "clean": clean}
+    inputs = {"model": tiny, "r": tmp_path / "r.jsonl"}
+    run = run_script(environment_python("data"), "inspect_rows", settings, inputs, tmp_path / "run")
+    assert run.returncode == 0, run.log
+    seen = [json.loads(line) for line in (run.folder / "rows.jsonl").read_text().splitlines()]
+    assert [row.get("left_out") for row in seen] == [
+        *(None, "refusals", "min_answer_chars", None, "alternation")
+    ]
+    assert seen[0]["changed"] == ["alternation", "secrets"]
+    text = "".join(part for part, _ in seen[0]["parts"])
+    assert "One?\n\nTwo?" in text
+    assert "Take [SECRET]." in text
+    assert seen[3]["tokens"] == 60 < seen[3]["whole"]
+    assert made.measures["train"]["rows"] == 2
+    assert made.measures["train"]["truncated"] == 1
+    assert made.measures["train"]["tokens"]["total"] == seen[0]["tokens"] + seen[3]["tokens"]
+    settings |= {"max_length": 60, "too_long": "drop"}
+    run = run_script(
+        environment_python("data"), "inspect_rows", settings, inputs, tmp_path / "again"
+    )
+    seen = [json.loads(line) for line in (run.folder / "rows.jsonl").read_text().splitlines()]
+    assert (seen[3]["left_out"], seen[3]["why"]) == ("too_long", "too long")
+
+
+def test_rows_of_a_synthesis_go_through_the_same_steps(
+    environment_python: Callable[[str], Path], tmp_path: Path
+) -> None:
+    rows = [
+        {"question": "Which key?", "answer": f"Take {GITHUB} &amp; go."},
+        {"question": "Help?", "answer": "I'm sorry, but I can't help with that."},
+        {"question": "Was steht da?", "answer": "Das ist ein langer Satz in deutscher Sprache."},
+    ]
+    (tmp_path / "rows").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    clean = {"web_text": True, "secrets": "mask", "refusals": True, "language": ["en"]}
+    python, inputs = environment_python("data"), {"rows": tmp_path / "rows"}
+    run = run_script(python, "clean_rows", {"clean": clean}, inputs, tmp_path / "run")
+    found = [json.loads(line) for line in (run.folder / "rows.jsonl").read_text().splitlines()]
+    assert found[0]["row"]["answer"] == "Take [SECRET] & go."
+    assert [list(each["told"]) for each in found] == [
+        ["web_text", "secrets"],
+        ["refusals"],
+        ["language"],
+    ]
+    assert [each["row"] for each in found[1:]] == [None, None]

@@ -225,6 +225,7 @@ def test_rows_are_shown_as_they_are_trained_on(
         {"name": "p.jsonl", "format": "prompt", "input": "p", "held_out": False},
     ]
     settings = {"seed": 42, "max_length": 512, "template": None, "rows": 99, "files": described}
+    settings |= {"too_long": "error", "clean": {}}
     inputs = {"model": tiny, "q": tmp_path / "q.jsonl", "p": tmp_path / "p.jsonl"}
     python = environment_python("data")
     run = run_script(python, "inspect_rows", settings | systems, inputs, tmp_path / "run")

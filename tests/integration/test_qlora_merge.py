@@ -10,6 +10,11 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from runner.plan.cost import Machine, cost_of
+from runner.plan.plan import Action, Step
+from runner.recipe.load import load_recipe
+from runner.recipe.model_facts import Facts
+from runner.scripts.weights.safetensors_stream import SafetensorsFile
 from tests.chain import Checkout, copy_checkout
 from tests.tiny_chain import write_tiny_chain
 
@@ -102,8 +107,6 @@ def test_layers_that_were_not_held_in_4_bits_stay(chains: Chains) -> None:
 
 def weights(run: Path) -> dict[str, bytes]:
     """Bytes of every merged tensor: numpy cannot name bfloat16."""
-    from runner.scripts.weights.safetensors_stream import SafetensorsFile
-
     with SafetensorsFile(run / "merged" / "model" / "model.safetensors") as file:
         return {spec.name: file.read(spec.name).tobytes() for spec in file.specs}
 
@@ -114,3 +117,19 @@ def test_the_merged_weights_are_derived_again_byte_by_byte(chains: Chains) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     assert "merge" in done.stdout + done.stderr
     assert (chains.runs["dequantized"] / "constants" / "constants.json").exists()
+
+
+def test_the_constants_take_what_was_planned(chains: Chains) -> None:
+    """Beside the header of the file, to the byte."""
+    recipe = load_recipe(chains.checkout.folder / "tiny.yaml", overrides=["merge.base=dequantized"])
+    config = json.loads((chains.checkout.folder / "model" / "config.json").read_text())
+    steps = [Step(name, Action.RUN, "") for name in ("constants", "fidelity")]
+    facts, machine = Facts(config, "the model"), Machine(2, "", "cpu")
+    constants, fidelity = cost_of(recipe, steps, facts, Path("none"), machine).disk
+    folder = chains.runs["dequantized"] / "constants"
+    with SafetensorsFile(folder / "constants.safetensors") as file:
+        written = sum(spec.row_bytes * spec.shape[0] for spec in file.specs)
+    assert constants.stored == written > 0
+    assert (folder / "constants.json").stat().st_size < written
+    compared = chains.fidelity("dequantized")["tokens"]
+    assert fidelity.temporary >= 4 * compared * config["vocab_size"] > fidelity.stored == 0

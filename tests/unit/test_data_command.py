@@ -470,6 +470,54 @@ def test_the_recipes_system_turns_and_what_is_held_out_reach_the_script(
     assert "problems:\n    rows.jsonl:1: no tools (E350)" in out
 
 
+def test_what_a_step_of_the_recipe_is_for_is_no_problem(
+    rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turns out of order and empty answers are errors with file and line, where no step is."""
+    asked: list[Any] = []
+
+    @contextmanager
+    def written_by(script: str, role: str, settings: Any, inputs: Any) -> Iterator[Path]:
+        asked.append((settings["clean"], settings["too_long"], settings["rows"]))
+        where = {"file": "rows.jsonl", "line": 2}
+        left = where | {"left_out": "min_answer_chars", "why": "an answer of 0 characters"}
+        shown = where | {"line": 1, "tokens": 9, "trained": 3, "parts": [["Hm", True]]}
+        shown |= {"changed": ["alternation"], "whole": 12}
+        said = "".join(f"{json.dumps(row)}\n" for row in (shown, left))
+        (rows.parent / "said").write_text(said)
+        yield rows.parent / "said"
+
+    monkeypatch.setattr("runner.rows.seen.written_by", written_by)
+    monkeypatch.setattr("runner.rows.seen._fetched_model", lambda recipe: rows.parent)
+
+    def talk(*turns: tuple[str, str]) -> str:
+        said = [{"from": who, "value": value} for who, value in turns]
+        return json.dumps({"conversations": said}) + "\n"
+
+    merged = talk(("human", "One?"), ("human", "Two?"), ("gpt", "Both."))
+    nobody = talk(("gpt", "Nobody asked."))
+    Path("rows.jsonl").write_text(merged + talk(("human", "Why?"), ("gpt", " ")) + nobody)
+    Path("held.jsonl").write_text('{"text": "T"}\n')
+    recipe = RECIPE.replace("rows.jsonl, format: text", "rows.jsonl, format: sharegpt")
+    Path("x.yaml").write_text(recipe)
+    code, out, _ = run(["inspect", "--recipe", "x.yaml"], capsys)
+    assert (code, "rows, 0 fit" in out, out.count("(E346)")) == (1, True, 2)
+    clean = "data:\n  clean: {alternation: merge, min_answer_chars: 1}"
+    Path("x.yaml").write_text(recipe.replace("data:", clean, 1))
+    code, out, _ = run(["inspect", "--recipe", "x.yaml"], capsys)
+    assert code == 0, out
+    assert asked[-1] == ({"alternation": "merge", "min_answer_chars": 1}, "error", 3)
+    assert "3 rows, 3 fit" in out
+    assert "1 rows are left out by data.clean.alternation" in out
+    assert "1 rows are left out by data.clean.min_answer_chars" in out
+    assert "rows.jsonl:1: 9 tokens, 3 trained on; changed by alternation; truncated from 12" in out
+    assert "rows.jsonl:2: left out by min_answer_chars: an answer of 0 characters" in out
+    Path("x.yaml").write_text(recipe.replace("data:", "data:\n  clean: {alternation: drop}", 1))
+    code, out, _ = run(["inspect", "--recipe", "x.yaml"], capsys)
+    assert "2 rows are left out by data.clean.alternation" in out
+    assert (code, "rows.jsonl:2: the answer in turn 2 is empty (E323)" in out) == (1, True)
+
+
 ON_THE_HUB = RECIPE.replace(
     "{path: rows.jsonl, format: text}",
     "{hub: acme/rows, revision: 0123456789abcdef0123456789abcdef01234567, file: t.jsonl, "

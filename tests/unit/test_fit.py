@@ -169,7 +169,7 @@ def test_loading_holds_a_weight_as_it_is_stored_beside_the_4_bits(qlora: Job) ->
 def test_before_the_first_step_the_optimizer_has_no_states(qlora: Job) -> None:
     model = shapes("llama-3.1-70b")
     phases = phases_of(model, qlora)
-    assert list(phases) == ["load", "first step", "train", "save", "evaluate"]
+    assert list(phases) == ["load", "first step", "train", "save", "evaluate", "fidelity"]
     states = next(i.bytes for i in phases["train"].items if i.name.startswith("optimizer"))
     assert phases["train"].total - phases["first step"].total == states
 
@@ -391,7 +391,7 @@ def test_one_machine_is_told_in_full_and_several_once(
     monkeypatch.chdir(ROOT)
     recipe = "recipes/course/10.3-70b-qlora.yaml"
     one = said(capsys, recipe, "--hardware", "dgx-spark")
-    assert one.count("weights in 4 bits") == 5  # of every phase
+    assert one.count("weights in 4 bits") == 6  # of every phase
     assert "time train: about " in one
     assert "On the disk: about " in one
     several = said(capsys, recipe, "--hardware", "h200,h100-80")

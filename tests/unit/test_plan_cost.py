@@ -93,7 +93,8 @@ def test_a_smaller_model_a_shorter_row_and_fewer_bits_take_less(
     qlora: Recipe, lora: Recipe
 ) -> None:
     large, small = config("llama-3.1-70b"), config("llama-3.1-8b")
-    assert cost(qlora, small, SPARK).peak < cost(qlora, large, SPARK).peak / 4
+    less, more = (cost(qlora, facts, SPARK).memory["train"] for facts in (small, large))
+    assert less.total < more.total / 4
     in_16_bits = cost(lora, large, SPARK).memory["train"].items[0]
     assert in_16_bits.bytes == 2 * 70_553_706_496
 
@@ -288,6 +289,29 @@ def test_what_is_taken_away_is_missed(
     assert words in str(found[code])
     assert found[code].next
     assert set(found) - {"W255"} <= {code}
+
+
+def test_where_memory_is_missed_two_machines_may_have_it(
+    qlora: Recipe, machine: Callable[..., None]
+) -> None:
+    machine()
+    held = dataclasses.replace(qlora.model, quantization=None)
+    found = missing(dataclasses.replace(qlora, model=held), config("llama-3.1-70b"))["W252"]
+    assert found.next.startswith("set model.quantization: {load_in_4bit: true}: about 50.2 GB")
+    assert "; or train on two machines, train.nodes: 2 and " in found.next
+
+
+def test_a_measurement_that_alone_does_not_fit_can_be_left_out(
+    qlora: Recipe, machine: Callable[..., None]
+) -> None:
+    """A merged model that would be loaded whole, and has no room for its predictions."""
+    machine(memory=21)
+    card = dataclasses.replace(SPARK, memory=21 * GB)
+    held = dataclasses.replace(qlora.model, hub="meta-llama/Llama-3.1-8B-Instruct")
+    smaller = dataclasses.replace(qlora, model=held)
+    found = missing(smaller, config("llama-3.1-8b"), card)["W252"]
+    assert found.what.startswith("memory: fidelity takes about ")
+    assert found.next.startswith("set merge.fidelity: false: about ")
 
 
 def test_results_are_copied_to_runs_on_another_file_system(

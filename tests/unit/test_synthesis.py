@@ -85,6 +85,42 @@ def test_a_strong_model_against_a_weak_one(bench: Bench) -> None:
         assert (row["chosen"][:2], row["rejected"][:5]) == ("m ", "weak ")
 
 
+def test_pairs_come_of_prompts_without_answers(bench: Bench) -> None:
+    turns = [{"role": "system", "content": "S"}, {"role": "user", "content": "What is LoRA?"}]
+    prompts = [{"prompt": turns}, {"prompt": "What is GGUF?", "answer": "A format."}]
+    (bench.folder / "prompts.jsonl").write_text("".join(f"{json.dumps(p)}\n" for p in prompts))
+    pair = {"prompt": "What is GGML?", "chosen": "A library.", "rejected": "A radio."}
+    (bench.folder / "pairs.jsonl").write_text(json.dumps(pair))
+    path = bench.write("preference", count=3)
+    others = (
+        "rows: [{path: prompts.jsonl, format: prompt}, {path: pairs.jsonl, format: preference}]"
+    )
+    path.write_text(path.read_text().replace("rows: [{path: seeds.jsonl, format: alpaca}]", others))
+    assert bench.report()["rows"] == 3
+    assert {row["prompt"]: row["synthesis"]["from"] for row in bench.rows()} == {
+        "What is LoRA?": "prompts.jsonl:1",
+        "What is GGUF?": "prompts.jsonl:2",
+        "What is GGML?": "pairs.jsonl:1",
+    }
+
+
+def test_pairs_come_of_documents(bench: Bench) -> None:
+    path = bench.write("preference", count=8)
+    start = path.read_text().replace("rows: [{path: seeds.jsonl, format: alpaca}]\n", "")
+    path.write_text(f"{start}documents: [text.md]\nchunk: 300\nrounds: 2\n")
+    found = bench.report()
+    assert found["rows"] == 8
+    text = (bench.folder / "text.md").read_text()
+    for row in bench.rows():
+        assert row["synthesis"]["from"].startswith("text.md:")
+        assert len(row["synthesis"]["requests"]) == 1 + 4 + 1  # question, candidates, judge
+        asked = [each.prompt for each in bench.server.asked if row["prompt"] in each.prompt]
+        assert len(asked) == 5
+        for prompt in asked:  # who answers and who judges sees the text; the row does not show it
+            assert prompt.split("---")[1].strip() in text
+    assert len({row["prompt"] for row in bench.rows()}) == 8
+
+
 def test_the_judge_decides_and_sees_answers_in_an_order_of_chance(bench: Bench) -> None:
     def behave(asked: Asked) -> Answer | None:
         if "best" not in asked.prompt:

@@ -158,6 +158,19 @@ START = "synthesis: 1\nkind: paraphrase\ncount: 3\n"  # three lines
             [("E911", 5, 15, "text.md:1: broken JSON", "recipe data inspect ")],
         ),
         (
+            "synthesis: 1\nkind: preference\ncount: 1\nendpoint: {ollama: m}\n",
+            [("E103", 1, 1, 'kind preference needs "rows" or "documents"', "add rows: ")],
+        ),
+        (
+            "synthesis: 1\nkind: preference\ncount: 1\n"
+            f"endpoint: {{ollama: m}}\n{ROWS}\nrounds: 2\n",
+            [("E912", 6, 1, '"rounds" is for documents, and there are none', "add documents")],
+        ),
+        (  # nobody could say what such a row's answer is worth
+            f"{START}endpoint: {{ollama: m}}\nrows: [{{path: seeds.jsonl, format: prompt}}]\n",
+            [("E106", 5, 36, '"prompt" is not a value of', "write messages")],
+        ),
+        (
             "synthesis: 1\nkind: preference\ncount: 1\nendpoint: {ollama: m}\nweak: {ollama: m}\n"
             f"judge: {{ollama: j}}\n{ROWS}\nfilters: {{min_characters: 9, max_characters: 3}}\n",
             [

@@ -61,7 +61,8 @@ def cleaning_does_something(recipe: Recipe) -> Iterator[Finding]:
     measured = clean.decontaminate
     if measured is None or measured.files:
         return
-    asked = recipe.evaluate is not None and recipe.evaluate.questions is not None
+    evaluate = recipe.evaluate
+    asked = evaluate is not None and (evaluate.questions or evaluate.harness) is not None
     if not (measured.validation and recipe.data.validation.holds_out) and not (
         measured.questions and asked
     ):

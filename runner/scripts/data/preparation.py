@@ -135,10 +135,11 @@ def sift_of(spec: Spec, cleaning: Cleaning | None) -> Sift | None:
     if cleaning is None:
         return None
     names = spec.hashed["measured"]
-    measured = [(spec.inputs[f"measured-{number}"], name) for number, name in enumerate(names)]
+    files = [(spec.inputs[f"measured-{number}"], name) for number, name in enumerate(names)]
+    tasks = spec.hashed.get("measured_tasks", 0)
 
     def sift(train: Sequence[Any], validation: Sequence[Any]) -> list[bool]:
-        left = cleaning.uncontaminated(train, validation, measured)
+        left = cleaning.uncontaminated(train, validation, files[tasks:], files[:tasks])
         cleaning.require_rows([None] * sum(left), validation, held_out=False)
         return left
 

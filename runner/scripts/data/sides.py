@@ -31,14 +31,15 @@ def sides_as_seen(read: Read, settings: Mapping[str, Any]) -> Iterator[tuple[str
 
     `settings`: seed, system, system_variants and system_for, as of data/systems.py.
     """
-    bare = _without_own(read, settings)
+    bare = bare_of(read, settings)
     digest = bare.digest if isinstance(bare, Conversation) else lambda: prompt_of(bare)
     system = system_of(digest, settings)
     for name, side in sides_of(bare):
         yield name, with_system(side, system)
 
 
-def _without_own(read: Read, settings: Mapping[str, Any]) -> Read:
+def bare_of(read: Read, settings: Mapping[str, Any]) -> Read:
+    """The row without a system turn of its own, where the recipe's takes the place of all."""
     if isinstance(read, Conversation):
         return without_own(read, settings)
     if isinstance(read, Prompted):

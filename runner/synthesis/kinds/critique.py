@@ -22,7 +22,7 @@ def make(task: int, talk: Talk[Settings], material: Material) -> list[Made]:
     if words_of(answer) == words_of(seed.answer):
         raise Unusable("the answer stayed as it was", answer)
     rejected = seed.answer if talk.settings.own["pairs"] else None
-    return [Made(seed.question, answer, seed.place, f"{seed.question}\n{answer}", rejected)]
+    return [Made(seed.question, answer, seed.place, rejected, is_of_a_known_question=True)]
 
 
 def _rewritten(question: str, answer: str, number: int, talk: Talk[Settings]) -> str:

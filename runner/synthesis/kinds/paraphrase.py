@@ -28,4 +28,4 @@ def make(task: int, talk: Talk[Settings], material: Material) -> list[Made]:
     question = talk.json(
         prompt, "question", texts_schema("question"), lambda said: text_of(said, "question")
     )
-    return [Made(question, seed.answer, seed.place, question)]
+    return [Made(question, seed.answer, seed.place)]

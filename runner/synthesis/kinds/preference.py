@@ -1,4 +1,4 @@
-"""Pairs of a better and a worse answer to the question of a row.
+"""Pairs of a better and a worse answer to the question of a row, or to one that a text answers.
 
 By a judge: best and worst of several answers, shown in an order of chance, since judges prefer
 what comes first. Or without one: a strong model's answer against a weak model's.
@@ -7,37 +7,70 @@ what comes first. Or without one: a strong model's answer against a weak model's
 from __future__ import annotations
 
 import string
+from dataclasses import dataclass
 from typing import Any
 
-from runner.asking.talk import Talk, Unusable, object_schema, shown_json
-from runner.synthesis.kinds import Material, about, one_for_each_seed, one_row
+from runner.asking.talk import Talk, Unusable, object_schema, shown_json, text_of, texts_schema
+from runner.synthesis.kinds import Material, about, one_row
 from runner.synthesis.rows import Made, words_of
 from runner.synthesis.settings import Settings
-from runner.synthesis.sources import Seed
 
 WAVE = 64
 SEEDS_ARE_KNOWN = False
-tasks = one_for_each_seed
 rows_a_task = one_row
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question; of one that was made from a part of a document, that part as prompts show it."""
+
+    question: str
+    place: str
+    shown: str = ""
+
+
+def tasks(settings: Settings, material: Material) -> int | None:
+    """One for each row, then one for each part of a document and round."""
+    return len(material.seeds) + len(material.parts) * int(settings.own["rounds"])
 
 
 def make(task: int, talk: Talk[Settings], material: Material) -> list[Made]:
     """One pair."""
-    seed = material.seeds[task]
-    prompt = f"{seed.question}{about(talk.settings)}"
+    asked = _asked(task, talk, material)
+    how = "Answer this question by what the text says: " if asked.shown else ""
+    prompt = f"{asked.shown}{how}{asked.question}{about(talk.settings)}"
     if talk.settings.weak is not None:
         chosen = talk.text(prompt, "strong")
         rejected = talk.text(prompt, "weak", talk.settings.weak)
     else:
         count = talk.settings.own["candidates"]
         answers = [talk.text(prompt, f"candidate {number}") for number in range(count)]
-        chosen, rejected = _judged(seed, answers, talk)
+        chosen, rejected = _judged(asked, answers, talk)
     if words_of(chosen) == words_of(rejected):
         raise Unusable("both answers are the same", chosen)
-    return [Made(seed.question, chosen, seed.place, f"{seed.question}\n{chosen}", rejected)]
+    known = not asked.shown
+    return [Made(asked.question, chosen, asked.place, rejected, is_of_a_known_question=known)]
 
 
-def _judged(seed: Seed, answers: list[str], talk: Talk[Settings]) -> tuple[str, str]:
+def _asked(task: int, talk: Talk[Settings], material: Material) -> _Asked:
+    """The question of a row, or one that the model finds in a part. Raises Unusable."""
+    if task < len(material.seeds):
+        seed = material.seeds[task]
+        return _Asked(seed.question, seed.place)
+    part = material.parts[(task - len(material.seeds)) % len(material.parts)]
+    shown = f"Here is a part of a text:\n\n---\n{part.text}\n---\n\n"
+    prompt = (
+        f"{shown}Write one question that this text answers. It must make sense to somebody who "
+        f'does not see the text, so do not write "the text" in it.{about(talk.settings)}\n\n'
+        f"{shown_json(['question'])}"
+    )
+    question = talk.json(
+        prompt, "question", texts_schema("question"), lambda said: text_of(said, "question")
+    )
+    return _Asked(question, part.place, shown)
+
+
+def _judged(asked: _Asked, answers: list[str], talk: Talk[Settings]) -> tuple[str, str]:
     different = list({tuple(words_of(answer)): answer for answer in reversed(answers)}.values())
     if len(different) == 1:
         raise Unusable("both answers are the same", different[0])
@@ -47,7 +80,8 @@ def _judged(seed: Seed, answers: list[str], talk: Talk[Settings]) -> tuple[str, 
         f"Answer {name}:\n{answer}" for name, answer in zip(names, shown, strict=True)
     )
     prompt = (
-        f"Here is a question, and {len(shown)} answers to it.\n\nQuestion: {seed.question}\n\n"
+        f"{asked.shown}Here is a question, and {len(shown)} answers to it.\n\n"
+        f"Question: {asked.question}\n\n"
         f"{listed}\n\nWhich answer is the best, and which is the worst? An answer is good when it "
         f"is right, helpful and no longer than it must be.{about(talk.settings)}\n\n"
         f"{shown_json(['best', 'worst'])}, each one of the letters {', '.join(names)}."

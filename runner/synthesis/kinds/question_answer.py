@@ -37,7 +37,7 @@ def make(task: int, talk: Talk[Settings], material: Material) -> list[Made]:
     )
     pairs = {"type": "array", "items": texts_schema("question", "answer")}
     found = talk.json(prompt, "pairs", object_schema({"pairs": pairs}), _pairs)
-    return [Made(question, answer, part.place, question) for question, answer in found[:count]]
+    return [Made(question, answer, part.place) for question, answer in found[:count]]
 
 
 def _pairs(said: dict[str, Any]) -> list[tuple[str, str]]:

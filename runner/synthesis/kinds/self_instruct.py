@@ -42,4 +42,4 @@ def make(task: int, talk: Talk[Settings], material: Material) -> list[Made]:
         texts_schema(*_KEYS),
         lambda said: (text_of(said, "question"), text_of(said, "answer")),
     )
-    return [Made(question, answer, seeds[0].place, question)]
+    return [Made(question, answer, seeds[0].place)]

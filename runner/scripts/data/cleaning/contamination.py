@@ -31,8 +31,9 @@ class Measure:
         self._added: dict[int, list[tuple[Array, Array, Array]]] = {}  # words of a run -> hashes
         self._runs: dict[int, tuple[Array, Array, Array]] = {}  # the same, in order
 
-    def add(self, texts: Iterable[str], origin: str) -> None:
-        """Look for `texts` too; `origin` says where they stand."""
+    def add(self, texts: Iterable[str], origin: str) -> int:
+        """Look for `texts` too; how many are long enough. `origin` says where they stand."""
+        count = 0
         self._runs = {}
         self._origins.append(origin)
         for text in texts:
@@ -40,9 +41,15 @@ class Measure:
             length = min(len(words), self._ngram)
             if length < LEAST:
                 continue
+            count += 1
             first, second = (_rolled(words, length, each) for each in _MULTIPLIERS)
             origins = np.full(len(first), len(self._origins) - 1, np.int32)
             self._added.setdefault(length, []).append((first, second, origins))
+        return count
+
+    def add_file(self, path: Path, name: str) -> int:
+        """Look for all texts of a file; how many are long enough. Raises ScriptError E355."""
+        return sum(self.add([text], place) for text, place in texts_of_file(path, name))
 
     def __call__(self, row: Row) -> Row | Drop:
         """The row, unless it holds one of the runs."""
@@ -100,7 +107,6 @@ def texts_of_file(path: Path, name: str) -> Iterator[tuple[str, str]]:
 
     Raises ScriptError E355.
     """
-    count = 0
     for item in read_rows(path, name):
         if isinstance(item, Problem):
             raise ScriptError(
@@ -109,15 +115,16 @@ def texts_of_file(path: Path, name: str) -> Iterator[tuple[str, str]]:
                 code="E355",
             )
         place, row = item
-        for text in _texts(row):
-            count += len(words_of(text)) >= LEAST
-            yield text, str(place)
-    if not count:
-        raise ScriptError(
-            f"{name} holds no text of {LEAST} words or more to look for",
-            hint="name a file whose rows are to be kept out of the training",
-            code="E355",
-        )
+        yield from ((text, str(place)) for text in _texts(row))
+
+
+def nothing_to_look_for(name: str) -> ScriptError:
+    """What to say of a file that was named for its texts."""
+    return ScriptError(
+        f"{name} holds no text of {LEAST} words or more to look for",
+        hint="name a file whose rows are to be kept out of the training",
+        code="E355",
+    )
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -17,10 +17,10 @@ import numpy as np
 from runner.scripts.data.chunks.spool import Column
 from runner.scripts.data.chunks.stored import facts_in
 from runner.scripts.data.cleaning import duplicates, language, lengths, refusals, repair, turns
-from runner.scripts.data.cleaning.contamination import Measure, texts_of_file
+from runner.scripts.data.cleaning.contamination import Measure, nothing_to_look_for
 from runner.scripts.data.cleaning.duplicates import signatures_of
 from runner.scripts.data.cleaning.personal import personal_data_in, without_personal_data
-from runner.scripts.data.cleaning.report import SHOWN, Drop, Told
+from runner.scripts.data.cleaning.report import SHOWN, STEP_FOR, Drop, Told
 from runner.scripts.data.cleaning.secret import secrets_in, without_secrets
 from runner.scripts.data.cleaning.texts import (
     SAID,
@@ -66,6 +66,7 @@ class Cleaning:
         self.told = {step: Told(step) for step in ORDER if step in settings}
         self.read = 0
         self.kept = 0
+        self.too_short: list[str] = []  # tasks without a text that is long enough to be looked for
 
     @property
     def orders_turns(self) -> bool:
@@ -163,16 +164,20 @@ class Cleaning:
         rows: Sequence[Row],
         held_out: Sequence[Row],
         named: Sequence[tuple[Path, str]],
+        tasks: Sequence[tuple[Path, str]] = (),
     ) -> list[bool]:
-        """Of each row to train on, is it left? As `decontaminated`."""
+        """Of each row to train on, is it left? As `decontaminated`; `tasks`: files of rows that
+        tasks ask, of which some may have no text to look for.
+        """
         told = self.told.get("decontaminate")
         if told is None:
             return [True] * len(rows)
         settings = self.settings["decontaminate"]
         measure = Measure(settings["ngram"])
+        self.too_short += [name for path, name in tasks if not measure.add_file(path, name)]
         for path, name in named:
-            for text, place in texts_of_file(path, name):
-                measure.add([text], place)
+            if not measure.add_file(path, name):
+                raise nothing_to_look_for(name)
         for row in held_out if settings["validation"] else ():
             measure.add(texts_of(row, SAID), str(row.place))
         left = [self._judged(row, measure, told) is not None for row in rows]
@@ -197,7 +202,8 @@ class Cleaning:
     def measures(self) -> dict[str, Any]:
         """For run.json: rows before and after, and each step's doings in their order."""
         steps = [told.measures() for told in self.told.values()]
-        return {"rows": self.read, "kept": self.kept, "steps": steps}
+        short = {"too_short": self.too_short} if self.too_short else {}
+        return {"rows": self.read, "kept": self.kept, "steps": steps, **short}
 
     def _through(self, row: Row, steps: Sequence[tuple[str, Step]]) -> Row | None:
         left: Row | None = row
@@ -259,8 +265,7 @@ class Cleaning:
         return row
 
     def _responsible(self, error: RowError, *, changed: bool) -> Told | None:
-        named = {"E323": "min_answer_chars", "E334": "min_answer_chars", "E333": "exact_duplicates"}
-        step = named.get(error.code)
+        step = STEP_FOR.get(error.code)
         if step in self.told:
             return self.told[step]
         if not changed:

@@ -9,6 +9,8 @@ from typing import Any
 from runner.scripts.data.cleaning.masks import Mark, covered, hinted, masked
 from runner.scripts.data.files.rows import Place
 
+# What is wrong with a row that cannot be trained on -> the step that leaves such rows out.
+STEP_FOR = {"E323": "min_answer_chars", "E334": "min_answer_chars", "E333": "exact_duplicates"}
 SHOWN = 3  # rows of each kind that are shown
 EXCERPT = 90  # characters of a row that are shown
 _BEFORE = 20  # of them, in front of what changed
