@@ -1,12 +1,16 @@
 """Make tokens of rows, beside LLaMA Factory's and TRL's own preprocessing of the same rows.
 
-usage: .venv/bin/python -m benchmarks.prepare [ROWS] [--workers N]
+usage: .venv/bin/python -m benchmarks.prepare [ROWS] [--workers N] [--compared]
 
 ROWS (20,000; 1000000 works too) alpaca rows of made-up words are generated, always the same ones,
 and SmolLM2's tokenizer and template are used. Whole processes are measured, from the start to the
 last row that could be trained on, with as many workers each (2) and all caches empty; in turn, once
 each, since a run takes minutes. Memory is that of all processes of one contender together, pages
 that they share counted once. The ids of all rows must be equal, else the benchmark fails.
+
+--compared: ours alone, on rows of about 22 words, with every step that compares rows with each
+other: stable split by a group and strata, a leak check, equal and near duplicates, packing. Memory
+is then that of the largest process, and the disk what waits there beside the outputs.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +111,11 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("rows", nargs="?", type=int, default=ROWS)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--compared", action="store_true")
     args = parser.parse_args(arguments)
+    if args.compared:
+        print(compared(args.rows, args.workers))
+        return
     with tempfile.TemporaryDirectory(prefix="prepare-") as name:
         place = Path(name)
         model = model_folder(place)
@@ -150,8 +159,9 @@ def write_rows(place: Path, count: int) -> None:
     (place / "dataset_info.json").write_text(json.dumps(about))
 
 
-def made_up(count: int) -> Iterator[tuple[str, str]]:
-    """Questions and answers, always the same ones; no two questions are equal."""
+def made_up(count: int, most: tuple[int, int] = (2, 8)) -> Iterator[tuple[str, str]]:
+    """Questions and answers, of at `most` so many sentences, always the same ones; no two questions
+    are equal."""
     generator = random.Random(42)
     sounds = [first + second for first in "bdfgklmnprstv" for second in "aeiou"]
     words = ["".join(generator.choices(sounds, k=generator.randint(1, 3))) for _ in range(3000)]
@@ -165,11 +175,19 @@ def made_up(count: int) -> Iterator[tuple[str, str]]:
         return ". ".join(made) + "."
 
     for number in range(count):
-        yield f"{sentences(1, 2)} Number {number}?", sentences(1, 8)
+        yield f"{sentences(1, most[0])} Number {number}?", sentences(1, most[1])
 
 
 def ours(place: Path, model: Path, workers: int) -> Measured:
     """The prepare script as the stage runs it."""
+    argv, out = job(place, model, {})
+    spent, _ = run(argv, determinism.script_env(workers))
+    tokens = load_file(out / "train.tokens.safetensors")["input_ids"].astype("<i4")
+    return Measured("recipe's prepare", *spent, digest_of(tokens))
+
+
+def job(place: Path, model: Path, settings: dict[str, Any]) -> tuple[list[str], Path]:
+    """What to run to prepare `rows.jsonl`, and the folder of its outputs."""
     out, scratch = place / "ours", place / "scratch"
     out.mkdir()
     scratch.mkdir()
@@ -180,14 +198,71 @@ def ours(place: Path, model: Path, workers: int) -> Measured:
         "scratch": str(scratch),
         "events": str(place / "events.jsonl"),
     }
-    hashed = PREPARING | {"train": [rows], "max_length": LENGTH}
+    hashed = PREPARING | {"train": [rows], "max_length": LENGTH} | settings
     spec = place / "spec.json"
     spec.write_text(json.dumps({"stage": "prepare", "hashed": hashed, "where": where}))
     python = environments.ensure("data", cache_folder(), print).python
-    env = determinism.script_env(workers)
-    spent, _ = run([str(python), str(SCRIPTS), "prepare", str(spec)], env)
-    tokens = load_file(out / "train.tokens.safetensors")["input_ids"].astype("<i4")
-    return Measured("recipe's prepare", *spent, digest_of(tokens))
+    return [str(python), str(SCRIPTS), "prepare", str(spec)], out
+
+
+COMPARED: dict[str, Any] = {
+    "fraction": 0.01,
+    "split": {"stable": True, "group_by": "user", "stratify": "topic", "on_leak": "drop"},
+    "clean": {"exact_duplicates": True, "near_duplicates": {"threshold": 0.9}},
+    "measured": [],
+    "packing": True,
+}
+
+
+def compared(count: int, workers: int) -> str:
+    """The table of one run with all that compares rows."""
+    with tempfile.TemporaryDirectory(prefix="prepare-") as name:
+        place = Path(name)
+        model = model_folder(place)
+        write_rows_in_groups(place / "rows.jsonl", count)
+        argv, out = job(place, model, COMPARED)
+        watch = Watch(place / "scratch")
+        (seconds, busy, _), _ = run(argv, determinism.script_env(workers), watch)
+        written = sum(path.stat().st_size for path in out.iterdir())
+        data = (place / "rows.jsonl").stat().st_size
+    return (
+        "| rows | data MB | s | processor s | peak MB | waiting on disk MB | written MB |\n"
+        "|--:|--:|--:|--:|--:|--:|--:|\n"
+        f"| {count} | {data / 1e6:.0f} | {seconds:.1f} | {busy:.1f} | {watch.memory / 1e6:.0f} "
+        f"| {watch.disk / 1e6:.0f} | {written / 1e6:.0f} |"
+    )
+
+
+def write_rows_in_groups(path: Path, count: int) -> None:
+    """Short rows of users and topics; one in fifty is the one before it again, one much like it."""
+    with path.open("w", encoding="utf-8") as file:
+        before = ("", "")
+        for number, each in enumerate(made_up(count, (1, 1))):
+            question, answer = before if number % 50 in (7, 9) else each
+            answer += " Yes." * (number % 50 == 9)
+            before = question, answer
+            row = {"instruction": question, "output": answer}
+            about = {"user": f"user {number // 3}", "topic": f"topic {number % 7}"}
+            file.write(json.dumps(row | about) + "\n")
+
+
+@dataclass
+class Watch:
+    """The most bytes that the main process had in memory, and that waited on disk."""
+
+    scratch: Path
+    memory: int = 0
+    disk: int = 0
+
+    def look(self, pid: int) -> None:
+        """Now. The kernel keeps the peak of the memory."""
+        with suppress(OSError, IndexError):  # it ends, or a file is gone, meanwhile
+            status = Path(f"/proc/{pid}/status").read_text()
+            self.memory = 1024 * int(status.split("VmHWM:")[1].split()[0])
+            held = sum(each.stat().st_blocks for each in self.scratch.rglob("*"))
+            for each in Path(f"/proc/{pid}/fd").iterdir():  # nameless files too
+                held += each.stat().st_blocks * str(each.readlink()).endswith("(deleted)")
+            self.disk = max(self.disk, 512 * held)
 
 
 def digest_of(tokens: np.ndarray[Any, Any]) -> str:
@@ -207,7 +282,9 @@ def peer(name: str, role: str, script: str, place: Path, model: Path, workers: i
     return Measured(name, *spent, ids)
 
 
-def run(argv: list[str], env: dict[str, str]) -> tuple[tuple[float, float, int], str]:
+def run(
+    argv: list[str], env: dict[str, str], watch: Watch | None = None
+) -> tuple[tuple[float, float, int], str]:
     """Seconds, processor seconds and peak bytes of all its processes; what it said.
 
     Raises RuntimeError when it fails.
@@ -225,7 +302,10 @@ def run(argv: list[str], env: dict[str, str]) -> tuple[tuple[float, float, int],
 
     def look() -> None:
         while not ended.wait(LOOK_SECONDS):
-            peak[0] = max(peak[0], process_tree.memory(process.pid))
+            if watch:
+                watch.look(process.pid)
+            else:
+                peak[0] = max(peak[0], process_tree.memory(process.pid))
 
     watcher = threading.Thread(target=look)
     watcher.start()

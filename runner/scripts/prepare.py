@@ -13,14 +13,14 @@ nor how many rows each gets at a time changes any. Rows, ids and masks wait on d
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from runner.scripts.data.chunks.chunk import tokenizer_for
-from runner.scripts.data.chunks.documents import in_both, statistics_of, write_tokens
+from runner.scripts.data.chunks.digests import in_both
+from runner.scripts.data.chunks.documents import statistics_of, write_tokens
 from runner.scripts.data.chunks.reading import Reading
 from runner.scripts.data.chunks.spool import Files
 from runner.scripts.data.chunks.workers import Workers
@@ -39,7 +39,7 @@ from runner.scripts.data.preparation import (
 )
 from runner.scripts.data.systems import without_own
 from runner.scripts.data.tokens.chat_tokens import check_system, check_template
-from runner.scripts.data.tokens.packing import pack
+from runner.scripts.data.tokens.packing import Packs, pack
 from runner.scripts.spec import Events, Spec, main
 
 
@@ -60,7 +60,7 @@ def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
 
     packs, lengths = None, train.column("lengths")
     if settings["packing"]:
-        packs = pack(lengths.tolist(), settings["max_length"])
+        packs = pack(lengths, settings["max_length"])
     write_tokens(spec.folder / "train.tokens.safetensors", train, packs)
     write_tokens(spec.folder / "validation.tokens.safetensors", validation, None)
     counts = statistics_of(train)
@@ -70,7 +70,7 @@ def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
     events.measure(
         train=counts,
         validation=statistics_of(validation),
-        rows_in_both=in_both(train, validation),
+        rows_in_both=in_both(train.prompts, validation.prompts),
         **division.measures(sums_by_source(train.column("sources"), lengths)),
         **({"clean": cleaning.measures()} if cleaning else {}),
         **write_beside(spec, making, validation.rows(), asked, crew),
@@ -95,19 +95,19 @@ def understand(row: dict[str, Any], file: Mapping[str, Any], reading: Reading) -
     return conversation
 
 
-def packing_cost(packs: Sequence[Sequence[int]], tokens: int, max_length: int) -> dict[str, Any]:
+def packing_cost(packs: Packs, tokens: int, max_length: int) -> dict[str, Any]:
     """How many packs there are, which part of their room is left empty, and how many documents
     share one."""
-    documents = [len(members) for members in packs]
+    documents = packs.sizes
     filled = tokens / (len(packs) * max_length)
     return {
         "packs": len(packs),
         "packs_filled": round(filled, 4),
         "packs_padding": round(1 - filled, 4),
         "documents_a_pack": {
-            "min": min(documents),
-            "mean": round(statistics.fmean(documents), 2),
-            "max": max(documents),
+            "min": int(documents.min()),
+            "mean": round(int(documents.sum()) / len(documents), 2),
+            "max": int(documents.max()),
         },
     }
 

@@ -7,7 +7,6 @@ is 1 for a chosen or a good answer, 0 for the others. A row ends where its last 
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
@@ -16,7 +15,8 @@ import numpy as np
 
 from runner.scripts.data.both_ways import BothWays
 from runner.scripts.data.chunks.chunk import tokenizer_for
-from runner.scripts.data.chunks.documents import Documents, in_both, statistics_of, write_tokens
+from runner.scripts.data.chunks.digests import Digests, in_both, ordered
+from runner.scripts.data.chunks.documents import Documents, statistics_of, write_tokens
 from runner.scripts.data.chunks.reading import Reading
 from runner.scripts.data.chunks.spool import Files
 from runner.scripts.data.chunks.workers import Workers
@@ -58,11 +58,11 @@ def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
     for name, split in (("train", train), ("validation", validation)):
         preferred = {"preferred": split.column("preferred")}
         write_tokens(spec.folder / f"{name}.tokens.safetensors", split, None, preferred)
-    asked = one_of_each_prompt(validation.column("prompts"))
+    asked = one_of_each_prompt(validation.prompts)
     events.measure(
         train=statistics_of(train) | answers_of(train),
         validation=statistics_of(validation) | answers_of(validation),
-        rows_in_both=in_both(train, validation),
+        rows_in_both=in_both(train.prompts, validation.prompts),
         **contradictions,
         **division.measures(sums_by_source(train.column("sources"), train.column("row_lengths"))),
         **({"clean": cleaning.measures()} if cleaning else {}),
@@ -85,11 +85,10 @@ def understand(row: dict[str, Any], file: Mapping[str, Any], reading: Reading) -
     return compared
 
 
-def one_of_each_prompt(prompts: Array) -> Array:
+def one_of_each_prompt(prompts: Digests) -> Array:
     """Indexes of the first row of each prompt, in the order in which the prompts are last seen."""
-    _, first = np.unique(prompts, return_index=True)
-    _, last = np.unique(prompts[::-1], return_index=True)
-    return np.asarray(first[np.argsort(-last)])
+    found = ordered(prompts)
+    return np.asarray(found.firsts()[np.argsort(found.lasts())])
 
 
 def check_labels(rows: Sequence[Compared], held_out: Sequence[Compared]) -> None:
@@ -150,7 +149,7 @@ def answers_of(documents: Documents) -> dict[str, Any]:
     found = {}
     for name, of_kind in zip(names, (trained[good], trained[~good]), strict=True):
         if len(of_kind):
-            mean = round(statistics.fmean(of_kind.tolist()), 2)
+            mean = round(int(of_kind.sum()) / len(of_kind), 2)
             found[name] = {"count": len(of_kind), "mean_tokens": mean}
     return {"answers": found}
 

@@ -23,7 +23,7 @@ from runner.scripts.data.cleaning.duplicates import jaccard, shingles_of
 from runner.scripts.data.cleaning.pipeline import Cleaning
 from runner.scripts.data.conversation import Conversation, Traits, message
 from runner.scripts.data.dividing.division import divide
-from runner.scripts.data.dividing.facts import facts_of, joined
+from runner.scripts.data.dividing.facts import Gathered, facts_of
 from runner.scripts.data.files.rows import Place
 from runner.scripts.spec import ScriptError
 
@@ -42,9 +42,10 @@ def stored(rows: list[Conversation], files: Files, settings: dict[str, Any], siz
     for row in rows:
         spool.append(pickle.dumps(row))
     pieces = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
-    return StoredRows(
-        spool, joined([facts_of(each, Conversation.digest, settings) for each in pieces])
-    )
+    gathered = Gathered(files, "rows")
+    for each in pieces:
+        gathered.add(facts_of(each, Conversation.digest, settings))
+    return StoredRows(spool, gathered.whole())
 
 
 # --- workers

@@ -170,7 +170,7 @@ def test_every_document_is_in_one_pack_that_has_room(lengths: list[int]) -> None
     packs = pack(lengths, 100)
     assert sorted(index for members in packs for index in members) == list(range(len(lengths)))
     assert all(0 < sum(lengths[index] for index in members) <= 100 for members in packs)
-    assert packs == sorted(sorted(members) for members in packs)
+    assert list(packs) == sorted(sorted(members) for members in packs)
 
 
 @given(_LENGTHS)

@@ -1,13 +1,12 @@
 """The tokens of one split: made in chunks, kept in files until the whole is known, written at once.
 
-Memory: about 150 bytes a row for digests and lengths; ids and masks are on disk.
+Memory: what is made of a column of numbers while it is needed; all columns are on disk.
 """
 
 from __future__ import annotations
 
 import pickle
-import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -16,19 +15,21 @@ from typing import Any
 import numpy as np
 
 from runner.scripts.data.chunks.chunk import Chunk, Counts, Making, tokenised
+from runner.scripts.data.chunks.digests import Digests, ordered, words_of
 from runner.scripts.data.chunks.spool import Files, Part
 from runner.scripts.data.chunks.stored import StoredRows
 from runner.scripts.data.chunks.workers import Workers
 from runner.scripts.data.cleaning.report import excerpt
 from runner.scripts.data.dividing.facts import Facts
+from runner.scripts.data.tokens.packing import Packs
 from runner.scripts.weights.floats import Array
 from runner.scripts.weights.safetensors_stream import SafetensorsWriter, TensorSpec
 
 BLOCK = 1 << 20  # tokens that are copied at a time
 _KINDS = {"int32": "I32", "int64": "I64", "int8": "I8", "uint8": "U8"}
-# of Chunk: one number, or text, a document or a row
-_KEPT = ("lengths", "trained", "preferred", "row_lengths", "sources", "digests", "prompts")
-_EMPTY: dict[str, Any] = {"preferred": np.int8, "digests": "S64", "prompts": "S64"}
+# of Chunk: one number a document or a row
+_KEPT: dict[str, Any] = dict.fromkeys(("lengths", "trained", "row_lengths", "sources"), np.int32)
+_KEPT["preferred"] = np.int8
 
 
 class Documents:
@@ -39,7 +40,11 @@ class Documents:
         self.mask = files.column(f"{name}.mask", np.int8)
         self.counts = Counts()
         self._rows = files.spool(f"{name}.documents")
-        self._parts: dict[str, list[Array]] = {field: [] for field in _KEPT}
+        self._columns = {
+            field: files.column(f"{name}.{field}", kind) for field, kind in _KEPT.items()
+        }
+        self._digests = files.column(f"{name}.digests", np.uint64)
+        self._prompts = files.column(f"{name}.prompts", np.uint64)
 
     def add(self, chunk: Chunk) -> None:
         """The rows that follow."""
@@ -47,27 +52,34 @@ class Documents:
         self.mask.extend(chunk.mask)
         for row in chunk.rows:
             self._rows.append(pickle.dumps(row, pickle.HIGHEST_PROTOCOL))
-        for field, parts in self._parts.items():
-            parts.append(getattr(chunk, field))
+        for field, column in self._columns.items():
+            column.extend(getattr(chunk, field))
+        for digests, texts in ((self._digests, chunk.digests), (self._prompts, chunk.prompts)):
+            digests.extend(words_of(texts.tobytes().decode()).reshape(-1))
         self.counts.add(chunk.counts)
 
     def column(self, field: str) -> Array:
-        """One of the arrays of a Chunk, of all rows."""
-        parts = self._parts[field]
-        if len(parts) != 1:
-            whole = np.concatenate(parts) if parts else np.empty(0, _EMPTY.get(field, np.int32))
-            parts[:] = [whole]
-        return parts[0]
+        """One of the arrays of numbers of a Chunk, of all rows; read anew each time."""
+        return self._columns[field].whole()
+
+    @property
+    def digests(self) -> Digests:
+        """Of the content of each row."""
+        return Digests(self._digests)
+
+    @property
+    def prompts(self) -> Digests:
+        """Of what each row answers."""
+        return Digests(self._prompts)
 
     @property
     def row_count(self) -> int:
         """Rows that can be used."""
-        return len(self.column("sources"))
+        return self._columns["sources"].count
 
     def rows(self) -> StoredRows[Any]:
         """The rows as they were made into documents, where a Making keeps them."""
-        digests = self.column("digests")
-        return StoredRows(self._rows, Facts(self.column("sources"), digests, digests))
+        return StoredRows(self._rows, Facts(self.column("sources"), self.digests, self.digests))
 
 
 def made(
@@ -92,20 +104,17 @@ def _made_of_part(part: Part, making: Making) -> tuple[int, Chunk]:
 def write_tokens(
     path: Path,
     documents: Documents,
-    packs: list[list[int]] | None,
+    packs: Packs | None,
     more: Mapping[str, Array] = MappingProxyType({}),
 ) -> None:
     """input_ids int32, labels_mask int8, offsets int64 [rows + 1], and `more`; packed:
     position_ids int32, from 0 in every document, and document_offsets int64."""
     lengths = documents.column("lengths")
     ends = _offsets(lengths)
-    order = np.arange(len(lengths)) if packs is None else _flat(packs)
-    offsets = ends
+    small = {"offsets": ends}
     if packs is not None:
-        offsets = _offsets(np.array([lengths[members].sum() for members in packs], np.int64))
-    small = {"offsets": offsets}
-    if packs is not None:
-        small["document_offsets"] = _offsets(lengths[order])
+        small["document_offsets"] = _offsets(lengths[packs.order])
+        small["offsets"] = small["document_offsets"][packs.ends]
     small |= more
     total = int(ends[-1])
     large = {"input_ids": "I32", "labels_mask": "I8"} | (
@@ -118,17 +127,17 @@ def write_tokens(
     with SafetensorsWriter(path, specs) as writer:
         for name, values in small.items():
             writer.write(name, values)
-        for begin, end in _blocks(ends, order, packs is not None):
+        for begin, end in _blocks(ends, packs):
             writer.write("input_ids", documents.ids.read(begin, end))
             writer.write("labels_mask", documents.mask.read(begin, end))
             if packs is not None:
                 writer.write("position_ids", np.arange(end - begin, dtype=np.int32))
 
 
-def _blocks(ends: Array, order: Array, packed: bool) -> Iterator[tuple[int, int]]:
+def _blocks(ends: Array, packs: Packs | None) -> Iterator[tuple[int, int]]:
     """Ranges of tokens in the order in which they are written: documents, or as much as may be."""
-    if packed:
-        yield from ((int(ends[index]), int(ends[index + 1])) for index in order)
+    if packs is not None:
+        yield from ((int(ends[index]), int(ends[index + 1])) for index in packs.order)
         return
     total = int(ends[-1])
     yield from ((begin, min(begin + BLOCK, total)) for begin in range(0, total, BLOCK))
@@ -136,10 +145,6 @@ def _blocks(ends: Array, order: Array, packed: bool) -> Iterator[tuple[int, int]
 
 def _offsets(lengths: Array) -> Array:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-
-
-def _flat(packs: Iterable[Sequence[int]]) -> Array:
-    return np.fromiter((index for members in packs for index in members), np.int64)
 
 
 # --- counts
@@ -151,7 +156,7 @@ def statistics_of(documents: Documents) -> dict[str, Any]:
     total, trained = int(lengths.sum()), int(documents.column("trained").sum())
     found: dict[str, Any] = {
         "rows": documents.row_count,
-        "duplicates": documents.row_count - len(np.unique(documents.column("digests"))),
+        "duplicates": documents.row_count - ordered(documents.digests).count,
         "tokens": {"total": total, "trained": trained, "context": total - trained},
         "truncated": counts.truncated,
         "dropped": dict(sorted(counts.dropped.items())),
@@ -162,12 +167,14 @@ def statistics_of(documents: Documents) -> dict[str, Any]:
     if len(lengths):
         found["length"] = {
             "min": int(lengths.min()),
-            "median": statistics.median(lengths.tolist()),
+            "median": _median(lengths),
             "max": int(lengths.max()),
         }
     return found
 
 
-def in_both(one: Documents, other: Documents) -> int:
-    """How many prompts (of rows that are not compared: contents) both splits have."""
-    return len(np.intersect1d(one.column("prompts"), other.column("prompts")))
+def _median(values: Array) -> float:
+    """The one in the middle, or between the two that are."""
+    values = np.sort(values)
+    low, high = int(values[(len(values) - 1) // 2]), int(values[len(values) // 2])
+    return high if len(values) % 2 else (low + high) / 2

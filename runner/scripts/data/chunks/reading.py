@@ -15,7 +15,7 @@ from runner.scripts.data.chunks.spool import Column, Files
 from runner.scripts.data.chunks.stored import CHUNK, CHUNK_BYTES, StoredRows
 from runner.scripts.data.chunks.workers import Workers, chunked
 from runner.scripts.data.conversation import Traits
-from runner.scripts.data.dividing.facts import Facts, facts_of, joined
+from runner.scripts.data.dividing.facts import Facts, Gathered, facts_of
 from runner.scripts.data.dividing.kinship import Row
 from runner.scripts.data.files.rows import Place, Problem, RowError, Unread, as_row, unread_rows
 from runner.scripts.spec import ScriptError, Spec
@@ -52,10 +52,10 @@ class Reading:
 class Understood:
     """What became of a chunk of a file."""
 
-    records: list[bytes]
-    facts: Facts
-    bad: Counts  # rows that could not be read
-    broken: Counts  # rows that could not be cleaned
+    records: list[bytes] = field(default_factory=list)
+    facts: Facts = field(default_factory=partial(facts_of, (), str, {}))
+    bad: Counts = field(default_factory=Counts)  # rows that could not be read
+    broken: Counts = field(default_factory=Counts)  # rows that could not be cleaned
     read: int = 0  # rows that were cleaned, and what else cleaning says
     told: dict[str, Any] = field(default_factory=dict)
     positions: list[int] = field(default_factory=list)
@@ -75,7 +75,7 @@ def read_rows_of(
 
     Raises ScriptError E324 for a file without rows.
     """
-    spool, facts, broken = files.spool(f"{kind}.rows"), [], Counts()
+    spool, facts, broken = files.spool(f"{kind}.rows"), Gathered(files, kind), Counts()
     compared = Compared(files, kind, cleaning)
     for number, file in enumerate(spec.hashed[kind]):
         rows = unread_rows(spec.inputs[file["input"]], file["name"])
@@ -84,7 +84,7 @@ def read_rows_of(
         for found in crew.each(work, chunked(rows, CHUNK, CHUNK_BYTES, _length)):
             for record in found.records:
                 spool.append(record)
-            facts.append(found.facts)
+            facts.add(found.facts)
             bad.add(found.bad)
             broken.add(found.broken)
             compared.add(found)
@@ -96,7 +96,7 @@ def read_rows_of(
                 code="E324",
             )
     bad.add(broken)
-    return compared.left(StoredRows(spool, joined(facts)))
+    return compared.left(StoredRows(spool, facts.whole()))
 
 
 class Compared:
@@ -126,16 +126,14 @@ class Compared:
         """The rows that are not there before."""
         if self._cleaning is None:
             return rows
-        positions = self._positions.read(0, len(rows))
-        bands = (column.read(0, len(rows)) for column in self._bands)
-        return rows.take(self._cleaning.compared(rows, positions, bands))
+        return rows.take(self._cleaning.compared(rows, self._positions, self._bands))
 
 
 def understood(
     items: list[Unread], file: Mapping[str, Any], number: int, reading: Reading
 ) -> Understood:
     """The rows of a chunk of a file, the `number`-th of its kind. Pure."""
-    found = Understood([], joined([]), Counts(), Counts())
+    found = Understood()
     rows = list(rows_in(items, file, number, reading, found.bad))
     if reading.steps is not None:
         rows = _cleaned(rows, reading.steps, found)

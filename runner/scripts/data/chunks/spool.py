@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import tempfile
+import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +25,9 @@ from runner.scripts.weights.floats import Array
 
 _FULL = (ENOSPC, EDQUOT, EFBIG)
 BUFFER = 1 << 20
+_COLUMN_BUFFER = 1 << 16
+_PENDING = 4096  # places of records that are written at a time
+_NEAR = 8  # of so many numbers one that is wanted: they are read at once
 
 
 @contextmanager
@@ -59,42 +64,58 @@ class Files:
 
     def spool(self, name: str) -> Spool:
         """A new one, empty."""
-        made = Spool(self.folder / name)
+        made = Spool(self.folder / name, self.column(f"{name}.places", np.int64))
         self._stack.callback(made.close)
         return made
 
     def column(self, name: str, kind: Any) -> Column:
         """A new one, empty, of numbers of a `kind` of numpy."""
-        made = Column(self.folder / name, kind)
+        file = (self.folder / name).open("w+b", _COLUMN_BUFFER)
+        made = Column(file, kind, self.folder)
         self._stack.callback(made.close)
         return made
 
 
 class Spool:
-    """Records in a file, one after another. Memory: eight bytes a record."""
+    """Records in a file, one after another. `places`: int64, where each begins and ends."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, places: Column) -> None:
         self.path = path
         self._file = path.open("w+b", BUFFER)
-        self._ends = array("q", [0])
+        self._places = places
+        self._pending = array("q")
+        self._end = 0
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return (self._places.count + len(self._pending)) // 2
 
     def append(self, record: bytes) -> None:
         """Add one at the end."""
         self._file.write(record)
-        self._ends.append(self._ends[-1] + len(record))
+        end = self._end + len(record)
+        self._pending.extend((self._end, end))
+        self._end = end
+        if len(self._pending) >= 2 * _PENDING:
+            self._write_places()
 
-    def size(self, index: int) -> int:
-        """Bytes of one."""
-        return self._ends[index + 1] - self._ends[index]
+    def places(self, indexes: Array) -> Array:
+        """Where in the file some records begin and end: int64 [n, 2]."""
+        self._write_places()
+        return self._places.gather(indexes, 2)
 
-    def part(self, indexes: Iterable[int]) -> Part:
+    def part(self, indexes: Sequence[int] | Array) -> Part:
         """What another process needs to read these records."""
+        return self.part_at(self.places(np.asarray(indexes, np.int64)).tolist())
+
+    def part_at(self, places: Iterable[Sequence[int]]) -> Part:
+        """The same, of records whose places are known."""
         self._file.flush()
-        ends = self._ends
-        return Part(self.path, [(ends[index], ends[index + 1]) for index in indexes])
+        return Part(self.path, [(begin, end) for begin, end in places])
+
+    def _write_places(self) -> None:
+        if self._pending:
+            self._places.extend(np.frombuffer(self._pending, np.int64))
+            self._pending = array("q")
 
     def close(self) -> None:
         """Release the file, also where what was written last finds no room."""
@@ -125,13 +146,21 @@ class Part:
 
 
 class Column:
-    """Numbers of one kind in a file; read by pieces, or mapped as a whole."""
+    """Numbers of one kind in a file, read by pieces. `folder`: where there is room for more."""
 
-    def __init__(self, path: Path, kind: Any) -> None:
-        self.path = path
+    def __init__(self, file: IO[bytes], kind: Any, folder: Path) -> None:
+        self.folder = folder
         self._kind = np.dtype(kind)
-        self._file = path.open("w+b", BUFFER)
+        self._file = file
         self.count = 0
+
+    @staticmethod
+    def nameless(folder: Path, kind: Any) -> Column:
+        """One whose file is gone when nobody has it any more."""
+        file = tempfile.TemporaryFile(dir=folder, buffering=_COLUMN_BUFFER)  # noqa: SIM115
+        made = Column(file, kind, folder)
+        weakref.finalize(made, _close, file)
+        return made
 
     def extend(self, values: Array) -> None:
         """Add some at the end."""
@@ -147,9 +176,32 @@ class Column:
         done = 0
         while done < len(view):
             count = os.preadv(self._file.fileno(), [view[done:]], begin * size + done)
-            assert count, f"{self.path} ends early"
+            assert count, f"a column below {self.folder} ends early"
             done += count
         return values
+
+    def __getitem__(self, index: int) -> Any:
+        return self.read(index, index + 1)[0]
+
+    def whole(self) -> Array:
+        """All of them."""
+        return self.read(0, self.count)
+
+    def rows(self, begin: int, end: int, width: int) -> Array:
+        """Groups of `width` numbers, those from `begin` to `end`: [n, width]."""
+        return self.read(begin * width, end * width).reshape(-1, width)
+
+    def gather(self, indexes: Array, width: int) -> Array:
+        """Groups of `width` numbers [n, width], the group at each of the `indexes` [n]."""
+        if not len(indexes):
+            return np.empty((0, width), self._kind)
+        low, high = int(indexes.min()), int(indexes.max()) + 1
+        if high - low <= _NEAR * len(indexes):
+            return self.rows(low, high, width)[indexes - low]
+        found = np.empty((len(indexes), width), self._kind)
+        for number, index in enumerate(indexes.tolist()):
+            found[number] = self.rows(index, index + 1, width)
+        return found
 
     def close(self) -> None:
         """As of a Spool."""

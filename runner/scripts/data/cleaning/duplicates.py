@@ -1,17 +1,22 @@
 """Rows that are there already: the same, or nearly.
 
-Rows are compared as columns of digests and of signatures, 256 bytes a row of which one band (8) is
-looked at at a time. Only rows that meet another one in a band are read again.
+Rows are compared as columns of digests and of signatures, 256 bytes a row on disk, of which one
+band (8) is put in order at a time. Only rows that meet another one in a band are read again.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from mmap import mmap
+from typing import IO, Any
 
 import numpy as np
 
+from runner.scripts.data.chunks.digests import Digests, index_kind, ordered
+from runner.scripts.data.chunks.spool import Column
+from runner.scripts.data.chunks.stored import StoredRows
 from runner.scripts.data.cleaning.texts import Row, sides_of, texts_of
 from runner.scripts.data.cleaning.words import words_of
 from runner.scripts.data.preference import Judged
@@ -23,21 +28,22 @@ _SHINGLE = 5  # characters
 _LOOKED_AT = 200_000  # characters of a row
 _WORDLESS = frozenset("01")  # of sides that are punctuation alone
 _MOST_COMPARED = 64  # earlier rows that one is compared with
-_KEPT = 1 << 20  # shingles of rows that may be asked for again: about 100 MB
+_KEPT = 1 << 18  # shingles of rows that may be asked for again: about 25 MB
+_BLOCK = 1 << 14  # rows whose meetings are looked at at a time
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 Found = tuple[int, int, float]  # index of a row, of the one before it, how like it is; 0 for equal
 
 
-def exact(digests: Array) -> Iterator[Found]:
+def exact(digests: Digests) -> Iterator[Found]:
     """Rows that are the same as one before."""
-    _, first, codes = np.unique(digests, return_index=True, return_inverse=True)
-    firsts = first[codes]
-    for index in np.flatnonzero(firsts != np.arange(len(digests))):
+    found = ordered(digests)
+    firsts = found.firsts()[found.codes()]
+    for index in np.flatnonzero(firsts != np.arange(len(digests), dtype=firsts.dtype)):
         yield int(index), int(firsts[index]), 0.0
 
 
 def near(
-    rows: Sequence[Row], left: Array, bands: Iterable[Array], threshold: float
+    rows: Sequence[Row], left: Array, bands: Iterable[Array | Column], threshold: float
 ) -> Iterator[Found]:
     """Rows, of those that are `left`, that are like one before, which was kept.
 
@@ -46,16 +52,68 @@ def near(
     rows to compare; the comparison itself is exact. Rows for another use (a good and a bad answer)
     are not compared.
     """
-    kept: dict[int, list[int]] = defaultdict(list)  # meeting -> rows
-    known = _Known(rows)
-    for index, meetings in _meetings(left, bands):
-        there = {first for meeting in meetings for first in kept.get(meeting, ())}
-        found = _alike(known, index, sorted(there)[:_MOST_COMPARED], threshold) if there else None
-        if found:
-            yield found
-            continue
-        for meeting in meetings:
-            kept[meeting].append(index)
+    folder = rows.folder if isinstance(rows, StoredRows) else None
+    with (
+        tempfile.TemporaryFile(dir=folder) as meetings,
+        tempfile.TemporaryFile(dir=folder) as lines_file,
+        _Lines(lines_file) as kept,
+    ):
+        known = _Known(rows)
+        for index, lines in _meetings(left, bands, Column(meetings, np.int64, folder), kept):
+            there = {first for line in lines for first in kept.of(line)}
+            earlier = sorted(there)[:_MOST_COMPARED]
+            found = _alike(known, index, earlier, threshold) if earlier else None
+            if found:
+                yield found
+                continue
+            for line in lines:
+                kept.append(line, index)
+
+
+class _Lines:
+    """Of each key that rows have in common, the first rows with it that were kept: in a file, of
+    which as much is in memory as there is room. A line: how many there are, then they."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._size = 0
+        self._held: mmap | None = None
+        self._numbers: memoryview[int] | None = None
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held and self._numbers:
+            self._numbers.release()
+            self._held.close()
+
+    def reserve(self, sizes: Array) -> Array:
+        """Lines for keys of so many rows each: int64, the place of each line."""
+        ends = self._size + np.cumsum(np.minimum(sizes, _MOST_COMPARED) + 1, dtype=np.int64)
+        begins = np.concatenate([[self._size], ends])[:-1].astype(np.int64)
+        self._size = int(ends[-1]) if len(ends) else self._size
+        return begins
+
+    def open(self) -> None:
+        """All lines are reserved."""
+        if self._size:
+            os.posix_fallocate(self._file.fileno(), 0, 4 * self._size)  # or a full disk would kill
+            self._held = mmap(self._file.fileno(), 4 * self._size)
+            self._numbers = memoryview(self._held).cast("i")
+
+    def of(self, line: int) -> list[int]:
+        """Its rows."""
+        assert self._numbers is not None
+        return self._numbers[line + 1 : line + 1 + self._numbers[line]].tolist()
+
+    def append(self, line: int, row: int) -> None:
+        """Add a row, if it can be among the first that are asked for."""
+        assert self._numbers is not None
+        count = self._numbers[line]
+        if count < _MOST_COMPARED:
+            self._numbers[line + 1 + count] = row
+            self._numbers[line] = count + 1
 
 
 def _alike(known: _Known, index: int, earlier: Sequence[int], threshold: float) -> Found | None:
@@ -91,28 +149,43 @@ class _Known:
         return found
 
 
-def _meetings(left: Array, bands: Iterable[Array]) -> Iterator[tuple[int, list[int]]]:
-    """Each row that has a key with another one in common, in order, and the numbers of the keys."""
-    rows, keys, count = [np.empty(0, np.int32)], [np.empty(0, np.int64)], 0
+def _meetings(
+    left: Array, bands: Iterable[Array | Column], meetings: Column, kept: _Lines
+) -> Iterator[tuple[int, list[int]]]:
+    """Each row that has a key with another one in common, in order, and the lines of the keys.
+
+    `meetings`: where rows and lines wait, band by band.
+    """
+    starts, cuts = [], np.arange(0, len(left) + _BLOCK, _BLOCK)
+    where = np.flatnonzero(left).astype(index_kind(len(left)))
     for band in bands:
-        there = np.flatnonzero(left & (band != 0)).astype(np.int32)
-        there = there[np.argsort(band[there], kind="stable")]
-        own = band[there]
-        if len(own) < 2:
-            continue
-        same = own[1:] == own[:-1]
-        as_before, as_after = np.append(False, same), np.append(same, False)
-        several = as_before | as_after
-        begins = several & ~as_before
-        rows.append(there[several])
-        keys.append(count + np.cumsum(begins)[several])
-        count += int(begins.sum())
-    row, key = np.concatenate(rows), np.concatenate(keys)
-    order = np.argsort(row, kind="stable")
-    row, key = row[order], key[order]
-    cuts = np.flatnonzero(np.append(True, row[1:] != row[:-1]))[: len(row)]
-    for begin, end in zip(cuts, [*cuts[1:], len(row)][: len(cuts)], strict=True):
-        yield int(row[begin]), key[begin:end].tolist()
+        rows, lines = _met(band, where, kept)
+        order = np.argsort(rows, kind="stable")
+        starts.append(meetings.count // 2 + np.searchsorted(rows[order], cuts))
+        meetings.extend(np.column_stack([rows[order], lines[order]]).reshape(-1))
+    kept.open()
+    for block in range(len(cuts) - 1):
+        parts = [meetings.read(2 * own[block], 2 * own[block + 1]) for own in starts]
+        found = np.concatenate([np.empty(0, np.int64), *parts]).reshape(-1, 2)
+        found = found[np.argsort(found[:, 0], kind="stable")]
+        begins = np.flatnonzero(np.append(True, found[1:, 0] != found[:-1, 0]))[: len(found)]
+        for begin, end in zip(begins, np.append(begins[1:], len(found)), strict=False):
+            yield int(found[begin, 0]), found[begin:end, 1].tolist()
+
+
+def _met(band: Array | Column, where: Array, kept: _Lines) -> tuple[Array, Array]:
+    """The rows of `where` that have their key with another one in common, and its line."""
+    keys = Digests(band if isinstance(band, Column) else band.reshape(-1, 1), where, 1)
+    found = ordered(keys)
+    begins = found.new & ~np.append(found.new[1:], True)[: len(where)]
+    several = begins | ~found.new
+    if len(where) and not band[int(where[found.order[0]])]:  # rows without words are in no line
+        wordless = int(np.append(found.new[1:], True).argmax()) + 1
+        begins[:wordless] = several[:wordless] = False
+    rows = where[found.order[several]]
+    first = begins[several]
+    sizes = np.diff(np.flatnonzero(np.append(first, True)))
+    return rows, kept.reserve(sizes)[np.cumsum(first) - 1]
 
 
 def signatures_of(rows: Sequence[Row]) -> Array:

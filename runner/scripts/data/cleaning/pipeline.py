@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from runner.scripts.data.chunks.spool import Column
 from runner.scripts.data.chunks.stored import facts_in
 from runner.scripts.data.cleaning import duplicates, language, lengths, refusals, repair, turns
 from runner.scripts.data.cleaning.contamination import Measure, nothing_to_look_for
@@ -109,7 +110,10 @@ class Cleaning:
         return offset
 
     def compared(
-        self, rows: Sequence[Row], positions: Sequence[int] | Array, bands: Iterable[Array]
+        self,
+        rows: Sequence[Row],
+        positions: Sequence[int] | Column,
+        bands: Iterable[Array | Column],
     ) -> Array:
         """Indexes of the rows that are not there before. `bands`: the columns of `signatures_of`.
 

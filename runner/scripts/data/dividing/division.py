@@ -16,11 +16,12 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from runner.scripts.data.chunks.digests import first_of
 from runner.scripts.data.chunks.stored import StoredRows, taken
 from runner.scripts.data.dividing.facts import Facts, facts_of, goes_by_kin
 from runner.scripts.data.dividing.kinship import Row
 from runner.scripts.data.dividing.mixing import is_mixed, limited, mixed, shuffled
-from runner.scripts.data.dividing.split import Family, held_out, held_out_kin, unit_count
+from runner.scripts.data.dividing.split import Family, sides_of_kin, sides_of_share, unit_count
 from runner.scripts.data.files.rows import MAX_SHOWN
 from runner.scripts.spec import ScriptError
 from runner.scripts.weights.floats import Array
@@ -105,7 +106,8 @@ def sums_by_source(sources: Array, tokens: Sequence[int] | Array) -> dict[int, t
 
 def _by_source(rows: Sequence[Row]) -> Counter[int]:
     if isinstance(rows, StoredRows):
-        return Counter(rows.facts.sources.tolist())
+        counts = np.bincount(rows.facts.sources)
+        return Counter({number: int(count) for number, count in enumerate(counts) if count})
     return Counter(row.traits.source for row in rows)
 
 
@@ -117,10 +119,11 @@ def _split(
     facts, by_kin = _facts(rows, plain, settings), goes_by_kin(settings)
     if by_kin:
         assert facts.prompts is not None
-        family = Family(facts.prompts, _listed(facts.groups), _listed(facts.strata))
-        sides = np.array(held_out_kin(family, fraction, seed, stable="stable" in wanted), bool)
+        owners = facts.owners if facts.has_groups else None
+        family = Family(facts.prompts, owners, facts.strata)
+        sides = sides_of_kin(family, fraction, seed, stable="stable" in wanted)
     else:
-        sides = np.array(held_out(facts.plain, fraction, seed), bool)
+        sides = sides_of_share(facts.plain, fraction, seed)
     if by_kin and fraction and (sides.all() or not sides.any()):
         side = "left to train on" if sides.all() else "held out"
         raise ScriptError(
@@ -159,10 +162,6 @@ def _facts(rows: Sequence[Any], plain: Callable[[Any], str], settings: Mapping[s
     return rows.facts if isinstance(rows, StoredRows) else facts_of(rows, plain, settings)
 
 
-def _listed(column: Array | None) -> list[str | None] | None:
-    return None if column is None else list(column.tolist())
-
-
 # --- leaks
 
 
@@ -180,8 +179,8 @@ def _without_leaks(
     assert ours.prompts is not None and ours.contents is not None  # noqa: PT018
     assert held.prompts is not None and held.contents is not None  # noqa: PT018
     prompts, contents = (
-        _first_of(ours.prompts, held.prompts),
-        _first_of(ours.contents, held.contents),
+        first_of(ours.prompts, held.prompts),
+        first_of(ours.contents, held.contents),
     )
     leaking = np.flatnonzero(prompts >= 0)
     if len(leaking) and on_leak == "error":
@@ -225,22 +224,13 @@ def _near(
         return {}
     ours, held = _facts(train, plain, settings), _facts(validation, plain, settings)
     assert ours.contents is not None and held.contents is not None  # noqa: PT018
-    there = _first_of(held.contents, ours.contents)
+    there = first_of(held.contents, ours.contents)
     near = np.flatnonzero(there >= 0)
     if not len(near):
         return {}
     first = int(near[0])
     pair = validation[first].place, train[int(there[first])].place
     return {"rows": len(near), "of": len(validation), "first": f"{pair[0]} and {pair[1]}"}
-
-
-def _first_of(wanted: Array, there: Array) -> Array:
-    """For each of `wanted` where it first is in `there`; -1 where it is not."""
-    names, first = np.unique(there, return_index=True)
-    if not len(names):
-        return np.full(len(wanted), -1)
-    places = np.minimum(np.searchsorted(names, wanted), len(names) - 1)
-    return np.where(names[places] == wanted, first[places], -1)
 
 
 def _numbers(indexes: Array, *columns: Array) -> Iterator[tuple[int, ...]]:

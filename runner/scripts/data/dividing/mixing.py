@@ -8,8 +8,6 @@ is asked before a run, where there may be none.
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +33,7 @@ def limited(rows: Sequence[R], sources: Sequence[Source], seed: int) -> Sequence
     """Of each source with a `limit` that many rows, those that come first by hash; order kept."""
     import numpy as np
 
+    from runner.scripts.data.chunks.digests import ordered
     from runner.scripts.data.chunks.stored import facts_in, taken
 
     facts = facts_in(rows)
@@ -42,11 +41,11 @@ def limited(rows: Sequence[R], sources: Sequence[Source], seed: int) -> Sequence
     for number, source in enumerate(sources):
         own = np.flatnonzero(facts.sources == number)
         if "limit" in source and len(own) > source["limit"]:
-            ranks = _hashes(f"{seed}:limit:", facts.digests[own])
-            groups, strata = _texts_at(facts.groups, own), _texts_at(facts.strata, own)
-            # Copies are told apart by what else decides their side.
-            first = sorted(range(len(own)), key=lambda n: (ranks[n], groups[n], strata[n]))
-            own = own[first[: source["limit"]]]
+            ranks = ordered(facts.digests.take(own).hashed(f"{seed}:limit:"))
+            own = own[ranks.order]
+            if facts.has_groups or facts.strata:
+                own = _copies_by_traits(rows, own, ranks.new)
+            own = own[: source["limit"]]
         kept[own] = True
     return taken(rows, np.flatnonzero(kept))
 
@@ -59,11 +58,12 @@ def mixed(rows: Sequence[R], sources: Sequence[Source], seed: int) -> Sequence[R
     """
     import numpy as np
 
+    from runner.scripts.data.chunks.digests import index_kind, ordered
     from runner.scripts.data.chunks.stored import facts_in, taken
 
     facts = facts_in(rows)
-    counts = Counter(facts.sources.tolist())
-    times = times_of([counts[number] for number in range(len(sources))], sources)
+    counts = np.bincount(facts.sources, minlength=len(sources)).tolist()
+    times = times_of(counts, sources)
     wanted = {
         number: round(each * counts[number]) for number, each in enumerate(times) if counts[number]
     }
@@ -73,28 +73,26 @@ def mixed(rows: Sequence[R], sources: Sequence[Source], seed: int) -> Sequence[R
             hint="lower repeat, or bring the weights in data.train closer together",
             code="E364",
         )
-    indexes, hashes = [np.empty(0, np.int64)], [np.empty(0, "S64")]
+    kind = index_kind(len(rows))
+    indexes, hashes = [np.empty(0, kind)], []
     for number, total in wanted.items():
-        own = np.flatnonzero(facts.sources == number)
+        own = np.flatnonzero(facts.sources == number).astype(kind)
         passes, rest = divmod(total, len(own))
         for copy in range(passes + 1):
             if copy == passes:
-                more = _hashes(f"{seed}:more:", facts.digests[own])
-                own = own[np.argsort(more, kind="stable")[:rest]]
+                more = facts.digests.take(own).hashed(f"{seed}:more:")
+                own = own[ordered(more).order[:rest]]
             indexes.append(own)
-            hashes.append(_hashes(f"{seed}:order:{copy}:", facts.digests[own]))
-    order = np.argsort(np.concatenate(hashes), kind="stable")
-    return taken(rows, np.concatenate(indexes)[order])
+            hashes.append(facts.digests.take(own).hashed(f"{seed}:order:{copy}:"))
+    return taken(rows, np.concatenate(indexes)[ordered(*hashes).order])
 
 
 def shuffled(rows: Sequence[R], seed: int) -> Sequence[R]:
     """The rows in the order of a hash, whatever their order was."""
-    import numpy as np
-
+    from runner.scripts.data.chunks.digests import ordered
     from runner.scripts.data.chunks.stored import facts_in, taken
 
-    hashes = _hashes(f"{seed}:order:0:", facts_in(rows).digests)
-    return taken(rows, np.argsort(hashes, kind="stable"))
+    return taken(rows, ordered(facts_in(rows).digests.hashed(f"{seed}:order:0:")).order)
 
 
 def rows_about(counts: Sequence[int], sources: Sequence[Source], fraction: float) -> float:
@@ -135,20 +133,18 @@ def _exact(number: float) -> Fraction:
     return Fraction(repr(number))
 
 
-def _hashes(begin: str, digests: Array) -> Array:
-    """Of each digest behind the text `begin`: S64, hexadecimal."""
+def _copies_by_traits(rows: Sequence[Row], indexes: Array, new: Array) -> Array:
+    """The `indexes` of rows in order, of which each is `new` or a copy of the one before it, with
+    copies in the order of what else decides their side."""
     import numpy as np
 
-    start = hashlib.sha256(begin.encode())
-    found = np.empty(len(digests), "S64")
-    for number, digest in enumerate(digests):
-        each = start.copy()
-        each.update(digest)
-        found[number] = each.hexdigest().encode()
+    def traits(index: int) -> tuple[str, str]:
+        own = rows[index].traits
+        return own.group or "", own.stratum or ""
+
+    found = indexes.copy()
+    begins = np.flatnonzero(np.append(new, True))
+    for number in np.flatnonzero(np.diff(begins) > 1).tolist():
+        copies = slice(begins[number], begins[number + 1])
+        found[copies] = sorted(indexes[copies].tolist(), key=traits)
     return found
-
-
-def _texts_at(column: Array | None, indexes: Array) -> list[str]:
-    if column is None:
-        return [""] * len(indexes)
-    return [text or "" for text in column[indexes]]
