@@ -24,11 +24,11 @@ def write_recipes(folder: Path, count: int, *, wrong: bool = True) -> list[Path]
     shutil.copytree(RECIPES / "data", folder / "data")
     (folder / ".git").mkdir()
     good = [read_source(path).data for path in VALID]
-    # a recipe that it starts from, or that gives its reward model, is a file of its own
+    # a recipe that it starts from, is compared with, or learns by, is a file of its own
     good = [
         data
         for data in good
-        if "recipe" not in data["model"] and "recipe" not in data.get("reward", {})
+        if not {"recipe"} & {*data["model"], *data.get("reward", {})} and "compare" not in data
     ]
     paths = []
     for number in range(count):

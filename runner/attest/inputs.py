@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from runner.recipe.base_recipe import recipes_of
+from runner.recipe.compared_recipes import alone
 from runner.recipe.model import build_resolved, is_commit
 from runner.recipe.paths import named_paths
 from runner.stages.fetch_data import named_files
@@ -84,8 +85,11 @@ def environments_of(about: Finished) -> dict[str, str]:
 
 
 def recipe_of(resolved: Mapping[str, Any]) -> Recipe:
-    """The recipe for its values alone: no path of it is looked at."""
-    return build_resolved(resolved, Path("recipe.yaml"))
+    """The recipe for its values alone: no path of it is looked at.
+
+    Without those that it is compared with, which are no inputs.
+    """
+    return alone(build_resolved(resolved, Path("recipe.yaml")))
 
 
 def _named_files(recipe: Recipe, lock: Mapping[str, Any]) -> list[Input]:

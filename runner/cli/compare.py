@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -51,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print the comparison. What differs is for a person to judge: exit code 0 in any case."""
     from runner.compare.candidates import candidates
+    from runner.compare.page import PAGE, as_text, write_page
     from runner.compare.result import as_data
     from runner.judge.result import judges_itself
     from runner.report.compare_text import print_comparison
@@ -69,18 +69,12 @@ def main(args: argparse.Namespace) -> int:
             sections = (run.record.get("resolved", {}).get("ollama") for run in runs)
             deployed = [section["name"] for section in sections if section]
             data["notes"] += judges_itself(settings.endpoint.model, deployed)
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if args.output is not None:
-        from runner.report.compare_html import as_html
-        from runner.store.atomic import make_folders, write_atomic
-
-        make_folders(args.output)
-        write_atomic(args.output / "compare.json", text)
-        write_atomic(args.output / "compare.html", as_html(data))
+        write_page(args.output, data)
     if args.format == "json":
-        print(text, end="")
+        print(as_text(data), end="")
     else:
-        page = None if args.output is None else str(args.output / "compare.html")
+        page = None if args.output is None else str(args.output / PAGE)
         print_comparison(data, page, sys.stdout)
     return 0
 

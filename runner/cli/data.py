@@ -409,6 +409,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path | None]
     """What `prepare` measured, and the folder of the run; None where all of it is in the store."""
     from runner.cli import run
     from runner.plan.chain import plan_chain
+    from runner.runs.reading import loaded
     from runner.stages import stages_of
     from runner.store import known_digests
     from runner.store.store import Store
@@ -417,8 +418,8 @@ def _prepared(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path | None]
     parser = argparse.ArgumentParser()
     run.add_arguments(parser)
     options = parser.parse_args([str(args.recipe), "--until", "prepare"])
-    options.set = args.set
-    recipe, lock = run.loaded(options)
+    options.recipe, options.set = args.recipe, args.set
+    recipe, lock = loaded(options)
     stages, store = stages_of(recipe, "prepare"), Store(store_folder())
     *_, link = plan_chain(recipe, stages, store)
     known_digests.keep()

@@ -53,10 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prepare, meet, train; exit code 0 when the first machine has written everything."""
-    from runner.cli.run import execute, loaded, nothing
+    from runner.cli.run import execute, nothing
     from runner.errors import UsageError
     from runner.execution.machines.meeting import Other
     from runner.plan.chain import plan_chain
+    from runner.runs.reading import loaded
     from runner.stages import stages_of
     from runner.store.store import Store
     from runner.system.folders import store_folder

@@ -76,9 +76,9 @@ def main(argv: Sequence[str]) -> int:
         share_with_group()
         return int(importlib.import_module(f"runner.cli.{args.command}").main(args))
     except RecipeInvalid as error:
-        return _report_invalid(error)
+        return _with_notes(error, _report_invalid(error))
     except RecipeToolError as error:
-        return _report(error)
+        return _with_notes(error, _report(error))
     except KeyboardInterrupt:
         return _report(Interrupted(signal.SIGINT))
     except BrokenPipeError:
@@ -88,7 +88,8 @@ def main(argv: Sequence[str]) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 2
     except Exception as error:
-        return _report_disk(error, arguments) or _report_bug(arguments)
+        code = _report_disk(error, arguments)
+        return _with_notes(error, code) if code else _report_bug(arguments)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -146,6 +147,13 @@ def _meant(message: str, options: Sequence[str]) -> str:
 
 def _on_terminate(signal_number: int, frame: FrameType | None) -> None:
     raise Interrupted(signal_number)
+
+
+def _with_notes(error: Exception, code: int) -> int:
+    """Print what else is to be said of a reported error: of several recipes, which were done."""
+    for note in getattr(error, "__notes__", ()):
+        print(note, file=sys.stderr)
+    return code
 
 
 def _report(error: RecipeToolError) -> int:

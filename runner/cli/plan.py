@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.plan.chain import Link
@@ -17,6 +19,7 @@ HELP = (
     "Say for every stage whether it would run, resume or be reused, and why; about how much "
     "memory, disk and time that takes; and what this machine lacks. Changes nothing."
 )
+PLANS = 1  # version of the JSON of several recipes
 EXAMPLE = "recipe plan recipes/quickstart.yaml"
 
 
@@ -26,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from runner.recipe.shrink import HELP as SHRINK_HELP
     from runner.stages import ORDER
 
-    parser.add_argument("recipe", type=Path, help="the recipe file")
+    parser.add_argument(
+        "recipes", type=Path, nargs="+", metavar="RECIPE", help="the recipe file, or several"
+    )
     overrides.add_option(parser)
     overrides.add_backend_option(parser)
     parser.add_argument("--shrink", action="store_true", help=SHRINK_HELP)
@@ -47,44 +52,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the plan."""
-    from runner.plan.chain import plan_chain
-    from runner.recipe.load import load_recipe
+    """Print the plans, of several recipes each as if it were run by itself."""
     from runner.recipe.shrink import shrink_recipe
-    from runner.report.plan_text import as_json, as_markdown, as_text
     from runner.report.reporters import print_beside
+    from runner.runs.several import chosen, read_all, refuse_shared_runs
+
+    asked = chosen(args, lambda message: print(message, file=sys.stderr))
+    recipes = read_all([each.recipe for each in asked], args.set, (), print_beside)
+    refuse_shared_runs(recipes)
+    if args.shrink:
+        recipes = list(map(shrink_recipe, recipes))
+    said = [_said(recipe, each) for recipe, each in zip(recipes, asked, strict=True)]
+    if len(said) > 1 and args.format == "json":
+        print(json.dumps({"schema": PLANS, "recipes": said}, indent=2, ensure_ascii=False))
+    elif args.format == "json":
+        print(json.dumps(said[0], indent=2, ensure_ascii=False))
+    else:
+        print("\n\n".join(map(str, _with_heads(said, asked))))
+    return 0
+
+
+def _with_heads(said: Sequence[Any], asked: Sequence[argparse.Namespace]) -> Iterator[str]:
+    """As Markdown each has its own."""
+    for text, args in zip(said, asked, strict=True):
+        head = len(said) > 1 and args.format == "text"
+        yield f"# {args.recipe}\n{text}" if head else text
+
+
+def _said(recipe: Recipe, args: argparse.Namespace) -> Any:
+    """What is asked of one recipe: text, or data for JSON."""
+    if args.recommend:
+        return _recommended(recipe, args)
+    if args.hardware is not None:
+        return _fit(recipe, args)
+    return _planned(recipe, args)
+
+
+def _planned(recipe: Recipe, args: argparse.Namespace) -> Any:
+    from runner.plan.chain import plan_chain, plan_compared
+    from runner.report.plan_text import as_data, as_markdown, as_text
     from runner.stages import stages_of
     from runner.store.store import Store
     from runner.system.folders import store_folder
 
-    recipe = load_recipe(args.recipe, warn=print_beside, overrides=args.set)
-    if args.shrink:
-        recipe = shrink_recipe(recipe)
-    if args.recommend:
-        return _recommend(recipe, args)
-    if args.hardware is not None:
-        return _fit(recipe, args)
-    links = plan_chain(recipe, stages_of(recipe, args.until), Store(store_folder()))
-    plans = list(map(_plan_of, links))
+    store, stages = Store(store_folder()), stages_of(recipe, args.until)
+    compares = any(stage.NAME == "evaluate" for stage in stages)
+    compared = plan_compared(recipe, store) if compares else []
+    own = plan_chain(recipe, stages, store)
     if args.format == "json":
-        print(as_json(plans))
-    elif args.format == "markdown":
-        print(
-            "\n\n".join(
-                as_markdown(_file_of(link, args.recipe), plan)
-                for link, plan in zip(links, plans, strict=True)
-            )
-        )
-    elif len(plans) == 1:
-        print(as_text(plans[0]))
-    else:
-        heads = [f"{link.recipe.name}, by {_file_of(link, args.recipe)}" for link in links]
-        print(
-            "\n\n".join(f"{head}\n{as_text(plan)}" for head, plan in zip(heads, plans, strict=True))
-        )
-    if args.format == "text" and plans[-1].trains:
-        _print_advice(recipe, args)
-    return 0
+        beside = [as_data(list(map(_plan_of, each))) for each in compared]
+        data = as_data(list(map(_plan_of, own)))
+        return {**data, **({"compared": beside} if beside else {})}
+    links = [link for chain in (*compared, own) for link in chain]
+    plans = list(map(_plan_of, links))
+    files = [_file_of(link, args.recipe) for link in links]
+    if args.format == "markdown":
+        each = [as_markdown(file, plan) for file, plan in zip(files, plans, strict=True)]
+        return "\n\n".join(each)
+    heads = [
+        f"{link.recipe.name}, by {file}\n" if len(links) > 1 else ""
+        for link, file in zip(links, files, strict=True)
+    ]
+    text = "\n\n".join(head + as_text(plan) for head, plan in zip(heads, plans, strict=True))
+    return "\n".join([text, *(_advice(recipe, args) if plans[-1].trains else [])])
 
 
 def _plan_of(link: Link) -> Plan:
@@ -104,23 +134,19 @@ def _file_of(link: Link, given: Path) -> Path:
     return given if path == given else path
 
 
-def _fit(recipe: Recipe, args: argparse.Namespace) -> int:
-    """Print whether the trainings of a chain fit other machines. Exit code 0 whatever they do."""
+def _fit(recipe: Recipe, args: argparse.Namespace) -> Any:
+    """Whether the trainings of a chain fit other machines. Exit code 0 whatever they do."""
     from runner.plan.fits import fits_of
     from runner.report import fit_table
 
     chain = fits_of(recipe, _machines(args))
     if args.format == "json":
         *bases, last = [fit_table.as_data(each) for each in chain]
-        data = {**last, **({"bases": bases} if bases else {})}
-        print(json.dumps(data, indent=2, ensure_ascii=False))
-        return 0
+        return {**last, **({"bases": bases} if bases else {})}
     show = fit_table.as_markdown if args.format == "markdown" else fit_table.as_text
     heads = [f"{each.recipe}\n" if len(chain) > 1 else "" for each in chain]
-    print("\n\n".join(head + show(each) for head, each in zip(heads, chain, strict=True)))
-    if args.format == "text":
-        _print_advice(recipe, args)
-    return 0
+    text = "\n\n".join(head + show(each) for head, each in zip(heads, chain, strict=True))
+    return "\n".join([text, *(_advice(recipe, args) if args.format == "text" else [])])
 
 
 def _machines(args: argparse.Namespace) -> list[Hardware]:
@@ -130,21 +156,19 @@ def _machines(args: argparse.Namespace) -> list[Hardware]:
     return machines_of(args.hardware or AUTO)
 
 
-def _recommend(recipe: Recipe, args: argparse.Namespace) -> int:
-    """Print what suits model, data and machine best. Exit code 0 whatever that is."""
+def _recommended(recipe: Recipe, args: argparse.Namespace) -> Any:
+    """What suits model, data and machine best. Exit code 0 whatever that is."""
     from runner.recipe.creation.advice import advise
     from runner.report import advice_text
 
     found = advise(recipe, _machines(args))
     if args.format == "json":
-        print(json.dumps(advice_text.as_data(found), indent=2, ensure_ascii=False))
-    else:
-        show = advice_text.as_markdown if args.format == "markdown" else advice_text.as_text
-        print(show(found))
-    return 0
+        return advice_text.as_data(found)
+    show = advice_text.as_markdown if args.format == "markdown" else advice_text.as_text
+    return show(found)
 
 
-def _print_advice(recipe: Recipe, args: argparse.Namespace) -> None:
+def _advice(recipe: Recipe, args: argparse.Namespace) -> Iterator[str]:
     """A line where another method suits better; what cannot be told is said when asked."""
     from runner.errors import UsageError
     from runner.recipe.creation.advice import advise
@@ -155,5 +179,4 @@ def _print_advice(recipe: Recipe, args: argparse.Namespace) -> None:
     except UsageError:
         return
     where = f" --hardware {args.hardware}" if args.hardware else ""
-    for line in in_short(found, f"recipe plan {args.recipe}{where}"):
-        print(line)
+    yield from in_short(found, f"recipe plan {args.recipe}{where}")

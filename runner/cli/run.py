@@ -1,11 +1,10 @@
-"""`recipe run`: plan, execute, and say at the end what came out."""
+"""`recipe run`: plan all recipes, execute one after the other, and say what came out."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runner.plan.plan import Action, Step, make_plan
 
 if TYPE_CHECKING:
-    from runner.errors import NotReproduced, RecipeToolError
+    from runner.errors import NotReproduced
     from runner.execution.chain import BaseResult
     from runner.execution.execute import Execution, StageResult
     from runner.execution.machines.contract import Machines
@@ -22,10 +21,17 @@ if TYPE_CHECKING:
     from runner.plan.snapshot import Snapshot
     from runner.recipe.model import Recipe
     from runner.report.progress import Progress
+    from runner.report.told import Told
+    from runner.runs.background import Child
+    from runner.runs.page import Page
+    from runner.runs.several import Job
     from runner.stages.contract import Outputs, Stage
     from runner.store.store import Store
 
-HELP = "Run a recipe to the end. What is already there is reused; an interrupted training goes on."
+HELP = (
+    "Run a recipe to the end. What is already there is reused; an interrupted training goes on. "
+    "Of several, all are checked and planned before the first is run; they run in the order given."
+)
 EXAMPLE = "recipe run recipes/quickstart.yaml"
 
 
@@ -35,7 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from runner.recipe.shrink import HELP as SHRINK_HELP
     from runner.stages import ORDER
 
-    parser.add_argument("recipe", type=Path, help="the recipe file, its lock, or a bundle")
+    parser.add_argument(
+        "recipes",
+        type=Path,
+        nargs="+",
+        metavar="RECIPE",
+        help="the recipe file, its lock, or a bundle; or several recipes, one after the other",
+    )
     overrides.add_option(parser)
     overrides.add_backend_option(parser)
     parser.add_argument("--shrink", action="store_true", help=SHRINK_HELP)
@@ -107,155 +119,108 @@ def address_of(text: str) -> tuple[str, int]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the recipe; exit code 0 when every stage is done."""
-    from runner.bundle.archive import is_bundle
-    from runner.execution.device import require_device
-    from runner.plan.chain import plan_chain
-    from runner.runs.again import words_of
-    from runner.runs.background import Parent, split
-    from runner.stages import stages_of
+    """Run the recipes; exit code 0 when every stage is done."""
+    from runner.report.told import Told
+    from runner.runs.reading import jobs_of
+    from runner.runs.several import one_after_the_other
     from runner.store import known_digests
     from runner.store.store import Store
     from runner.system import offline
-    from runner.system.folders import cache_folder, store_folder
+    from runner.system.folders import store_folder
 
-    started = time.monotonic()
     if args.offline:
         offline.forbid()
     if args.paranoid:
         known_digests.forget()
-    bundled = is_bundle(args.recipe)
-    recipe, lock = (_unpacked if bundled else loaded)(args)
-    runs = runs_of(recipe)
-    stages = stages_of(recipe, args.until)
+    jobs = jobs_of(args)
     if args.get:
-        return _get(args, recipe, stages)
+        return _get(jobs)
     store = Store(store_folder(), paranoid=args.paranoid)
-    links = plan_chain(recipe, stages, store)
-    known_digests.keep()
-    for link in links:
-        require_device(link.recipe, link.steps)
-    if args.offline:
-        from runner.execution.ready import require_ready
+    _plan_all(jobs, store)
+    stays = not args.detach or all(job.idle for job in jobs)
+    background = None if stays else _split(jobs)
+    if isinstance(background, int):
+        return background
+    with Told(args.format, several=len(jobs) > 1) as told:
 
-        todo = [(link.recipe, link.steps) for link in links]
-        require_ready(todo, cache_folder(), _get_command(args), _say)
-    if shown := up_to_date(links[-1].steps, runs):
-        _say_up_to_date(args, shown, time.monotonic() - started)
-    else:
-        for link in links:
-            _warn_of_lacks(link.recipe, link.steps)
-            require_rendezvous(args, link.recipe, link.steps)
-        background = split(words_of(args)) if args.detach else None
-        if isinstance(background, Parent):
-            return _say_in_background(args, background.wait())
-        announce = background.announce if background else nothing
-        shown = execute_chain(args, links[-1], store, lock, announce)
-        _print_result(args, shown)
-    if bundled:
-        _compare_with_bundle(recipe, shown)
-    elif lock is not None:
-        compare_with_expected(recipe, shown, required=args.locked)
-    return _verify(args, shown, store) if args.verify_twice else 0
+        def run(job: Job) -> int:
+            if job is not jobs[0]:
+                _plan(job, store)  # those before it have filled the store
+            return _run(job, store, background, told)
+
+        return one_after_the_other(jobs, run, told, _say)
 
 
-def loaded(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any] | None]:
-    """The recipe in a file, and the lock that it goes by, if any."""
-    from runner.execution.published_twin import recorded
-    from runner.lock.locking import lock_of_run
-    from runner.recipe.load import UNPINNED, load_recipe
-    from runner.recipe.shrink import shrink_recipe
-    from runner.report.reporters import print_beside
-
-    errors = UNPINNED if args.locked else ()
-    recipe = load_recipe(args.recipe, warn=print_beside, overrides=args.set, errors=errors)
-    given = recipe
-    recipe = _pinned(args, recipe)
-    lock = None  # which pins the recipe as it is written: it says nothing of a twin or a change
-    _refuse_with_locked(args)
-    if args.shrink:
-        recipe = recorded(shrink_recipe(recipe), given)
-    elif not args.set:
-        lock = lock_of_run(recipe, required=args.locked, warn=_warn)
-    return recipe, lock
-
-
-def _pinned(args: argparse.Namespace, recipe: Recipe) -> Recipe:
-    """`recipe` with commits of the hub, which is not asked for a training that cannot be here.
-
-    What a run has trained before may be stored: then it is asked, and the plan decides.
-    """
-    from runner.errors import RecipeToolError
-    from runner.execution.before_hub import may_be_stored
-    from runner.execution.published_twin import NO_ACCESS, is_closed
-    from runner.execution.revisions import asks_hub, pin_revisions
-    from runner.recipe.base_recipe import innermost
-
-    refused = _refusal(args, recipe) if asks_hub(recipe) else None
-    if refused and not may_be_stored(runs_of(recipe)):
-        raise refused
-    if args.shrink and is_closed(innermost(recipe).model):
-        recipe = _published(recipe, "it is given to those with a licence, and there is no token")
-    try:
-        return pin_revisions(recipe, runs_of(recipe), _say)
-    except RecipeToolError as error:
-        if refused:
-            raise refused from None
-        if not args.shrink or error.code not in NO_ACCESS:
-            raise
-        published = _published(recipe, error.message.split("\n")[0])
-        if published is recipe:
-            raise
-        return pin_revisions(published, runs_of(recipe), _say)
-
-
-def _published(recipe: Recipe, why: str) -> Recipe:
-    """`recipe` with published configs in place of models of the hub, where they are known."""
-    from runner.execution.published_twin import without_hub
-    from runner.recipe.base_recipe import innermost
-
-    published = without_hub(recipe)
-    if published is not recipe:
-        _say(
-            f"{innermost(recipe).model.hub}: {why}; the twin is made of its published sizes, with "
-            "a tokenizer of its own"
-        )
-    return published
-
-
-def _refusal(args: argparse.Namespace, recipe: Recipe) -> RecipeToolError | None:
-    from runner.execution.before_hub import refusal
-    from runner.stages import stages_of
-
-    if getattr(args, "command", "run") != "run" or args.get:
-        return None
-    names = [stage.NAME for stage in stages_of(recipe, args.until)]
-    return refusal(recipe, names, args.rendezvous)
-
-
-def _unpacked(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any]]:
-    """The recipe in a bundle, unpacked beside us, and its lock. Sets `until` as the run had it."""
-    from runner.bundle.archive import open_archive
-    from runner.bundle.unpacked import locked_recipe, require_fresh, unpack_inputs, until_of
-    from runner.errors import UsageError
+def _plan_all(jobs: Sequence[Job], store: Store) -> None:
+    """Plan every recipe, and raise what keeps any of them from being run here."""
+    from runner.execution.device import require_device
+    from runner.execution.ready import require_ready
+    from runner.runs.several import naming, refuse_other_machines
+    from runner.store import known_digests
     from runner.system.folders import cache_folder
 
-    if args.shrink:
-        raise UsageError("a bundle pins the real model; --shrink is for recipes")
-    if args.set:
-        raise UsageError(
-            "a bundle pins every value; --set is for recipes",
-            hint="set the value on the recipe that the bundle was made of",
-            code="E133",
-        )
-    with open_archive(args.recipe) as archive:
-        folder = args.into or Path(archive.index.title)
-        unpack_inputs(archive, folder, cache_folder(), trust_code=args.trust_bundled_code)
-        recipe = locked_recipe(archive, folder)
-    if args.until is None:
-        args.until, args.until_of_bundle = until_of(folder), True
-    _say(f"the inputs of {args.recipe.name} are in {folder}")
-    return recipe, require_fresh(recipe, recipe.source.path, args.recipe)
+    for job in jobs:
+        with naming(job.args):
+            _plan(job, store)
+    known_digests.keep()
+    for job in jobs:
+        for link in job.all_links:
+            with naming(job.args):
+                require_device(link.recipe, link.steps)
+    args = jobs[0].args
+    if args.offline:
+        todo = [(link.recipe, link.steps) for job in jobs for link in job.all_links]
+        require_ready(todo, cache_folder(), _get_command(args), _say)
+    for job in jobs:
+        for link in [] if job.idle else job.all_links:
+            _warn_of_lacks(link.recipe, link.steps)
+            with naming(job.args):
+                refuse_other_machines(job)
+                require_rendezvous(job.args, link.recipe, link.steps)
+
+
+def _plan(job: Job, store: Store) -> None:
+    """What a run would do now."""
+    from runner.plan.chain import plan_chain, plan_compared
+
+    job.compared = plan_compared(job.recipe, store) if job.compares else []
+    job.links = plan_chain(job.recipe, job.stages, store)
+    job.shown = up_to_date(job.links[-1].steps, runs_of(job.recipe))
+
+
+def _split(jobs: Sequence[Job]) -> Child | int:
+    """Who goes on in the background; the exit code of who stays at the terminal."""
+    from runner.runs.again import words_of
+    from runner.runs.background import Parent, split
+
+    args = jobs[0].args
+    found = split(words_of(args))
+    return _say_in_background(args, found.wait()) if isinstance(found, Parent) else found
+
+
+def _run(job: Job, store: Store, background: Child | None, told: Told) -> int:
+    """Run one recipe whose plan is made; exit code 0, or 7 where it is not what it should be."""
+    from runner.bundle.archive import is_bundle
+    from runner.runs.page import page_of, run_compared
+
+    args = job.args
+    announce = background.announce if background else nothing
+
+    def execute_until(link: Link, until: str) -> Path:
+        return execute_chain(args, link, store, None, announce, until)
+
+    beside = run_compared(job, store, execute_until, _say)
+    shown = job.shown or execute_chain(args, job.links[-1], store, job.lock, announce)
+    page = page_of(shown, beside, store)
+    if job.shown:
+        _tell_up_to_date(told, shown, page)
+    else:
+        _tell_result(told, shown, page)
+    if is_bundle(args.recipe):
+        _compare_with_bundle(job.recipe, shown)
+    elif job.lock is not None:
+        compare_with_expected(job.recipe, shown, required=args.locked)
+    return _verify(shown, store, told) if args.verify_twice else 0
 
 
 def _get_command(args: argparse.Namespace) -> str:
@@ -268,13 +233,17 @@ def _this_far(args: argparse.Namespace) -> str:
     return " ".join([f"recipe run {named(args)}", *typed_until(args)])
 
 
-def _get(args: argparse.Namespace, recipe: Recipe, stages: list[Stage]) -> int:
+def _get(jobs: Sequence[Job]) -> int:
     """Download, and run nothing."""
     from runner.execution.ready import get_all
+    from runner.plan.chain import stages_to_compare
     from runner.system.folders import cache_folder
 
-    get_all(recipe, stages, cache_folder(), _say)
-    print(f"everything is here: {_this_far(args)} --offline")
+    for job in jobs:
+        for other in job.recipe.compared if job.compares else ():
+            get_all(other, stages_to_compare(other), cache_folder(), _say)
+        get_all(job.recipe, job.stages, cache_folder(), _say)
+    print(f"everything is here: {_this_far(jobs[0].args)} --offline")
     return 0
 
 
@@ -295,22 +264,6 @@ def _compare_with_bundle(recipe: Recipe, folder: Path) -> None:
         _say(f"the same bytes as in the bundle: manifest {compared.manifest_sha256}")
     else:
         raise _not_reproduced("the run is not what the bundle holds", found)
-
-
-def _refuse_with_locked(args: argparse.Namespace) -> None:
-    """Raises UsageError where the recipe is not run as it is written, and its lock is asked for."""
-    from runner.errors import UsageError
-
-    for name, given, what, code in (
-        ("--shrink", args.shrink, "the real model", "E002"),
-        ("--set", args.set, "the recipe as it is written", "E133"),
-    ):
-        if args.locked and given:
-            raise UsageError(
-                f"--locked and {name} exclude each other: a lock pins {what}",
-                hint="leave one of the two out",
-                code=code,
-            )
 
 
 def _say(message: str) -> None:
@@ -346,6 +299,8 @@ def _say_in_background(args: argparse.Namespace, found: Path | int) -> int:
     print(f"it goes on in the background: {found}")
     for command in ("recipe status", "recipe logs -f", "recipe stop"):
         print(f"  {command} {found}")
+    if len(args.recipes) > 1:
+        print("  recipe ls shows the runs of the other recipes, as they come")
     return 0
 
 
@@ -435,10 +390,10 @@ def _warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _verify(args: argparse.Namespace, folder: Path, store: Store) -> int:
+def _verify(folder: Path, store: Store, told: Told) -> int:
     """Prove the run at the strongest level; 7 when it is not reproduced."""
     from runner.execution.display import show_progress
-    from runner.report.proof import print_proof, show_count
+    from runner.report import proof as report
     from runner.system.folders import cache_folder
     from runner.verify.prove import prove
     from runner.verify.run import open_run
@@ -448,22 +403,25 @@ def _verify(args: argparse.Namespace, folder: Path, store: Store) -> int:
         "train",
         store,
         cache_folder(),
-        on_file=show_count,
+        on_file=report.show_count,
         open_display=show_progress,
     )
-    print_proof(proof, args.format)
+    told.proof(report.as_data(proof), lambda: print("\n".join(report.as_lines(proof))))
     return 0 if proof.holds else 7
 
 
-def _say_up_to_date(args: argparse.Namespace, folder: Path, seconds: float) -> None:
-    if args.format == "json":
-        print(json.dumps({"schema": 1, "state": "up-to-date", "run": str(folder)}))
-        return
-    from runner.report.summary import talk_command
+def _tell_up_to_date(told: Told, folder: Path, page: Page | None) -> None:
+    def in_words() -> None:
+        from runner.report.summary import talk_command
 
-    print(f"Everything is up to date ({seconds:.1f} s). The results are in {folder}")
-    if command := talk_command(folder):
-        print(f"Talk to the model:  {command}")
+        print(f"Everything is up to date ({told.seconds():.1f} s). The results are in {folder}")
+        if command := talk_command(folder):
+            print(f"Talk to the model:  {command}")
+        if page:
+            page.show()
+
+    compare = {"compare": page.as_data()} if page else {}
+    told.result({"schema": 1, "state": "up-to-date", "run": str(folder), **compare}, in_words)
 
 
 def execute_chain(
@@ -472,11 +430,13 @@ def execute_chain(
     store: Store,
     lock: Mapping[str, Any] | None,
     on_start: Callable[[RunFolder], None],
+    until: str | None = None,
 ) -> Path:
     """Run what is missing of the recipes that `link` starts from, then its own stages.
 
     Returns its run's folder: the newest one's where the others gave again what they had given.
-    `on_start` is told the folder of the first run.
+    `on_start` is told the folder of the first run. `until`: where the recipe is not run as far as
+    the command says.
     """
     from runner.execution.chain import ensure_base
     from runner.plan.snapshot import take_snapshot
@@ -491,9 +451,9 @@ def execute_chain(
     def run_base(
         base: Recipe, stages: list[Stage], snapshot: Snapshot, before: BaseResult | None
     ) -> list[StageResult]:
-        until = stages[-1].NAME
+        last = stages[-1].NAME
         _say(f"first the recipe {base.name}, for {link.recipe.name}")
-        return execute(args, base, stages, store, snapshot, None, starts, before, until).results
+        return execute(args, base, stages, store, snapshot, None, starts, before, last).results
 
     recipe, stages, snapshot = link.recipe, link.stages, link.snapshot
     base = ensure_base(recipe, store, run_base)
@@ -501,7 +461,8 @@ def execute_chain(
         snapshot = take_snapshot(recipe, stages, store, link.runs, base.given())
         if shown := up_to_date(make_plan(recipe, stages, snapshot), link.runs):
             return shown
-    done = execute(args, recipe, stages, store, snapshot, lock, starts, base, args.until)
+    until = until or args.until
+    done = execute(args, recipe, stages, store, snapshot, lock, starts, base, until)
     return done.run.path
 
 
@@ -577,12 +538,15 @@ def _warn_of_split(result: Mapping[str, Any]) -> None:
                 _warn(warning)
 
 
-def _print_result(args: argparse.Namespace, folder: Path) -> None:
+def _tell_result(told: Told, folder: Path, page: Page | None) -> None:
     from runner.report.summary import render_summary, summary
 
     result = summary(folder)
     _warn_of_split(result)
-    if args.format == "json":
-        print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
-    else:
+
+    def in_words() -> None:
         render_summary(result, sys.stdout)
+        if page:
+            page.show()
+
+    told.result({**result, **({"compare": page.as_data()} if page else {})}, in_words)

@@ -6,12 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.recipe.base_recipe import PLACES, section_of
-from runner.recipe.flow import flow
+from runner.recipe.compared_recipes import POINTER as COMPARED
+from runner.recipe.flow import flow, is_deep
 from runner.recipe.overrides import OPTION, add_option
 from runner.report.printable import escaped
 
@@ -109,6 +110,9 @@ def _shown(recipe: Recipe, *, resolved: bool) -> Any:
         inner = getattr(recipe, name)
         if inner is not None and isinstance(recipe.source.at(place), str):
             values[section_of(place)]["recipe"] = _path_of(inner, recipe)
+    for number, inner in enumerate(recipe.compared):
+        if isinstance(recipe.source.at(f"{COMPARED}/{number}"), str):
+            values["compare"]["recipes"][number] = _path_of(inner, recipe)
     return values
 
 
@@ -123,6 +127,9 @@ def _place(recipe: Recipe, pointer: str) -> tuple[Recipe, str]:
         inner = getattr(recipe, name)
         if inner is not None and pointer.startswith(f"{place}/"):
             return _place(inner, pointer.removeprefix(place))
+    for number, inner in enumerate(recipe.compared):
+        if pointer.startswith(f"{COMPARED}/{number}/"):
+            return _place(inner, pointer.removeprefix(f"{COMPARED}/{number}"))
     return recipe, pointer
 
 
@@ -196,4 +203,10 @@ def _mapping_lines(values: dict[str, Any], pointer: str, indent: int) -> Iterato
 
 def _item_lines(values: list[Any], pointer: str, indent: int) -> Iterator[_Line]:
     for index, value in enumerate(values):
-        yield _Line(f"{' ' * indent}- {flow(value)}", f"{pointer}/{index}")
+        child = f"{pointer}/{index}"
+        if not is_deep(value):
+            yield _Line(f"{' ' * indent}- {flow(value)}", child)
+            continue
+        first, *more = _mapping_lines(value, child, indent + 2)
+        yield replace(first, text=f"{' ' * indent}- {first.text.lstrip()}")
+        yield from more

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from runner.report.diagnostic import Diagnostic, Note, has_errors
+from runner.report.diagnostic import Diagnostic, Note, each_once, has_errors
 from runner.system.regular import NotReadable, is_folder, open_regular, walk
 
 HELP = "check recipes: all files, all errors at once"
@@ -89,21 +88,10 @@ def check_paths(
             diagnostics.append(Diagnostic("E123", "error", message, str(path), hint=hint))
         recipes.update(dict.fromkeys(found))
     checked = {path: check_file(path, overrides) for path in recipes}
-    diagnostics += _each_once({path: each.diagnostics for path, each in checked.items()})
+    diagnostics += each_once({path: each.diagnostics for path, each in checked.items()})
     notes = [Note(str(path), each.not_checked) for path, each in checked.items()]
     diagnostics.sort(key=lambda diagnostic: diagnostic.sort_key)
     return len(recipes), diagnostics, sorted(note for note in notes if note.message)
-
-
-def _each_once(checked: Mapping[Path, list[Diagnostic]]) -> Iterator[Diagnostic]:
-    """What is wrong in a base is said once, however many recipes extend it, and by itself first."""
-    told: set[tuple[str, int, int, str]] = set()
-    for own in (True, False):
-        for recipe, diagnostics in checked.items():
-            fresh = [each for each in diagnostics if (each.file == str(recipe)) is own]
-            places = {each: (os.path.realpath(each.file), *each.sort_key[1:4]) for each in fresh}
-            yield from (each for each in fresh if own or places[each] not in told)
-            told.update(places.values())
 
 
 def _named(path: Path, diagnostics: list[Diagnostic]) -> Iterator[Path]:

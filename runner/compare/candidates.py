@@ -20,6 +20,7 @@ from runner.scripts.evaluation.examples import (
     SHOWN,
     Example,
     ExampleSet,
+    Group,
     NotExamples,
     cut,
     question_id,
@@ -55,6 +56,7 @@ class Candidate:
     max_new_tokens: int
     examples: Mapping[Key, Example]
     means: Mapping[str, float]
+    groups: tuple[Group, ...] = ()  # of tasks, that have figures of their own
     system: str | None = None
     prompts: Mapping[Key, str] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
@@ -119,6 +121,7 @@ def _with_more(known: Candidate, again: Candidate) -> Candidate:
         kept=known.kept or again.kept,
         examples={**again.examples, **known.examples},
         means={**again.means, **known.means},
+        groups=tuple(dict.fromkeys((*known.groups, *again.groups))),
         prompts={**again.prompts, **known.prompts},
     )
 
@@ -142,7 +145,8 @@ def _of_run(run: Run, name: str) -> tuple[Candidate, Candidate]:
     kept = _examples(run)
     examples = ExampleSet(settings["max_new_tokens"], {}) if kept is None else kept
     asked = dict(examples.examples) if kept else _questions(run, settings["system"])
-    asked |= _task_examples(run)
+    tasks = _task_examples(run)
+    asked |= tasks.examples
     prompts = _whole_prompts(run, asked) if kept else {}
     platform = str(run.record.get("platform", {}).get("name", ""))
     sides = []
@@ -159,6 +163,7 @@ def _of_run(run: Run, name: str) -> tuple[Candidate, Candidate]:
                 max_new_tokens=examples.max_new_tokens,
                 examples={key: each for key, each in asked.items() if side in each.results},
                 means={} if type(loss) is not float else {"loss": loss},
+                groups=tasks.groups,
                 system=settings["system"],
                 prompts=prompts,
                 cost=cost,
@@ -247,10 +252,10 @@ def _examples(run: Run) -> ExampleSet | None:
     return None if content is None else _read(run, "evaluate", content)
 
 
-def _task_examples(run: Run) -> Mapping[Key, Example]:
+def _task_examples(run: Run) -> ExampleSet:
     """What came out of the tasks of lm-evaluation-harness; nothing where there were none."""
     content = _checked(run, FILE, "harness") if "harness" in run.manifest else None
-    return {} if content is None else _read(run, "harness", content).examples
+    return ExampleSet(0) if content is None else _read(run, "harness", content)
 
 
 def _read(run: Run, stage: str, content: bytes) -> ExampleSet:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from runner.compare.differences import Difference
 
 HUNDREDTH = 0.01  # of a measure: a point in a hundred of a share, 0.01 nats of a loss
-_LOOKED_AT = 100  # runs beside one whose training was reused, newest first
+RUNS = "runs"
+_LOOKED_AT = 100  # runs of a recipe beside one whose training was reused, newest first
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,15 @@ def _train_seconds(run: Run) -> tuple[float | None, bool]:
 
 
 def _records_beside(run: Run) -> Iterator[Mapping[str, Any]]:
-    """run.json of the recipe's other runs, newest first."""
-    folders = sorted((each for each in _folders(run.folder) if each.name != "latest"), reverse=True)
+    """run.json of the recipe's other runs, newest first; then those of the other recipes."""
+    own = run.folder.resolve().parent
+    others = _folders(own.parent) if own.parent.name == RUNS else []
+    for recipe in (own, *sorted(each for each in others if each != own)):
+        yield from _records_in(recipe)
+
+
+def _records_in(recipe: Path) -> Iterator[Mapping[str, Any]]:
+    folders = sorted((each for each in _folders(recipe) if each.name != "latest"), reverse=True)
     for folder in folders[:_LOOKED_AT]:
         try:
             record = json.loads(read_regular(folder / "run.json", MAX_BYTES))
@@ -112,7 +120,7 @@ def _records_beside(run: Run) -> Iterator[Mapping[str, Any]]:
 
 def _folders(folder: Path) -> Iterator[Path]:
     try:
-        yield from (each for each in folder.resolve().parent.iterdir() if each.is_dir())
+        yield from (each for each in folder.iterdir() if each.is_dir())
     except OSError:
         return
 

@@ -13,6 +13,7 @@ from runner.scripts.evaluation.measures import (
     MEASURES,
     Measure,
     changed,
+    group_measures,
     measured,
     task_measures,
 )
@@ -88,9 +89,20 @@ def digests(candidate: Candidate) -> dict[str, str]:
 
 
 def measures_of(*found: Candidate) -> list[Measure]:
-    """All that there are, and those of every task that one of the models did."""
+    """All that there are, and those of every task, and group of tasks, that one of the models did.
+
+    In a group each task has its share by the rows that all of them have.
+    """
     of_tasks = task_measures(each for one in found for each in one.examples.values())
-    return [*MEASURES, *of_tasks]
+    groups = dict.fromkeys(group for one in found for group in one.groups)
+    return [*MEASURES, *of_tasks, *(group_measures(groups, _common(found)) if groups else ())]
+
+
+def _common(found: Sequence[Candidate]) -> list[Example]:
+    """The rows of tasks that all of them have, or, without any, those that one has."""
+    rows = [{key for key in one.examples if key[0] == "task"} for one in found]
+    every = {key: each for one in found for key, each in one.examples.items()}
+    return [every[key] for key in sorted(set.intersection(*rows) or set.union(*rows))]
 
 
 def pairs_of(found: Sequence[Candidate]) -> Iterator[tuple[Candidate, Candidate]]:
@@ -133,6 +145,8 @@ def differences(first: Candidate, second: Candidate) -> Iterator[Difference]:
 
 
 def _results(candidate: Candidate, measure: Measure) -> dict[Key, float]:
+    if measure.group and measure.group not in candidate.groups:
+        return {}  # some of its tasks, perhaps
     return {
         key: value
         for key, example in candidate.examples.items()
@@ -158,7 +172,23 @@ def _why_not(
     )
     if answers and first.max_new_tokens != second.max_new_tokens:
         return f"answers of at most {first.max_new_tokens} and {second.max_new_tokens} tokens"
-    return "" if both else "nothing in common: other held-out rows or questions"
+    if not both:
+        return "nothing in common: other held-out rows or questions"
+    tasks = [_tasks(each, measure) for each in (first, second)] if measure.group else []
+    if any(each != {*measure.shares} for each in tasks):
+        return "some of its tasks have no rows in common"
+    return ""
+
+
+def _tasks(candidate: Candidate, measure: Measure) -> set[str]:
+    """Of a group, those that were asked and have the measure."""
+    assert measure.group is not None
+    return {
+        task
+        for each in candidate.examples.values()
+        if (task := str(each.shown.get("task"))) in measure.group.tasks
+        and measure.key in each.results.get(candidate.side, {})
+    }
 
 
 def _lacks(measure: Measure, candidate: Candidate) -> str:

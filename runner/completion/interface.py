@@ -31,7 +31,7 @@ _BY_NAME = {
     "FOLDER": FOLDERS,
 }
 _OF_COMMAND = {
-    ("run", "recipe"): (*RECIPES, "locks", "bundles"),
+    ("run", "recipes"): (*RECIPES, "locks", "bundles"),
     ("verify", "run"): (*RUNS, "bundles"),
     ("diff", "first"): (*RUNS, *RECIPES, "locks"),
     ("diff", "second"): (*RUNS, *RECIPES, "locks"),

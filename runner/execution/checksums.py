@@ -17,6 +17,8 @@ from runner.store.digest import file_sha256
 from runner.system.regular import is_regular, read_regular, walk
 
 NAME = "SHA256SUMS"
+# What is made of finished runs, and made again when another one changes (execution/compared.py).
+MADE_LATER = frozenset({"compare.html", "compare.json"})
 MANIFEST = "manifest.json"
 MAX_BYTES = 64 << 20
 
@@ -33,10 +35,10 @@ def write_checksums(folder: Path, manifest: bytes, known: Mapping[str, str]) -> 
 
 
 def files_below(folder: Path) -> list[str]:
-    """Every file but this one, relative to the folder, sorted."""
+    """Every file but this one and those that are made later, relative to the folder, sorted."""
     found = (where / name for where, names, _ in walk(folder) for name in names)
     kept = (path for path in found if path.is_symlink() or is_regular(path))
-    return sorted({path.relative_to(folder).as_posix() for path in kept} - {NAME})
+    return sorted({path.relative_to(folder).as_posix() for path in kept} - {NAME, *MADE_LATER})
 
 
 def read_checksums(folder: Path) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from typing import Any
 import runner
 from runner.errors import Interrupted, MachineCannot, RecipeToolError, StageFailed
 from runner.execution.events import EventLog
-from runner.execution.machines.contract import Machines, NoMachines
+from runner.execution.machines.contract import Machines, NoMachines, NoTurn, Turn
 from runner.execution.machines.meeting import network_env
 from runner.scripts.data.tokens import last_rendered
 from runner.scripts.training.stopping import STOPPED
@@ -53,6 +53,7 @@ class StageContext:
     say: Callable[[str], None] = lambda message: None
     ollama_models: Path | None = None
     machines: Machines = field(default_factory=NoMachines)
+    turn: Turn = field(default_factory=NoTurn)  # taken when all `machines` are here
     memory_limit: int = 0  # bytes that a script and its children may use; 0: no limit of ours
     material: Mapping[str, Any] = field(default_factory=dict)  # of the stage's key
     measures: dict[str, Any] = field(default_factory=dict)
@@ -86,7 +87,7 @@ class StageContext:
                 place: dict[str, Any] = {"machine": 0, "machines": 1}
                 if machines > 1:
                     plan = {"material": self.material, "spec": content["hashed"]}
-                    place = others.begin(plan)
+                    place = others.begin(plan, self.turn)
                     network = network_env(place["own_address"])
                 started = STARTER
                 content["where"]["processes"] = {"script": name, "local": processes, **place}

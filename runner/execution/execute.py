@@ -16,6 +16,7 @@ from runner.execution.events import EventLog
 from runner.execution.machines.contract import Machines, NoMachines
 from runner.execution.record import run_record
 from runner.execution.run_folder import RunFolder
+from runner.execution.turn import Turn
 from runner.plan.keys import PRIVATE, key_material, key_of
 from runner.plan.plan import upstream_of
 from runner.plan.snapshot import (
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from runner.stages.contract import Outputs, Stage
     from runner.store.store import Staging, Store
 
+SAME_WORK, DEVICE = "the same work", "the device"  # what one waits for, in messages
+
 
 @dataclass
 class StageResult:
@@ -48,6 +51,28 @@ class StageResult:
     material: dict[str, Any]
     outputs: Outputs
     seconds: float
+
+
+class _DoneMeanwhile(Exception):
+    """While this run waited for other machines, another one has put the outputs into the store."""
+
+    def __init__(self) -> None:
+        super().__init__("another run there has trained the same meanwhile")
+
+
+@dataclass
+class _Work:
+    """A stage that may have to be computed. `staging` and what follows from it are this run's own
+    once the key is locked (`Execution._prepare`)."""
+
+    stage: Stage
+    upstream: dict[str, Outputs]
+    material: dict[str, Any]
+    key: str
+    staging: Staging
+    context: StageContext
+    resumed: bool = False  # does it go on from a checkpoint?
+    since: float = 0.0  # when it began, by a clock of this machine
 
 
 @dataclass
@@ -125,24 +150,112 @@ class Execution:
                 write_run_lock(self.recipe, known, self.run.path)
 
     def _execute_stage(self, stage: Stage, known: dict[str, Outputs]) -> StageResult:
-        upstream = upstream_of(stage, known)
+        work = self._work(stage, known)
+        while True:
+            try:
+                with self._key_lock(work) as lock:
+                    if found := self._reused(work):
+                        return found
+                    if not self._meets_others(stage):
+                        return self._run_alone(work, lock)
+                    # Before the lock is given back, so that `recipe gc` leaves the checkpoints.
+                    self._register((stage.NAME, work.key))
+                return self._run_together(work)
+            except _DoneMeanwhile:
+                continue
+
+    def _work(self, stage: Stage, known: Mapping[str, Outputs]) -> _Work:
+        upstream = upstream_of(stage, dict(known))
         material = key_material(stage, self.recipe, upstream, self.surroundings)
         key = key_of(material)
-        on_wait = self._waiting_for("the same work", stage)
-        with self.store.lock(stage.NAME, key, wait=self.wait, on_wait=on_wait) as lock:
-            found = self.store.reuse(stage.NAME, key)
-            if found is not None and not probe_effect(stage, self.recipe, found):
-                self._event(stage, "reuse", key)
-                result = StageResult(stage.NAME, "reuse", key, material, found, 0.0)
-            else:
-                with self._device(stage) as device_fds:
-                    limit = self.before_device(stage)
-                    fds = (lock.fd, *device_fds)
-                    result = self._run_stage(stage, upstream, key, material, fds, limit)
-            self.results.append(result)
-            # Before the lock is released, so that no `recipe gc` can come between.
-            self._register()
+        staging = self.store.staging_place(stage.NAME, key)
+        context = self._context(stage, staging, material)
+        return _Work(stage, upstream, material, key, staging, context)
+
+    def _prepare(self, work: _Work, lock_fds: tuple[int, ...]) -> None:
+        """All locks are held: look whether there is memory, and where the last try has stopped."""
+        work.context.lock_fds = lock_fds
+        work.context.memory_limit = self.before_device(work.stage)
+        work.resumed = has_checkpoint(work.stage, work.staging.scratch)
+        self.store.staging(work.stage.NAME, work.key)
+        work.since = time.monotonic()
+
+    def _key_lock(self, work: _Work) -> Lock:
+        on_wait = self._waiting_for(SAME_WORK, work.stage)
+        return self.store.lock(work.stage.NAME, work.key, wait=self.wait, on_wait=on_wait)
+
+    def _reused(self, work: _Work) -> StageResult | None:
+        """What the store has; the caller holds the key's lock."""
+        found = self.store.reuse(work.stage.NAME, work.key)
+        if found is None or probe_effect(work.stage, self.recipe, found):
+            return None
+        self._event(work.stage, "reuse", work.key)
+        return self._keep(
+            StageResult(work.stage.NAME, "reuse", work.key, work.material, found, 0.0)
+        )
+
+    def _keep(self, result: StageResult) -> StageResult:
+        """Before the lock is released, so that no `recipe gc` can come between."""
+        self.results.append(result)
+        self._register()
         return result
+
+    def _run_alone(self, work: _Work, lock: Lock) -> StageResult:
+        with self._device(work.stage) as device_fds:
+            self._prepare(work, (lock.fd, *device_fds))
+            return self._keep(self._run_stage(work))
+
+    def _meets_others(self, stage: Stage) -> bool:
+        return stage.NAME == "train" and not isinstance(self.machines, NoMachines)
+
+    def _run_together(self, work: _Work) -> StageResult:
+        """Nothing is locked while the other machines are waited for."""
+        with self._turn(work) as turn:
+            work.context.turn = turn
+            return self._keep(self._run_stage(work))
+
+    def take_part(self, stage: Stage, known: Mapping[str, Outputs]) -> None:
+        """Do this machine's share of a stage whose outputs another machine writes."""
+        work = self._work(stage, known)
+        with self._turn(work, writes=False) as turn:
+            work.context.turn = turn
+            self._event(stage, "start", work.key)
+            try:
+                stage.run(self.recipe, work.upstream, work.staging.out, work.context)
+                self._event(stage, "done", work.key)
+            finally:
+                self._discard(work)
+
+    @contextlib.contextmanager
+    def _turn(self, work: _Work, *, writes: bool = True) -> Iterator[Turn]:
+        """Key and device, to be taken when all machines are here. `writes`: into the store, which
+        may have the outputs by then: raises _DoneMeanwhile."""
+        waited = False
+
+        def on_wait(what: str, holder: Holder) -> None:
+            nonlocal waited
+            waited = True
+            self._waiting_for(what, work.stage)(holder)
+
+        def opened(descriptors: tuple[int, ...]) -> None:
+            nonlocal waited
+            if writes and self.store.reuse(work.stage.NAME, work.key) is not None:
+                raise _DoneMeanwhile
+            self._prepare(work, descriptors)
+            if waited:
+                self._event(work.stage, "start", work.key)
+            waited = False
+
+        name, device = work.stage.NAME, self._device_lock
+        locks: list[tuple[str, Callable[[], Lock]]] = [
+            (SAME_WORK, lambda: self.store.lock(name, work.key, wait=False)),
+            (DEVICE, lambda: device(wait=False)),
+        ]
+        turn = Turn(locks, opened, on_wait, wait=self.wait)
+        try:
+            yield turn
+        finally:
+            turn.give_back()
 
     def _register(self, *more: tuple[str, str]) -> None:
         """Write down that this run needs its stages so far, `more`, and what it started from."""
@@ -150,81 +263,50 @@ class Execution:
         own = [(result.name, result.key) for result in self.results]
         register_root(self.store, self.run.path, [*base, *own, *more])
 
-    def take_part(self, stage: Stage, known: Mapping[str, Outputs]) -> None:
-        """Do this machine's share of a stage whose outputs another machine writes."""
-        upstream = upstream_of(stage, known)
-        material = key_material(stage, self.recipe, upstream, self.surroundings)
-        key = key_of(material)
-        on_wait = self._waiting_for("the same work", stage)
-        with (
-            self.store.lock(stage.NAME, key, wait=self.wait, on_wait=on_wait) as lock,
-            self._device(stage) as device_fds,
-        ):
-            limit = self.before_device(stage)
-            staging = self.store.staging(stage.NAME, key)
-            context = self._context(stage, staging, material, (lock.fd, *device_fds), limit)
-            self._event(stage, "start", key)
-            try:
-                stage.run(self.recipe, upstream, staging.out, context)
-                self._event(stage, "done", key)
-            finally:
-                self._discard(stage, staging)
-
-    def _run_stage(
-        self,
-        stage: Stage,
-        upstream: dict[str, Outputs],
-        key: str,
-        material: dict[str, Any],
-        lock_fds: tuple[int, ...],
-        limit: int,
-    ) -> StageResult:
-        resumed = has_checkpoint(stage, self.store.scratch_folder(stage.NAME, key))
-        staging = self.store.staging(stage.NAME, key)
-        context = self._context(stage, staging, material, lock_fds, limit)
+    def _run_stage(self, work: _Work) -> StageResult:
+        stage, key, material = work.stage, work.key, work.material
         self._event(stage, "start", key)
-        started = time.monotonic()
         try:
-            stage.run(self.recipe, upstream, staging.out, context)
+            stage.run(self.recipe, work.upstream, work.staging.out, work.context)
             self._check_unchanged(stage)
-            if resumed and not resume_is_proved(stage, self.recipe):
+            if work.resumed and not resume_is_proved(stage, self.recipe):
                 material, key = self._resumed_privately(stage, material)
             outputs = self.store.commit(
-                staging,
+                work.staging,
                 key=key,
                 version=stage.VERSION,
                 key_inputs=material,
                 classes=stage.OUTPUTS,
-                measures=context.measures,
-                seconds=time.monotonic() - started,
+                measures=work.context.measures,
+                seconds=time.monotonic() - work.since,
             )
+        except _DoneMeanwhile:
+            raise
         except BaseException as error:
-            self._discard(stage, staging)
+            self._discard(work)
             with contextlib.suppress(OSError):  # or it would hide what went wrong
                 self._event(stage, _state_of(error), key)
             if isinstance(error, RecipeToolError) and not getattr(error, "stage", "x"):
                 error.stage = stage.NAME  # type: ignore[attr-defined]
             raise
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - work.since
         self._event(stage, "done", key, seconds=round(seconds, 3))
-        return StageResult(
-            stage.NAME, "resume" if resumed else "run", key, material, outputs, seconds
-        )
+        action = "resume" if work.resumed else "run"
+        return StageResult(stage.NAME, action, key, material, outputs, seconds)
 
-    def _discard(self, stage: Stage, staging: Staging) -> None:
-        """Only a stage that can go on has use for what lies in its scratch folder."""
-        self.store.discard(staging, keep_scratch=hasattr(stage, "resumable"))
+    def _discard(self, work: _Work) -> None:
+        """Only a stage that can go on has use for what lies in its scratch folder. Before the key
+        is locked, what lies there is another run's."""
+        if work.context.lock_fds and work.context.turn.taken:
+            self.store.discard(work.staging, keep_scratch=hasattr(work.stage, "resumable"))
 
     def _context(
         self,
         stage: Stage,
         staging: Staging,
         material: dict[str, Any],
-        lock_fds: tuple[int, ...],
-        limit: int,
     ) -> StageContext:
         return StageContext(
-            memory_limit=limit,
             stage=stage,
             project_root=self.recipe.project_root,
             recipe_folder=self.recipe.folder,
@@ -233,7 +315,6 @@ class Execution:
             cache=self.cache,
             platform=self.surroundings.platform,
             events=self.events,
-            lock_fds=lock_fds,
             on_poll=self.on_poll,
             say=self.say,
             ollama_models=self.ollama_models,
@@ -267,11 +348,13 @@ class Execution:
         if not stage.DEVICE:
             yield ()
             return
+        with self._device_lock(wait=self.wait, on_wait=self._waiting_for(DEVICE, stage)) as lock:
+            yield (lock.fd,)
+
+    def _device_lock(self, *, wait: bool, on_wait: Callable[[Holder], None] | None = None) -> Lock:
         name = str(self.surroundings.platform["device"])
         path = self.cache / "locks" / f"device-{name}.lock"
-        on_wait = self._waiting_for("the device", stage)
-        with Lock(path, f"the {name}", wait=self.wait, on_wait=on_wait) as lock:
-            yield (lock.fd,)
+        return Lock(path, f"the {name}", wait=wait, on_wait=on_wait)
 
     def _waiting_for(self, what: str, stage: Stage) -> Callable[[Holder], None]:
         """Says who has `what`: at the terminal, and in the events for whoever asks meanwhile."""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from runner.plan.published_models import published_file
 from runner.recipe.base_recipe import with_base, with_scorer
+from runner.recipe.compared_recipes import POINTER as COMPARED
+from runner.recipe.compared_recipes import with_compared
 from runner.recipe.model import build
 from runner.store.atomic import disk_errors, write_atomic
 from runner.system.folders import cache_folder
@@ -35,7 +37,10 @@ def without_hub(recipe: Recipe) -> Recipe:
     """
     base = None if recipe.base is None else without_hub(recipe.base)
     scorer = None if recipe.scorer is None else without_hub(recipe.scorer)
-    if base is recipe.base and scorer is recipe.scorer and not _is_known(recipe.model):
+    compared = tuple(map(without_hub, recipe.compared))
+    same = base is recipe.base and scorer is recipe.scorer
+    same = same and all(a is b for a, b in zip(compared, recipe.compared, strict=True))
+    if same and not _is_known(recipe.model):
         return recipe
     resolved = recipe.resolved()
     if _is_known(recipe.model):
@@ -45,7 +50,8 @@ def without_hub(recipe: Recipe) -> Recipe:
         resolved["model"] = {**kept, "path": str(_folder(recipe.model))}
     changed = build(resolved, recipe.source)
     changed = changed if base is None else with_base(changed, base)
-    return changed if scorer is None else with_scorer(changed, scorer)
+    changed = changed if scorer is None else with_scorer(changed, scorer)
+    return with_compared(changed, compared)
 
 
 def recorded(twin: Recipe, stands_for: Recipe) -> Recipe:
@@ -64,6 +70,8 @@ def _changes(twin: Recipe, given: Recipe, place: str) -> Iterator[tuple[str, obj
         inner, other = getattr(twin, name), getattr(given, name)
         if inner is not None and other is not None:
             yield from _changes(inner, other, f"{place}{at}")
+    for number, (inner, other) in enumerate(zip(twin.compared, given.compared, strict=True)):
+        yield from _changes(inner, other, f"{COMPARED}/{number}")
 
 
 def suggest(error: RecipeToolError, recipe: Recipe) -> None:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import StageFailed
 from runner.recipe.base_recipe import (
     PLACES,
-    recipes_of,
     section_of,
     with_base,
     with_scorer,
 )
+from runner.recipe.compared_recipes import all_recipes, with_compared
 from runner.recipe.named_tasks import members, repository, repository_of
 from runner.system.offline import require_network
 
@@ -100,6 +100,9 @@ def _commits_in(recipe: Recipe, locked: Mapping[str, Any]) -> dict[Asked, str]:
             (locked.get(section_of(place)) or {}).get("recipe"),
         )
         inner |= {} if other is None or locked_one is None else _commits_in(other, locked_one)
+    beside = (locked.get("compare") or {}).get("recipes", ())
+    for other, locked_one in zip(recipe.compared, beside, strict=False):
+        inner |= _commits_in(other, locked_one)
     return {**inner, **commits}
 
 
@@ -120,7 +123,7 @@ def _unpinned(recipe: Recipe) -> list[Asked]:
     from runner.recipe.model import is_commit
 
     parts: list[tuple[_Part, str]] = []
-    for each in recipes_of(recipe):
+    for each in all_recipes(recipe):
         parts.append((each.model, "model"))
         parts += [] if each.reward is None else [(each.reward, "model")]
         parts += [(file, "dataset") for _, file in each.hub_files()]
@@ -217,7 +220,9 @@ def _pinned(recipe: Recipe, commits: dict[Asked, str]) -> Recipe:
     )
     if recipe.base is not None:
         pinned = with_base(pinned, _pinned(recipe.base, commits))
-    return pinned if recipe.scorer is None else with_scorer(pinned, _pinned(recipe.scorer, commits))
+    if recipe.scorer is not None:
+        pinned = with_scorer(pinned, _pinned(recipe.scorer, commits))
+    return with_compared(pinned, tuple(_pinned(each, commits) for each in recipe.compared))
 
 
 def _pinned_reward(reward: RewardModel, commits: dict[Asked, str]) -> RewardModel:

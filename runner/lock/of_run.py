@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.lock.file import as_text
 from runner.lock.locking import make_lock
+from runner.recipe.compared_recipes import alone
 from runner.recipe.model import build
 from runner.recipe.paths import replace_paths
 from runner.recipe.source import Source
@@ -32,10 +33,12 @@ HEAD = (
 def write_run_lock(recipe: Recipe, fetched: Mapping[str, Outputs], folder: Path) -> None:
     """Write FILE into the run's `folder`. `fetched`: outputs by stage, `fetch` among them.
 
+    What the recipe is compared with is left out: it is no input of the run.
+
     Raises OSError.
     """
     path = folder / FILE
-    resolved = moved(recipe, folder)
+    resolved = moved(alone(recipe), folder)
     again = build(resolved, Source(path=path, data=resolved))
     write_atomic(path, as_text(make_lock(again, lambda _: fetched), HEAD))
 

@@ -51,12 +51,16 @@ def cheap_pins(recipe: Recipe) -> dict[str, Any]:
 
 def _stages_of_chain(recipe: Recipe) -> list[Stage]:
     """All stages of the recipe, and those that the recipes it starts from run for it, each once."""
-    from runner.plan.chain import stages_of_base
+    from runner.plan.chain import stages_of_base, stages_to_compare
     from runner.recipe.base_recipe import recipes_of
     from runner.stages import ORDER, stages_of
 
     *bases, last = recipes_of(recipe)
-    found = {stage.NAME: stage for base in bases for stage in stages_of_base(base)}
+    found: dict[str, Stage] = {}
+    for each in recipe.compared:
+        bases += list(recipes_of(each))[:-1]
+        found |= {stage.NAME: stage for stage in stages_to_compare(each)}
+    found |= {stage.NAME: stage for base in bases for stage in stages_of_base(base)}
     found |= {stage.NAME: stage for stage in stages_of(last)}
     return [found[name] for name in ORDER if name in found]
 
@@ -85,11 +89,11 @@ def environment_pins(recipe: Recipe) -> dict[str, str]:
     asks for none.
     """
     from runner.backends import environments_beside
-    from runner.recipe.base_recipe import recipes_of
+    from runner.recipe.compared_recipes import all_recipes
     from runner.stages import evaluate, harness, prepare
     from runner.system.folders import shipped
 
-    chain = [*recipes_of(recipe)]
+    chain = [*all_recipes(recipe)]
     beside = [set(environments_beside(each.train)) for each in chain]
     unused = {*NOT_OF_STAGES, *set.intersection(*beside)}
     if all(evaluate.environment(each) != evaluate.WITH_METRICS for each in chain):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from runner.execution.run_folder import runs_folder
 from runner.plan.plan import Action, Step, make_plan, needs_of
 from runner.plan.snapshot import Snapshot, take_snapshot
-from runner.stages import stages_of
+from runner.stages import harness, stages_of
 from runner.stages.models.base_result import (
     given_stages,
     last_stage,
@@ -97,6 +97,16 @@ def needed_of_base(base: Recipe) -> list[Stage]:
     for stage in reversed(stages):
         needed |= set(needs_of(stage, stages, base)) if stage.NAME in needed else set()
     return [stage for stage in stages if stage.NAME in needed]
+
+
+def stages_to_compare(recipe: Recipe) -> list[Stage]:
+    """What is run of a recipe that another one is compared with: all up to what was measured."""
+    return stages_of(recipe, "harness" if harness.wanted(recipe) else "evaluate")
+
+
+def plan_compared(recipe: Recipe, store: Store) -> list[list[Link]]:
+    """Of each recipe that `recipe` is compared with, the plans that `plan_chain` makes."""
+    return [plan_chain(each, stages_to_compare(each), store) for each in recipe.compared]
 
 
 def plan_chain(recipe: Recipe, stages: list[Stage], store: Store) -> list[Link]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.errors import UsageError
-from runner.plan.chain import plan_chain
+from runner.plan.chain import plan_chain, plan_compared
 from runner.plan.cost import Cost, cost_of, known_shapes
 from runner.plan.fit import Fit, fit
 from runner.plan.job import Job
@@ -57,8 +57,9 @@ def fits_of(recipe: Recipe, machines: Sequence[Hardware]) -> list[Fits]:
 
 
 def _chain(recipe: Recipe) -> Iterator[Recipe]:
-    for link in plan_chain(recipe, stages_of(recipe), Store(store_folder())):
-        yield link.recipe
+    store = Store(store_folder())
+    for chain in (*plan_compared(recipe, store), plan_chain(recipe, stages_of(recipe), store)):
+        yield from (link.recipe for link in chain)
 
 
 def _fits(recipe: Recipe, machines: Iterable[Hardware]) -> Fits:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import RecipeInvalid
 from runner.recipe.checks.unfit import is_lock
-from runner.recipe.finding import Finding
+from runner.recipe.finding import Finding, dotted
 from runner.recipe.paths import is_readable_file, moved_path, project_root, replace_paths, stat_mode
 from runner.recipe.schema import load_schema
 from runner.recipe.source import Source, parse_source, read_bytes
@@ -71,10 +71,16 @@ def read_recipe(source: Source, place: str, above: tuple[Path, ...], check: Chec
         base, found = check(inner, (*above, real))
     if base is not None and sum(1 for _ in recipes_of(base)) > MAX_IN_ALL // 2 - 1:
         found = [*found, _too_many(place).diagnostic(source)]
-    gives_nothing = _gives_no_model if place == POINTER else _gives_no_scores
-    if base is not None and (problem := gives_nothing(base, _name(source, place))):
+    if base is not None and (problem := _gives_nothing(base, place, _name(source, place))):
         found = [*found, problem.diagnostic(source)]
     return (None if has_errors(found) else base), found
+
+
+def _gives_nothing(base: Recipe, place: str, name: str) -> Finding | None:
+    """Why `base` does not give what is wanted at `place`."""
+    if place == POINTER:
+        return _gives_no_model(base, name)
+    return _gives_no_scores(base, name) if place == SCORER else None
 
 
 def with_base(recipe: Recipe, base: Recipe) -> Recipe:
@@ -111,19 +117,27 @@ def resolved_findings(resolved: Any) -> list[Finding]:
         pointer, data, depth = todo[seen]
         if found := findings(data, load_schema()):
             return [dataclasses.replace(each, pointer=pointer + each.pointer) for each in found]
-        for place in PLACES:
-            inner = (data.get(section_of(place)) or {}).get("recipe")
-            if inner is None:
-                continue
+        if pointer and "compare" in data:
+            message = "a recipe that another one names is compared with nothing itself"
+            return [Finding("E104", f"{pointer}/compare", message)]
+        for place, inner in _named_in(data):
             if not isinstance(inner, dict):
-                message = (
-                    f"{section_of(place)}.recipe is a path, where the recipe itself must stand"
-                )
+                message = f"{dotted(place)} is a path, where the recipe itself must stand"
                 return [Finding("E104", pointer + place, message)]
             if depth == MAX_RECIPES:
                 return [_too_many(pointer + place)]
             todo.append((pointer + place, inner, depth + 1))
     return [] if len(todo) == MAX_IN_ALL else [_too_many(todo[MAX_IN_ALL][0])]
+
+
+def _named_in(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Where a resolved recipe has others, and what stands there."""
+    for place in PLACES:
+        inner = (data.get(section_of(place)) or {}).get("recipe")
+        if inner is not None:
+            yield place, inner
+    for number, inner in enumerate((data.get("compare") or {}).get("recipes", ())):
+        yield f"/compare/recipes/{number}", inner
 
 
 def recipes_of(recipe: Recipe) -> Iterator[Recipe]:
@@ -140,8 +154,9 @@ def of_one_name(place: str, inner: Recipe | None, outer: Recipe) -> Finding | No
         return None
     if all(each.name != outer.name for each in recipes_of(inner)):
         return None
+    what = "starts from" if place in PLACES else "is compared with"
     message = (
-        f"a recipe that this one starts from also has the name {quoted(outer.name, 80)}: "
+        f"a recipe that this one {what} also has the name {quoted(outer.name, 80)}: "
         f"the runs of both would lie in runs/{outer.name}"
     )
     return Finding("E257", place, message, "give this recipe another name")
@@ -178,7 +193,11 @@ def _real_file(source: Source, place: str, above: tuple[Path, ...]) -> Path | Fi
     if real in above:
         names = [path.name for path in (*above[above.index(real) :], real)]
         message = f"{shown} starts from this recipe itself: {' → '.join(names)}"
-        return Finding("E257", place, message, "one of them must start from a base model")
+        hint = "one of them must start from a base model"
+        if place not in PLACES:
+            message = f"{shown} leads back to this recipe: {' → '.join(names)}"
+            hint = "name another recipe"
+        return Finding("E257", place, message, hint)
     if len(above) >= MAX_RECIPES:
         return _too_many(place)
     return _unreadable(shown, place, real) or real

@@ -33,7 +33,26 @@ def block(value: dict[str, Any], indent: str = "") -> list[str]:
         if isinstance(item, dict) and item:
             lines += [name, *block(item, indent + "  ")]
         elif isinstance(item, list) and any(isinstance(each, dict) for each in item):
-            lines += [name, *(f"{indent}  - {flow(each)}" for each in item)]
+            lines.append(name)
+            for each in item:
+                lines += _item(each, indent + "  ")
         else:
             lines.append(f"{name} {flow(item)}")
     return lines
+
+
+def _item(value: Any, indent: str) -> list[str]:
+    if not is_deep(value):
+        return [f"{indent}- {flow(value)}"]
+    first, *more = block(value, indent + "  ")
+    return [f"{indent}- {first.lstrip()}", *more]
+
+
+def is_deep(value: Any) -> bool:
+    """Is `value`, an item of a list, too much for a line: a mapping three levels deep?"""
+    inner = [each for each in value.values() if isinstance(each, dict)] if _is_map(value) else []
+    return any(_is_map(each) for mapping in inner for each in mapping.values())
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, dict)

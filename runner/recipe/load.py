@@ -20,6 +20,8 @@ from runner.recipe.base_recipe import (
     section_of,
 )
 from runner.recipe.checks.unfit import is_lock, unfit
+from runner.recipe.compared_recipes import SECTION as COMPARE
+from runner.recipe.compared_recipes import places, read_compared
 from runner.recipe.finding import Finding
 from runner.recipe.layers import layered
 from runner.recipe.model import Recipe, build
@@ -87,9 +89,11 @@ def check_content(
     return _usable(source, schema, (source.path.resolve(),))
 
 
-def _usable(source: Source, schema: Schema, above: tuple[Path, ...]) -> Read:
+def _usable(
+    source: Source, schema: Schema, above: tuple[Path, ...], *, compares: bool = True
+) -> Read:
     """A recipe that can be run; `above`: the files of those that start from it, and its own."""
-    recipe, checked = _check_source(source, schema, above)
+    recipe, checked = _check_source(source, schema, above, compares=compares)
     diagnostics = checked.diagnostics
     if source.data.get("abstract") is True:
         message = f"{source.path.name} is abstract: it is there to be extended"
@@ -137,8 +141,9 @@ def _prepared(source: Source, overrides: Sequence[str]) -> tuple[Source, Schema]
 
 
 def _check_source(
-    source: Source, schema: Schema, above: tuple[Path, ...]
+    source: Source, schema: Schema, above: tuple[Path, ...], *, compares: bool = True
 ) -> tuple[Recipe, Checked]:
+    """`compares`: is it also about the recipes that this one is compared with?"""
     found = [each for each in findings(source.data, schema) if not source.is_damaged(each.pointer)]
     unsound = _unsound_sections(source, schema, found)
     problems = [*source.problems, *(_diagnostic(source, finding) for finding in found)]
@@ -149,7 +154,14 @@ def _check_source(
         inner[place], said = read_recipe(source, place, above, _check_base)
         problems += said
         unsound |= {section_of(place)} if inner[place] is None else set()
-    sound = {key: value for key, value in source.data.items() if key not in unsound}
+    left_out = set() if compares else {COMPARE}
+    compared: list[Recipe | None] = []
+    if COMPARE not in unsound | left_out:
+        compared, said = read_compared(source, above, _check_base)
+        problems += said
+        unsound |= {COMPARE} if None in compared else set()
+    inner |= dict(zip(places(source), compared, strict=False))
+    sound = {key: value for key, value in source.data.items() if key not in unsound | left_out}
     recipe = _build(fill_defaults(sound, newest().resolved()), source, inner)
     problems += [
         finding.diagnostic(source)
@@ -163,7 +175,7 @@ def _check_source(
 def _check_base(source: Source, above: tuple[Path, ...]) -> Read:
     """The recipe that another one starts from: no option changes it."""
     try:
-        return _usable(*_prepared(source, ()), above)
+        return _usable(*_prepared(source, ()), above, compares=False)
     except RecipeInvalid as error:
         return None, list(error.diagnostics)
 
@@ -173,18 +185,22 @@ def _build(filled: dict[str, Any], source: Source, inner: Mapping[str, Recipe | 
 
     `inner`: the recipes that it names, by their place.
     """
-    for place, each in inner.items():
-        if each is not None:
+    compared = [each for place, each in inner.items() if place not in PLACES and each is not None]
+    for place in PLACES:
+        if (each := inner.get(place)) is not None:
             filled[section_of(place)]["recipe"] = as_seen_from(each, source.folder)
+    if COMPARE in filled:
+        filled[COMPARE]["recipes"] = [as_seen_from(each, source.folder) for each in compared]
     recipe = build(filled, source)
     if source.bases:
         moved = replace_paths(recipe, lambda pointer, text: _seen(source, pointer, text))
         recipe = build(moved, source)
-    return replace(recipe, base=inner.get(POINTER), scorer=inner.get(SCORER))
+    made = replace(recipe, base=inner.get(POINTER), scorer=inner.get(SCORER))
+    return replace(made, compared=tuple(compared) if COMPARE in filled else ())
 
 
 def _seen(source: Source, pointer: str, text: str) -> str:
-    if any(pointer.startswith(f"{place}/") for place in PLACES):
+    if any(pointer.startswith(f"{place}/") for place in (*PLACES, f"/{COMPARE}")):
         return text  # is seen from here already
     base = source.file(pointer)
     return text if base not in source.bases else moved_path(text, base.resolve(), source.folder)
@@ -221,6 +237,7 @@ def _cross_checks(recipe: Recipe, unsound: set[str]) -> tuple[list[Diagnostic], 
     from runner.recipe.checks import (  # noqa: F401
         adapter,
         cleaning,
+        compared,
         disk,
         methods,
         named_tasks,

@@ -396,6 +396,13 @@ class Evaluate:
 
 
 @dataclass(frozen=True, slots=True)
+class Compare:
+    """Recipes whose quality is set beside this one's: as resolved data, paths as in this recipe."""
+
+    recipes: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Merge:
     """How the adapter is added to the base."""
 
@@ -457,12 +464,15 @@ class Recipe:
     gguf: Gguf | None
     ollama: Ollama | None
     benchmark: Benchmark | None
+    compare: Compare | None
     source: Source = field(compare=False, repr=False)
     _resolved: dict[str, Any] = field(compare=False, repr=False)
     # What `model.recipe` is, as read: from a file of its own, where its paths start.
     base: Recipe | None = field(default=None, compare=False, repr=False)
     # The same of `reward.recipe`.
     scorer: Recipe | None = field(default=None, compare=False, repr=False)
+    # The same of `compare.recipes`.
+    compared: tuple[Recipe, ...] = field(default=(), compare=False, repr=False)
     # Not in a recipe: what `--shrink` changed, by JSON pointer. None: the recipe as it is written.
     shrink: Mapping[str, Any] | None = None
     # Not in a recipe: the bundle that it came in, which holds what would else be fetched.
@@ -550,10 +560,16 @@ def build(filled: dict[str, Any], source: Source) -> Recipe:
         gguf=_gguf(filled.get("gguf")),
         ollama=_plain(Ollama, filled.get("ollama")),
         benchmark=_plain(Benchmark, filled.get("benchmark")),
+        compare=_compare(filled.get("compare")),
         source=source,
         _resolved=filled,
         base=_inner(filled.get("model"), source),
         scorer=_inner(filled.get("reward"), source),
+        compared=tuple(
+            build_resolved(each, source.path)
+            for each in (filled.get("compare") or {}).get("recipes", ())
+            if isinstance(each, dict)
+        ),
     )
 
 
@@ -683,6 +699,10 @@ def _evaluate(evaluate: dict[str, Any] | None) -> Any:
         tasks = tuple(_plain(HarnessTask, each) for each in harness["tasks"])
         harness = _plain(Harness, {**harness, "tasks": tasks})
     return _plain(Evaluate, {**evaluate, "harness": harness})
+
+
+def _compare(compare: dict[str, Any] | None) -> Any:
+    return None if compare is None else Compare(tuple(compare["recipes"]))
 
 
 def _gguf(gguf: dict[str, Any] | None) -> Any:

@@ -75,7 +75,16 @@ class Catalogue:
     version: str
     tasks: Mapping[str, Known]
     groups: Mapping[str, tuple[str, ...]]  # name -> tasks and groups in it
+    # group -> what is said of it as a whole: metric, filters, are tasks weighted by their rows?
+    figures: Mapping[str, list[list[Any]]]
     unfit: Mapping[str, str]  # name -> why it cannot be measured here
+
+    def below(self, name: str) -> Iterator[str]:
+        """A group and all groups in it; nothing for a task."""
+        if name in self.groups:
+            yield name
+        for member in self.groups.get(name, ()):
+            yield from self.below(member)
 
     def leaves(self, name: str) -> Iterator[str]:
         """The tasks below a group, or the task itself; some may be unfit."""
@@ -100,6 +109,7 @@ def catalogue() -> Catalogue:
         read["lm_eval"],
         tasks,
         {name: tuple(members) for name, members in read["groups"].items()},
+        read["figures"],
         {name: words for words, names in read["unfit"].items() for name in names},
     )
 
@@ -150,6 +160,26 @@ def members(recipe: Recipe) -> Iterator[Member]:
         assert harness is not None
         for known in known_tasks(task.name):
             yield Member(number, known, _rows(harness, task, known))
+
+
+def figures(recipe: Recipe) -> list[dict[str, Any]]:
+    """The groups that a recipe names, and those in them, of which the harness says something as a
+    whole: `group`, its `tasks`, and `metrics`: [metric, filters or null, weighted by rows]."""
+    harness = recipe.evaluate.harness if recipe.evaluate else None
+    named = [task.name for task in (harness.tasks if harness else ()) if task.name is not None]
+    if not named:
+        return []
+    listed = catalogue()
+    groups = dict.fromkeys(group for name in named for group in listed.below(name))
+    return [
+        {
+            "group": group,
+            "tasks": list(dict.fromkeys(listed.leaves(group))),
+            "metrics": listed.figures[group],
+        }
+        for group in groups
+        if group in listed.figures
+    ]
 
 
 def _rows(harness: Harness, task: HarnessTask, known: Known) -> dict[str, Rows]:

@@ -66,6 +66,12 @@ def named_paths(recipe: Recipe) -> Iterator[NamedPath]:
                 yield NamedPath(pointer, measured.path, "file")
     if recipe.evaluate is not None and recipe.evaluate.questions is not None:
         yield NamedPath("/evaluate/questions", recipe.evaluate.questions, "file")
+    yield from _paths_of_tasks(recipe)
+    for number, inner in enumerate(recipe.compare.recipes if recipe.compare else ()):
+        yield from _paths_of_recipe(recipe, f"/compare/recipes/{number}", inner)
+
+
+def _paths_of_tasks(recipe: Recipe) -> Iterator[NamedPath]:
     if recipe.evaluate is not None and recipe.evaluate.harness is not None:
         for number, task in enumerate(recipe.evaluate.harness.tasks):
             for key in ("path", "data", "fewshot"):

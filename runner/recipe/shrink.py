@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runner.recipe.base_recipe import POINTER, SCORER, with_base, with_scorer
+from runner.recipe.compared_recipes import POINTER as COMPARED
+from runner.recipe.compared_recipes import with_compared
 from runner.recipe.methods import PROMPTS
 from runner.recipe.model import build
 
@@ -48,7 +50,10 @@ def shrink_recipe(recipe: Recipe) -> Recipe:
         twin = with_base(twin, base)
     if scorer is not None:
         twin = with_scorer(twin, scorer)
-    for place, inner in ((POINTER, base), (SCORER, scorer)):
+    compared = tuple(map(shrink_recipe, recipe.compared))
+    twin = with_compared(twin, compared)
+    beside = [(f"{COMPARED}/{number}", each) for number, each in enumerate(compared)]
+    for place, inner in ((POINTER, base), (SCORER, scorer), *beside):
         if inner is not None:
             changed |= {f"{place}{at}": value for at, value in (inner.shrink or {}).items()}
     return dataclasses.replace(twin, shrink=changed)
@@ -68,7 +73,9 @@ def shrunken_as(recipe: Recipe, changed: Mapping[str, Any] | None) -> Recipe:
         return None if each is None else shrunken_as(each, below)
 
     base, scorer = inner(POINTER, recipe.base), inner(SCORER, recipe.scorer)
-    return dataclasses.replace(recipe, base=base, scorer=scorer, shrink=changed)
+    beside = (inner(f"{COMPARED}/{number}", each) for number, each in enumerate(recipe.compared))
+    compared = tuple(each for each in beside if each is not None)
+    return dataclasses.replace(recipe, base=base, scorer=scorer, compared=compared, shrink=changed)
 
 
 _Put = Callable[[str, Any], None]

@@ -90,6 +90,11 @@ def read_task(path: Path) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
     return _configuration(source.data), []
 
 
+def at_key(path: Path, key: str, message: str) -> str:
+    """`LINE:COLUMN: message`, of the value of a key in a task file that `read_task` takes."""
+    return _at(read_source(path), Problem("E285", f"/{key}", message))
+
+
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Severity = Literal["error", "warning"]
@@ -48,3 +51,17 @@ def severity_of(code: str) -> Severity:
 def has_errors(diagnostics: list[Diagnostic] | tuple[Diagnostic, ...]) -> bool:
     """Is there anything but warnings?"""
     return any(diagnostic.severity == "error" for diagnostic in diagnostics)
+
+
+def each_once(checked: Mapping[Path, list[Diagnostic]]) -> Iterator[Diagnostic]:
+    """What is wrong with recipes, by their files.
+
+    What is wrong in a base is said once, however many recipes extend it, and by itself first.
+    """
+    told: set[tuple[str, int, int, str]] = set()
+    for own in (True, False):
+        for recipe, diagnostics in checked.items():
+            fresh = [each for each in diagnostics if (each.file == str(recipe)) is own]
+            places = {each: (os.path.realpath(each.file), *each.sort_key[1:4]) for each in fresh}
+            yield from (each for each in fresh if own or places[each] not in told)
+            told.update(places.values())

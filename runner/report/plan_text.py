@@ -112,13 +112,18 @@ def as_markdown(recipe: Path, plan: Plan) -> str:
 
 
 def as_json(plans: Sequence[Plan]) -> str:
+    """As `as_data`."""
+    return json.dumps(as_data(plans), indent=2, ensure_ascii=False)
+
+
+def as_data(plans: Sequence[Plan]) -> dict[str, Any]:
     """The plan for machines; `key` is null while it cannot be known. Bytes and seconds.
 
-    Of a recipe that starts from others, theirs stand under `bases`, the innermost first.
+    Of a recipe that starts from others, theirs stand under `bases`, the innermost first; `recipe
+    plan` adds those of recipes that it is compared with under `compared`.
     """
     *bases, last = map(_as_data, plans)
-    data = {"schema": PLAN, **last, **({"bases": bases} if bases else {})}
-    return json.dumps(data, indent=2, ensure_ascii=False)
+    return {"schema": PLAN, **last, **({"bases": bases} if bases else {})}
 
 
 def _as_data(plan: Plan) -> dict[str, Any]:

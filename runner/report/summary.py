@@ -177,7 +177,8 @@ def _quality_lines(result: dict[str, Any]) -> list[str]:
             f"{measured['score_tuned']} of {measured['questions']} after"
         )
     lines += _example_lines(measured.get("examples") or {})
-    lines += _task_lines(_measures(result, "harness").get("tasks") or {})
+    lines += _task_lines(_measures(result, "harness").get("tasks") or {}, "task")
+    lines += _task_lines(_measures(result, "harness").get("groups") or {}, "group")
     lines += _last_step_lines(_measures(result, "train"))
     lines += template_lines(_measures(result, "train").get("template"))
     lines += fidelity_lines(_measures(result, "fidelity"))
@@ -233,8 +234,8 @@ def fidelity_lines(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _task_lines(tasks: dict[str, Any]) -> list[str]:
-    """Of every task and metric: before, after, and the difference with its interval."""
+def _task_lines(tasks: dict[str, Any], head: str) -> list[str]:
+    """Of every task or group and metric: before, after, and the difference with its interval."""
     lines = []
     for name, found in tasks.items():
         base, tuned, change = (found.get(side) for side in ("base", "tuned", "change"))
@@ -245,7 +246,7 @@ def _task_lines(tasks: dict[str, Any]) -> list[str]:
             words += f"  ({found['count']} rows: too few to say more)"
         else:
             words += f"  (95% of the difference: {change['low']:+.3f} to {change['high']:+.3f})"
-        lines.append(f"task              {words}")
+        lines.append(f"{head:<18}{words}")
     return lines
 
 

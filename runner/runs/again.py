@@ -23,6 +23,8 @@ _FLAGS = (
 def words_of(args: argparse.Namespace) -> list[str]:
     """The words of the command that `args` were read from, with everything that decides the run.
 
+    Of several recipes all are named, also for a run of one of them: what is done is reused.
+
     >>> words_of(argparse.Namespace(command="run", recipe="x.yaml", set=["seed=7"], shrink=True))
     ['recipe', 'run', 'x.yaml', '--set', 'seed=7', '--shrink']
     """
@@ -46,14 +48,15 @@ def typed_until(args: argparse.Namespace) -> list[str]:
 
 
 def named(args: argparse.Namespace) -> str:
-    """The recipe and what makes it another one, as a shell takes it."""
+    """The recipes and what makes them other ones, as a shell takes it."""
     return shlex.join(_recipe(args))
 
 
 def _recipe(args: argparse.Namespace) -> list[str]:
     options = [word for each in args.set for word in ("--set", each)]
     shrink = ["--shrink"] if getattr(args, "shrink", False) else []
-    return [str(args.recipe), *options, *shrink]
+    recipes = getattr(args, "recipes", None) or [args.recipe]
+    return [*map(str, recipes), *options, *shrink]
 
 
 def command_of(record: Mapping[str, Any]) -> str:

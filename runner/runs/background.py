@@ -34,20 +34,24 @@ class Parent:
         return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Child:
     """Who goes on."""
 
     writer: int
+    told: bool = False  # has the parent been?
 
     def announce(self, run: RunFolder) -> None:
-        """Write into the run's log from now on, and tell the parent where the run is."""
+        """Write into the run's log from now on, and tell the parent where the first run is."""
         log = os.open(run.logs / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         for source, target in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
+        if self.told:
+            return
+        self.told = True
         os.write(self.writer, str(run.path).encode())
         os.close(self.writer)
 

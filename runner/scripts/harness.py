@@ -1,8 +1,9 @@
 """Tasks of lm-evaluation-harness with base and tuned model, example by example.
 
 spec.hashed: tasks (configurations of task files, see runner/recipe/task_files.py, then those of the
-harness's own: {task, file, splits: {SPLIT: ROWS}}), limit and num_fewshot (or null),
-apply_chat_template, system, seed, trained ("adapter" or "model"), dtype, attn_implementation.
+harness's own: {task, file, splits: {SPLIT: ROWS}}), perhaps groups (see evaluation/examples.py),
+limit and num_fewshot (or null), apply_chat_template, system, seed, trained ("adapter" or "model"),
+dtype, attn_implementation.
 spec.inputs: model (folder of `fetch`), trained (folder of `train`), template (of `prepare`), of
 task file N its rows, data-N and perhaps fewshot-N, and of a split all files, ROWS-00000.parquet.
 Writes `examples.jsonl` and `results.json` (means with intervals). The harness builds prompts and
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,16 @@ from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.data.tokens.template_sandbox import BoundedSandbox
 from runner.scripts.evaluate import load_model, tuned_model
-from runner.scripts.evaluation import harness_tasks
-from runner.scripts.evaluation.examples import FILE, Example, content_id, cut, write_examples
-from runner.scripts.evaluation.measures import summary_of, task_measures
+from runner.scripts.evaluation import fitting, harness_tasks
+from runner.scripts.evaluation.examples import (
+    FILE,
+    Example,
+    Group,
+    content_id,
+    cut,
+    write_examples,
+)
+from runner.scripts.evaluation.measures import GROUP, group_measures, summary_of, task_measures
 from runner.scripts.spec import Events, ScriptError, Spec, main
 from runner.scripts.training.torch_setup import (
     SHORTER_QUESTIONS,
@@ -43,6 +51,7 @@ from runner.scripts.training.torch_setup import (
 
 BATCH = 8  # prompts at once; part of what decides the last bits
 MAX_ROWS = 1_000_000
+MAX_TOLD = 20  # tasks that do not fit
 ROWS, EXAMPLES = "rows", "examples"  # names of the two splits
 _HINTS = {  # is it one of the harness's own?
     False: "look at doc_to_text, doc_to_target and doc_to_choice: each name in them is a key of "
@@ -59,6 +68,7 @@ def measure(spec: Spec, events: Events) -> None:
     settings = spec.hashed
     tokenizer = PreTrainedTokenizerFast.from_pretrained(spec.inputs["model"])
     tokenizer.chat_template = spec.inputs["template"].read_text(encoding="utf-8")
+    _require_fitting(spec)
     found: dict[str, Results] = {}
     shown: Results = {}
     model = load_model(spec.inputs["model"], settings, device)
@@ -77,6 +87,62 @@ def _render_in_a_sandbox() -> None:
     sandbox = BoundedSandbox(undefined=StrictUndefined, keep_trailing_newline=True)
     sandbox.filters.update(harness_utils.env.filters)
     harness_utils.env = sandbox
+
+
+def _require_fitting(spec: Spec) -> None:
+    """Build the tasks without a model, and look at their rows. Raises ScriptError with all that do
+    not fit, by the code of the first."""
+    found: list[ScriptError] = []
+    with fitting.same_chance():
+        for number, configuration in enumerate(spec.hashed["tasks"]):
+            try:
+                _require_fit(spec, number, configuration)
+            except ScriptError as error:
+                found.append(error)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        lines = "\n  ".join(str(each) for each in found[:MAX_TOLD])
+        more = f"\n  and {len(found) - MAX_TOLD} more" if len(found) > MAX_TOLD else ""
+        raise ScriptError(
+            f"{len(found)} tasks cannot be asked:\n  {lines}{more}",
+            hint=found[0].hint,
+            code=found[0].code,
+        )
+
+
+def _require_fit(spec: Spec, number: int, configuration: Mapping[str, Any]) -> None:
+    """Raises ScriptError E925, and what is wrong with a task or its rows."""
+    own, name = "file" in configuration, configuration["task"]
+    task = (_own_task if own else _task)(spec, number, configuration)
+    try:
+        found = fitting.misfit(task, spec.hashed["limit"], every=not own)
+        key = "data"
+        if found is None:
+            found, key = fitting.misfit_of_examples(task, every=not own), "fewshot"
+    except Exception as error:  # of the code that makes the rows
+        raise _unfit(name, error, _HINTS[own]) from error
+    if found is not None:
+        split = _split_read(task, key)
+        where = _place(task, split) if own else _file_of(spec, key, number)
+        fields = task.dataset[split].column_names if split in task.dataset else ()
+        raise _does_not_fit(name, found.text(where, fields), own)
+
+
+def _file_of(spec: Spec, key: str, number: int) -> str:
+    return spec.inputs.get(f"{key}-{number}", spec.inputs[f"data-{number}"]).name
+
+
+def _split_read(task: ConfigurableTask, key: str) -> str:
+    if key == "data":
+        return harness_tasks.asked_split(vars(task.config)) or ""
+    return str(task.config.fewshot_config.split or "")
+
+
+def _place(task: ConfigurableTask, split: str) -> str:
+    """The rows of one of the harness's own tasks, as a reader knows them."""
+    about = f" ({task.DATASET_NAME})" if task.DATASET_NAME else ""
+    return f"{task.DATASET_PATH}{about}, split {split}"
 
 
 def _asked(model: Any, tokenizer: Any, spec: Spec, shown: Results) -> Results:
@@ -129,7 +195,8 @@ def _task(spec: Spec, number: int, configuration: Mapping[str, Any]) -> Configur
     try:
         task = ConfigurableTask(config={**wanted, "custom_dataset": lambda **_: splits})
     except Exception as error:  # of the first row
-        raise _unfit(name, error, _HINTS[False]) from error
+        where = _file_of(spec, "data", number)
+        raise _unfit_first(name, error, where, splits[ROWS], own=False) from error
     task.set_fewshot_seed(seed=spec.hashed["seed"])
     return task
 
@@ -159,7 +226,9 @@ def _own_task(spec: Spec, number: int, own: Mapping[str, Any]) -> ConfigurableTa
     try:
         task = ConfigurableTask(config=wanted)
     except Exception as error:  # of the first row
-        raise _unfit(name, error, _HINTS[True]) from error
+        split = harness_tasks.asked_split(config) or ""
+        where = f"{config.get('dataset_path')}, split {split}"
+        raise _unfit_first(name, error, where, rows[split], own=True) from error
     task.set_fewshot_seed(seed=spec.hashed["seed"])
     return task
 
@@ -207,6 +276,19 @@ def _words(error: BaseException) -> str:
 def _unfit(name: str, error: Exception, hint: str) -> ScriptError:
     message = f"task {name} does not fit its rows: {_words(error)}"
     return ScriptError(message, hint=hint, code="E925")
+
+
+def _unfit_first(
+    name: str, error: Exception, where: str, rows: datasets.Dataset, *, own: bool
+) -> ScriptError:
+    """Of a task that cannot be made: the harness tries its first row."""
+    return _does_not_fit(
+        name, fitting.Misfit(fitting.why(error), 1).text(where, rows.column_names), own
+    )
+
+
+def _does_not_fit(name: str, words: str, own: bool) -> ScriptError:
+    return ScriptError(f"task {name} does not fit its rows: {words}", hint=_HINTS[own], code="E925")
 
 
 def _check_lengths(lm: HFLM, task: ConfigurableTask, name: str) -> None:
@@ -273,7 +355,8 @@ def _shown(
     """What a person sees of an example, and what makes two examples the same."""
     target = sample["target"]
     if task.config.doc_to_choice is not None and isinstance(target, int):
-        target = task.doc_to_choice(sample["doc"])[target]
+        choices = task.doc_to_choice(sample["doc"])
+        target = choices[target] if target < len(choices) else target
     prompt = sample["arguments"][0][0]
     row = json.loads(json.dumps(sample["doc"], default=str))  # Parquet has dates and bytes
     return {
@@ -296,12 +379,14 @@ def _write(
         results = {name: each[key] for name, each in found.items()}
         rest = {name: value for name, value in what.items() if name != "id"}
         examples.append(Example("task", what["id"], rest, results))
-    write_examples(spec.folder / FILE, 0, examples)
-    measures: Sequence[Any] = task_measures(examples)
-    tasks = summary_of(examples, measures)
-    text = json.dumps({"tasks": tasks}, indent=2, sort_keys=True, allow_nan=False)
+    groups = [Group.of(each) for each in spec.hashed.get("groups", [])]
+    write_examples(spec.folder / FILE, 0, examples, groups)
+    results = {"tasks": summary_of(examples, task_measures(examples))}
+    if of_groups := summary_of(examples, group_measures(groups, examples)):
+        results["groups"] = {name.removeprefix(GROUP): each for name, each in of_groups.items()}
+    text = json.dumps(results, indent=2, sort_keys=True, allow_nan=False)
     (spec.folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    events.measure(tasks=tasks, peak_memory=peak_memory(device))
+    events.measure(**results, peak_memory=peak_memory(device))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 lm_eval: its version; sources: digest of all files of its tasks; shelves: [folder, data set, split
 asked, split of examples, number of examples, {task: configuration of the data set, or that and the
 YAML file where it is not TASK.yaml}]; groups: name of a group or a tag -> tasks and groups in it;
-unfit: reason -> names that cannot be measured here. environments/harness.tasks.json is this list:
-reading 14,000 YAML files takes minutes, and a check of a recipe a second.
+figures: group -> what is said of it as a whole, [metric, filters or null, are tasks weighted by
+their rows?]; unfit: reason -> names that cannot be measured here. environments/harness.tasks.json
+is this list: reading 14,000 YAML files takes minutes, and a check of a recipe a second.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lm_eval.config.group import AggMetricConfig, GroupConfig
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Entry, Kind
 
@@ -36,12 +38,14 @@ def text_of(index: Index) -> str:
     """One line for each shelf and group, so that a new version's changes can be read."""
     shelves: dict[str, dict[str, Any]] = {}
     groups: dict[str, list[str]] = {}
+    figures: dict[str, list[Any]] = {}
     unfit: dict[str, list[str]] = {}
     broken = _unloadable(index)
     for name, entry in sorted(index.items()):
         if entry.kind in (Kind.GROUP, Kind.TAG):
             if (members := _members(entry, index)) is not None:
                 groups[name] = members
+                figures[name] = figures_of(entry.cfg or {})
             reason = "" if name in groups else "changes settings of its tasks"
         elif reason := harness_tasks.unfit(entry.cfg or {}):
             pass
@@ -60,8 +64,26 @@ def text_of(index: Index) -> str:
             "[]",
         ),
         groups=_lines([f"{json.dumps(k)}: {json.dumps(v)}" for k, v in groups.items()], "{}"),
+        figures=figures_text(figures),
         unfit=_lines([f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(unfit.items())], "{}"),
     )
+
+
+def figures_of(config: Mapping[str, Any]) -> list[Any]:
+    """What a group's YAML wants of the group as a whole; nothing for most, and for a tag."""
+    given = GroupConfig(
+        group="", aggregate_metric_list=config.get("aggregate_metric_list")
+    ).aggregate_metric_list
+    return [
+        [each.metric, each.filter_list, bool(each.weight_by_size)]
+        for each in given or ()
+        if isinstance(each, AggMetricConfig) and each.aggregation == "mean"
+    ]
+
+
+def figures_text(figures: Mapping[str, list[Any]]) -> str:
+    """Of the groups that have any."""
+    return _lines([f"{json.dumps(k)}: {json.dumps(v)}" for k, v in figures.items() if v], "{}")
 
 
 def _unloadable(index: Index) -> set[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import StageFailed
 from runner.recipe.model import quantization_spec
-from runner.recipe.named_tasks import members
+from runner.recipe.named_tasks import figures, members
 from runner.recipe.task_files import read_task
 from runner.stages import fetch_tasks
 from runner.stages.contract import Class, Context, Outputs, Upstream
@@ -52,6 +52,7 @@ def snapshot(recipe: Recipe) -> dict[str, Any]:
 
     facts: dict[str, Any] = {
         "tasks": _configurations(recipe),
+        **_groups(recipe),
         "rows": {name: file_sha256(path) for name, path in sorted(_rows(recipe).items())},
     }
     half = recipe.model.dtype != "float32" or recipe.model.quantization is not None
@@ -85,7 +86,7 @@ def run(recipe: Recipe, inputs: Upstream, folder: Path, context: Context) -> Non
     fetched = inputs.get(fetch_tasks.NAME)
     context.run_script(
         "harness",
-        {**_settings(recipe), "tasks": _configurations(recipe)},
+        {**_settings(recipe), "tasks": _configurations(recipe), **_groups(recipe)},
         inputs={
             "model": inputs["fetch"].folder / "model",
             "trained": inputs["train"].folder / trained,
@@ -126,6 +127,12 @@ def _named(recipe: Recipe, member: Member) -> dict[str, Any]:
     places = {rows: name for name, rows in fetch_tasks.splits_of(recipe).items()}
     splits = {split: PurePosixPath(places[rows]).name for split, rows in member.rows.items()}
     return {"task": member.known.name, "file": member.known.file, "splits": splits}
+
+
+def _groups(recipe: Recipe) -> dict[str, Any]:
+    """Groups that have figures of their own; nothing where none is named."""
+    found = figures(recipe)
+    return {"groups": found} if found else {}
 
 
 def _split_files(recipe: Recipe, fetched: Outputs) -> dict[str, Path]:

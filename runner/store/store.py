@@ -161,14 +161,18 @@ class Store:
 
     def staging(self, stage: str, key: str) -> Staging:
         """An empty `out` and the kept `scratch`. The caller holds the key's lock."""
-        out = self._staging_folder(stage, key) / "out"
-        scratch = self.scratch_folder(stage, key)
+        place = self.staging_place(stage, key)
         with disk_errors(f"preparing stage {stage}"):
-            if out.exists():
-                shutil.rmtree(out)
-            out.mkdir(parents=True)
-            scratch.mkdir(exist_ok=True)
-        return Staging(stage, key, out, scratch)
+            if place.out.exists():
+                shutil.rmtree(place.out)
+            place.out.mkdir(parents=True)
+            place.scratch.mkdir(exist_ok=True)
+        return place
+
+    def staging_place(self, stage: str, key: str) -> Staging:
+        """Where `staging` is made. Nothing is looked at, and no lock is needed."""
+        folder = self._staging_folder(stage, key)
+        return Staging(stage, key, folder / "out", folder / "scratch")
 
     def discard(self, staging: Staging, *, keep_scratch: bool) -> None:
         """Remove what a failed try wrote, but for the scratch that the next one goes on from."""

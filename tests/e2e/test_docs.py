@@ -38,6 +38,8 @@ ELSEWHERE = {
         ),
         "tests/integration/test_judge.py",
     ),
+    # on tiny models, and which files of a folder are recipes to run
+    ".venv/bin/recipe run recipes/course/10.5-*.yaml": "tests/integration/test_several_recipes.py",
     # servers, which do not end by themselves
     "recipe webui recipes/quickstart.yaml": "tests/integration/test_webui.py",
     ".venv/bin/recipe webui recipes/quickstart.yaml": "tests/integration/test_webui.py",

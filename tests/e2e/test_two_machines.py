@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.store.locks import Lock, is_held
 from tests.chain import Checkout
 from tests.tiny_chain import set_steps
 from tests.two_machines import SERVER, TwoMachines, two_machines
@@ -45,6 +46,9 @@ class Machine:
                 start_new_session=True,
             )
         return Started(process, log)
+
+    def device(self) -> Path:
+        return self.checkout.folder.parent / "cache" / "locks" / "device-cpu.lock"
 
     def latest(self) -> Path:
         return (self.checkout.folder / "runs/tiny/latest").resolve()
@@ -132,6 +136,7 @@ def test_two_machines_train_one_model_and_a_lost_one_is_named_and_comes_back(
     first, second = both
     running = first.start("run", "tiny.yaml", "--nodes", "2", "--rendezvous", RENDEZVOUS)
     running.wait_for("waiting for 1 more")
+    assert not is_held(first.device())  # whoever wants to train there can
     join = re.search(r"recipe (join .*)", running.said())
     assert join is not None
     command = join[1].split()
@@ -160,8 +165,14 @@ def test_two_machines_train_one_model_and_a_lost_one_is_named_and_comes_back(
     assert reached < STEPS
 
     # --- both type the same commands again
-    running = first.start("run", "tiny.yaml", "--nodes", "2", "--rendezvous", RENDEZVOUS)
-    joined = second.start(*command)
+    # --- while the first machine's device is busy: nobody holds the other one's meanwhile
+    with Lock(first.device(), "the cpu"):
+        running = first.start("run", "tiny.yaml", "--nodes", "2", "--rendezvous", RENDEZVOUS)
+        joined = second.start(*command)
+        words = r"the first machine waits for the device, held by process \d+"
+        joined.wait_for(words)
+        running.wait_for(r"waiting for the device, held by process \d+")
+        assert not is_held(second.device())
     code, said = running.ended()
     assert code == 0, said
     code, said = joined.ended()

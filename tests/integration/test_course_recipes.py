@@ -125,18 +125,23 @@ def test_the_8b_goes_from_its_config_to_ollama(
     assert len(parity(checkout, "10.2-8b-lora")["prompts"]) > 20
 
 
-def test_both_are_compared_on_the_same_rows_with_what_they_took(
+def test_one_recipe_compares_both_on_the_same_rows_with_what_they_took(
     checkout: Checkout, qlora: dict[str, dict[str, Any]], lora: dict[str, dict[str, Any]]
 ) -> None:
-    runs = [f"runs/course-{name}-shrink" for name in ("10.2-8b-lora", "10.3-70b-qlora")]
-    said = checkout.recipe("compare", *runs, "--format", "json")
-    assert said.returncode == 0, said.stderr
-    data = json.loads(said.stdout)
-    (found,) = (
-        each
-        for each in data["comparisons"]
-        if [each["first"], each["second"]] == [Path(run).name for run in runs]
+    """Of what both runs have trained already: nothing is computed twice."""
+    done = checkout.recipe(
+        "run", "--shrink", "recipes/course/10.3-comparison.yaml", "--format", "json"
     )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    actions = {stage["name"]: stage["action"] for stage in told["stages"]}
+    assert actions == dict.fromkeys(("fetch", "prepare", "train", "evaluate"), "reuse")
+    names = ["course-10.2-8b-lora-shrink", "course-10.3-comparison-shrink"]
+    assert len(list((checkout.folder / "runs" / names[0]).glob("2*"))) == 1  # which went further
+    folder = checkout.folder / "runs" / names[1] / "latest"
+    assert Path(told["compare"]["page"]) == folder.resolve() / "compare.html"
+    data = json.loads((folder / "compare.json").read_text())
+    (found,) = (each for each in data["comparisons"] if [each["first"], each["second"]] == names)
     rows = next(each for each in found["held"] if each["kind"] == "row")
     assert rows["same"]
     assert rows["common"] >= data["few"]  # enough to call one of them better

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +21,11 @@ from typing import Any
 import pytest
 
 from runner.errors import Busy, Interrupted, MachineCannot, StageFailed
+from runner.execution import context as contexts
 from runner.execution.events import read_events
 from runner.execution.execute import Execution
-from runner.execution.machines.meeting import First
+from runner.execution.machines import meeting
+from runner.execution.machines.meeting import First, Other
 from runner.execution.run_folder import RunFolder, latest_run
 from runner.plan.keys import Surroundings
 from runner.report.proof import as_lines
@@ -29,7 +34,7 @@ from runner.runs.again import command_of
 from runner.runs.known import read
 from runner.stages.contract import Class
 from runner.store.collect import collect
-from runner.store.locks import Lock
+from runner.store.locks import Lock, is_held
 from runner.store.store import Store
 from runner.verify.prove import prove
 from runner.verify.run import open_run
@@ -207,6 +212,144 @@ def test_who_has_the_device_is_told_to_whoever_asks_meanwhile(tmp_path: Path) ->
     assert event["for"] == "the device"
     assert event["holder"].startswith(f"process {os.getpid()} (")
     assert said == [f"waiting for the device, held by {event['holder']}"]
+
+
+PLAN: dict[str, Any] = {"spec": {}}
+
+
+class Together:
+    """Machines with a store and a cache of their own, which train one recipe."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(meeting, "TRY_AGAIN_SECONDS", 0.0)
+        monkeypatch.setattr(meeting, "TAKE_AGAIN_SECONDS", (0.0, 0.1))
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.address = ("127.0.0.1", int(probe.getsockname()[1]))
+        self.folder, self.stopped = folder, threading.Event()
+        self.said: dict[str, list[str]] = {}
+        self.held: list[tuple[str, int, bool]] = []  # machine, locks, is its device taken?
+
+    def poll(self) -> None:
+        if self.stopped.is_set():
+            raise Interrupted(signal.SIGINT)
+
+    @contextlib.contextmanager
+    def pool(self) -> Iterator[ThreadPoolExecutor]:
+        """Of threads that end when the test fails."""
+        with ThreadPoolExecutor() as pool:
+            try:
+                yield pool
+            except BaseException:
+                self.stopped.set()
+                raise
+
+    def run(self, name: str, *, first: bool) -> Execution:
+        """What one machine does; `.said` has what it says."""
+
+        def train(recipe: Any, inputs: Any, folder: Path, context: Any) -> None:
+            with contexts._told_how_it_ends(context.machines):
+                context.machines.begin(PLAN, context.turn)
+                self.held.append((name, len(context.lock_fds), is_held(self.device(name))))
+                while first and not all(context.machines._links.values()):
+                    context.machines.poll()  # as a training ends: the other one has ended, too
+                (folder / "train.txt").write_text("trained")
+
+        trained = stage("train", train, DEVICE=True, resumable=lambda scratch: False)
+        made = execution(self.folder / name, [trained] if first else [FIRST], first=1)
+        made.wait, made.on_poll = True, self.poll
+        said: list[str] = []
+        made.say = said.append
+        self.said[name] = said
+        if first:
+            made.open_machines = lambda: First(self.address, 2, "join", said.append, self.poll)
+        else:
+            made.open_machines = lambda: Other(self.address, said.append, self.poll)
+            made.afterwards = lambda run, known: run.take_part(trained, known)
+        return made
+
+    def device(self, name: str) -> Path:
+        return self.folder / name / "cache" / "locks" / "device-cpu.lock"
+
+    def lock_of_the_key(self, name: str) -> Path:
+        (found,) = (self.folder / name / "store" / ".locks").glob("train-*.lock")
+        return found
+
+
+@pytest.fixture
+def together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Together:
+    return Together(tmp_path, monkeypatch)
+
+
+def until(holds: Callable[[], bool], *running: Future[Any]) -> None:
+    """Wait for what a thread brings about, as long as it takes."""
+    while not holds():
+        assert not any(each.done() for each in running)
+        time.sleep(0.01)
+
+
+def test_machines_have_key_and_device_when_all_are_here_and_not_before(together: Together) -> None:
+    with together.pool() as pool:
+        first = together.run("a", first=True)
+        running = pool.submit(first.execute)
+        until(lambda: bool(together.said["a"]), running)
+        assert together.said["a"] == ["waiting for 1 more; on each: join"]
+        assert not is_held(together.device("a"))
+        assert not is_held(together.lock_of_the_key("a"))
+        collect(first.store, dry_run=False)  # harms nobody who waits
+        with Lock(together.device("a"), "the cpu"):
+            other = together.run("b", first=False)
+            joined = pool.submit(other.execute)
+            words = "the first machine waits for the device, held by process"
+            until(lambda: words in "".join(together.said["b"]), running, joined)
+            waiting = [e for e in first.events.since(0) if e["event"] == "waiting"]
+            assert [each["for"] for each in waiting] == ["the device"]
+            assert not is_held(together.device("b"))
+        assert [result.action for result in running.result(60)] == ["run"]
+        joined.result(60)
+    assert sorted(together.held) == [("a", 2, True), ("b", 2, True)]
+    assert not is_held(together.device("a"))
+    assert not is_held(together.device("b"))
+    states = [e["state"] for e in read_events(first.run.events)[0] if e["event"] == "stage"]
+    assert states == ["start", "start", "done"]  # the second one ends the wait
+    assert not list((together.folder / "b" / "store").glob("train/*"))
+
+
+def test_what_another_run_has_trained_while_machines_were_waited_for_is_reused(
+    together: Together,
+) -> None:
+    with together.pool() as pool:
+        running = pool.submit(together.run("a", first=True).execute)
+        until(lambda: bool(together.said["a"]), running)
+        alone = stage("train", write("train", "trained"), DEVICE=True)
+        assert actions(execution(together.folder / "a", [alone], first=1)) == ["run"]
+        joined = pool.submit(together.run("b", first=False).execute)
+        assert [result.action for result in running.result(60)] == ["reuse"]
+        words = "another run there has trained the same meanwhile"
+        until(lambda: words in "".join(together.said["b"]), joined)
+        together.stopped.set()
+        with pytest.raises(Interrupted):
+            joined.result(60)
+    assert together.held == []
+    assert not is_held(together.device("b"))
+
+
+def test_a_run_that_is_stopped_while_it_waits_for_machines_touches_no_other_ones_work(
+    together: Together,
+) -> None:
+    first = together.run("a", first=True)
+    with together.pool() as pool:
+        running = pool.submit(first.execute)
+        until(lambda: bool(together.said["a"]), running)
+        key = together.lock_of_the_key("a").stem.removeprefix("train-")
+        with first.store.lock("train", key):
+            place = first.store.staging("train", key)
+            (place.out / "half.txt").write_text("of another run")
+            together.stopped.set()
+            with pytest.raises(Interrupted):
+                running.result(60)
+            assert (place.out / "half.txt").is_file()
+    events = [each["state"] for each in read_events(first.run.events)[0]]
+    assert events == ["start", "interrupted"]
 
 
 def test_a_stage_that_was_interrupted_has_not_failed(tmp_path: Path) -> None:

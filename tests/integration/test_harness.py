@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -94,10 +95,11 @@ def tasks(
     def make(
         *given: tuple[str, Sequence[Mapping[str, Any]]],
         fewshot: Sequence[Mapping[str, Any]] = (),
+        model: Path | None = None,
         **settings: Any,
     ) -> ScriptRun:
         place = tmp_path_factory.mktemp("harness")
-        inputs = {"model": models[0], "trained": models[1]}
+        inputs = {"model": model or models[0], "trained": models[1]}
         inputs["template"] = models[0] / "chat_template.jinja"
         configurations = []
         for number, (text, rows) in enumerate(given):
@@ -197,7 +199,31 @@ def test_a_conversation_has_the_system_prompt_and_the_template(
 @pytest.mark.parametrize(
     ("text", "rows", "code", "words"),
     [
-        (CHOICE.replace("{{asked}}", "{{gone}}"), ROWS, "E925", "'gone' is undefined"),
+        (
+            CHOICE.replace("{{asked}}", "{{gone}}"),
+            ROWS,
+            "E925",
+            'task capitals does not fit its rows: doc_to_text wants "gone": row 1 of data-0.jsonl; '
+            "its rows have asked, choices, label",
+        ),
+        (
+            CHOICE,
+            [*ROWS[:2], {**ROWS[2], "label": 3}, {**ROWS[3], "label": -1}],
+            "E925",
+            "the right answer is 3, which is none of the 3 choices: row 3 (and 1 more) of data-0",
+        ),
+        (
+            CHOICE.replace("target: label", "target: lable"),
+            ROWS,
+            "E925",
+            "the right answer is lable, which is none of the 3 choices: row 1 (and 4 more) of",
+        ),
+        (
+            CHOICE.replace("choices\n", "'{{choices[:2] if label < 2 else other}}'\n"),
+            ROWS,
+            "E925",
+            'doc_to_choice wants "other": row 3 of data-0.jsonl',
+        ),
         (CHOICE, [{"asked": 1}, {"asked": "x"}], "E924", "cannot be used"),
         (WORDS, [{"asked": "word " * 3000, "answer": "x"}], "E926", "the model has room for"),
         (
@@ -207,7 +233,15 @@ def test_a_conversation_has_the_system_prompt_and_the_template(
             "access to attribute '__class__' of 'str' object is unsafe",
         ),
     ],
-    ids=["a key that is not there", "rows of two types", "too long", "a template that reaches out"],
+    ids=[
+        "a key that is not there",
+        "a right answer that is no choice",
+        "a key in a wrong spelling",
+        "a key that a later row wants",
+        "rows of two types",
+        "too long",
+        "a template that reaches out",
+    ],
 )
 def test_what_does_not_fit_is_said(
     text: str,
@@ -220,6 +254,41 @@ def test_what_does_not_fit_is_said(
     result = tasks((text, rows)).finish(warm_harness)
     assert (result.status, result.error()["code"]) == (1, code), result.log
     assert words in result.error()["message"]
+
+
+def test_all_tasks_that_do_not_fit_are_named_before_a_model_is_loaded(
+    tasks: Callable[..., ScriptRun],
+    warm_harness: WarmInterpreter,
+    models: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    words = [{"asked": f"otter {number}"} for number in range(3)]
+    empty = tmp_path / "model"  # with a tokenizer, and no weights
+    shutil.copytree(models[0], empty, ignore=shutil.ignore_patterns("*.safetensors"))
+    gone = CHOICE.replace("{{asked}}", "{{gone}}")
+    run = tasks((gone, ROWS), (WORDS, words), (CHOICE, ROWS), model=empty)
+    result = run.finish(warm_harness)
+    assert (result.status, result.error()["code"]) == (1, "E925"), result.log
+    lines = result.error()["message"].splitlines()
+    assert lines[0] == "2 tasks cannot be asked:"
+    assert lines[1].startswith('  task capitals does not fit its rows: doc_to_text wants "gone"')
+    assert lines[2] == (
+        '  task words does not fit its rows: doc_to_target wants "answer": row 1 of data-1.jsonl; '
+        "its rows have asked"
+    )
+    assert len(lines) == 3
+
+
+def test_rows_for_examples_have_to_fit_too(
+    tasks: Callable[..., ScriptRun], warm_harness: WarmInterpreter
+) -> None:
+    shots = [{**ROWS[0], "label": 7 * (number == 4)} for number in range(8)]
+    result = tasks((CHOICE, ROWS), fewshot=shots, num_fewshot=2).finish(warm_harness)
+    assert (result.status, result.error()["code"]) == (1, "E925"), result.log
+    assert "the right answer is 7" in result.error()["message"]
+    assert "row 5 of few-0.jsonl" in result.error()["message"]
+    # what is not read is not looked at
+    finish(tasks((CHOICE, ROWS), fewshot=shots, num_fewshot=0), warm_harness)
 
 
 FULL_GPU = """

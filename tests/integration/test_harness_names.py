@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -162,15 +163,19 @@ def rows(
             files = [str(folder / f"{name}-{split}-{number}.parquet") for number in range(2)]
             wanted |= dict(zip(files, [many[:4], many[4:]], strict=True))
             found.setdefault(name, {})[split] = files
+    write_parquet(environment_python("harness"), wanted, folder)
+    return found
+
+
+def write_parquet(python: Path, wanted: Mapping[str, Any], folder: Path) -> None:
+    """Path -> rows."""
     (folder / "wanted.json").write_text(json.dumps(wanted))
     write = (
         "import json, sys, pyarrow as pa, pyarrow.parquet as pq\n"
         "for path, rows in json.load(open(sys.argv[1])).items():\n"
         "    pq.write_table(pa.Table.from_pylist(rows), path)\n"
     )
-    argv = [str(environment_python("harness")), "-c", write, str(folder / "wanted.json")]
-    subprocess.run(argv, check=True)
-    return found
+    subprocess.run([str(python), "-c", write, str(folder / "wanted.json")], check=True)
 
 
 @pytest.fixture
@@ -186,13 +191,13 @@ def measured(
     def run(*names: str, given: Mapping[str, list[str]] | None = None, **settings: Any) -> Finished:
         inputs = {"model": models[0], "trained": models[1]}
         inputs["template"] = models[0] / "chat_template.jinja"
-        tasks = []
+        tasks, many = [], settings.pop("rows", rows)
         for name in names:
             (known,) = known_tasks(name)
             splits = {}
             for split in known.splits(settings.get("num_fewshot")):
                 place = splits[split] = f"rows-{len(inputs)}"
-                for number, path in enumerate((given or rows[name])[split]):
+                for number, path in enumerate((given or many[name])[split]):
                     inputs[f"{place}-{number:05}{Path(path).suffix}"] = Path(path)
             tasks.append({"task": name, "file": known.file, "splits": splits})
         hashed = SETTINGS | settings | {"tasks": tasks}
@@ -211,11 +216,13 @@ def by_the_harness(
     tasks: Sequence[str],
     cache: Path,
     num_fewshot: int | None,
+    files: Sequence[str] = (),
 ) -> list[dict[str, dict[str, Any]]]:
+    """`files`: of groups among the tasks."""
     known: list[Known] = [task for name in tasks for task in known_tasks(name)]
     given = {
         "rows": {f"{each.repository}|{each.config or ''}": rows[each.name] for each in known},
-        "files": [each.file for each in known],
+        "files": [*files, *(each.file for each in known)],
         "tasks": list(tasks),
         "models": list(map(str, models)),
         "num_fewshot": num_fewshot,
@@ -262,6 +269,60 @@ def test_every_score_is_the_one_of_the_harness_itself(
             assert each[side]["value"] == pytest.approx(found[name][metric], abs=1e-9), key
 
 
+def test_a_group_as_a_whole_is_what_the_harness_itself_says(
+    measured: Callable[..., Finished],
+    environment_python: Callable[[str], Path],
+    models: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    """Tasks of unlike size; one group weighs them by their rows, the other does not."""
+    given, wanted = {}, {}
+    for group, make in (("wmdp", mmlu), ("bhs_hindi", bhs)):
+        for number, known in enumerate(known_tasks(group)):
+            path = str(tmp_path / f"{known.name}.parquet")
+            given[known.name] = {known.asked: [path]}
+            wanted[path] = [make(7 * number + row) for row in range(2 + 3 * number)]
+    write_parquet(environment_python("harness"), wanted, tmp_path)
+    groups = [
+        {"group": name, "tasks": list(catalogue().leaves(name)), "metrics": metrics}
+        for name in ("wmdp", "bhs_hindi")
+        if (metrics := catalogue().figures[name])
+    ]
+    result = measured(*given, rows=given, groups=groups)
+    assert result.status == 0, result.log
+    python = environment_python("harness")
+    files = ["wmdp/_wmdp.yaml", "bhs/bhs_hindi.yaml"]
+    names = ["wmdp", "bhs_hindi"]
+    theirs = by_the_harness(python, models, given, names, tmp_path / "cache", None, files)
+    ours = result.measures()["groups"]
+    assert sorted(ours) == ["bhs_hindi/acc", "wmdp/acc"]
+    plain = result.measures()["tasks"]
+    for group in names:
+        known = [plain[f"{task}/acc"] for task in catalogue().leaves(group)]
+        found = ours[f"{group}/acc"]
+        assert found["count"] == sum(each["count"] for each in known)
+        for side, of_them in zip(("base", "tuned"), theirs, strict=True):
+            assert found[side]["value"] == pytest.approx(of_them[group]["acc,none"], abs=1e-9)
+        assert found["base"]["low"] <= found["base"]["value"] <= found["base"]["high"]
+    sizes = [plain[f"{task}/acc"] for task in catalogue().leaves("bhs_hindi")]
+    by_rows = sum(each["base"]["value"] * each["count"] for each in sizes) / sum(
+        each["count"] for each in sizes
+    )
+    assert ours["bhs_hindi/acc"]["base"]["value"] != pytest.approx(by_rows, abs=1e-6), (
+        "rows that weigh the same either way prove little"
+    )
+    written = json.loads(result.files()["results.json"])
+    assert written["groups"] == ours
+    head = json.loads(result.files()["examples.jsonl"].splitlines()[0])
+    assert head["groups"] == groups
+
+
+def bhs(number: int) -> dict[str, Any]:
+    """A model of chance takes the shorter ending, which is the good one of every third row."""
+    good = "up" if number % 3 == 0 else f"sings as well as the other {number}"
+    return {"context": f"she {number}", "ending_good": good, "ending_bad": "sing it now"}
+
+
 def test_rows_that_do_not_fit_and_damaged_ones_are_told_of(
     measured: Callable[..., Finished],
     rows: dict[str, dict[str, list[str]]],
@@ -269,10 +330,35 @@ def test_rows_that_do_not_fit_and_damaged_ones_are_told_of(
 ) -> None:
     other = measured("boolq", given={"validation": rows["gsm8k"]["test"]})
     assert (other.status, other.error()["code"]) == (1, "E925"), other.log
+    assert re.search(
+        r'task boolq does not fit its rows: doc_to_\w+ wants "passage": row 1 of '
+        r"\S+( \(boolq\))?, split validation; its rows have answer, question$",
+        other.error()["message"],
+    )
     damaged = tmp_path / "damaged.parquet"
     damaged.write_bytes(Path(rows["boolq"]["validation"][0]).read_bytes()[:200])
     broken = measured("boolq", given={"validation": [str(damaged)]})
     assert (broken.status, broken.error()["code"]) == (1, "E924"), broken.log
+
+
+def test_labels_that_are_kept_secret_are_no_measure_and_a_bad_one_is_the_harnesss_own(
+    measured: Callable[..., Finished], tmp_path: Path
+) -> None:
+    """As in the test sets of some benchmarks, whose labels are all -1."""
+
+    def rows(*labels: int) -> dict[str, list[str]]:
+        path = tmp_path / f"rows-{len(list(tmp_path.iterdir()))}.jsonl"
+        many = [boolq(number) | {"label": label} for number, label in enumerate(labels)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in many))
+        return {"validation": [str(path)]}
+
+    secret = measured("boolq", given=rows(-1, -1, -1))
+    assert (secret.status, secret.error()["code"]) == (1, "E925"), secret.log
+    words = "the right answer is -1, which is none of the 2 choices: row 1 (and 2 more) of"
+    assert words in secret.error()["message"]
+    one = measured("boolq", given=rows(1, 0, 5))
+    assert one.status == 0, one.log
+    assert one.measures()["tasks"]["boolq/acc"]["count"] == 3
 
 
 def test_rows_may_be_json_lines(measured: Callable[..., Finished], tmp_path: Path) -> None:
@@ -285,6 +371,7 @@ def test_rows_may_be_json_lines(measured: Callable[..., Finished], tmp_path: Pat
 
 LISTED = """
 import json, sys
+from lm_eval.tasks import TaskManager, _index
 from lm_eval.tasks._yaml_loader import load_yaml
 from runner.scripts import list_harness_tasks
 from runner.scripts.evaluation import harness_tasks
@@ -295,22 +382,30 @@ for name, file in json.loads(sys.argv[1]).items():
     config = load_yaml(path, resolve_func=False)
     shelf, own = list_harness_tasks.place_of(name, config, path)
     found[name] = [config["task"], harness_tasks.unfit(config), shelf, own]
-print(json.dumps([list_harness_tasks.sources_digest(), found]))
+groups = [path for path in harness_tasks.FOLDER.rglob("*.yaml")
+          if b"\\ngroup:" in b"\\n" + path.read_bytes()]
+_index.TaskIndex._iter_yaml_files = staticmethod(lambda root: sorted(groups))
+figures = {name: list_harness_tasks.figures_of(entry.cfg or {})
+           for name, entry in TaskManager().task_index.items() if entry.kind is _index.Kind.GROUP}
+print(json.dumps([list_harness_tasks.sources_digest(), found, figures]))
 """
 
 
 def test_the_list_of_tasks_says_what_the_installed_package_says(
     environment_python: Callable[[str], Path],
 ) -> None:
-    """The very files that the list was made from, and what every hundredth of them says."""
+    """The very files that the list was made from, every group, every hundredth of the tasks."""
     some = list(catalogue().tasks.values())[::100]
     files = {each.name: each.file for each in some}
     argv = [str(environment_python("harness")), "-c", LISTED, json.dumps(files)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(argv, capture_output=True, check=True, text=True, env=env)
-    digest, found = json.loads(done.stdout.splitlines()[-1])
+    digest, found, figures = json.loads(done.stdout.splitlines()[-1])
     listed = json.loads((ROOT / "environments" / FILE).read_bytes())
     assert digest == listed["sources"], "make the list anew: python -m tests.harness_list"
+    assert {
+        name: given for name, given in figures.items() if given and name in listed["groups"]
+    } == listed["figures"]
     assert len(found) > 100
     for each in some:
         name, unfit, shelf, own = found[each.name]

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from runner.cli.main import main, parse
-from runner.cli.run import loaded
 from runner.errors import StageFailed
 from runner.execution import revisions
 from runner.execution.published_twin import suggest
@@ -19,6 +18,7 @@ from runner.recipe.model import Recipe
 from runner.recipe.schema import load_schema
 from runner.recipe.shrink import shrink_recipe
 from runner.recipe.validate import findings
+from runner.runs.reading import jobs_of
 from runner.stages import fetch
 from runner.system import hardware
 
@@ -104,7 +104,7 @@ def known(folder: Path, **model: Any) -> None:
 
 
 def twin_of(*words: str) -> Recipe:
-    return loaded(parse(["run", "x.yaml", "--shrink", *words]))[0]
+    return jobs_of(parse(["run", "x.yaml", "--shrink", *words]))[0].recipe
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from runner.compare.candidates import candidates
 from runner.compare.result import as_data
 from runner.report.compare_html import as_html
 from runner.report.compare_text import price_lines, value_rows
-from runner.scripts.evaluation.examples import FILE, Example, content_id, write_examples
+from runner.scripts.evaluation.examples import FILE, Example, Group, content_id, write_examples
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.verify.run import open_run
 from tests.evaluated_runs import questions, relist, rows, write_evaluated_run
@@ -555,10 +556,10 @@ def tasks(name: str, scores: list[tuple[float, float]]) -> list[Example]:
     ]
 
 
-def with_tasks(run: Path, examples: list[Example]) -> Path:
+def with_tasks(run: Path, examples: list[Example], groups: Sequence[Group] = ()) -> Path:
     """The run, with results of tasks of lm-evaluation-harness."""
     (run / "harness").mkdir()
-    write_examples(run / "harness" / FILE, 0, examples)
+    write_examples(run / "harness" / FILE, 0, examples, groups)
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["stages"]["harness"] = {}
     (run / "manifest.json").write_text(json.dumps(manifest))
@@ -589,6 +590,78 @@ def test_tasks_are_compared_one_by_one_whatever_the_length_of_other_answers(
     assert (lacking["estimate"], lacking["verdict"]) == (None, "not measured of dpo")
     assert {"name": "sums/acc", "title": "sums: acc", "better": 1} in data["measures"]
     assert "<i>" not in as_html(data)
+
+
+EACH_THE_SAME = Group("both", ("capitals", "sums"), (("acc", None, False),))
+BY_ROWS = Group("all", ("capitals", "sums"), (("acc", ("none",), True),))
+WON, LOST = (0.0, 1.0), (1.0, 0.0)
+
+
+def test_a_group_is_the_mean_of_its_tasks_or_of_all_their_rows(tmp_path: Path) -> None:
+    run = write(tmp_path, "sft", rows(3, -0.5))
+    examples = [*tasks("capitals", [WON] * 30), *tasks("sums", [LOST] * 10)]
+    data = compared(with_tasks(run, examples, [EACH_THE_SAME, BY_ROWS]))
+    (tuned,) = [model for model in data["models"] if model["side"] == "tuned"]
+    assert tuned["values"]["group:both/acc"]["value"] == pytest.approx(0.5)
+    assert tuned["values"]["group:all/acc"]["value"] == pytest.approx(0.75)
+    same = difference(data, "sft", "base", "group:both/acc")
+    assert same["estimate"]["value"] == pytest.approx(0.0)
+    assert same["verdict"] == "no difference shown"
+    by_rows = difference(data, "sft", "base", "group:all/acc")
+    assert (by_rows["estimate"]["value"], by_rows["verdict"]) == (pytest.approx(0.5), "better")
+    titles = {each["name"]: each["title"] for each in data["measures"]}
+    assert titles["group:all/acc"] == "all, the group: acc"
+    assert "all, the group: acc" in as_html(data)
+
+
+def test_a_group_of_two_runs_is_that_of_the_rows_of_both(tmp_path: Path) -> None:
+    """One asked fewer rows of a task: each task still counts the same."""
+    sft = write(tmp_path, "sft", rows(3, -0.5))
+    dpo = write(tmp_path, "dpo", rows(3, -0.5))
+    whole = [*tasks("capitals", [WON] * 30), *tasks("sums", [LOST] * 10)]
+    part = [*tasks("capitals", [LOST] * 30), *tasks("sums", [LOST] * 5)]
+    with_tasks(sft, whole, [EACH_THE_SAME])
+    with_tasks(dpo, part, [EACH_THE_SAME])
+    found = difference(compared(sft, dpo), "dpo", "sft", "group:both/acc")
+    assert found["estimate"]["value"] == pytest.approx(-0.5)
+    assert (found["estimate"]["count"], found["first_only"]) == (35, 5)
+
+
+@pytest.mark.parametrize(
+    ("examples", "groups", "why"),
+    [
+        (tasks("capitals", [WON] * 30), [], "not measured of dpo"),
+        (tasks("capitals", [WON] * 30), [EACH_THE_SAME], "some of its tasks have no rows"),
+        (tasks("others", [WON] * 30), [EACH_THE_SAME], "not measured of dpo"),
+    ],
+    ids=["its tasks were named one by one", "a task was not asked", "none was asked"],
+)
+def test_half_a_group_is_not_compared_with_a_whole_one(
+    tmp_path: Path, examples: list[Example], groups: list[Group], why: str
+) -> None:
+    sft = write(tmp_path, "sft", rows(3, -0.5))
+    dpo = write(tmp_path, "dpo", rows(3, -0.5))
+    with_tasks(sft, [*tasks("capitals", [WON] * 30), *tasks("sums", [LOST] * 10)], [EACH_THE_SAME])
+    with_tasks(dpo, examples, groups)
+    data = compared(sft, dpo)
+    found = difference(data, "dpo", "sft", "group:both/acc")
+    assert found["estimate"] is None
+    assert found["verdict"].startswith(why)
+    names = {each["name"] for each in data["measures"]}
+    assert {name for model in data["models"] for name in model["values"]} <= names
+
+
+@pytest.mark.parametrize("groups", ["x", [7], [{"group": "x"}], [{"group": "x", "metrics": [[]]}]])
+def test_damaged_groups_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], groups: Any
+) -> None:
+    run = with_tasks(write(tmp_path, "sft", rows(3, -0.5)), tasks("capitals", [WON]))
+    place = run / "harness" / FILE
+    head = {"schema": 1, "max_new_tokens": 0, "groups": groups}
+    place.write_text(json.dumps(head) + "\n")
+    relist(run, FILE, "harness")
+    assert main(["compare", str(run)]) == 2
+    assert "error[E921]" in capsys.readouterr().err
 
 
 def test_damaged_results_of_tasks_are_said(

@@ -141,3 +141,18 @@ def test_both_reports_say_it(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     page = as_html(data)
     assert "What they took" in page
     assert line in page
+
+
+def test_a_training_of_another_recipe_with_the_same_key_is_looked_up_there(tmp_path: Path) -> None:
+    """As where one recipe trains, and another one, which extends it, compares."""
+    trained = run_of(tmp_path, "trained", 5400, key="a" * 64)
+    reused = run_of(tmp_path, "reused", 0.0, key="a" * 64, action="reuse")
+    runs = tmp_path / "project" / "runs"
+    for run, name in ((trained, "trained"), (reused, "reused")):
+        shutil.copytree(run, runs / name / "1")
+    (runs / "not-a-recipe").write_text("")
+    _, tuned = candidates([open_run(runs / "reused" / "1")])
+    assert tuned.cost.train_seconds == 5400
+    runs.rename(tmp_path / "elsewhere")
+    _, tuned = candidates([open_run(tmp_path / "elsewhere" / "reused" / "1")])
+    assert tuned.cost.train_seconds is None  # what lies beside it may be anything

@@ -12,9 +12,11 @@ from runner.errors import RecipeInvalid
 from runner.execution.lacks import CODES as LACKS
 from runner.recipe.load import check_recipe, load_recipe
 from runner.report.reporters import REPORTERS
+from runner.runs.several import refuse_shared_runs
 from tests.blamed import blamed_by_new_and_migrate
 from tests.chain import ROOT
 from tests.recipe_cases import INVALID, VALID, copy_recipes, expectations
+from tests.small_recipe import write_recipe
 
 PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
 CODE = re.compile(r"\b[EW]\d{3}\b")
@@ -103,7 +105,16 @@ def triggered_by_no_file(folder: Path) -> set[str]:
     with pytest.raises(RecipeInvalid) as caught:
         load_recipe(many)
     found |= blamed_by_new_and_migrate(folder / "more")
-    return found | {caught.value.code}
+    return found | {caught.value.code} | two_of_one_name(folder)
+
+
+def two_of_one_name(folder: Path) -> set[str]:
+    """What is said of a recipe and its copy in one command."""
+    for name in ("a", "b"):
+        write_recipe(folder / f"{name}.yaml")
+    with pytest.raises(RecipeInvalid) as caught:
+        refuse_shared_runs([load_recipe(folder / f"{name}.yaml") for name in ("a", "b")])
+    return {diagnostic.code for diagnostic in caught.value.diagnostics}
 
 
 def test_every_code_of_reading_and_checking_is_triggered_by_a_test(tmp_path: Path) -> None:

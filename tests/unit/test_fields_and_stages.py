@@ -431,6 +431,8 @@ CASES = [
     case("/ollama/smoke", "And now?", "ollama"),
     case("/benchmark/runs", 5, "benchmark"),
     case("/benchmark/max_tokens", 5, "benchmark"),
+    # --- compare: a page, which decides no byte
+    case("/compare/recipes/0", "other-measured.yaml", "", compare={"recipes": ["measured.yaml"]}),
 ]
 
 
@@ -455,6 +457,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("base", "other-base"):
         base = {key: RECIPE[key] for key in ("schema", "model", "data", "train", "merge")}
         (place / f"{name}.yaml").write_text(json.dumps({**base, "name": name}))
+    for name in ("measured", "other-measured"):
+        whole = {key: RECIPE[key] for key in ("schema", "model", "data", "train", "evaluate")}
+        (place / f"{name}.yaml").write_text(json.dumps({**whole, "seed": 7, "name": name}))
     for name in ("reward", "other-reward"):
         base = {key: RECIPE[key] for key in ("schema", "model")}
         data = {"train": [PAIRS]}

@@ -15,7 +15,7 @@ import pytest
 from runner.errors import Interrupted, MachineCannot, StageFailed, UsageError
 from runner.execution.machines import link as links
 from runner.execution.machines import meeting
-from runner.execution.machines.contract import NoMachines
+from runner.execution.machines.contract import NoMachines, NoTurn
 from runner.execution.machines.link import Gone, Link
 from runner.execution.machines.meeting import First, Other, interface_of, parse_address
 from runner.execution.machines.same import differences
@@ -124,8 +124,8 @@ class Scene:
 
     def met(self) -> tuple[First, Other]:
         first, other = self.first(), self.other()
-        begun = self.beside(lambda: other.begin(PLAN))
-        first.begin(PLAN)
+        begun = self.beside(lambda: other.begin(PLAN, NoTurn()))
+        first.begin(PLAN, NoTurn())
         begun.result(60)
         return first, other
 
@@ -146,8 +146,8 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 
 def test_all_learn_where_they_stand(scene: Scene) -> None:
     first = scene.first(3)
-    begun = [scene.beside(functools.partial(scene.other().begin, PLAN)) for _ in range(2)]
-    own = first.begin(PLAN)
+    begun = [scene.beside(functools.partial(scene.other().begin, PLAN, NoTurn())) for _ in range(2)]
+    own = first.begin(PLAN, NoTurn())
     places = [own, *sorted((each.result(60) for each in begun), key=lambda each: each["machine"])]
     assert [place["machine"] for place in places] == [0, 1, 2]
     assert {place["port"] for place in places} == {own["port"]}
@@ -158,20 +158,20 @@ def test_all_learn_where_they_stand(scene: Scene) -> None:
 
 def test_one_that_came_too_early_waits_for_the_first(scene: Scene) -> None:
     other = scene.other()
-    begun = scene.beside(lambda: other.begin(PLAN))
+    begun = scene.beside(lambda: other.begin(PLAN, NoTurn()))
     first = scene.first()
-    first.begin(PLAN)
+    first.begin(PLAN, NoTurn())
     assert begun.result(60)["machine"] == 1
     first.end(None)
 
 
 def test_another_plan_is_refused_and_the_first_waits_on(scene: Scene) -> None:
     first = scene.first()
-    waiting = scene.beside(lambda: first.begin(PLAN))
+    waiting = scene.beside(lambda: first.begin(PLAN, NoTurn()))
     with pytest.raises(StageFailed, match="the base model: abababababab") as refused:
-        scene.other().begin(changed(material__inputs__model=OTHER_DIGEST))
+        scene.other().begin(changed(material__inputs__model=OTHER_DIGEST), NoTurn())
     assert refused.value.code == "E378"
-    assert scene.other().begin(PLAN)["machine"] == 1
+    assert scene.other().begin(PLAN, NoTurn())["machine"] == 1
     waiting.result(60)
     assert any("does not train the same: the base model" in line for line in scene.said)
     first.end(None)
@@ -180,13 +180,13 @@ def test_another_plan_is_refused_and_the_first_waits_on(scene: Scene) -> None:
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"\xff\n"])
 def test_a_stranger_is_sent_away(scene: Scene, sent: bytes) -> None:
     first = scene.first()
-    waiting = scene.beside(lambda: first.begin(PLAN))
+    waiting = scene.beside(lambda: first.begin(PLAN, NoTurn()))
     with socket.create_connection(scene.address) as stranger:
         stranger.sendall(sent)
         stranger.shutdown(socket.SHUT_WR)
         while stranger.recv(4096):
             pass
-    assert scene.other().begin(PLAN)["machine"] == 1
+    assert scene.other().begin(PLAN, NoTurn())["machine"] == 1
     waiting.result(60)
     first.end(None)
 
@@ -260,7 +260,7 @@ def test_a_good_end_is_waited_for(scene: Scene) -> None:
 
 def test_who_was_told_of_no_others_cannot_begin() -> None:
     with pytest.raises(UsageError) as refused:
-        NoMachines().begin(PLAN)
+        NoMachines().begin(PLAN, NoTurn())
     assert refused.value.code == "E952"
 
 

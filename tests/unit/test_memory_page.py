@@ -17,7 +17,8 @@ def test_the_page_is_current() -> None:
 
 
 def test_every_recipe_of_the_two_tasks_is_on_it() -> None:
-    recipes = sorted((ROOT / "recipes" / "course").glob("10.[23]-*.yaml"))
+    course = sorted((ROOT / "recipes" / "course").glob("10.[23]-*.yaml"))
+    recipes = [path for path in course if "comparison" not in path.name]  # which trains the 70B
     assert len(recipes) >= 8
     for path in recipes:
         assert f"[{path.stem}](../../{path.relative_to(ROOT).as_posix()})" in PAGE.read_text()

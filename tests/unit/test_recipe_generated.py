@@ -54,7 +54,9 @@ def _types(schema: Schema) -> list[str]:
 def holds_no_other(data: Any) -> bool:
     """A whole recipe in the place of a base's file is checked as one of its own: test_chains.py."""
     named = (data["model"], data.get("reward", {}))
-    return not any(isinstance(each.get("recipe"), dict) for each in named)
+    compared = data.get("compare", {}).get("recipes", ())
+    inner = [*(each.get("recipe") for each in named), *compared]
+    return not any(isinstance(each, dict) for each in inner)
 
 
 RECIPES = from_schema(plain(load_schema())).filter(holds_no_other)

@@ -241,12 +241,12 @@ def test_what_is_fixed_takes_no_option(recipes: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_bundle_takes_no_option(recipes: Path) -> None:
-    from runner.cli import run
     from runner.errors import UsageError
+    from runner.runs import reading
 
     args = SimpleNamespace(shrink=False, set=["seed=1"])
     with pytest.raises(UsageError) as caught:
-        run._unpacked(cast("Any", args))
+        reading.unpacked(cast("Any", args))
     assert caught.value.code == "E133"
 
 

@@ -82,7 +82,7 @@ def test_every_field_is_described_and_shown_by_a_valid_example() -> None:
 
 def test_a_field_is_required_or_has_a_default_or_is_one_of_the_known_choices() -> None:
     sections = {"evaluate", "merge", "gguf", "imatrix", "ollama", "benchmark", "quantization"}
-    sections |= {"clean", "near_duplicates", "decontaminate", "harness", "reward"}
+    sections |= {"clean", "near_duplicates", "decontaminate", "harness", "reward", "compare"}
     alternatives = {"max_steps", "num_train_epochs"}
     parameters = set(SCHEMA["properties"]["ollama"]["properties"]["parameters"]["properties"])
     free = {
@@ -174,10 +174,12 @@ CLASSES = {
     "gguf.imatrix": model.Imatrix,
     "ollama": model.Ollama,
     "benchmark": model.Benchmark,
+    "compare": model.Compare,
 }
 NAMES = {"Source": Source, "Span": Any, "Given": Any}  # imported for type checkers alone
 NOT_IN_THE_FILE = {
-    (model.Recipe, name) for name in ("source", "_resolved", "base", "scorer", "shrink", "given")
+    (model.Recipe, name)
+    for name in ("source", "_resolved", "base", "scorer", "compared", "shrink", "given")
 }
 OPEN_MAPPINGS = {
     "ollama.parameters",

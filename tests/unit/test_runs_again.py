@@ -62,7 +62,7 @@ def test_of_an_older_run_the_command_is_made_of_what_it_recorded() -> None:
     }
     words = shlex.split(command_of(record))
     args = parse(words[1:])
-    assert (args.recipe, args.set) == (Path("a b.yaml"), ["train.max_steps=30", 'name="ten-b"'])
+    assert (args.recipes, args.set) == ([Path("a b.yaml")], ["train.max_steps=30", 'name="ten-b"'])
     assert (args.shrink, args.until) == (True, "train")
 
 

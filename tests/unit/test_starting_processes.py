@@ -14,6 +14,7 @@ from runner.errors import StageFailed, UsageError
 from runner.execution import context as contexts
 from runner.execution.context import StageContext
 from runner.execution.events import EventLog
+from runner.execution.machines.contract import Turn
 from runner.system import platforms, process
 from runner.system.process import ChildResult
 
@@ -28,7 +29,7 @@ class Others:
         self.ended: list[BaseException | None] = []
         self.reason: StageFailed | None = None
 
-    def begin(self, plan: Mapping[str, Any]) -> dict[str, Any]:
+    def begin(self, plan: Mapping[str, Any], turn: Turn) -> dict[str, Any]:
         self.asked.append(plan)
         address = {"address": "127.0.0.1", "port": 5, "own_address": "127.0.0.1"}
         return {"machine": 1, "machines": 2, **address}

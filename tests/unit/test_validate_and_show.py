@@ -25,7 +25,7 @@ from tests.recipe_cases import (
     expectations,
 )
 
-IN_VALID = len(VALID) + len(EXTENDING) + sum(each.parts[-4] == "valid" for each in BASES)
+IN_VALID = len(VALID) + len(EXTENDING) + sum("valid" in each.parts[-4:-2] for each in BASES)
 
 WRONG_ELSEWHERE = [
     path for path in INVALID if all(each.file != path.name for each in expectations(path))

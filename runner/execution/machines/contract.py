@@ -8,13 +8,50 @@ from typing import Any, Protocol
 from runner.errors import UsageError
 
 
+class Turn(Protocol):
+    """What a training needs of its machine for itself alone: the device, first of all.
+
+    `wait`: may it be waited for? `taken`: is it this training's now?
+    """
+
+    wait: bool
+    taken: bool
+
+    def take(self) -> str:
+        """Try once, without waiting; "" when it was free, else what is busy and who has it.
+
+        Raises what keeps the training from beginning on this machine.
+        """
+        ...
+
+    def give_back(self) -> None:
+        """Let others have it."""
+        ...
+
+
+class NoTurn:
+    """Of a script that needs nothing for itself, or has it already."""
+
+    wait = True
+    taken = True
+
+    def take(self) -> str:
+        """There is nothing to take."""
+        return ""
+
+    def give_back(self) -> None:
+        """There is nothing to give back."""
+
+
 class Machines(Protocol):
     """One attempt: `begin`, then `poll` while it goes on, `blame` when it failed, `end`."""
 
-    def begin(self, plan: Mapping[str, Any]) -> dict[str, Any]:
-        """Wait until all machines are there and have the same `plan`; where this one stands.
+    def begin(self, plan: Mapping[str, Any], turn: Turn) -> dict[str, Any]:
+        """Wait until all machines are there, have the same `plan`, and each has its turn.
 
-        The answer: `machine` (from 0), `machines`, `address`, `port`, `own_address`.
+        The answer is where this one stands: `machine` (from 0), `machines`, `address`, `port`,
+        `own_address`. Raises Busy (E964) when a machine would have to wait for its turn, and
+        it or the first one was told not to.
         """
         ...
 
@@ -41,7 +78,7 @@ NO_ADDRESS = UsageError(
 class NoMachines:
     """A run that was told of no others."""
 
-    def begin(self, plan: Mapping[str, Any]) -> dict[str, Any]:
+    def begin(self, plan: Mapping[str, Any], turn: Turn) -> dict[str, Any]:
         """There is nobody to wait for."""
         raise NO_ADDRESS
 

@@ -1,23 +1,36 @@
-"""The first machine waits at an address, every other one connects; both sides of it."""
+"""The first machine waits at an address, every other one connects; both sides of it.
+
+When all are here the first one asks each machine, itself included, to take its device: without
+waiting, one after the other. Where one cannot, all give back what they took, everybody is told who
+waits for whom, and after a pause of varied length it is tried again, first where it was busy. So
+nobody holds a device while waiting for another one, and two trainings that need the same two
+machines cannot block each other.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import random
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from runner.errors import Interrupted, MachineCannot, StageFailed
+from runner.errors import Busy, Interrupted, MachineCannot, StageFailed
+from runner.execution.machines.contract import Turn
 from runner.execution.machines.link import Gone, Link
 from runner.execution.machines.same import differences
+from runner.report.printable import escaped
 
 DEFAULT_PORT = 29400
+MAX_WORDS = 400  # characters of what another machine says
+PROTOCOL = 2  # raise when machines say something else to each other
 ANSWER_SECONDS = 30.0  # what a machine that connects gets to compare plans
 TELL_SECONDS = 15.0  # what a machine whose training broke gets to say so
 TRY_AGAIN_SECONDS = 1.0
+TAKE_AGAIN_SECONDS = (0.5, 2.0)  # at least and at most; two that collide must not keep step
 _LOOK = 0.1
 _SIOCGIFADDR = 0x8915
 
@@ -58,16 +71,40 @@ class First:
                 code="E379",
             ) from None
 
-    def begin(self, plan: Mapping[str, Any]) -> dict[str, Any]:
-        """Wait for the others, as Machines says."""
-        self._say(f"waiting for {self._machines - 1} more; on each: {self._how}")
+    def begin(self, plan: Mapping[str, Any], turn: Turn) -> dict[str, Any]:
+        """Wait for the others and for everybody's device, as Machines says."""
+        plan = {**plan, "protocol": PROTOCOL}
+        while True:
+            self._gather(plan)
+            try:
+                self._take_all(turn)
+            except Gone:  # it was said who
+                turn.give_back()
+                self._release_all()
+                continue
+            return self._start()
+
+    def _gather(self, plan: Mapping[str, Any]) -> None:
+        self._say_who_is_missing()
         while len(self._links) < self._machines - 1:
+            before = len(self._links)
             self._admit(plan)
             self._drop_the_lost()
-        port = _free_port(self._host)
-        where = {"machines": self._machines, "address": self._host, "port": port}
+            if len(self._links) < before:
+                self._say_who_is_missing()
+
+    def _say_who_is_missing(self) -> None:
+        if missing := self._machines - 1 - len(self._links):
+            self._say(f"waiting for {missing} more; on each: {self._how}")
+
+    def _start(self) -> dict[str, Any]:
+        """Tell the others to begin. Raises StageFailed when one cannot be told any more."""
+        where = {"machines": self._machines, "address": self._host, "port": _free_port(self._host)}
         for number, link in enumerate(self._links, 1):
-            link.send(begin={"machine": number, **where})
+            try:
+                link.send(begin={"machine": number, **where})
+            except Gone as why:
+                raise _lost(f"{link.name} was lost: {why}") from None
         return {"machine": 0, "own_address": self._host, **where}
 
     def poll(self) -> None:
@@ -104,6 +141,9 @@ class First:
             self._say(f"{address[0]} came and went: {why}")
             link.close()
             return
+        except BaseException:
+            link.close()
+            raise
         if answer.get("ready"):
             self._links[link] = False
             self._say(f"{link.name} is here")
@@ -116,11 +156,94 @@ class First:
         """Who goes before it begins may come again."""
         for link in list(self._links):
             try:
-                link.heard()
+                _heard(link)
             except Gone as why:
-                self._say(f"{link.name} has gone: {why}")
-                link.close()
-                del self._links[link]
+                self._drop(link, why)
+
+    def _drop(self, link: Link, why: Gone) -> None:
+        self._say(f"{link.name} has gone: {why}")
+        link.close()
+        del self._links[link]
+
+    def _take_all(self, turn: Turn) -> None:
+        """Have every machine's device, this one's too.
+
+        Raises Busy when one has to be waited for and this run was told not to wait; Gone when a
+        machine left meanwhile.
+        """
+        order: list[Link | None] = [None, *self._links]  # None: this machine
+        told = ""
+        while busy := self._busy_one(order, turn):
+            who, holder = busy
+            words = f"{_name(who)} waits for {holder}"
+            if not turn.wait:
+                raise _is_busy(f"all machines are here, but {words}")
+            if words != told:
+                told = words
+                self._tell(words, but=who)
+            order.remove(who)
+            order.insert(0, who)  # the others need not take theirs while this one is busy
+            self._pause()
+        self._look_for_leavers()
+
+    def _busy_one(self, order: list[Link | None], turn: Turn) -> tuple[Link | None, str] | None:
+        """The first machine of `order` that is busy, and with what; None: all have theirs now."""
+        for who in order:
+            if holder := turn.take() if who is None else self._ask(who):
+                turn.give_back()
+                self._release_all()
+                return who, holder
+        return None
+
+    def _ask(self, link: Link) -> str:
+        """Have another machine take its device; "" when it has, else who has it."""
+        with self._dropping(link):
+            link.send(take=True)
+            while True:
+                self._on_poll()
+                for message in _heard(link, _LOOK):
+                    if "taken" in message:
+                        return ""
+                    if isinstance(message.get("busy"), str):
+                        return _words(message["busy"]) or "its device"
+
+    def _release_all(self) -> None:
+        """Who has taken nothing has nothing to release."""
+        for link in self._links:
+            with contextlib.suppress(Gone):  # the next look says so
+                link.send(release=True)
+
+    def _tell(self, words: str, *, but: Link | None) -> None:
+        """Who waits for what, to everybody who does not know it by himself."""
+        if but is not None:
+            self._say(words)
+        for link in self._links:
+            if link is not but:
+                with contextlib.suppress(Gone):
+                    link.send(waits=words)
+
+    def _pause(self) -> None:
+        """Raises Gone when a machine leaves meanwhile."""
+        until = time.monotonic() + random.uniform(*TAKE_AGAIN_SECONDS)
+        while True:
+            self._on_poll()
+            self._look_for_leavers()
+            if time.monotonic() >= until:
+                return
+            time.sleep(_LOOK)
+
+    def _look_for_leavers(self) -> None:
+        for link in list(self._links):
+            with self._dropping(link):
+                _heard(link)
+
+    @contextlib.contextmanager
+    def _dropping(self, link: Link) -> Iterator[None]:
+        try:
+            yield
+        except Gone as why:
+            self._drop(link, why)
+            raise Gone(f"{link.name} has gone") from None
 
 
 class Other:
@@ -133,18 +256,23 @@ class Other:
         self._link: Link | None = None
         self._first_is_done = False
 
-    def begin(self, plan: Mapping[str, Any]) -> dict[str, Any]:
-        """Connect and compare. Raises StageFailed (E378) when the plans differ."""
+    def begin(self, plan: Mapping[str, Any], turn: Turn) -> dict[str, Any]:
+        """Connect, compare, take the device when asked. Raises StageFailed (E378), Busy (E964)."""
+        plan = {**plan, "protocol": PROTOCOL}
         self._say(f"waiting for the training at {self._address[0]}:{self._address[1]}")
         while True:
             link = self._connected()
             try:
-                return self._agree(link, plan)
+                return self._agree(link, plan, turn)
             except Gone as why:
-                self._say(f"the first machine went away ({why}); trying again")
+                turn.give_back()
                 link.close()
+                self._say(f"the first machine went away ({why}); trying again")
                 self._pause()
-            except BaseException:
+            except BaseException as error:
+                turn.give_back()
+                with contextlib.suppress(Gone):
+                    link.send(**_ending(error))
                 link.close()
                 raise
 
@@ -162,6 +290,9 @@ class Other:
         if self._link is None:
             return
         try:
+            if error is None and not self._first_is_done:
+                # what has come is lost when one speaks to a connection that is closed there
+                self._first_is_done = _still_there(self._link)
             with contextlib.suppress(Gone):
                 self._link.send(**_ending(error))
             while error is None and not self._first_is_done:
@@ -179,15 +310,16 @@ class Other:
 
     def _pause(self) -> None:
         until = time.monotonic() + TRY_AGAIN_SECONDS
+        self._on_poll()
         while time.monotonic() < until:
-            self._on_poll()
             time.sleep(_LOOK)
+            self._on_poll()
 
-    def _agree(self, link: Link, plan: Mapping[str, Any]) -> dict[str, Any]:
+    def _agree(self, link: Link, plan: Mapping[str, Any], turn: Turn) -> dict[str, Any]:
         first = _message(link, "plan", self._on_poll)
         if differing := differences(first, plan):
             link.send(refused=differing)
-            link.close()
+            link.close()  # it is told no more than that
             raise StageFailed(
                 "this machine would not train the same: " + "\n  ".join(differing),
                 hint="bring recipe, data and checkout here to those of the first machine, and "
@@ -195,9 +327,25 @@ class Other:
                 code="E378",
             )
         link.send(ready=True)
-        place = _message(link, "begin", self._on_poll)
+        place = self._turn_comes(link, turn)
         self._link = link
         return {**place, "own_address": link.own_address}
+
+    def _turn_comes(self, link: Link, turn: Turn) -> dict[str, Any]:
+        """Do as the first machine says until it says begin; its words. Raises Gone, Busy."""
+        while True:
+            self._on_poll()
+            for message in _heard(link, _LOOK):
+                if "take" in message:
+                    _take(link, turn)
+                elif "release" in message:
+                    turn.give_back()
+                elif "waits" in message:
+                    self._say(_words(message["waits"]))
+                elif isinstance(message.get("begin"), dict):
+                    if not turn.taken:
+                        raise Gone("it does not speak as a runner does")
+                    return dict(message["begin"])
 
 
 def interface_of(address: str) -> str:
@@ -223,7 +371,7 @@ def _answer(link: Link, on_poll: Callable[[], None]) -> dict[str, Any]:
     until = time.monotonic() + ANSWER_SECONDS
     while time.monotonic() < until:
         on_poll()
-        if found := link.heard(_LOOK):
+        if found := _heard(link, _LOOK):
             return found[0]
     raise Gone("it did not answer")
 
@@ -232,11 +380,47 @@ def _message(link: Link, name: str, on_poll: Callable[[], None]) -> dict[str, An
     """The next message of that name, however long it takes. Raises Gone."""
     while True:
         on_poll()
-        for message in link.heard(_LOOK):
+        for message in _heard(link, _LOOK):
             if isinstance(message.get(name), dict):
                 return dict(message[name])
-            if "failed" in message:
-                raise Gone(str(message["failed"]))
+
+
+def _heard(link: Link, wait: float = 0.0) -> list[dict[str, Any]]:
+    """As of Link; raises Gone for a machine that says it has ended, too."""
+    messages = link.heard(wait)
+    for message in messages:
+        if "failed" in message:
+            raise Gone(str(message["failed"]))
+    return messages
+
+
+def _take(link: Link, turn: Turn) -> None:
+    """Answer the first machine. Raises Busy, Gone, and what the turn raises."""
+    holder = turn.take()
+    if holder and not turn.wait:
+        raise _is_busy(f"the training could begin, but this machine waits for {holder}")
+    if holder:
+        link.send(busy=holder)
+    else:
+        link.send(taken=True)
+
+
+def _words(said: Any) -> str:
+    """What another machine said, fit for a terminal."""
+    return escaped(str(said))[:MAX_WORDS]
+
+
+def _name(who: Link | None) -> str:
+    return "the first machine" if who is None else who.name
+
+
+def _is_busy(message: str) -> Busy:
+    return Busy(
+        message,
+        hint="wait until that run has ended, or stop it, then run the same command again; without "
+        "--no-wait it is waited for",
+        code="E964",
+    )
 
 
 def _still_there(link: Link, wait: float = 0.0) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 # What stands in a stage's material, as a reader knows it.
 _NAMES = {
+    "protocol": "how the machines of this checkout talk",
     "recipe": "the recipe",
     "material.environment": "the environment's lock",
     "material.inputs.model": "the base model",

@@ -46,7 +46,7 @@ MAX_LISTED = 1000  # entries of a folder that are looked at for a suggestion
 def check_paths(recipe: Recipe) -> list[Finding]:
     """Findings about every path that the sound sections of `recipe` name."""
     root = recipe.project_root
-    inner = tuple(f"{place}/" for place in PLACES)
+    inner = (*(f"{place}/" for place in PLACES), "/compare/")
     named = [each for each in named_paths(recipe) if not each.pointer.startswith(inner)]
     return [finding for each in named for finding in _check_path(recipe, each, root)]
 

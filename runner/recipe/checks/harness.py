@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
+from typing import Any
 
+from runner.recipe.checks.task_rows import missing_fields, no_choice, numbered, shown
 from runner.recipe.finding import Finding
 from runner.recipe.model import Harness, HarnessTask, Recipe
-from runner.recipe.task_files import read_task
+from runner.recipe.task_files import at_key, read_task
 from runner.report.printable import escaped
 from runner.system.regular import NotReadable, read_regular
 
@@ -32,9 +34,12 @@ def check_tasks(recipe: Recipe) -> Iterator[Finding]:
         for code, words, hint in islice(problems, MAX_SHOWN):
             shown = escaped(f"{task.path}:{words}")[:MAX_WORDS]
             yield Finding(code, f"{pointer}/path", shown, hint)
-        yield from _rows(recipe, task, pointer)
+        bad_rows = list(_rows(recipe, task, pointer))
+        yield from bad_rows
         if not configuration:
             continue
+        if not bad_rows:
+            yield from _unfit_rows(recipe, harness, task, configuration, pointer)
         name = configuration["task"]
         if name in seen:
             message = f"task {name} is also the name of number {seen[name] + 1}"
@@ -75,6 +80,59 @@ def _rows(recipe: Recipe, task: HarnessTask, pointer: str) -> Iterator[Finding]:
             shown = escaped(f"{name}:{line}: {words}")
             hint = "write one JSON object a line, all with the same keys"
             yield Finding("E274", f"{pointer}/{key}", shown, hint)
+
+
+def _unfit_rows(
+    recipe: Recipe,
+    harness: Harness,
+    task: HarnessTask,
+    configuration: Mapping[str, Any],
+    pointer: str,
+) -> Iterator[Finding]:
+    """Of the rows that are asked, and of those for examples where there are any."""
+    examples = fewshot_of(harness, configuration["num_fewshot"])
+    for key in ("data", "fewshot") if examples else ("data",):
+        name = None if key in task.hub_files else getattr(task, key)
+        if name is None:
+            continue
+        try:
+            rows = numbered(read_regular(recipe.resolve(name), MAX_ROW_BYTES))
+        except NotReadable:
+            continue
+        fields = list(rows[0][1])
+        yield from islice(
+            _missing_fields(recipe, task, configuration, name, fields, pointer), MAX_SHOWN
+        )
+        asked = rows[: harness.limit] if key == "data" else rows
+        if found := no_choice(configuration, asked):
+            others = f" (and {found.more} more)" if found.more else ""
+            message = (
+                f"{name}:{found.line}: the right answer is {found.answer}, which is none of the "
+                f"{found.count} choices{others}"
+            )
+            hint = escaped(
+                "doc_to_target gives the number of a choice, from 0, or its text; rows have "
+                + shown(fields)
+            )
+            message = escaped(message)[:MAX_WORDS]
+            yield Finding("E286", f"{pointer}/{key}", message, hint[:MAX_WORDS])
+
+
+def _missing_fields(
+    recipe: Recipe,
+    task: HarnessTask,
+    configuration: Mapping[str, Any],
+    name: str,
+    fields: list[str],
+    pointer: str,
+) -> Iterator[Finding]:
+    assert task.path is not None
+    for each in missing_fields(configuration, fields):
+        message = f'{each.part} wants "{each.field}", which the rows of {name} do not have'
+        words = at_key(recipe.resolve(task.path), each.part, message)
+        near = f"did you mean {each.near}? " if each.near else ""
+        hint = escaped(f"{near}they have {shown(fields)}")[:MAX_WORDS]
+        yield Finding("E285", f"{pointer}/path", escaped(f"{task.path}:{words}")[:MAX_WORDS], hint)
 
 
 def _bad_rows(content: bytes) -> Iterator[tuple[int, str]]:

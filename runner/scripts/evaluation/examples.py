@@ -1,9 +1,10 @@
 """The results of every single example, as `examples.jsonl`. Standard library only.
 
-The first line is {"schema": 1, "max_new_tokens": ...}; every other one is an example: `kind`, `id`
-(a sha256 of what was asked, whoever answers), what is shown of it, and under "base" and "tuned"
-what came out. They are in order of kind and id, not of the file they came from, so that two
-evaluations of equal rows can be laid side by side.
+The first line is {"schema": 1, "max_new_tokens": ...}, with "groups" where groups of tasks were
+asked for: [{"group": ..., "tasks": [...], "metrics": [[metric, filters or null, weighted]]}]. Every
+other one is an example: `kind`, `id` (a sha256 of what was asked, whoever answers), what is shown
+of it, and under "base" and "tuned" what came out. They are in order of kind and id, not of the file
+they came from, so that two evaluations of equal rows can be laid side by side.
 """
 
 from __future__ import annotations
@@ -53,11 +54,45 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """A group of tasks that has figures of its own: means over its tasks.
+
+    `metrics`: name, the filters (None: all that there are), and whether a task counts by its rows
+    or every task the same.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    metrics: tuple[tuple[str, tuple[str, ...] | None, bool], ...]
+
+    @classmethod
+    def of(cls, given: Any) -> Group:
+        """From plain data. Raises ValueError."""
+        try:
+            metrics = tuple(
+                (str(metric), None if filters is None else tuple(map(str, filters)), bool(weighted))
+                for metric, filters, weighted in given["metrics"]
+            )
+            return cls(str(given["group"]), tuple(map(str, given["tasks"])), metrics)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"it is no group of tasks: {error}") from None
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data that `of` reads."""
+        metrics = [
+            [metric, None if filters is None else list(filters), weighted]
+            for metric, filters, weighted in self.metrics
+        ]
+        return {"group": self.name, "tasks": list(self.tasks), "metrics": metrics}
+
+
+@dataclass(frozen=True, slots=True)
 class ExampleSet:
     """Examples by (kind, id, how many equal ones came before), and how they were made."""
 
     max_new_tokens: int
     examples: Mapping[tuple[str, str, int], Example] = field(default_factory=dict)
+    groups: tuple[Group, ...] = ()
 
 
 def content_id(content: Any) -> str:
@@ -86,9 +121,14 @@ def in_order_of(examples: Sequence[Example], values: Sequence[T]) -> list[T]:
     return [values[number] for number in order]
 
 
-def write_examples(path: Path, max_new_tokens: int, examples: Iterable[Example]) -> None:
+def write_examples(
+    path: Path, max_new_tokens: int, examples: Iterable[Example], groups: Sequence[Group] = ()
+) -> None:
     """In order of kind and id."""
-    lines: list[dict[str, Any]] = [{"schema": SCHEMA, "max_new_tokens": max_new_tokens}]
+    head: dict[str, Any] = {"schema": SCHEMA, "max_new_tokens": max_new_tokens}
+    if groups:
+        head["groups"] = [each.as_data() for each in groups]
+    lines = [head]
     for each in sorted(examples, key=lambda each: (KINDS.index(each.kind), each.id)):
         line: dict[str, Any] = {"kind": each.kind, "id": each.id, **each.shown}
         if each.tokens is not None:
@@ -115,7 +155,16 @@ def read_examples(content: bytes) -> ExampleSet:
         before = seen.get((example.kind, example.id), 0)
         seen[example.kind, example.id] = before + 1
         found[example.kind, example.id, before] = example
-    return ExampleSet(head["max_new_tokens"], found)
+    return ExampleSet(head["max_new_tokens"], found, _groups(head.get("groups", [])))
+
+
+def _groups(given: Any) -> tuple[Group, ...]:
+    if not isinstance(given, list):
+        raise NotExamples("the groups of its first line are no list")
+    try:
+        return tuple(map(Group.of, given))
+    except ValueError as error:
+        raise NotExamples(str(error)) from None
 
 
 def _object(line: str, number: int) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from runner.scripts.evaluation.examples import MODELS, Example
+from runner.scripts.evaluation.examples import MODELS, Example, Group
 from runner.scripts.evaluation.intervals import Estimate, estimate
 
+GROUP = "group:"  # before the name of a measure of a group: a task may have the group's name
 _ANSWERS = ("question", "sample", "general", "reward")
 
 
@@ -18,7 +20,8 @@ class Measure:
 
     `per_token`: the results are sums over the example's tokens. `from_base`: they are a distance
     from the model that was trained, so that those of other bases do not compare. `task`: of
-    examples of this task alone.
+    examples of this task alone. `group`: of the tasks in `shares` together, an example of which
+    counts by its task's share.
     """
 
     name: str
@@ -29,16 +32,23 @@ class Measure:
     per_token: bool = False
     from_base: bool = False
     task: str = ""
+    group: Group | None = None
+    shares: Mapping[str, float] = field(default_factory=dict, hash=False)  # task -> above 0
 
     def of(self, example: Example, model: str) -> float | None:
-        """What came out; None where nothing did."""
-        if self.task and example.shown.get("task") != self.task:
+        """What came out, times its weight where it is no sum; None where nothing did."""
+        task = str(example.shown.get("task"))
+        if (self.task and task != self.task) or (self.group and task not in self.shares):
             return None
         value = example.results.get(model, {}).get(self.key)
-        return None if value is None or isinstance(value, str) else float(value)
+        if value is None or isinstance(value, str):
+            return None
+        return float(value) * self.shares[task] if self.group else float(value)
 
     def weight(self, example: Example) -> float:
-        """Tokens, or 1."""
+        """Tokens, the share of a task in its group, or 1."""
+        if self.group:
+            return self.shares[str(example.shown["task"])]
         return float(example.tokens or 1) if self.per_token else 1.0
 
 
@@ -110,6 +120,45 @@ def task_measures(examples: Iterable[Example]) -> list[Measure]:
         Measure(f"{task}/{key}", f"{task}: {key}", ("task",), key, 1, task=task)
         for task, key in sorted(found)
     ]
+
+
+def group_measures(groups: Iterable[Group], examples: Iterable[Example]) -> list[Measure]:
+    """What the harness says of a group as a whole: a mean over all rows of its tasks, or one over
+    the means of its tasks. Counted are the tasks that have the metric, as the harness does."""
+    counts = Counter(
+        (str(each.shown.get("task", "")), key)
+        for each in examples
+        if each.kind == "task"
+        for key in {key for results in each.results.values() for key in results}
+    )
+    return [
+        measure
+        for group in groups
+        for metric, filters, weighted in group.metrics
+        for key in _keys(metric, filters, {key for task, key in counts if task in group.tasks})
+        for measure in _group_measure(group, key, weighted, counts)
+    ]
+
+
+def _keys(metric: str, filters: Sequence[str] | None, known: Iterable[str]) -> list[str]:
+    """The results that are meant: "none" is the name of no filter."""
+    if filters is None:
+        return sorted(key for key in known if key.partition(",")[0] == metric)
+    return [metric if each == "none" else f"{metric},{each}" for each in filters]
+
+
+def _group_measure(
+    group: Group, key: str, weighted: bool, counts: Mapping[tuple[str, str], int]
+) -> list[Measure]:
+    shares = {
+        task: 1.0 if weighted else 1.0 / count
+        for task in group.tasks
+        if (count := counts.get((task, key), 0))
+    }
+    title = f"{group.name}, the group: {key}"
+    name = f"{GROUP}{group.name}/{key}"
+    made = Measure(name, title, ("task",), key, 1, group=group, shares=shares)
+    return [made] if shares else []
 
 
 def measured(measure: Measure, examples: Iterable[Example], model: str) -> Estimate | None:
