@@ -139,6 +139,8 @@ def _preference(pair: Pair) -> Row:
     begins = (side.messages[same : 2 * same] for side in (chosen, rejected))
     if chosen.messages[:same] in begins:
         # beside a prompt they would be read as whole conversations, which they become
+        if all(turn["role"] not in ("user", "tool") for turn in prompt):
+            raise CannotHold("the answers repeat what stands before them, which is no question")
         whole = [_turns(side, 0, len(side.messages)) for side in (chosen, rejected)]
         return {"chosen": whole[0], "rejected": whole[1], **_tools(chosen)}
     return {
