@@ -230,10 +230,13 @@ def test_a_key_that_stands_in_the_file_is_not_repeated(
     assert "planted" not in err
 
 
-def test_validate_says_which_command_checks_it(tmp_path: Path) -> None:
+def test_a_run_says_which_command_makes_its_rows(tmp_path: Path) -> None:
     path = write(tmp_path, EXAMPLE.read_text())
     (only,) = check_recipe(path)[1]
-    assert (only.code, only.hint) == ("E121", "check it: recipe data synthesize s.yaml --check")
+    assert (only.code, only.hint) == (
+        "E121",
+        "make them: recipe data synthesize s.yaml -o rows.jsonl",
+    )
 
 
 # --- documents

@@ -144,6 +144,36 @@ def test_a_folder_is_searched_for_what_is_a_recipe(
     assert wrong == {"b.yml", "misspelled.yaml", "flow.yaml", "gone.yaml"}
 
 
+BESIDE = {
+    "s.yaml": "synthesis: 1\nkind: paraphrase\ncont: 3\nendpoint: {ollama: m}\n"
+    "rows: [{path: a.jsonl, format: prompt-completion}]\n",
+    "j.yaml": "judge: 1\nendpoint: {ollama: m}\nlimt: 3\n",
+    "workflow.yaml": "judge: somebody\nsynthesis: of sound\n",
+}
+
+
+@pytest.mark.parametrize("asked", [["."], ["s.yaml", "j.yaml"], ["--only-recipes", *BESIDE]])
+def test_syntheses_and_judges_are_checked_by_their_own_rules(
+    asked: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in BESIDE.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "a.jsonl").write_text('{"prompt": "Q", "completion": "A"}\n')
+    code, out, _ = run(capsys, "validate", *asked)
+    assert code == 2
+    assert "s.yaml:3:1: error[E102]" in out
+    assert "j.yaml:3:1: error[E102]" in out
+    assert out.endswith("2 recipes checked: 2 errors\n")
+    for name, slip in (("s.yaml", "cont"), ("j.yaml", "limt")):
+        right = BESIDE[name].replace(slip, {"cont": "count", "limt": "limit"}[slip])
+        (tmp_path / name).write_text(right)
+    assert run(capsys, "validate", *asked)[:2] == (0, "2 recipes checked: all valid\n")
+
+
 def test_a_named_file_is_checked_whatever_it_is_called(
     recipes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,7 +27,8 @@ def unfit(source: Source) -> Finding | None:
         message = f"a recipe is a mapping of keys to values, not {describe(source.data)}"
         return Finding("E121", "", message, "start from recipes/quickstart.yaml")
     if "synthesis" in source.data and not _OURS & source.data.keys():
-        hint = f"check it: recipe data synthesize {shlex.quote(escaped(source.path.name))} --check"
+        name = shlex.quote(escaped(source.path.name))
+        hint = f"make them: recipe data synthesize {name} -o rows.jsonl"
         return Finding("E121", "", "this is a synthesis recipe: it makes rows of data", hint)
     if not _OURS & source.data.keys() and (found := _of_another_tool(source)) is not None:
         return found
