@@ -43,7 +43,8 @@ def places(source: Source) -> list[str]:
     """Where the recipe names others to compare it with."""
     section = source.data.get(SECTION) if isinstance(source.data, dict) else None
     named = section.get("recipes") if isinstance(section, dict) else None
-    return [f"{POINTER}/{number}" for number, _ in enumerate(named or ())]
+    count = len(named) if isinstance(named, list) else 0
+    return [f"{POINTER}/{number}" for number in range(count)]
 
 
 def _named_twice(source: Source, recipes: list[Recipe | None]) -> Iterator[Finding]:
