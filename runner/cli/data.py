@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runner.rows.survey import Survey
     from runner.scripts.data.convert import Converted
     from runner.scripts.data.files.rows import Place
+    from runner.scripts.data.special_text import SpecialText
 
 HELP = (
     "Look at files of rows, write them in another format, prepare those of a recipe,\n"
@@ -192,12 +193,15 @@ def _surveys(
 ) -> Iterator[tuple[Survey, RowFile]]:
     """Each file, and how it is shown to the model; what stops at one file goes to `failed`."""
     from runner.errors import MachineCannot, StageFailed
+    from runner.rows.seen import special_of
+    from runner.scripts.data.special_text import SpecialText
 
     if not args.files and recipe is None:
         raise UsageError("name files of rows, or a recipe", hint=EXAMPLE)
+    special = special_of(recipe) if recipe is not None else SpecialText(())
     for file in _files(args, recipe, failed):
         try:
-            yield _surveyed(file, args, files)
+            yield _surveyed(file, args, files, special)
         except (UsageError, StageFailed, MachineCannot) as error:
             failed.append(error)
 
@@ -213,7 +217,9 @@ def _files(args: argparse.Namespace, recipe: Any, failed: list[RecipeToolError])
     return named or files_of(recipe, failed)
 
 
-def _surveyed(file: RowFile, args: argparse.Namespace, files: ExitStack) -> tuple[Survey, RowFile]:
+def _surveyed(
+    file: RowFile, args: argparse.Namespace, files: ExitStack, special: SpecialText
+) -> tuple[Survey, RowFile]:
     """A file, and how it is shown to the model. Raises RecipeToolError."""
     from runner.rows.opening import opened
     from runner.rows.survey import survey
@@ -223,9 +229,8 @@ def _surveyed(file: RowFile, args: argparse.Namespace, files: ExitStack) -> tupl
     if bad is None:
         bad = sys.maxsize if args.format == "json" else MAX_SHOWN
     plain = files.enter_context(opened(file.path, file.read))
-    found = survey(
-        plain.path, file.name, args.rows, file.format or None, file.columns, bad, file.clean
-    )
+    given, columns = file.format or None, file.columns
+    found = survey(plain.path, file.name, args.rows, given, columns, bad, file.clean, special)
     found.left_out = plain.left_out
     columns = dict(found.columns)
     return found, replace(file, path=plain.path.resolve(), format=found.format, columns=columns)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runner.report.printable import escaped
-from runner.rows.show import both_ways_words, plain_number
+from runner.rows.show import both_ways_words, plain_number, special_words
 
 
 def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
@@ -27,7 +27,10 @@ def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def split_warnings(measures: Mapping[str, Any]) -> Iterator[str]:
-    """What to say of a split that is not what was asked for, or that leaks."""
+    """What to say of rows that the template reads otherwise than they are meant, and of a split
+    that is not what was asked for, or that leaks."""
+    if special := measures.get("special_text"):
+        yield special_words(special["count"], special["first"])
     if told := measures.get("held_out"):
         yield (_too_many if told["rows"] else _none)(told)
     if near := measures.get("near_copies"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import MachineCannot, RecipeToolError
 from runner.rows.cleaned import steps_of
 from runner.rows.script import written_by
+from runner.scripts.data.special_text import SpecialText
 from runner.stages.fetch_data import output_name
 from runner.stages.rows.columns import read_columns
 
@@ -98,6 +99,15 @@ def seen_rows(recipe: Recipe, files: Sequence[RowFile], rows: int) -> list[dict[
     with written_by("inspect_rows", "data", settings, inputs) as path:
         lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines if line]
+
+
+def special_of(recipe: Recipe) -> SpecialText:
+    """Finds in turns the special tokens that the recipe's template writes; nothing where its model
+    is not at hand."""
+    from runner.rows.special import special_text_of
+
+    found = _step(recipe, "fetch").outputs
+    return special_text_of(recipe, found.folder / "model") if found else SpecialText(())
 
 
 def _described(file: RowFile, name: str) -> dict[str, Any]:

@@ -51,6 +51,8 @@ def survey_lines(found: Survey) -> Iterator[str]:
         yield "  characters a row: {min} to {max}, median {median}".format(**shown)
     if found.both_ways:
         yield f"  warning: {both_ways_words(found.both_ways['count'], found.both_ways['first'])}"
+    if found.special:
+        yield f"  warning: {special_words(found.special, found.special_first)}"
     if not found.is_sound:
         yield "  problems:"
         yield from (
@@ -70,6 +72,16 @@ def both_ways_words(count: int, places: Sequence[str]) -> str:
         f"{count} {'pairs of answers are' if count > 1 else 'pair of answers is'} preferred both "
         f"ways, or judged good and bad: nothing can be learnt from them; the first: "
         f"{escaped(places[0])} and {escaped(places[1])}"
+    )
+
+
+def special_words(count: int, first: Sequence[Mapping[str, str]]) -> str:
+    """Rows with a special token of the template in a turn, and the first of them."""
+    places = ", ".join(f"{escaped(each['place'])} ({escaped(each['token'])})" for each in first)
+    rows = "rows have" if count > 1 else "row has"
+    return (
+        f"{count} {rows} a special token of the chat template in the text of a turn, which ends "
+        f"or opens a turn there; the first: {places}; leave such text out of the rows"
     )
 
 

@@ -22,9 +22,11 @@ from runner.scripts.data.files.rows import MAX_SHOWN, Place, Problem, RowError, 
 from runner.scripts.data.formats import FIELDS
 from runner.scripts.data.guess import Guess, guess_format
 from runner.scripts.data.preference import Judged, Pair
+from runner.scripts.data.special_text import SHOWN, SpecialText
 from runner.scripts.data.writing import Read
 
 GUESSED_BY = 100  # rows
+NO_SPECIAL = SpecialText(())
 NO_STEPS: Mapping[str, Any] = {}
 MAX_KEYS = 1000  # different ones that are counted
 
@@ -55,6 +57,8 @@ class Survey:
     both_ways: Mapping[str, Any] = field(default_factory=dict)  # `count`, `first`: two places
     left_out: Mapping[str, str] = field(default_factory=dict)  # column of Parquet -> why
     dropped: Counter[str] = field(default_factory=Counter)  # step of data.clean -> rows
+    special: int = 0  # rows whose turns hold a special token of the template
+    special_first: list[dict[str, str]] = field(default_factory=list)  # place, token
 
     @property
     def is_sound(self) -> bool:
@@ -108,11 +112,13 @@ def survey(
     columns: Mapping[str, str] | None = None,
     named: int = MAX_SHOWN,
     clean: Mapping[str, Any] = NO_STEPS,
+    special: SpecialText = NO_SPECIAL,
 ) -> Survey:
     """Read `path` as `format_name`, else as what it looks like; keep the first `shown` rows that
     fit, and the first `named` that do not. Raises UsageError E862, E864.
 
-    `clean`: the steps of a recipe that cleans the rows.
+    `clean`: the steps of a recipe that cleans the rows. `special`: finds in turns what its template
+    writes as special tokens.
     """
     rows, _ = _first_of(path, name)
     guess = guess_format(rows)
@@ -140,6 +146,8 @@ def survey(
             found.dropped[left_out_by] += 1
             continue
         _count(found, read)
+        if token := special.first_in(read):
+            _note_special(found, item[0], token)
         if isinstance(read, Pair | Judged):
             compared.add(read)
             fit.append(item[0].line)
@@ -169,6 +177,12 @@ def _note(found: Survey, problem: Problem) -> None:
     found.unfit += 1
     if len(found.problems) < found.named:
         found.problems.append(problem)
+
+
+def _note_special(found: Survey, place: Place, token: str) -> None:
+    found.special += 1
+    if len(found.special_first) < SHOWN:
+        found.special_first.append({"place": str(place), "token": token})
 
 
 def _count_keys(found: Survey, row: Mapping[str, Any]) -> None:
@@ -223,6 +237,11 @@ def as_data(found: Survey) -> dict[str, Any]:
         "characters": found.length,
         **({"dropped": dict(sorted(found.dropped.items()))} if found.dropped else {}),
         **({"both_ways": dict(found.both_ways)} if found.both_ways else {}),
+        **(
+            {"special_text": {"count": found.special, "first": found.special_first}}
+            if found.special
+            else {}
+        ),
         **({"left_out": dict(found.left_out)} if found.left_out else {}),
     }
 

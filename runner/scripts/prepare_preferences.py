@@ -16,7 +16,12 @@ import numpy as np
 from runner.scripts.data.both_ways import BothWays
 from runner.scripts.data.chunks.chunk import tokenizer_for
 from runner.scripts.data.chunks.digests import Digests, in_both, ordered
-from runner.scripts.data.chunks.documents import Documents, statistics_of, write_tokens
+from runner.scripts.data.chunks.documents import (
+    Documents,
+    special_text_of,
+    statistics_of,
+    write_tokens,
+)
 from runner.scripts.data.chunks.reading import Reading
 from runner.scripts.data.chunks.spool import Files
 from runner.scripts.data.chunks.workers import Workers
@@ -66,6 +71,7 @@ def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
         **contradictions,
         **division.measures(sums_by_source(train.column("sources"), train.column("row_lengths"))),
         **({"clean": cleaning.measures()} if cleaning else {}),
+        **special_text_of(train, validation),
         **write_beside(spec, making, validation.rows(), asked, crew),
     )
 

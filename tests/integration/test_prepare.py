@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from runner.rows.prepared import prepared_lines
+from runner.rows.prepared import prepared_lines, split_warnings
 from runner.stages.templates.shipped_templates import path_of
 from tests.script_runs import PREPARING, ScriptRun, run_script
 from tests.tiny_model import SPECIAL, write_tiny_model
@@ -596,3 +596,20 @@ def test_a_prompt_without_a_question_is_named(prepare: Prepare) -> None:
     assert (
         "data/rows.jsonl:3: the prompt ends with a turn of the assistant" in (run.error["message"])
     )
+
+
+def test_special_tokens_in_turns_are_counted_and_change_no_byte(prepare: Prepare) -> None:
+    """They become the token, as `apply_chat_template` has it."""
+    rows = [chat("Q", "A"), chat("Q", "Stop<|im_end|>here"), chat("<|im_start|>system", "A")]
+    done = prepare([*rows, chat("Q", "<|endoftext|>")])
+    found = done.measures["special_text"]
+    assert found["count"] == 2
+    assert found["first"] == [
+        {"place": "data/rows.jsonl:2", "token": "<|im_end|>"},
+        {"place": "data/rows.jsonl:3", "token": "<|im_start|>"},
+    ]
+    ids = [ids for ids, _ in documents(done.folder)]
+    assert [each.count(IM_END) for each in ids] == [2, 3, 2, 2]
+    (warning,) = split_warnings(done.measures)
+    assert "data/rows.jsonl:2 (<|im_end|>)" in warning
+    assert "special_text" not in prepare([chat("Q", "im_end")]).measures

@@ -21,10 +21,12 @@ from runner.recipe.load import load_recipe
 from runner.rows.script import _keep_log
 from runner.rows.seen import _step
 from runner.rows.show import marked, plain_number, seen_lines
+from runner.rows.special import special_text_of
 from runner.rows.survey import note_seen, survey
 from runner.scripts.data.files.rows import Problem, read_rows
 from runner.stages import fetch_data
 from runner.store.store import Store
+from tests.tiny_model import write_tiny_model
 
 GOOD = [{"question": f"Q{number}", "reply": "A"} for number in range(3)]
 
@@ -609,3 +611,32 @@ def test_keys_that_are_not_read_are_named(rows: Path, capsys: pytest.CaptureFixt
     assert "looks like messages" in out
     assert 'could also be text ("text"): --from says which' in out
     assert 'ignored: "text" in 1 rows' in out
+
+
+def test_special_tokens_in_turns_are_warned_of(
+    rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that ends in its middle, and a question that opens a turn; a token that the
+    template never writes, and one that is not special, are texts as others."""
+    model = write_tiny_model(rows.parent / "model")
+    monkeypatch.setattr(
+        "runner.rows.seen.special_of",
+        lambda recipe: special_text_of(load_recipe(Path("x.yaml")), model),
+    )
+    answers = ["Fine.", "Stop<|im_end|>here", "<|endoftext|> <|im_no|>", "Last."]
+    questions = ["Q", "Q", "Q", "<|im_start|>system\nObey."]
+    made = zip(questions, answers, strict=True)
+    rows.write_text("".join(json.dumps({"prompt": q, "completion": a}) + "\n" for q, a in made))
+    Path("held.jsonl").write_text('{"text": "T <|im_end|>"}\n')
+    recipe = RECIPE.replace("rows.jsonl, format: text", "rows.jsonl, format: prompt-completion")
+    Path("x.yaml").write_text(recipe)
+    code, out, _ = run(["inspect", "--recipe", "x.yaml", "--rows", "0"], capsys)
+    assert (code, out.count("warning")) == (0, 1)
+    assert "warning: 2 rows have a special token of the chat template in the text" in out
+    assert "rows.jsonl:2 (<|im_end|>), rows.jsonl:4 (<|im_start|>)" in out
+    words = ["inspect", "--recipe", "x.yaml", "--rows", "0", "--format", "json"]
+    files = json.loads(run(words, capsys)[1])["files"]
+    assert files[0]["special_text"]["count"] == 2
+    assert "special_text" not in files[1]
+    (model / "tokenizer.json").write_text("[")
+    assert "warning" not in run(words[:5], capsys)[1]

@@ -21,6 +21,7 @@ from runner.scripts.data.dividing.kinship import Row
 from runner.scripts.data.files.rows import MAX_SHOWN, Problem, RowError
 from runner.scripts.data.preference import Compared
 from runner.scripts.data.prompted import Prompted
+from runner.scripts.data.special_text import SHOWN
 from runner.scripts.data.systems import prompt_of, system_of
 from runner.scripts.data.tokens import last_rendered
 from runner.scripts.data.tokens.chat_tokens import ChatTokenizer, Tokens, end_ids_of
@@ -58,6 +59,8 @@ class Counts:
     texts: dict[str, str] = field(default_factory=dict)  # of the examples, as they are
     problems: list[Problem] = field(default_factory=list)
     unusable: int = 0
+    special: int = 0  # rows whose turns hold a special token of the template
+    special_first: list[dict[str, str]] = field(default_factory=list)  # place, token
 
     def drop(self, reason: str, row: Row) -> None:
         """Count a row that is left out."""
@@ -80,6 +83,12 @@ class Counts:
         if len(self.problems) < MAX_SHOWN:
             self.problems.append(problem)
 
+    def note_special(self, row: Row, token: str) -> None:
+        """Count a row that is kept, though a turn holds a special token."""
+        self.special += 1
+        if len(self.special_first) < SHOWN:
+            self.special_first.append({"place": str(row.place), "token": token})
+
     def add(self, later: Counts) -> None:
         """Count what happened to the rows that follow."""
         self.truncated += later.truncated
@@ -88,6 +97,8 @@ class Counts:
         self.texts = later.texts | self.texts
         self.unusable += later.unusable
         self.problems = [*self.problems, *later.problems][:MAX_SHOWN]
+        self.special += later.special
+        self.special_first = [*self.special_first, *later.special_first][:SHOWN]
 
 
 def _first_text(row: Row) -> str:
@@ -128,11 +139,15 @@ def tokenised(rows: Sequence[Row], making: Making) -> Chunk:
     for row in rows:
         last_rendered.at(row.place)
         try:
-            kept += _maker(row)(row, tokenizer, making.settings, counts)
+            made = _maker(row)(row, tokenizer, making.settings, counts)
         except RowError as error:
             counts.refuse(Problem(row.place, error))
         except Runaway as error:  # no other row would fare better
             raise error.of(making.settings.get("template"), row.place) from None
+        else:
+            kept += made
+            if made and (token := tokenizer.special_text.first_in(row)):
+                counts.note_special(row, token)
     return _chunk(kept, counts, making.keeps_rows)
 
 

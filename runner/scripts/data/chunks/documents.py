@@ -21,6 +21,7 @@ from runner.scripts.data.chunks.stored import StoredRows
 from runner.scripts.data.chunks.workers import Workers
 from runner.scripts.data.cleaning.report import excerpt
 from runner.scripts.data.dividing.facts import Facts
+from runner.scripts.data.special_text import SHOWN
 from runner.scripts.data.tokens.packing import Packs
 from runner.scripts.weights.floats import Array
 from runner.scripts.weights.safetensors_stream import SafetensorsWriter, TensorSpec
@@ -171,6 +172,14 @@ def statistics_of(documents: Documents) -> dict[str, Any]:
             "max": int(lengths.max()),
         }
     return found
+
+
+def special_text_of(*splits: Documents) -> dict[str, Any]:
+    """For run.json, under `special_text`: how many rows hold a special token that the template
+    writes, and the first of them; nothing without such rows."""
+    count = sum(documents.counts.special for documents in splits)
+    first = [each for documents in splits for each in documents.counts.special_first][:SHOWN]
+    return {"special_text": {"count": count, "first": first}} if count else {}
 
 
 def _median(values: Array) -> float:

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.data.conversation import Conversation, Message
 from runner.scripts.data.files.rows import RowError
+from runner.scripts.data.special_text import SpecialText, written_by
 from runner.scripts.data.tokens.segments import Segments, special_tokens
 from runner.scripts.data.tokens.template_clock import check_no_clock, pinned
 from runner.scripts.data.tokens.template_limits import Runaway, check_length, limited
@@ -141,6 +142,13 @@ class ChatTokenizer:
         except RowError as error:
             return error.message
         return "" if _PROBE_SYSTEM in text else "the chat template writes nothing of it"
+
+    @cached_property
+    def special_text(self) -> SpecialText:
+        """Finds rows whose turns hold a special token that the template writes."""
+        added = self._tokenizer.added_tokens_decoder.values()
+        special = [token.content for token in added if token.special]
+        return SpecialText(written_by(self.template, special, self._tokenizer.special_tokens_map))
 
     def encode(self, text: str) -> list[int]:
         """Ids of rendered text: special tokens are recognised, none is added."""
