@@ -365,15 +365,37 @@ def _refuse(args: argparse.Namespace, done: Converted) -> None:
         )
     if not done.read:
         raise no_rows(str(args.file))
-    lost = list(_counted({**done.unfit, **done.lost}))
+    lost = {**done.unfit, **done.lost}
     if lost and not (args.lossy and done.written):
-        wrong = f"format {args.target} cannot hold all of it; nothing is written:"
-        lossy = "write --lossy to lose it, or " if done.written else ""
+        by_format = bool(lost.keys() - done.by_file)
+        holder = f"format {args.target}" if by_format else _file_kind(args.out)
+        wrong = f"{holder} cannot hold all of it; nothing is written:"
         raise UsageError(
-            "\n  ".join([wrong, *lost]),
-            hint=f"{lossy}choose another format: messages hold all turns",
+            "\n  ".join([wrong, *_counted(lost)]),
+            hint=", or ".join(_instead(args, done, by_format=by_format)),
             code="E865",
         )
+
+
+def _file_kind(out: Path) -> str:
+    """What a file of such a name is, in words; - is JSON lines."""
+    name = out.name.lower()
+    if name.endswith(".parquet"):
+        return "a file of Parquet"
+    return "a table" if {".csv", ".tsv"} & set(Path(name).suffixes) else "a file of JSON"
+
+
+def _instead(args: argparse.Namespace, done: Converted, *, by_format: bool) -> Iterator[str]:
+    """What to do where something is lost; `by_format`: by the format, not the file alone."""
+    if done.written:
+        yield "write --lossy to lose it"
+    if done.by_file:
+        others = "" if args.out.name.lower().endswith(".parquet") else " or .parquet"
+        yield f"name OUT .jsonl{others}, which holds it"
+    if by_format and args.target != "messages":
+        yield "choose another format: messages hold all turns"
+    elif by_format:
+        yield "choose another format: docs/data.md says what each of them holds"
 
 
 def _to_inspect(args: argparse.Namespace) -> str:

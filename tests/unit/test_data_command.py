@@ -640,3 +640,24 @@ def test_special_tokens_in_turns_are_warned_of(
     assert "special_text" not in files[1]
     (model / "tokenizer.json").write_text("[")
     assert "warning" not in run(words[:5], capsys)[1]
+
+
+def test_what_a_table_cannot_hold_is_not_laid_to_the_format(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    rows.write_text(json.dumps({"messages": turns, "id": 7}) + "\n")
+    words = ["--to", "messages"]
+    code, _, err = run(["convert", "rows.jsonl", "out.csv", *words], capsys)
+    assert (code, "[E865]: a table cannot hold all of it" in err) == (2, True), err
+    assert "next: write --lossy to lose it, or name OUT .jsonl or .parquet" in err
+    assert "choose another format" not in err
+    assert run(["convert", "rows.jsonl", "out.jsonl", *words], capsys)[0] == 0
+    rows.write_text('{"prompt": "Q", "completion": "A", "label": false, "id": 7}\n')
+    code, _, err = run(["convert", "rows.jsonl", "out.tsv.gz", *words], capsys)
+    assert (code, "format messages cannot hold all of it" in err) == (2, True), err
+    assert "docs/data.md says what each of them holds" in err
+    assert "messages hold all turns" not in err
+    rows.write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n')
+    code, _, err = run(["convert", "rows.jsonl", "out.csv", "--to", "alpaca"], capsys)
+    assert "messages hold all turns" in err

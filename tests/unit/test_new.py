@@ -311,6 +311,26 @@ def test_what_cannot_be_is_said_and_nothing_is_written(
     assert "a" * 34 not in err
 
 
+def test_a_bad_row_and_other_names_of_columns_are_named(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = {"prompt": "Q", "chosen": "A", "rejected": "B"}
+    pairs = [pair, pair, {**pair, "rejected": 3}, pair]
+    (project / "p.jsonl").write_text("\n" + "".join(json.dumps(row) + "\n" for row in pairs))
+    _, _, err = run(capsys, "x.yaml", *BASIC, "--data", "p.jsonl")
+    assert 'has a row that is not preference: line 4: "rejected" is a number' in err
+    assert "no known format" not in err
+    assert "next: correct the row" in err
+    row = json.dumps({"question": "Q", "reply": "A"}) + "\n"
+    (project / "q a.jsonl").write_text(row * 3)
+    for more in ([], ["--format", "alpaca"]):
+        _, _, err = run(capsys, "x.yaml", *BASIC, "--data", "q a.jsonl", *more)
+        assert "[E157]" in err
+        said = " ".join(err.split())
+        assert "recipe data convert 'q a.jsonl' NEW.jsonl --to alpaca" in said
+        assert "format: alpaca, columns: {instruction: question, output: reply}" in said
+
+
 def test_a_repository_whose_name_only_sounds_like_few_bits_is_taken(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

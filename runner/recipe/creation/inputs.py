@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,9 @@ from runner.report.printable import quoted
 
 if TYPE_CHECKING:
     from runner.recipe.model import DataFile
+    from runner.scripts.data.guess import Guess
 
+_Numbered = tuple[int, dict[str, Any]]  # the line of a row in its file, and the row
 MAX_READ_BYTES = 16 * 1024 * 1024  # of text of one data file; longer ones are counted by size
 _TRIED_ROWS = 20
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -263,14 +266,13 @@ def _read_plain(
     for row in _rows(path, plain, columns):
         found.add(_parsed(path, name, row))
         if found.total > MAX_READ_BYTES:
-            rows = plain.stat().st_size / sum(_json_size(each) for each in first) * len(first)
+            sizes = sum(_json_size(each) for _, each in first)
+            rows = plain.stat().st_size / sizes * len(first)
             return name, found.facts(name, round(rows))
     return name, found.facts(name, found.rows)
 
 
-def _rows(
-    path: Path, plain: Path, columns: Mapping[str, str] | None = None
-) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, plain: Path, columns: Mapping[str, str] | None = None) -> Iterator[_Numbered]:
     """Of the file `path`, which `plain` has made plain."""
     from runner.scripts.data.files.rows import Problem, read_rows
 
@@ -278,13 +280,14 @@ def _rows(
         if isinstance(found, Problem):
             where = f"line {found.place.line}: {found.error.message}"
             raise _no_data(path, f"cannot be used: {where}", "correct the row")
-        yield found[1]
+        yield found[0].line, found[1]
 
 
-def _format_of(path: Path, rows: list[dict[str, Any]], tried: Iterable[str]) -> str:
-    """The first format of `tried` that all of `rows` have."""
+def _format_of(path: Path, numbered: list[_Numbered], tried: Iterable[str]) -> str:
+    """The first format of `tried` that all of the rows have. Raises UsageError E157."""
     from runner.scripts.data.files.rows import RowError
     from runner.scripts.data.formats import EVERY
+    from runner.scripts.data.guess import guess_format
 
     def fits(name: str) -> bool:
         try:
@@ -294,14 +297,29 @@ def _format_of(path: Path, rows: list[dict[str, Any]], tried: Iterable[str]) -> 
             return False
         return True
 
+    rows = [row for _, row in numbered]
     tried = tuple(dict.fromkeys(tried))
     found = next((name for name in tried if fits(name)), None)
+    guess = guess_format(rows)
+    if guess is not None and _is_meant(guess, found, tried):
+        for each in numbered:
+            _parsed(path, guess.format, each)
     if found is None:
         keys = ", ".join(quoted(key, 30) for key in list(rows[0])[:8]) or "none"
         what = f"has rows of no known format; keys of the first: {keys}"
         known = listed(list(tried))
-        raise _no_data(path, what, f"write them as {known} (docs/data.md), or name it: --format")
+        hint = f"write them as {known} (docs/data.md), or name it: --format"
+        raise _no_data(path, what, _by_columns(path, guess) or hint)
     return found
+
+
+def _is_meant(guess: Guess, found: str | None, tried: Sequence[str]) -> bool:
+    """Are the rows of the format that is guessed, but for a bad one, rather than of `found`?"""
+    if guess.columns or guess.format not in tried:
+        return False
+    if found is None:
+        return True
+    return guess.format in _MOST_TELLING and tried.index(guess.format) < tried.index(found)
 
 
 @dataclass(slots=True)
@@ -340,16 +358,31 @@ class _Counted:
         )
 
 
-def _parsed(path: Path, name: str, row: dict[str, Any]) -> Any:
+def _parsed(path: Path, name: str, numbered: _Numbered) -> Any:
+    """The row as one of the format `name`. Raises UsageError E157."""
     from runner.scripts.data.files.rows import RowError
     from runner.scripts.data.formats import EVERY
+    from runner.scripts.data.guess import guess_format
 
+    line, row = numbered
     try:
         return EVERY[name](row)
     except RowError as error:
-        raise _no_data(path, f"has a row that is not {name}: {error.message}", "correct it") from (
-            error
-        )
+        what = f"has a row that is not {name}: line {line}: {error.message}"
+        guess = guess_format([row])
+        as_wanted = guess if guess is not None and guess.format == name else None
+        raise _no_data(path, what, _by_columns(path, as_wanted) or "correct the row") from error
+
+
+def _by_columns(path: Path, guess: Guess | None) -> str:
+    """What to do with rows that have a format under other keys; "" for others."""
+    if guess is None or not guess.columns:
+        return ""
+    file = shlex.quote(str(path))
+    return (
+        f"write them as {guess.format}: recipe data convert {file} NEW.jsonl --to {guess.format}; "
+        f"or name the columns in a recipe that is written by hand: {guess.to_write}"
+    )
 
 
 def _text_size(conversation: Any) -> int:

@@ -39,7 +39,12 @@ class Converted:
     unreadable: int = 0
     lost: dict[str, tuple[int, Place]] = field(default_factory=dict)  # what -> rows, the first
     unfit: dict[str, tuple[int, Place]] = field(default_factory=dict)  # why -> rows, the first
+    by_file: set[str] = field(default_factory=set)  # of both: the kind of file cannot hold it
     kinds: dict[str, Kind] | None = None  # of columns: of rows that are to become Parquet
+
+
+class CellCannotHold(CannotHold):
+    """The format has a place for it, but the cells of a table have none."""
 
 
 def read_one(row: Row, format_name: str) -> Read:
@@ -78,13 +83,17 @@ def convert(
             done.read += 1
             try:
                 rows, losses = _converted(row, source, target)
-                losses += [loss for each in rows for loss in writer.write(each)]
+                by_file = [loss for each in rows for loss in writer.write(each)]
+                done.by_file.update(by_file)
+                losses += by_file
                 done.written += len(rows)
             except RowError as error:
                 _note(done, Problem(place, error))
                 continue
             except CannotHold as error:
                 _count(done.unfit, str(error), place)
+                if isinstance(error, CellCannotHold):
+                    done.by_file.add(str(error))
                 continue
             for loss in dict.fromkeys(losses):
                 _count(done.lost, loss, place)
@@ -187,7 +196,7 @@ class _Table:
         self._writer.writerow(self._columns)
 
     def write(self, row: Row) -> list[str]:
-        """Raises CannotHold for what no cell can say."""
+        """Raises CellCannotHold for what no cell can say."""
         cells = {key: _cell(key, row.get(key)) for key in self._columns}
         back = typed(cells)
         losses = [f'the column "{key}"' for key in row if key not in self._columns]
@@ -197,7 +206,7 @@ class _Table:
             if key not in self._columns or back.get(key) == value:
                 continue
             if key in self._read:
-                raise CannotHold(f'a cell of a table cannot hold its "{key}"')
+                raise CellCannotHold(f'a cell of a table cannot hold its "{key}"')
             losses.append(f'of what kind the column "{key}" is')
         self._writer.writerow(list(cells.values()))
         return losses
