@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from runner.recipe.flow import flow
 from runner.report.printable import escaped, quoted
 from runner.rows.survey import Survey
 from runner.scripts.data.files.rows import MAX_SHOWN
@@ -31,7 +32,9 @@ def survey_lines(found: Survey) -> Iterator[str]:
     if found.guess is not None and found.guess.others:
         yield f"  could also be {escaped(', '.join(found.guess.others))}: --from says which"
     if found.guess is not None and dict(found.columns) == dict(found.guess.columns):
-        yield f"  in a recipe: {{path: {escaped(found.name)}, {escaped(found.guess.to_write)}}}"
+        told = {"path": found.name, "format": found.guess.format}
+        columns = {"columns": dict(found.columns)} if found.columns else {}
+        yield f"  in a recipe: {flow(told | columns)}"
     if found.format and (found.guess is None or found.format != found.guess.format):
         yield f"  read as {found.format}"
     yield f"  {found.rows} rows, {found.rows - found.unfit} fit"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from runner.cli.main import main
 from runner.errors import Interrupted, StageFailed
@@ -661,3 +662,18 @@ def test_what_a_table_cannot_hold_is_not_laid_to_the_format(
     rows.write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n')
     code, _, err = run(["convert", "rows.jsonl", "out.csv", "--to", "alpaca"], capsys)
     assert "messages hold all turns" in err
+
+
+def test_the_line_for_a_recipe_is_yaml_whatever_the_file_is_called(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    for name in ("a, b # {c}.jsonl", "12", "null", "q: \u202e.jsonl", "plain.jsonl"):
+        for key in ("null", "the turns", "messages"):
+            Path(name).write_text(json.dumps({key: turns}) + "\n")
+            _, out, _ = run(["inspect", name], capsys)
+            (line,) = [each for each in out.splitlines() if "in a recipe: " in each]
+            read = yaml.safe_load(line.split("in a recipe: ")[1])
+            columns = {} if key == "messages" else {"columns": {"messages": key}}
+            assert read == {"path": name, "format": "messages", **columns}
+    assert "{path: plain.jsonl, format: messages}" in out

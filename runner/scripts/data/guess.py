@@ -19,6 +19,7 @@ _KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("alpaca", ("instruction", "output")),
 )
 _TEXT = "text"
+_NO_TEXTS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")  # to readers of YAML
 _ALONE = {"prompt", "system", "id"}  # all keys of a prompt without an answer
 # What others call the keys of a question, of what it is about and of its answer.
 _QUESTIONS = ("question", "query", "prompt", "instruction", "problem", "user")
@@ -149,7 +150,8 @@ def _of_other_names(given: set[str]) -> Iterable[_Sign]:
 
 def _plain(name: str) -> str:
     """A name of a column as it is written in a recipe."""
-    return name if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name) else json.dumps(name)
+    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name) and name.lower() not in _NO_TEXTS
+    return name if plain else json.dumps(name)
 
 
 def _listed(keys: Sequence[str]) -> str:
