@@ -29,6 +29,7 @@ from runner.scripts.data.dividing.division import divide, sums_by_source
 from runner.scripts.data.formats import ANY_ORDER, ASKED, FORMATS
 from runner.scripts.data.preparation import (
     cleaning_of,
+    dropped_by,
     in_chunks,
     making_of,
     nothing_left,
@@ -53,7 +54,9 @@ def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
         check_template(tokenizer, name)
         check_system(tokenizer, settings["system"], name)
     sift = sift_of(spec, cleaning)
-    division = divide(train_rows, validation_rows, settings, Conversation.digest, sift)
+    division = divide(
+        train_rows, validation_rows, settings, Conversation.digest, sift, dropped_by(cleaning)
+    )
     train, validation = tokenised_division(division, making, files, crew, events, name)
     if not train.row_count:
         raise nothing_left(train.counts.dropped)

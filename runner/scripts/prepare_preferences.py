@@ -30,6 +30,7 @@ from runner.scripts.data.formats import COMPARED
 from runner.scripts.data.preference import Compared, check_compared
 from runner.scripts.data.preparation import (
     cleaning_of,
+    dropped_by,
     in_chunks,
     making_of,
     nothing_left,
@@ -53,7 +54,7 @@ def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
     check_template(tokenizer, name)
     check_system(tokenizer, settings["system"], name)
     sift = sift_of(spec, cleaning)
-    division = divide(train_rows, validation_rows, settings, prompt_of, sift)
+    division = divide(train_rows, validation_rows, settings, prompt_of, sift, dropped_by(cleaning))
     check_labels(division.train, division.validation)
     contradictions = both_ways(division.train, division.validation)
     train, validation = tokenised_division(division, making, files, crew, events, name)

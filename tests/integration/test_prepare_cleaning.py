@@ -195,8 +195,9 @@ def test_what_is_measured_by_is_kept_out_of_the_training(prepare: Prepare) -> No
     assert run.measures["train"]["rows"] == 1
     whys = [each["why"] for each in steps(run)["decontaminate"]["examples"]]
     assert whys == ["holds 7 words of q.jsonl:1", "holds 7 words of b.csv:2"]
-    error = prepare({"alpaca": rows}, clean, measured={"q.jsonl": "{"}).error
-    assert (error["code"], error["message"].split(": ")[0]) == ("E355", "q.jsonl:1")
+    error = prepare({"alpaca": rows}, clean, measured={"q.jsonl": "{\n" + asked + "\n3\n"}).error
+    places = [line.split(": ")[0] for line in error["message"].split("\n")]
+    assert (error["code"], places) == ("E355", ["q.jsonl:1", "q.jsonl:3"])
     assert (
         prepare({"alpaca": rows}, clean, measured={"e.jsonl": '{"a": 1}'}).error["code"] == "E355"
     )

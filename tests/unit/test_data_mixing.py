@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from runner.cli.run import _warn_of_split
 from runner.rows.prepared import split_warnings
+from runner.scripts.data.cleaning.pipeline import Cleaning
 from runner.scripts.data.conversation import Conversation, Traits, message
 from runner.scripts.data.dividing.division import Division, divide, sums_by_source
 from runner.scripts.data.dividing.kinship import content_key, prompt_key, traits_of
@@ -140,6 +141,26 @@ def test_a_source_with_a_weight_and_no_row_left_is_an_error() -> None:
         mixed(rows_of(5), sources({"weight": 1.0}, {"weight": 1.0}), SEED)
     assert caught.value.code == "E363"
     assert "1.jsonl" in caught.value.message
+
+
+def test_a_weight_of_rows_that_cleaning_dropped_says_by_which_steps() -> None:
+    """Copies of a row of the other file, and answers that are too short."""
+    others = [row(f"{number}", "long enough", 1, number) for number in range(3)]
+    copies = [replace(others[0], traits=Traits(2), place=Place("2.jsonl", n)) for n in range(5)]
+    short = [row(f"{number}", "A", 2, number) for number in range(6, 8)]
+    cleaning = Cleaning({"min_answer_chars": 5, "exact_duplicates": True})
+    kept, _ = cleaning.cleaned([*others, *copies, *short])
+    settings = settings_of({"weight": 1.0}, {"weight": 1.0}, {"weight": 1.0})
+    mix = [*rows_of(1), *kept]
+    with pytest.raises(ScriptError) as caught:
+        divide(mix, [], settings, Conversation.digest, None, cleaning.dropped_of)
+    assert caught.value.code == "E363"
+    assert caught.value.message == (
+        "2.jsonl has a weight, and no row of it is left to train on; data.clean dropped: "
+        "min_answer_chars 2, exact_duplicates 5"
+    )
+    assert "let data.clean drop less of it" in caught.value.hint
+    assert cleaning.dropped_of("1.jsonl") == ""
 
 
 def test_a_mix_of_more_rows_than_fit_is_an_error() -> None:

@@ -146,6 +146,11 @@ def sift_of(spec: Spec, cleaning: Cleaning | None) -> Sift | None:
     return sift
 
 
+def dropped_by(cleaning: Cleaning | None) -> Callable[[str], str]:
+    """Says of a file what cleaning dropped of it; "" for nothing."""
+    return cleaning.dropped_of if cleaning else lambda _: ""
+
+
 def raise_problems(problems: Sequence[Problem], count: int, seen: str = "") -> None:
     """Raise one ScriptError for `count` bad rows, the first ones named, with the first's code.
 

@@ -11,7 +11,7 @@ import numpy as np
 from runner.scripts.data.cleaning.report import Drop
 from runner.scripts.data.cleaning.texts import SAID, Row, texts_of
 from runner.scripts.data.cleaning.words import words_of
-from runner.scripts.data.files.rows import Problem, read_rows
+from runner.scripts.data.files.rows import MAX_SHOWN, Problem, read_rows
 from runner.scripts.spec import ScriptError
 from runner.scripts.weights.floats import Array
 
@@ -105,17 +105,25 @@ def _rolled(words: Array, length: int, multiplier: int) -> Array:
 def texts_of_file(path: Path, name: str) -> Iterator[tuple[str, str]]:
     """Every text in the rows of a file, whatever its keys are, and where it stands.
 
-    Raises ScriptError E355.
+    Raises ScriptError E355 at the end, for all bad rows.
     """
+    bad: list[str] = []
+    count = 0
     for item in read_rows(path, name):
-        if isinstance(item, Problem):
-            raise ScriptError(
-                f"{item.place}: {item.error.message}",
-                hint="data.clean.decontaminate.files takes rows as data.train does",
-                code="E355",
-            )
-        place, row = item
-        yield from ((text, str(place)) for text in _texts(row))
+        if not isinstance(item, Problem):
+            place, row = item
+            yield from ((text, str(place)) for text in _texts(row))
+            continue
+        count += 1
+        if len(bad) < MAX_SHOWN:
+            bad.append(f"{item.place}: {item.error.message}")
+    if count:
+        more = [f"and {count - len(bad)} more rows"] if count > len(bad) else []
+        raise ScriptError(
+            "\n".join([*bad, *more]),
+            hint="data.clean.decontaminate.files takes rows as data.train does",
+            code="E355",
+        )
 
 
 def nothing_to_look_for(name: str) -> ScriptError:

@@ -120,6 +120,7 @@ class Cleaning:
         `positions`: of each row, its number among those that were read.
         """
         left = np.ones(len(rows), bool)
+        file_of = _FileOf(rows)
         for name, find in (
             ("exact_duplicates", lambda: duplicates.exact(facts_in(rows).digests)),
             ("near_duplicates", lambda: duplicates.near(rows, left, bands, self._threshold)),
@@ -131,6 +132,7 @@ class Cleaning:
                 left[index] = False
                 if told.dropped >= SHOWN:
                     told.why[_reason(name)] += 1
+                    told.files[file_of(index)] += 1
                     continue
                 where = rows[first].place
                 why = f"{likeness:.2f} like {where}" if likeness else f"the same as {where}"
@@ -198,6 +200,11 @@ class Cleaning:
         if held_out and not validation:
             message = f"cleaning left no held-out row; dropped: {reasons}"
             raise ScriptError(message, hint=hint, code="E356")
+
+    def dropped_of(self, file: str) -> str:
+        """By which steps rows of a file were dropped, and how many; "" for none."""
+        counts = ((told.step, told.files[file]) for told in self.told.values())
+        return ", ".join(f"{step} {count}" for step, count in counts if count)
 
     def measures(self) -> dict[str, Any]:
         """For run.json: rows before and after, and each step's doings in their order."""
@@ -271,6 +278,20 @@ class Cleaning:
         if not changed:
             return None
         return next(told for told in self.told.values() if told.step in ("alternation", *_REPAIRS))
+
+
+class _FileOf:
+    """The file of a row by its index; of each file one row is read."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows, self._sources = rows, facts_in(rows).sources
+        self._names: dict[int, str] = {}
+
+    def __call__(self, index: int) -> str:
+        source = int(self._sources[index])
+        if source not in self._names:
+            self._names[source] = self._rows[index].place.file
+        return self._names[source]
 
 
 _WHY = {

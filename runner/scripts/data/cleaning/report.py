@@ -33,6 +33,7 @@ class Told:
     why: Counter[str] = field(default_factory=Counter)
     examples: list[dict[str, str]] = field(default_factory=list)
     at: list[int] = field(default_factory=list)
+    files: Counter[str] = field(default_factory=Counter)  # rows dropped of each
 
     @property
     def dropped(self) -> int:
@@ -45,6 +46,7 @@ class Told:
         `position`: the how many-th row it is, where steps of several chunks are added up.
         """
         self.why[reason or drop.why] += 1
+        self.files[place.file] += 1
         if self.dropped <= SHOWN:
             example = {"place": str(place), "what": "dropped", "why": drop.why}
             self.examples.append(example | {"text": excerpt(drop.text)})
@@ -63,6 +65,7 @@ class Told:
         """Count other rows too, whose positions are `offset` higher here. The first are shown."""
         self.changed += other.changed
         self.why += other.why
+        self.files += other.files
         at = [*self.at, *(position + offset for position in other.at)]
         both = sorted(zip(at, [*self.examples, *other.examples], strict=True), key=lambda e: e[0])
         left = {"dropped": SHOWN, "changed": SHOWN}

@@ -20,13 +20,14 @@ from runner.scripts.data.chunks.digests import first_of
 from runner.scripts.data.chunks.stored import StoredRows, taken
 from runner.scripts.data.dividing.facts import Facts, facts_of, goes_by_kin
 from runner.scripts.data.dividing.kinship import Row
-from runner.scripts.data.dividing.mixing import is_mixed, limited, mixed, shuffled
+from runner.scripts.data.dividing.mixing import is_mixed, limited, mixed, no_row_of, shuffled
 from runner.scripts.data.dividing.split import Family, sides_of_kin, sides_of_share, unit_count
 from runner.scripts.data.files.rows import MAX_SHOWN
 from runner.scripts.spec import ScriptError
 from runner.scripts.weights.floats import Array
 
 R = TypeVar("R", bound=Row)
+Dropped = Callable[[str], str]
 Sift = Callable[[Sequence[Any], Sequence[Any]], list[bool]]
 
 
@@ -61,12 +62,13 @@ def divide(
     settings: Mapping[str, Any],
     plain: Callable[[R], str],
     sift: Sift | None = None,
+    dropped: Dropped = lambda _: "",
 ) -> Division[R]:
     """Lists for lists, stored rows for stored rows, whose facts tell what is compared.
 
     Raises ScriptError E360 (an empty side), E362 (a leak), E363, E364 (a mix that cannot be).
     `plain`: digest of what a split without settings keeps together. `sift`: which rows to train on
-    are left beside those that are held out (cleaning).
+    are left beside those that are held out (cleaning). `dropped`: what cleaning left out of a file.
     """
     sources, seed = settings["train"], settings["seed"]
     read = _by_source(train)
@@ -83,6 +85,7 @@ def divide(
         train = taken(train, np.flatnonzero(sift(train, validation)))
     near = _near(train, validation, plain, settings)
     if is_mixed(sources):
+        _check_weights(_by_source(train), sources, dropped)
         train = mixed(train, sources, seed)
         if not settings["validation"]:
             validation = shuffled(validation, seed)
@@ -92,6 +95,15 @@ def divide(
         for number, source in enumerate(sources)
     ]
     return Division(train, validation, counts, leaks, excess, near)
+
+
+def _check_weights(
+    left: Mapping[int, int], sources: Sequence[Mapping[str, Any]], dropped: Dropped
+) -> None:
+    """Raises ScriptError E363 for a source with a weight of which no row is left."""
+    for number, source in enumerate(sources):
+        if "weight" in source and not left.get(number):
+            raise no_row_of(source, dropped(source["name"]))
 
 
 def sums_by_source(sources: Array, tokens: Sequence[int] | Array) -> dict[int, tuple[int, int]]:

@@ -118,14 +118,22 @@ def times_of(counts: Sequence[int], sources: Sequence[Source]) -> list[Fraction]
         return [_exact(source.get("repeat", 1)) for source in sources]
     for count, source in zip(counts, sources, strict=True):
         if not count:
-            raise ScriptError(
-                f"{source['name']} has a weight, and no row of it is left to train on",
-                hint="leave the file out of data.train, or hold out less of it",
-                code="E363",
-            )
+            raise no_row_of(source)
     weights = [_exact(source["weight"]) for source in sources]
     whole = max(count / weight for count, weight in zip(counts, weights, strict=True))
     return [weight * whole / count for count, weight in zip(counts, weights, strict=True)]
+
+
+def no_row_of(source: Source, dropped: str = "") -> ScriptError:
+    """What to say of a source that has a weight. `dropped`: the steps of cleaning that left rows of
+    it out, and how many."""
+    less = "data.clean drop less of it" if dropped else "hold out less of it"
+    return ScriptError(
+        f"{source['name']} has a weight, and no row of it is left to train on"
+        + (f"; data.clean dropped: {dropped}" if dropped else ""),
+        hint="leave the file out of data.train, or " + ("let " * bool(dropped)) + less,
+        code="E363",
+    )
 
 
 def _exact(number: float) -> Fraction:
