@@ -20,11 +20,16 @@ _START = 4096  # bytes of the file that are looked at
 
 
 def advice(
-    path: Path, name: str, rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem]
+    path: Path,
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    problems: Sequence[Problem],
+    wanted: str = "",
 ) -> str:
     """The next step, for a mistake that is often made; "" for others.
 
-    `rows` and `problems`: the first ones of the file `path`, called `name`. Raises OSError.
+    `rows` and `problems`: the first ones of the file `path`, called `name`. `wanted`: the format
+    that it was read as. Raises OSError.
     """
     with path.open("rb") as file:
         start = file.read(_START)
@@ -37,7 +42,36 @@ def advice(
         return f"its rows are under {key}: jq -c '.[{key}][]' {word} > NEW.jsonl"
     if _lack_columns(rows, problems):
         return f"the first row has {keys_of(rows[0])}"
+    if problems and problems[0].error.code == "E322" and (words := _columns(rows, wanted)):
+        return words
+    if no_data := plain_text(path, name, rows, problems):
+        return no_data
     return _of_problem(problems[0].error.code, start, word) if problems else ""
+
+
+def plain_text(
+    path: Path, name: str, rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem]
+) -> str:
+    """What to do with a file that holds no JSON at all; "" for others. Raises OSError."""
+    if rows or is_table(name) or any(each.error.code != "E321" for each in problems):
+        return ""
+    with path.open("rb") as file:
+        start = file.read(_START).lstrip(b"\xef\xbb\xbf").lstrip()
+    if not problems or is_packed(start) or start.startswith((b"{", b"[")):
+        return ""
+    return (
+        'write a row for each document: {"text": "..."}, which is format text; or have questions '
+        "made of it: docs/synthesis.md; a table is read where its name ends in .csv or .tsv"
+    )
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], wanted: str) -> str:
+    """How to name the columns of rows that have the keys of a format under other names."""
+    guess = guess_format(rows)
+    if guess is None or guess.format != wanted or not guess.columns:
+        return ""
+    words = [f"--column {shlex.quote(f'{key}={name}')}" for key, name in guess.columns.items()]
+    return f"name its columns: {' '.join(words)}; in a recipe: {guess.to_write}"
 
 
 def _is_packed(start: bytes, name: str) -> bool:
@@ -59,8 +93,9 @@ def _of_problem(code: str, start: bytes, word: str) -> str:
         return f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {word} > NEW"
     if code == "E320" and b"\0" not in start:
         return f"save it as UTF-8: iconv -f LATIN1 -t UTF-8 {word} > NEW"
-    first = start.lstrip().split(b"\n")[0].rstrip()
-    if code == "E321" and first.startswith(b"{") and first.endswith((b"{", b",", b"[")):
+    first, end, _ = start.lstrip().partition(b"\n")  # without an end it is longer, and cut off
+    first = first.rstrip()
+    if code == "E321" and end and first.startswith(b"{") and first.endswith((b"{", b",", b"[")):
         return f"its objects take several lines; one a line is read: jq -c . {word} > NEW.jsonl"
     return ""
 

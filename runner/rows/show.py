@@ -62,7 +62,7 @@ def survey_lines(found: Survey) -> Iterator[str]:
             f"    {escaped(str(each.place))}: {escaped(each.error.message)} ({each.error.code})"
             for each in found.problems
         )
-        if found.unfit > len(found.problems):
+        if found.unfit > len(found.problems) and not found.named_at_once:
             more = found.unfit - len(found.problems)
             yield f"    and {more} more rows: --bad {found.unfit} names all of them"
     if found.advice:

@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.errors import UsageError
 from runner.report.printable import escaped
-from runner.rows.advice import advice, keys_of
+from runner.rows.advice import advice, keys_of, plain_text
 from runner.rows.cleaned import read_to_clean
 from runner.rows.opening import unreadable
 from runner.scripts.data.both_ways import BothWays
@@ -27,6 +27,7 @@ from runner.scripts.data.writing import Read
 
 GUESSED_BY = 100  # rows
 NO_SPECIAL = SpecialText(())
+_NO_JSON = "no line of it is JSON; it looks like plain text"
 NO_STEPS: Mapping[str, Any] = {}
 MAX_KEYS = 1000  # different ones that are counted
 
@@ -54,6 +55,7 @@ class Survey:
     lengths: array[int] = field(default_factory=lambda: array("Q"))
     first: list[tuple[Place, Read]] = field(default_factory=list)
     advice: str = ""
+    named_at_once: bool = False  # is the one problem that of all the rows?
     both_ways: Mapping[str, Any] = field(default_factory=dict)  # `count`, `first`: two places
     left_out: Mapping[str, str] = field(default_factory=dict)  # column of Parquet -> why
     dropped: Counter[str] = field(default_factory=Counter)  # step of data.clean -> rows
@@ -157,7 +159,10 @@ def survey(
     if not found.rows:
         found.problems.append(Problem(Place(name, 1), RowError("the file holds no rows", "E862")))
     if found.unfit == found.rows:
-        found.advice = advice(path, name, rows, found.problems)
+        found.advice = advice(path, name, rows, found.problems, given)
+        if plain_text(path, name, rows, found.problems):
+            found.problems = [Problem(Place(name, 1), RowError(_NO_JSON, "E321"))]
+            found.named_at_once = True
     return found
 
 
@@ -257,6 +262,8 @@ def not_guessed(path: Path, name: str) -> UsageError:
         return no_rows(name)
     if not rows:
         lines = [f"{each.place}: {each.error.message} ({each.error.code})" for each in problems]
+        if plain_text(path, name, rows, problems):
+            lines = [f"{_NO_JSON} (E321)"]
         return UsageError(
             "\n  ".join([f"no row of {escaped(name)} can be read:", *map(escaped, lines)]),
             hint=hint or f"correct them: recipe data inspect {shlex.quote(name)}",

@@ -191,6 +191,7 @@ def test_lossy_says_what_it_loses(rows: Path, capsys: pytest.CaptureFixture[str]
 
 
 MESSAGES_ROW = '{"messages": [{"role": "user", "content": "Q"}]}'
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 UNREADABLE = [
     ("a.jsonl.gz", gzip.compress(b'{"text": "T"}\n', mtime=0)[:-14], "E347", "damaged", ""),
     ("a.jsonl.xz", lzma.compress(b'{"text": "T"}\n')[:-40], "E347", "damaged", ""),
@@ -200,6 +201,14 @@ UNREADABLE = [
     ("a.csv", b"text,id\na\nb\n", "E351", "1 cells", ""),
     ("a.jsonl", b'{"a": ' * 60_000, "E321", "nested too deeply", ""),
     ("a.jsonl", b'{\n  "text": "T"\n}\n', "E321", "broken JSON", "jq -c . a.jsonl"),
+    ("a.jsonl", b'{"a":' * 60_000 + b"\n", "E321", "nested too deeply", ""),
+    ("a.jsonl", LFS, "E347", "git lfs pull", ""),
+    ("a.csv", LFS, "E347", "git lfs pull", ""),
+    ("a.parquet", LFS, "E347", "git lfs pull", ""),
+    ("a.jsonl.gz", gzip.compress(LFS, mtime=0), "E347", "git lfs pull", ""),
+    ("a.json", b"\n<!DOCTYPE HTML>\n<p>\n", "E347", "web page", ""),
+    ("a.jsonl", b"<html lang='en'>\n<p>\n", "E347", "web page", ""),
+    ("a.jsonl", b"Once upon\na time.\n", "E321", "looks like plain text", "format text"),
     ("a.jsonl", b'{"text": NaN}\n', "E321", "NaN is not JSON", ""),
 ]
 
@@ -677,3 +686,32 @@ def test_the_line_for_a_recipe_is_yaml_whatever_the_file_is_called(
             columns = {} if key == "messages" else {"columns": {"messages": key}}
             assert read == {"path": name, "format": "messages", **columns}
     assert "{path: plain.jsonl, format: messages}" in out
+
+
+def test_what_is_no_file_of_rows_is_one_problem(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for content in (LFS, b"<html>\n<p>\n", b"Once upon\na time.\n" * 20):
+        rows.write_bytes(content)
+        code, out, _ = run(["inspect", "rows.jsonl"], capsys)
+        said = out.split("problems:\n")[1].splitlines()
+        assert (code, [line.startswith("    ") for line in said].count(True)) == (1, 1), out
+        assert "--bad" not in out
+        _, _, err = run(["convert", "rows.jsonl", "o.jsonl", "--to", "text"], capsys)
+        assert err.count("(E3") == 1
+    rows.write_bytes(b'Once upon\n{"text": "T"}\n')  # one line of another kind
+    _, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert "rows.jsonl:1: broken JSON" in out
+    assert "plain text" not in out
+
+
+def test_rows_under_other_keys_are_told_the_columns(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(["inspect", "rows.jsonl", "--from", "alpaca"], capsys)
+    words = "next: name its columns: --column instruction=question --column output=reply"
+    assert (code, words in out) == (1, True)
+    named = words.split(": ")[-1].split()
+    assert run(["inspect", "rows.jsonl", "--from", "alpaca", *named], capsys)[0] == 0
+    _, out, _ = run(["inspect", "rows.jsonl", "--from", "preference"], capsys)
+    assert "name its columns" not in out

@@ -32,6 +32,13 @@ _OTHERS = {
     b"SQLite format 3": "a data base of SQLite",
     b"%PDF-": "PDF",
 }
+# What stands where rows were expected, by its first characters: what to say of it.
+_NO_ROWS = {
+    b"version https://git-lfs.github.com/spec/": "this is a pointer of Git LFS, which stands for "
+    "the file; in its repository, git lfs pull gets the file itself",
+    b"<!doctype html": "this is a web page (HTML), not a file of rows: get the file itself",
+    b"<html": "this is a web page (HTML), not a file of rows: get the file itself",
+}
 _READ = "Parquet, and JSON lines, a JSON list, .csv or .tsv, plain or packed by gzip, xz or zstd"
 _BUFFER = 1 << 16  # bytes
 
@@ -44,6 +51,14 @@ def is_packed(start: bytes) -> bool:
 def takes_library(start: bytes) -> bool:
     """Is it made plain by `runner/scripts/plain_rows` before it is read? By the first 4 bytes."""
     return start.startswith((PARQUET, _ZSTD))
+
+
+def check_rows_at_all(start: bytes) -> None:
+    """Raises RowError E347 for what stands in place of a file of rows; `start`: its beginning."""
+    lower = start[:64].lower()
+    for begin, what in _NO_ROWS.items():
+        if lower.startswith(begin):
+            raise RowError(what, "E347")
 
 
 def bare_name(name: str) -> str:

@@ -110,16 +110,17 @@ def renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _unpacked_rows(file: IO[bytes], name: str) -> Iterator[Unread]:
-    from runner.scripts.data.files.packed_files import unpacked
+    from runner.scripts.data.files.packed_files import check_rows_at_all, unpacked
     from runner.scripts.data.files.tables import is_table, rows_of_table
 
     try:
         with unpacked(file) as plain:
+            start = plain.read1(4096).lstrip(b"\xef\xbb\xbf").lstrip()
+            plain.seek(0)
+            check_rows_at_all(start)
             if is_table(name):
                 yield from rows_of_table(plain, name)
                 return
-            start = plain.read1(4096).lstrip(b"\xef\xbb\xbf").lstrip()
-            plain.seek(0)
             yield from (_list_in if start.startswith(b"[") else _lines)(plain, name)
     except RowError as error:
         yield Problem(Place(name, 1), error)
