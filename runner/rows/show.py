@@ -14,6 +14,7 @@ from runner.scripts.data.sides import sides_of
 from runner.scripts.data.turns import as_json
 
 MAX_CHARACTERS = 2000  # of one part of a row
+MAX_PARTS = 40  # of a row: turns, or parts that are trained on, or are not
 _TRAINED, _END = "\x1b[32m", "\x1b[0m"
 
 Parts = Sequence[tuple[str, bool]]  # text, and whether it is trained on
@@ -105,13 +106,16 @@ def canonical_lines(found: Survey, *, color: bool) -> Iterator[str]:
                 yield marked([(side.text, True)], color=color)
             if side.tools:
                 yield f"  tools: {escaped(shortened(as_json(list(side.tools))))}"
-            for index, turn in enumerate(side.messages):
+            answers = frozenset(side.answers)
+            for index, turn in enumerate(side.messages[:MAX_PARTS]):
                 said = turn["content"]
                 if "tool_calls" in turn:
                     said += as_json(turn["tool_calls"])
                 who = f"{turn['role']} {turn['name']}" if "name" in turn else turn["role"]
-                part = marked([(said, index in side.answers)], color=color)
+                part = marked([(said, index in answers)], color=color)
                 yield f"  {escaped(who)}: {part}"
+            if (more := len(side.messages) - MAX_PARTS) > 0:
+                yield f"  … ({more} turns more: they are in the file)"
         if isinstance(read, Prompted) and read.answer is not None:
             yield f"  right answer: {printable(read.answer)}"
 
@@ -142,9 +146,14 @@ def _done(row: Mapping[str, Any]) -> str:
 def marked(parts: Parts, *, color: bool) -> str:
     """The text in one, what is trained on in colour, or between brackets."""
     begin, end = (_TRAINED, _END) if color else ("⟦", "⟧")
-    return "".join(
-        f"{begin}{printable(text)}{end}" if trained else printable(text) for text, trained in parts
+    shown = "".join(
+        f"{begin}{printable(text)}{end}" if trained else printable(text)
+        for text, trained in parts[:MAX_PARTS]
     )
+    if len(parts) <= MAX_PARTS:
+        return shown
+    left = sum(len(text) for text, _ in parts[MAX_PARTS:])
+    return f"{shown}… ({left} characters more: --format json shows them)"
 
 
 def printable(text: str) -> str:

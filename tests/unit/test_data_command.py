@@ -715,3 +715,18 @@ def test_rows_under_other_keys_are_told_the_columns(
     assert run(["inspect", "rows.jsonl", "--from", "alpaca", *named], capsys)[0] == 0
     _, out, _ = run(["inspect", "rows.jsonl", "--from", "preference"], capsys)
     assert "name its columns" not in out
+
+
+def test_a_row_of_many_turns_is_cut(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each text is cut already; there may be thousands of them."""
+    roles = ("user", "assistant")
+    turns = [{"role": roles[n % 2], "content": f"turn {n}."} for n in range(3000)]
+    rows.write_text(json.dumps({"messages": turns}) + "\n")
+    _, out, _ = run(["inspect", "rows.jsonl", "--rows", "1"], capsys)
+    assert "  assistant: ⟦turn 39.⟧\n  … (2960 turns more: they are in the file)\n" in out
+    assert "turn 40." not in out
+    parts = [("abc", n % 2 == 1) for n in range(100)]
+    text = marked(parts, color=True)
+    assert text.count("\x1b[32m") == text.count("\x1b[0m") == 20
+    assert text.endswith("\x1b[0m… (180 characters more: --format json shows them)")
+    assert "more" not in marked(parts[:40], color=False)
