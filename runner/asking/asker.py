@@ -13,7 +13,6 @@ from runner.asking.protocols import NotTheProtocol, Question, Reply, path_of, re
 from runner.asking.settings import Asks, Endpoint
 from runner.asking.spending import Pace, Spending, Stopped
 from runner.errors import MachineCannot, RecipeToolError
-from runner.report.printable import escaped
 from runner.system.ollama import client_call
 
 MAX_WAIT = 600.0  # seconds that a server may ask us to wait; longer ends the command
@@ -86,7 +85,7 @@ class Asker:
                 said = post(address, path_of(endpoint), asked["body"], self._how.timeout)
                 read_reply(asked, said)
             except NotTheProtocol:
-                words = escaped(" ".join(said.split()))[:120]
+                words = address.words_without_key(" ".join(said.split()))[:120]
                 failure = Failure(f"this is no answer of a model: {words or 'nothing'}")
             except Failure as error:
                 failure = error

@@ -17,6 +17,7 @@ from runner.recipe.load import check_recipe
 from runner.recipe.schema import load_schema, schema_path
 from runner.recipe.source import read_source
 from runner.recipe.validate import ANNOTATIONS, KEYWORDS, findings
+from runner.report.reporters import REPORTERS
 from runner.synthesis.kinds import KINDS
 from runner.synthesis.settings import SCHEMA, Endpoint, read_settings
 from runner.synthesis.sources import cut, seeds_of
@@ -228,6 +229,52 @@ def test_a_key_that_stands_in_the_file_is_not_repeated(
     err = capsys.readouterr().err
     assert "[E107]" in err
     assert "planted" not in err
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "key: planted-key",
+        "key: 'planted key'",
+        "key: 12planted34",
+        "key:\n    planted-key",
+        "key: >-\n    planted-key",
+        'key: "planted',  # no YAML
+        "key: [planted}",
+        "key: planted: key",
+        "api_key: planted-key",
+        "api: https://planted:planted@h/v1?planted=planted",
+    ],
+)
+@pytest.mark.parametrize("form", REPORTERS)
+def test_no_format_and_no_line_shows_what_stands_at_a_key(
+    form: str, lines: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, f"{START}{ROWS}\nendpoint:\n  model: m\n  {lines}\n")
+    with pytest.raises(RecipeInvalid) as caught:
+        read_settings(path)
+    shown = REPORTERS[form](caught.value.diagnostics)
+    assert "s.yaml" in shown
+    assert "planted" not in shown
+
+
+@pytest.mark.parametrize("value", ["1234567", "[1234567]", "12.34567", "true"])
+@pytest.mark.parametrize("key", ["key", "api"])
+def test_a_key_that_is_no_text_is_not_repeated(key: str, value: str, tmp_path: Path) -> None:
+    other = "api: 'http://h'" if key == "key" else "key: KEY"
+    path = write(tmp_path, f"{START}{ROWS}\nendpoint: {{model: m, {other}, {key}: {value}}}\n")
+    ((code, *_, message, hint),) = said(path)
+    assert (code, message.startswith(f"endpoint.{key} must be ")) == ("E104", True)
+    assert value not in message + hint
+
+
+def test_the_name_of_a_variable_is_shown(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, f"{START}{ROWS}\nendpoint: {{api: 'https://h', modle: m, key: MY_KEY}}\n"
+    )
+    with pytest.raises(RecipeInvalid) as caught:
+        read_settings(path)
+    assert "modle: m, key: MY_KEY}" in REPORTERS["text"](caught.value.diagnostics)
 
 
 def test_a_run_says_which_command_makes_its_rows(tmp_path: Path) -> None:
