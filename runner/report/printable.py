@@ -30,6 +30,13 @@ def escaped(text: str) -> str:
     )
 
 
+def lines_escaped(text: str) -> str:
+    """`text` of several lines, escaped but for the line ends and tabs."""
+    if text.isprintable():
+        return text
+    return re.sub(r"[^\n\t]+", lambda found: escaped(found[0]), text)
+
+
 def quoted(text: str, limit: int | None = None) -> str:
     """`text` as a double-quoted YAML scalar; longer than `limit` characters it ends in "...".
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from runner.errors import MachineCannot
+from runner.report.printable import quoted
 from runner.store.locks import Lock
 from runner.system import folders, process, tools
 from runner.system.local_server import (
@@ -31,6 +33,7 @@ from runner.system.local_server import (
 
 USUAL_URL = "http://127.0.0.1:11434"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+(%[\w.-]+)?", re.IGNORECASE)  # a name or IPv6
 LOOK_SECONDS = 1.0  # planning must not hang on a server that does not answer
 MODEL_LAYER = "application/vnd.ollama.image.model"
 TEMPLATE_LAYER = "application/vnd.ollama.image.template"
@@ -136,20 +139,36 @@ def find_program() -> Path | None:
 def parse_host(value: str) -> str:
     """OLLAMA_HOST as a URL, read as Ollama reads it; "all addresses" becomes the loopback.
 
+    Raises MachineCannot (E440) for what is no address.
+
     >>> parse_host("0.0.0.0:8080")
     'http://127.0.0.1:8080'
     """
     scheme, separator, rest = value.partition("://")
     if not separator:
         scheme, rest = "http", value
-    parts = urlsplit(f"{scheme}://{rest}")
-    host = parts.hostname or "127.0.0.1"
+    try:
+        parts = urlsplit(f"{scheme}://{rest}")
+        host, given = parts.hostname or "127.0.0.1", parts.port
+    except ValueError:  # a port that is none, a bracket without its other
+        raise _no_address(value) from None
+    if scheme not in ("http", "https") or not _HOST.fullmatch(host):
+        raise _no_address(value)
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
     usual = {"http": 80, "https": 443} if separator else {}
-    port = parts.port or usual.get(scheme, 11434)
+    port = given or usual.get(scheme, 11434)
     bracketed = f"[{host}]" if ":" in host else host
     return f"{scheme}://{bracketed}:{port}{parts.path.rstrip('/')}"
+
+
+def _no_address(value: str) -> MachineCannot:
+    return MachineCannot(
+        f"OLLAMA_HOST is {quoted(value, 80)}, which is no address of a server",
+        hint="write it as HOST, HOST:PORT or http://HOST:PORT, as in 127.0.0.1:11434, with a port "
+        "of at most 65535; or unset OLLAMA_HOST to have one started for you",
+        code="E440",
+    )
 
 
 def models_folder() -> Path:

@@ -14,6 +14,7 @@ from runner.asking.asker import _error
 from runner.asking.http import Address, Failure
 from runner.asking.settings import Endpoint
 from runner.errors import MachineCannot
+from runner.report.printable import quoted
 from runner.stages import ollama as stage
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.system import ollama, tools
@@ -50,6 +51,28 @@ def no_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 )
 def test_ollama_host_is_read_as_ollama_reads_it(value: str, url: str) -> None:
     assert ollama.parse_host(value) == url
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "localhost:abc",
+        "localhost:99999",
+        "localhost:-1",
+        "garbage:::x",
+        "[::1",
+        "a b",
+        "ftp://h",
+        "unix:///run/x",
+        "x\x1b[31m",
+    ],
+)
+def test_what_is_no_address_is_named_with_its_form(value: str) -> None:
+    with pytest.raises(MachineCannot) as caught:
+        ollama.parse_host(value)
+    assert caught.value.code == "E440"
+    assert f"OLLAMA_HOST is {quoted(value)}" in caught.value.message
+    assert "http://HOST:PORT" in caught.value.hint
 
 
 @pytest.mark.parametrize(
