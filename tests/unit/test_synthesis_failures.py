@@ -323,6 +323,24 @@ def test_an_ollama_that_is_not_there_is_said(bench: Bench, monkeypatch: pytest.M
     assert (code, "error[E440]" in err) == (4, True)
 
 
+@pytest.mark.parametrize("other", ["judge", "weak"])
+def test_a_model_that_is_missing_is_said_before_anything_is_asked(other: str, bench: Bench) -> None:
+    bench.server.models = ["m:latest"]
+    bench.write("preference", f"{other}: {{ollama: 'absent:7b'}}", endpoint="{ollama: m}")
+    code, _, err = bench.run()
+    assert (
+        code,
+        f"error[E903]: no such model: the Ollama at {bench.server.url} has no" in err,
+    ) == (
+        4,
+        True,
+    )
+    assert f"after: OLLAMA_HOST={bench.server.url} ollama pull absent:7b\n" in err
+    assert bench.server.asked == []
+    bench.server.models.append("absent:7b")
+    assert bench.report()["rows"] == 20
+
+
 def test_a_server_that_dies_in_the_middle_is_tried_again_and_then_said(bench: Bench) -> None:
     bench.write(concurrency=1)
 
