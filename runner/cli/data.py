@@ -443,6 +443,7 @@ def _synthesize(args: argparse.Namespace) -> int:
 
     settings = read_settings(args.file)
     material = material_of(settings)
+    print_beside(report.foreseen(settings, material))
     if args.check:
         found = f"{len(material.seeds)} seed rows, {len(material.parts)} parts of documents"
         print(f"{args.file} is right: {settings.kind}, {found}")

@@ -19,6 +19,7 @@ from runner.recipe.source import read_source
 from runner.recipe.validate import ANNOTATIONS, KEYWORDS, findings
 from runner.report.reporters import REPORTERS
 from runner.synthesis.kinds import KINDS
+from runner.synthesis.report import _TIMES
 from runner.synthesis.settings import SCHEMA, Endpoint, read_settings
 from runner.synthesis.sources import cut, seeds_of
 from runner.synthesis.synthesize import material_of
@@ -321,3 +322,56 @@ def test_a_document_that_is_no_text_is_an_error(content: bytes, tmp_path: Path) 
     path = write(tmp_path, text + "documents: [text.md]\n")
     (tmp_path / "text.md").write_bytes(content)
     assert [each[:3] for each in said(path)] == [("E910", 5, 13)]
+
+
+DOCUMENTS = "documents: [text.md]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "sources", "most", "words"),
+    [
+        ("paraphrase", ROWS, 1, "1 seed rows with variants: 1"),
+        ("paraphrase", f"{ROWS}\nvariants: 4", 4, "1 seed rows with variants: 4"),
+        ("critique", f"{ROWS}\nrounds: 3", 1, "1 seed rows"),
+        (
+            "preference",
+            f"{ROWS}\n{DOCUMENTS}\nrounds: 2",
+            3,
+            "1 seed rows and 1 parts of documents",
+        ),
+        (
+            "question-answer",
+            f"{DOCUMENTS}\nper_chunk: 5\nrounds: 2",
+            10,
+            "rounds: 2 and per_chunk: 5",
+        ),
+    ],
+)
+def test_more_rows_than_there_can_be_are_a_warning_at_the_count(
+    kind: str,
+    sources: str,
+    most: int,
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for count, warned in ((most, False), (most + 1, True)):
+        text = f"synthesis: 1\nkind: {kind}\ncount: {count}\nendpoint: {{ollama: m}}\n{sources}\n"
+        path = write(tmp_path, text)
+        assert main(["data", "synthesize", str(path), "--check"]) == 0
+        err = capsys.readouterr().err
+        assert (f"s.yaml:3:8: warning[W900]: at most {most} rows can come of " in err) is warned
+        assert (words in err) is warned
+        assert (f"hint: lower count to {most}, " in err) is warned
+
+
+def test_a_kind_whose_rows_only_the_model_can_end_is_not_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = f"synthesis: 1\nkind: self-instruct\ncount: 100000\nendpoint: {{ollama: m}}\n{ROWS}\n"
+    assert main(["data", "synthesize", str(write(tmp_path, text)), "--check"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_every_kind_is_counted_by_its_settings_or_not_at_all() -> None:
+    assert set(_TIMES) == set(KINDS) - {"self-instruct"}
