@@ -45,19 +45,22 @@ def without_key_in_answer(text: str, key: str | None) -> str:
 
 @functools.lru_cache
 def _pattern(key: str) -> re.Pattern[str]:
-    """The key in either case, each character as it is or escaped as JSON, URLs and HTML do."""
+    """The key in either case, each character as it is or escaped as JSON, URLs and HTML do.
+
+    Every repetition is bounded: a hostile server may send 64 MiB of backslashes.
+    """
     return re.compile("".join(map(_any_form, key)), re.IGNORECASE)
 
 
 def _any_form(character: str) -> str:
     code = ord(character)
     forms = [
-        rf"\\*{re.escape(character)}",
-        f"%(?:25)*{code:02x}",
-        rf"\\+u00{code:02x}",
-        rf"\\+x{code:02x}",
-        f"&#0*{code};",
-        f"&#x0*{code:x};",
+        rf"\\{{0,8}}{re.escape(character)}",
+        f"%(?:25){{0,4}}{code:02x}",
+        rf"\\{{1,8}}u00{code:02x}",
+        rf"\\{{1,8}}x{code:02x}",
+        f"&#0{{0,6}}{code};",
+        f"&#x0{{0,6}}{code:x};",
     ]
     named = html.escape(character)
     return f"(?:{'|'.join([*forms, *([named] if named != character else [])])})"

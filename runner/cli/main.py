@@ -127,7 +127,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message; exit code 2."""
-        super().error(message + _meant(message, self.options))
+        super().error(lines_escaped(message + _meant(message, self.options)))
 
 
 def _meant(message: str, options: Sequence[str]) -> str:

@@ -15,7 +15,6 @@ _SECRET_KEY = r"""(?<![\w-])["']?(?:key|api_?key|token|secret|password)["']?\s*:
 _AT_SECRET_KEY = re.compile(
     rf"""({_SECRET_KEY}\s*)("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s"'][^,}}#]*)""", re.IGNORECASE
 )
-_OPEN_SECRET_KEY = re.compile(rf"{_SECRET_KEY}\s*(?:[|>&!]\S*\s*)*(?:#.*)?$", re.IGNORECASE)
 _NAMES = re.compile(r"""["']?(?:[A-Z][A-Z0-9_]{0,63}|null|~)["']?\s*""")
 _IN_ADDRESS = re.compile(r"""(?<=://)[^\s/"'@]+(?=@)|(?<=\?)[^\s"',}]+""")
 _SHORT_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0"}
@@ -73,10 +72,16 @@ def without_secrets(line: str, before: str = "") -> str:
 
     `before` is the line above it, whose value may begin here. Names of variables stay.
     """
-    if _OPEN_SECRET_KEY.search(before):
+    if _value_follows(before):
         return re.sub(r"\S", "*", line)
     line = _AT_SECRET_KEY.sub(_starred, without_tokens(line))
     return _IN_ADDRESS.sub(lambda found: "*" * len(found[0]), line) if "://" in line else line
+
+
+def _value_follows(line: str) -> bool:
+    """Ends it with a key of a secret, behind which at most `|`, an anchor or a comment stands?"""
+    _, *rests = re.split(_SECRET_KEY, line, flags=re.IGNORECASE)
+    return bool(rests) and all(word[0] in "|>&!" for word in rests[-1].partition("#")[0].split())
 
 
 def _starred(found: re.Match[str]) -> str:

@@ -61,3 +61,10 @@ def test_a_bug_prints_no_command_either_and_its_log_has_every_byte(
     assert f"ValueError: {SHOWN}\n" in err
     assert "\x1b" not in err
     assert HOSTILE in (tmp_path / "crash.log").read_text(encoding="utf-8")
+
+
+def test_usage_is_said_without_the_commands_of_what_was_typed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["ls", f"--{HOSTILE}"]) == 2
+    assert f"unrecognized arguments: --{SHOWN}\n" in capsys.readouterr().err
