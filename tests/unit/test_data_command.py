@@ -730,3 +730,14 @@ def test_a_row_of_many_turns_is_cut(rows: Path, capsys: pytest.CaptureFixture[st
     assert text.count("\x1b[32m") == text.count("\x1b[0m") == 20
     assert text.endswith("\x1b[0m… (180 characters more: --format json shows them)")
     assert "more" not in marked(parts[:40], color=False)
+
+
+@pytest.mark.parametrize("names", [["a\x1b[31mb"], ["a\x1b[31mb", "\x9b1mc", "d\u202ee"]])
+def test_no_error_prints_a_command_of_the_terminal(
+    names: list[str], rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the one that ends the command nor those before it."""
+    code, out, err = run(["inspect", *(f"{name}.jsonl" for name in names)], capsys)
+    assert (code, err.count("error[E862]: cannot read ")) == (2, len(names))
+    assert "a\\x1b[31mb.jsonl" in err
+    assert all(line.isprintable() for line in (out + err).split("\n"))
