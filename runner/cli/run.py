@@ -216,6 +216,8 @@ def _run(job: Job, store: Store, background: Child | None, told: Told) -> int:
         _tell_up_to_date(told, shown, page)
     else:
         _tell_result(told, shown, page)
+    for note in page.data["notes"] if page else ():
+        _warn(f"{note['code']}: {note['message']}")
     if is_bundle(args.recipe):
         _compare_with_bundle(job.recipe, shown)
     elif job.lock is not None:

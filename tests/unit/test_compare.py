@@ -64,6 +64,24 @@ def test_base_and_every_run_are_side_by_side(tmp_path: Path) -> None:
     assert not data["notes"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (rows(9, -0.5), [], ["second"]),
+        (rows(9, -0.5), questions([(True, True)]), ["second"]),
+        (questions([(True, True)]), questions([(True, False)]), []),
+        (questions([(True, True)]), [], ["second"]),
+        (rows(9, -0.5), rows(9, -0.6), []),
+    ],
+)
+def test_a_run_that_held_out_no_rows_is_named(
+    tmp_path: Path, first: list[Example], second: list[Example], said: list[str]
+) -> None:
+    data = compared(write(tmp_path, "first", first), write(tmp_path, "second", second))
+    notes = [note["message"] for note in data["notes"] if note["code"] == "W269"]
+    assert [note.split(" held out no rows: ")[0] for note in notes] == said
+
+
 def test_a_paired_interval_is_narrower_than_the_spread_of_the_rows(tmp_path: Path) -> None:
     data = compared(write(tmp_path, "sft", rows(60, -0.1, spread=0.02)))
     tuned = next(model for model in data["models"] if model["name"] == "sft")["values"]["loss"]
