@@ -35,11 +35,26 @@ def the_same_is_measured(recipe: Recipe) -> Iterator[Finding]:
     if recipe.evaluate is None:
         return
     for number, other in enumerate(recipe.compared):
-        if other.evaluate is not None and (found := list(_differs(recipe, other))):
+        if other.evaluate is None:
+            continue
+        if (without := _without_rows(recipe, other)) is not None:
+            message = f"the recipe {quoted(without.name, 80)} holds out no rows, so there are none "
+            message += "to set beside those of the other"
+            yield Finding("W269", f"{POINTER}/{number}", message, _HOLD_OUT)
+        elif found := list(_differs(recipe, other)):
             message = f"rows of {quoted(other.name, 80)} cannot be set beside this recipe's: "
             message += f"{_together(found)} differ{'' if len(found) > 1 else 's'}"
             hint = "let both recipes hold out the same rows, and measure the same of them"
             yield Finding("W264", f"{POINTER}/{number}", message, hint)
+
+
+_HOLD_OUT = "give both the same data.validation, with a fraction above 0"
+
+
+def _without_rows(one: Recipe, other: Recipe) -> Recipe | None:
+    """Which of them alone holds out nothing."""
+    without = [each for each in (one, other) if not each.data.validation.holds_out]
+    return without[0] if len(without) == 1 else None
 
 
 def _together(names: list[str]) -> str:
