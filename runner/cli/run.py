@@ -171,12 +171,15 @@ def _plan_all(jobs: Sequence[Job], store: Store) -> None:
     if args.offline:
         todo = [(link.recipe, link.steps) for job in jobs for link in job.all_links]
         require_ready(todo, cache_folder(), _get_command(args), _say)
-    for job in jobs:
-        for link in [] if job.idle else job.all_links:
-            _warn_of_lacks(link.recipe, link.steps)
-            with naming(job.args):
-                refuse_other_machines(job)
-                require_rendezvous(job.args, link.recipe, link.steps)
+    busy = [(job, link) for job in jobs if not job.idle for link in job.all_links]
+    for _, link in busy:
+        _warn_of_lacks(link.recipe, link.steps, named=len(busy) > 1)
+    for job, link in busy:
+        with naming(job.args):
+            if not args.no_preflight:
+                require_room(link.recipe, link.steps)
+            refuse_other_machines(job)
+            require_rendezvous(job.args, link.recipe, link.steps)
 
 
 def _plan(job: Job, store: Store) -> None:
@@ -341,8 +344,20 @@ def _machines(args: argparse.Namespace, recipe: Recipe, progress: Progress) -> M
     return First(args.rendezvous, recipe.train.nodes, command, progress.say, progress.poll)
 
 
-def _warn_of_lacks(recipe: Recipe, steps: list[Step]) -> None:
-    """What `recipe plan` says is missing, but for what the run gets by itself."""
+def require_room(recipe: Recipe, steps: list[Step]) -> None:
+    """Raise MachineCannot (E940) when a model is to be trained that is larger than all memory."""
+    from runner.execution.preflight import too_large
+
+    trains = any(step.stage == "train" and step.action is not Action.REUSE for step in steps)
+    if trains and (error := too_large(recipe)):
+        raise error
+
+
+def _warn_of_lacks(recipe: Recipe, steps: list[Step], *, named: bool = False) -> None:
+    """What `recipe plan` says is missing, but for what the run gets by itself.
+
+    `named`: with the recipe's name before it?
+    """
     from runner.execution.lacks import lacks
     from runner.plan.cost import cost_here
     from runner.system.folders import cache_folder
@@ -350,7 +365,7 @@ def _warn_of_lacks(recipe: Recipe, steps: list[Step]) -> None:
     cost = cost_here(recipe, steps, runs_of(recipe))
     for lack in lacks(recipe, steps, cost, cache_folder()):
         if not lack.mends_itself:
-            _warn(str(lack))
+            _warn(f"{recipe.name} {lack}" if named else str(lack))
 
 
 def runs_of(recipe: Recipe) -> Path:
