@@ -99,11 +99,16 @@ def _how_long(cost: Cost) -> str:
 
 def _token(recipe: Recipe, stages: list[Stage]) -> Iterator[Lack]:
     from runner.errors import RecipeToolError
+    from runner.execution.published_twin import needs_hub
     from runner.system.hub import find_token
 
     asked = list(ready.downloads(recipe, stages))
     gated = recipe.model.hub is not None and recipe.model.hub.startswith(GATED)
-    if not gated or not any(str(recipe.model.hub) in each for each in asked):
+    if (
+        not gated
+        or not needs_hub(recipe)
+        or not any(str(recipe.model.hub) in each for each in asked)
+    ):
         return
     try:
         token = find_token()

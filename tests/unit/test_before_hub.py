@@ -11,7 +11,7 @@ import pytest
 from runner.cli.main import main, parse
 from runner.errors import StageFailed
 from runner.execution import revisions
-from runner.execution.published_twin import suggest
+from runner.execution.published_twin import planned_twin, suggest
 from runner.plan.published_models import FOLDER
 from runner.recipe.load import load_recipe
 from runner.recipe.model import Recipe
@@ -223,6 +223,24 @@ def test_a_twin_of_a_known_model_needs_no_hub(
     assert twin.resolved()["model"]["path"] == str(place)
     assert list(fetch.snapshot(twin)) == ["config.json"]
     assert findings(twin.resolved(), load_schema()) == []
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_plan_of_such_a_twin_is_of_what_the_run_makes(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known(tmp_path)
+    assert main(["plan", "x.yaml"]) == 0
+    assert "W251" in capsys.readouterr().out
+    assert main(["plan", "x.yaml", "--shrink"]) == 0
+    assert "W251" not in capsys.readouterr().out
+    assert not (tmp_path / "cache" / "published").exists()
+    twin = twin_of()
+    assert planned_twin(load_recipe(Path("x.yaml"))) == twin
+    config = tmp_path / "cache" / "published" / "llama-3.1-70b" / "config.json"
+    config.write_text("{}")
+    assert planned_twin(load_recipe(Path("x.yaml"))).model.hub == LLAMA
+    assert config.read_text() == "{}"
 
 
 @pytest.mark.usefixtures("nobody")
