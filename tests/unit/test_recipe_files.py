@@ -54,7 +54,9 @@ def test_a_wrong_recipe_has_exactly_the_diagnostics_that_it_states(
     ]
     for diagnostic, stated in zip(diagnostics, expected, strict=True):
         assert diagnostic.message.startswith(stated.message)
-        assert diagnostic.hint == stated.hint
+        # a command that is to be typed names the file as it was given
+        given = f"{(recipes / path.relative_to(RECIPES)).parent}/"
+        assert diagnostic.hint.replace(given, "") == stated.hint
         assert diagnostic.severity == ("error" if diagnostic.code[0] == "E" else "warning")
         assert (diagnostic.line, diagnostic.column) <= (diagnostic.end_line, diagnostic.end_column)
     assert (recipe is None) == any(e.code.startswith("E") for e in expected)
