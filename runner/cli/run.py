@@ -115,7 +115,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def address_of(text: str) -> tuple[str, int]:
     from runner.execution.machines.meeting import parse_address
 
-    return parse_address(text)
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main(args: argparse.Namespace) -> int:
@@ -323,12 +326,24 @@ def up_to_date(steps: list[Step], runs: Path) -> Path | None:
 
 
 def require_rendezvous(args: argparse.Namespace, recipe: Recipe, steps: list[Step]) -> None:
-    """Raise UsageError (E952) when more machines are to train, and cannot know where to meet."""
+    """Raise UsageError (E952) when more machines are to train, and cannot know where to meet.
+
+    Where only this machine itself could come, it is warned.
+    """
     from runner.execution.machines.contract import NO_ADDRESS
+    from runner.system.local_server import is_loopback
 
     trains = any(step.stage == "train" and step.action is not Action.REUSE for step in steps)
-    if recipe.train.nodes > 1 and trains and args.rendezvous is None:
+    if recipe.train.nodes == 1 or not trains:
+        return
+    if args.rendezvous is None:
         raise NO_ADDRESS
+    if is_loopback(args.rendezvous[0]):
+        _warn(
+            f"{args.rendezvous[0]} is a loopback address, which no other machine can reach: give "
+            "--rendezvous the one that this machine has on the link to the others (ip -brief "
+            "address)"
+        )
 
 
 def _machines(args: argparse.Namespace, recipe: Recipe, progress: Progress) -> Machines:
