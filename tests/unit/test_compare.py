@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -472,6 +473,17 @@ def test_a_run_that_ended_before_its_evaluation(
     said = refused(run, capsys)
     assert "E920" in said
     assert "it ended after train" in said
+    assert "next: run its recipe without --until: recipe run " in said
+    assert "add " not in said
+    for name, broken in (("0", ""), ("2", "{")):  # older and evaluated, newer and damaged
+        shutil.copytree(write(tmp_path / name, "sft", rows(3, 0.1)), run.parent / name)
+        if broken:
+            (run.parent / name / "run.json").write_text(broken)
+    (run.parent / "latest").symlink_to(run.name)
+    said = refused(run.parent, capsys)
+    assert f"next: name the run that was evaluated: {run.parent / '0'}; or run its" in said
+    change_record(run, resolved={**record["resolved"], "evaluate": None}, until=None)
+    assert '; or add "evaluate: {metrics: true}" to its recipe' in refused(run, capsys)
 
 
 def test_a_run_of_another_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
