@@ -97,6 +97,21 @@ def test_a_recipe_that_extends_takes_the_section_over(project: Path) -> None:
     assert (plain.compare, plain.compared) == (None, ())
 
 
+def test_an_error_says_by_which_recipes_its_file_is_named(project: Path) -> None:
+    (project / "more" / "base.yaml").write_text(SMALL.replace("steps: 4", "step: 4"))
+    text = SMALL.replace("path: ../model", "recipe: base.yaml")
+    (project / "more" / "small.yaml").write_text(text)
+    _, found = check_recipe(Path("large.yaml"))
+    hints = {each.file: each.hint for each in found}
+    chain = "(named by more/small.yaml:3, that one named by large.yaml:10)"
+    assert list(hints) == ["more/base.yaml"]
+    assert hints["more/base.yaml"].endswith(chain)
+    (project / "more" / "base.yaml").write_text("[")
+    _, found = check_recipe(Path("large.yaml"))
+    assert [each.file for each in found] == ["more/base.yaml"]
+    assert found[0].hint.endswith(chain)
+
+
 def test_what_the_other_is_compared_with_is_not_followed(project: Path) -> None:
     (project / "more" / "small.yaml").write_text(SMALL + "compare: {recipes: [../large.yaml]}\n")
     for name, other in (("large.yaml", "small"), ("more/small.yaml", "large")):
