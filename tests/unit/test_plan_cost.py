@@ -426,6 +426,24 @@ def test_the_lock_of_a_branch_says_what_the_branch_was(project: Path) -> None:
     assert found.context == 2048
 
 
+def test_a_plan_says_why_the_steps_are_not_counted(qlora: Recipe) -> None:
+    def lines(recipe: Recipe) -> list[str]:
+        found = cost(recipe, None, SPARK)
+        text = command.as_text(command.Plan(recipe.name, all_run(recipe), found, []))
+        return [line for line in text.splitlines() if line.startswith("training ")]
+
+    (packed,) = lines(qlora)
+    assert "steps not counted: how many rows share a pack" in packed
+    (file,) = qlora.data.train
+    on_hub = dataclasses.replace(file, path=None, hub="acme/rows", file="rows.jsonl")
+    data = dataclasses.replace(qlora.data, packing=False, train=(on_hub,))
+    (unknown,) = lines(dataclasses.replace(qlora, data=data))
+    assert "steps not counted: the rows are on the hub" in unknown
+    counted = dataclasses.replace(qlora, data=dataclasses.replace(qlora.data, packing=False))
+    (known,) = lines(counted)
+    assert " steps, by backend native" in known
+
+
 def test_a_run_warns_of_what_it_will_not_get_by_itself(
     qlora: Recipe, machine: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
