@@ -1,8 +1,8 @@
 """What this machine lacks for a plan, and what to type next. Reads only; asks a loopback Ollama.
 
 What `--offline` would miss is told by ready.py, whose lists are used here. A shortage of memory or
-disk is an estimate's: `recipe plan` shows it, `recipe run` warns of it, neither refuses for it. What
-cannot even be loaded is refused by preflight.py.
+disk is an estimate's: `recipe plan` shows it, `recipe run` warns of it, neither refuses for it.
+What cannot even be loaded is refused by preflight.py.
 """
 
 from __future__ import annotations
