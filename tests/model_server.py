@@ -93,6 +93,7 @@ class ModelServer:
     def __init__(self, behave: Behaviour = lambda asked: None, seconds: float = 0.0) -> None:
         self.behave, self.seconds = behave, seconds
         self.says = obliging
+        self.models: list[str] | None = None  # that it has as Ollama; None: it does not tell
         self.asked: list[Asked] = []
         self.answered = 0
         self.most_at_once = self._at_once = 0
@@ -129,10 +130,16 @@ class ModelServer:
                 """Nothing on the terminal."""
 
             def do_GET(self) -> None:
-                self._send(Answer(body=json.dumps({"version": "0.0.0"})))
+                told: dict[str, Any] = {"version": "0.0.0"}
+                if self.path == "/api/tags" and server.models is not None:
+                    told = {"models": [{"name": name} for name in server.models]}
+                self._send(Answer(body=json.dumps(told)))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path == "/api/show":
+                    self._send(server._shown(body["model"]))
+                    return
                 with server._mutex:
                     asked = Asked(len(server.asked), self.path, dict(self.headers), body)
                     server.asked.append(asked)
@@ -158,6 +165,12 @@ class ModelServer:
                 self.wfile.write(content[: len(content) // 2] if answer.cut else content)
 
         return Handler
+
+    def _shown(self, name: str) -> Answer:
+        """Ollama finds some names that are not in its list."""
+        if name in (self.models or ()) or name.startswith("unlisted"):
+            return Answer(body=json.dumps({"modelfile": ""}))
+        return Answer(404, json.dumps({"error": f"model '{name}' not found"}))
 
     def _model_answer(self, asked: Asked, answer: Answer) -> str:
         said = answer.said

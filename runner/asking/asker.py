@@ -13,8 +13,7 @@ from runner.asking.protocols import NotTheProtocol, Question, Reply, path_of, re
 from runner.asking.settings import Asks, Endpoint
 from runner.asking.spending import Pace, Spending, Stopped
 from runner.errors import MachineCannot, RecipeToolError
-from runner.report.printable import escaped
-from runner.system.ollama import client_call
+from runner.system.ollama import pull_command
 
 MAX_WAIT = 600.0  # seconds that a server may ask us to wait; longer ends the command
 MAX_BACKOFF = 120.0
@@ -86,7 +85,7 @@ class Asker:
                 said = post(address, path_of(endpoint), asked["body"], self._how.timeout)
                 read_reply(asked, said)
             except NotTheProtocol:
-                words = escaped(" ".join(said.split()))[:120]
+                words = address.words_without_key(" ".join(said.split()))[:120]
                 failure = Failure(f"this is no answer of a model: {words or 'nothing'}")
             except Failure as error:
                 failure = error
@@ -190,12 +189,11 @@ def _error(failure: Failure, endpoint: Endpoint, address: Address, tries: int) -
         named = f"the key in {endpoint.key}" if endpoint.key else "a key (endpoint.key names it)"
         return MachineCannot(f"no access: {said}", hint=f"check {named}, {again}", code="E902")
     if failure.status == 404:
-        pull = (
-            f"{client_call()} pull {endpoint.model}"
-            if endpoint.url is None
-            else "check model and address"
-        )
-        return MachineCannot(f"no such model or path: {said}", hint=f"{pull}, {again}", code="E903")
+        hint = f"check model and address, {again}"
+        if endpoint.url is None:
+            hint = "run the same command again, for which answers that have come are in the log, "
+            hint += f"after: {pull_command(endpoint.model)}"
+        return MachineCannot(f"no such model or path: {said}", hint=hint, code="E903")
     if failure.status == 429:
         hint = f"wait, or lower requests.per_minute and requests.concurrency, {again}"
         return RecipeToolError(f"too many requests: {said}", hint=hint, code="E904")

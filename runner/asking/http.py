@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from runner.asking.masking import without_key_in_answer, without_key_in_words
 from runner.report.printable import escaped
 from runner.system.ollama import LOOPBACK
 
 MAX_ANSWER_BYTES = 64 << 20
 MAX_WORDS = 300  # of a server, in a message
-SHORTEST_SECRET = 12  # characters; "EMPTY" or "none" is no secret, and may be a word of an answer
 
 
 @dataclass(eq=False)
@@ -43,11 +43,9 @@ class Address:
     def __repr__(self) -> str:
         return f"Address({self.url!r})"
 
-    def without_key(self, text: str) -> str:
-        """`text` of a server that may repeat what it was sent."""
-        if self.key is None or len(self.key) < SHORTEST_SECRET:
-            return text
-        return text.replace(self.key, "***")
+    def words_without_key(self, words: str) -> str:
+        """What a message tells of a server that may repeat what it was sent: at most MAX_WORDS."""
+        return escaped(without_key_in_words(words, self.key))[:MAX_WORDS]
 
 
 def post(address: Address, path: str, body: Mapping[str, Any], timeout: float) -> str:
@@ -67,11 +65,11 @@ def post(address: Address, path: str, body: Mapping[str, Any], timeout: float) -
     except urllib.error.HTTPError as error:
         raise _refused(address, error) from None
     except (OSError, http.client.HTTPException) as error:
-        raise _no_answer(error) from None
+        raise _no_answer(address, error) from None
     if len(answer) > MAX_ANSWER_BYTES:
         raise Failure(f"an answer of more than {MAX_ANSWER_BYTES >> 20} MiB")
     try:
-        return address.without_key(answer.decode("utf-8"))
+        return without_key_in_answer(answer.decode("utf-8"), address.key)
     except UnicodeDecodeError:
         raise Failure("the answer is not UTF-8") from None
 
@@ -94,7 +92,7 @@ def _refused(address: Address, error: urllib.error.HTTPError) -> Failure:
             said = error.read(1 << 16).decode(errors="replace")
         except (OSError, http.client.HTTPException):
             said = ""
-    words = escaped(address.without_key(_error_words(said)))[:MAX_WORDS]
+    words = address.words_without_key(_error_words(said))
     return Failure(
         f"HTTP {error.code}{': ' if words else ''}{words}",
         status=error.code,
@@ -102,14 +100,14 @@ def _refused(address: Address, error: urllib.error.HTTPError) -> Failure:
     )
 
 
-def _no_answer(error: Exception) -> Failure:
+def _no_answer(address: Address, error: Exception) -> Failure:
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     words = str(getattr(cause, "strerror", None) or cause or type(cause).__name__)
     begun = not isinstance(error, urllib.error.URLError)  # that is: after the connection stood
     certificate = isinstance(cause, ssl.SSLCertVerificationError)
     waited = isinstance(cause, TimeoutError)
     return Failure(
-        escaped("no answer in time" if waited else words)[:MAX_WORDS],
+        "no answer in time" if waited else address.words_without_key(words),
         absent=not begun and not waited,
         hopeless=certificate,
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from urllib.parse import urlsplit
+
+from runner.recipe.finding import Finding
+from runner.recipe.source import pointer_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,19 @@ def endpoint_of(filled: Mapping[str, Any]) -> Endpoint:
         return Endpoint(filled["ollama"], None, None, filled["structured"], filled["num_ctx"])
     url = filled["api"].rstrip("/")
     return Endpoint(filled["model"], url, filled["key"], filled["structured"])
+
+
+def not_repeated(found: Finding) -> Finding | None:
+    """What is wrong with a `key` or an `api`, whose value may be a secret; None for others."""
+    tokens = pointer_tokens(found.pointer)
+    if found.code not in ("E104", "E107") or tokens[-1:] not in (["key"], ["api"]):
+        return None
+    what = "the NAME of an environment variable, in capitals"
+    if tokens[-1] == "api":
+        what = "an http:// or https:// address without user, question mark or key"
+    example = "https://api.example.com/v1" if tokens[-1] == "api" else "SYNTHESIS_API_KEY"
+    hint = f"for example: {example}" if found.code == "E104" else found.hint
+    return replace(found, message=f"{'.'.join(tokens)} must be {what}", hint=hint)
 
 
 def is_address(url: str) -> bool:

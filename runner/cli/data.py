@@ -178,11 +178,11 @@ def _error_data(error: RecipeToolError) -> dict[str, str]:
 
 def _raise_last(failed: Sequence[RecipeToolError]) -> None:
     """Say why each file is not shown; the error with the highest exit code is raised."""
+    from runner.report.told import error_lines
+
     ordered = sorted(failed, key=lambda error: error.exit_code)
     for error in ordered[:-1]:
-        print(f"error[{error.code}]: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  next: {error.hint}", file=sys.stderr)
+        print(*error_lines(error), sep="\n", file=sys.stderr)
     if ordered:
         raise ordered[-1]
 
@@ -443,6 +443,7 @@ def _synthesize(args: argparse.Namespace) -> int:
 
     settings = read_settings(args.file)
     material = material_of(settings)
+    print_beside(report.foreseen(settings, material))
     if args.check:
         found = f"{len(material.seeds)} seed rows, {len(material.parts)} parts of documents"
         print(f"{args.file} is right: {settings.kind}, {found}")

@@ -66,14 +66,19 @@ def of_machine(root: Path) -> Iterator[Check]:
 def _of_recipe(args: argparse.Namespace, root: Path) -> Iterator[Check]:
     if args.recipe is None:
         return
+    from runner.doctor.check import Check, State
     from runner.doctor.recipe import checks
+    from runner.errors import MachineCannot
     from runner.recipe.load import load_recipe
     from runner.recipe.shrink import shrink_recipe
     from runner.report.reporters import print_beside
     from runner.system.folders import cache_folder
 
     recipe = load_recipe(args.recipe, warn=print_beside, overrides=args.set)
-    yield from checks(shrink_recipe(recipe) if args.shrink else recipe, cache_folder(), root)
+    try:
+        yield from checks(shrink_recipe(recipe) if args.shrink else recipe, cache_folder(), root)
+    except MachineCannot as error:  # it cannot even be planned: the other checks are told too
+        yield Check("recipe", State.PROBLEM, error.message, fix=error.hint)
 
 
 def as_text(checks: Sequence[Check]) -> str:

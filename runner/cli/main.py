@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from runner import __version__
 from runner.errors import Interrupted, RecipeInvalid, RecipeToolError
+from runner.report.printable import lines_escaped
 from runner.system.sharing import closed, share_with_group
 
 # command -> what it does, in one line. The module is runner.cli.<command>.
@@ -126,7 +127,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message; exit code 2."""
-        super().error(message + _meant(message, self.options))
+        super().error(lines_escaped(message + _meant(message, self.options)))
 
 
 def _meant(message: str, options: Sequence[str]) -> str:
@@ -152,16 +153,14 @@ def _on_terminate(signal_number: int, frame: FrameType | None) -> None:
 def _with_notes(error: Exception, code: int) -> int:
     """Print what else is to be said of a reported error: of several recipes, which were done."""
     for note in getattr(error, "__notes__", ()):
-        print(note, file=sys.stderr)
+        print(lines_escaped(str(note)), file=sys.stderr)
     return code
 
 
 def _report(error: RecipeToolError) -> int:
-    print(f"error[{error.code}]: {error.message}", file=sys.stderr)
-    if log := getattr(error, "log", ""):
-        print(f"  log:  {log}", file=sys.stderr)
-    if error.hint:
-        print(f"  next: {error.hint}", file=sys.stderr)
+    from runner.report.told import error_lines
+
+    print(*error_lines(error), sep="\n", file=sys.stderr)
     return error.exit_code
 
 
@@ -197,7 +196,7 @@ def _report_bug(arguments: Sequence[str]) -> int:
             traceback.format_exc(),
         ]
     )
-    print(text, file=sys.stderr)
+    print(lines_escaped(text), file=sys.stderr)
     try:
         log = Path(cache_folder()) / "crash.log"
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -275,7 +275,9 @@ def _compare_with_bundle(recipe: Recipe, folder: Path) -> None:
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr)
+    from runner.report.printable import lines_escaped
+
+    print(lines_escaped(message), file=sys.stderr)
 
 
 def nothing(told: Any) -> None:
@@ -419,7 +421,9 @@ def _not_reproduced(what: str, found: Sequence[str]) -> NotReproduced:
 
 
 def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    from runner.report.printable import lines_escaped
+
+    print(f"warning: {lines_escaped(message)}", file=sys.stderr)
 
 
 def _verify(folder: Path, store: Store, told: Told) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner.doctor.check import Check, State, ok
+from runner.errors import MachineCannot
 from runner.execution.lacks import gb
 from runner.system import environments, hardware, ollama, tools
 
@@ -56,7 +57,11 @@ def _answering(url: str) -> Check:
 
 def servers(cache: Path) -> Check:
     """Which Ollama a run would use."""
-    url, named = ollama.server_url(), os.environ.get("OLLAMA_HOST", "").strip()
+    try:
+        url, named = ollama.server_url(), os.environ.get("OLLAMA_HOST", "").strip()
+    except MachineCannot as error:
+        why = "the stages ollama and benchmark need it"
+        return Check("ollama", State.PROBLEM, error.message, why, error.hint)
     if ollama.may_be_asked_while_planning(url) and ollama.answers(url):
         return _answering(url)
     if named:

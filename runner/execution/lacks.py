@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.backends import load_backend
+from runner.errors import MachineCannot
 from runner.execution import device, ready
 from runner.plan.cost import Cost, Machine
 from runner.plan.plan import Action, Step
@@ -189,7 +190,11 @@ def _ollama(recipe: Recipe, stages: list[Stage], cache: Path) -> Iterator[Lack]:
 
     if not any("ollama" in stage.TOOLS for stage in stages):
         return
-    url, named = ollama.server_url(), os.environ.get("OLLAMA_HOST", "").strip()
+    try:
+        url, named = ollama.server_url(), os.environ.get("OLLAMA_HOST", "").strip()
+    except MachineCannot as error:
+        yield Lack("W254", error.message, error.hint)
+        return
     if named:
         if ollama.may_be_asked_while_planning(url) and not ollama.answers(url):
             yield Lack("W254", f"the Ollama at {url}, which OLLAMA_HOST names", "ollama serve")

@@ -7,11 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runner.asking.settings import Budget, Endpoint, Requests, endpoint_of, is_address
+from runner.asking.settings import (
+    Budget,
+    Endpoint,
+    Requests,
+    endpoint_of,
+    is_address,
+    not_repeated,
+)
 from runner.errors import RecipeInvalid
 from runner.recipe.finding import Finding, describe
 from runner.recipe.schema import fill_defaults, load_schema
-from runner.recipe.source import Source, pointer_tokens, read_source
+from runner.recipe.source import Source, read_source
 from runner.recipe.validate import findings
 
 SCHEMA = "judge-1"
@@ -85,11 +92,6 @@ def _problems(source: Source) -> Iterator[Finding]:
 
 def _in_own_words(found: Finding) -> Finding:
     """What a value of `key` or `api` says may be the key itself, and is never repeated."""
-    tokens = pointer_tokens(found.pointer)
-    if found.code == "E107" and tokens[-1] == "key":
-        message = "endpoint.key must be the NAME of an environment variable, in capitals"
-        return replace(found, message=message)
-    if found.code == "E107" and tokens[-1] == "api":
-        message = "endpoint.api must be an http:// or https:// address without user or key"
-        return replace(found, message=message)
+    if (about_a_secret := not_repeated(found)) is not None:
+        return about_a_secret
     return replace(found, message=found.message.replace("the recipe", "the judge's file"))

@@ -10,6 +10,13 @@ import re
 
 # A token of the hub: `hf_` and 34 letters and digits, or an organisation's; the key of an API.
 _TOKEN = re.compile(r"\b(hf_|api_org_|sk-)(?:(?<=_)[A-Za-z0-9]{30,}|(?<=-)[A-Za-z0-9_-]{20,})")
+# What stands at a key that asks for a secret, or the name of one; and the secrets in an address.
+_SECRET_KEY = r"""(?<![\w-])["']?(?:key|api_?key|token|secret|password)["']?\s*:"""
+_AT_SECRET_KEY = re.compile(
+    rf"""({_SECRET_KEY}\s*)("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s"'][^,}}#]*)""", re.IGNORECASE
+)
+_NAMES = re.compile(r"""["']?(?:[A-Z][A-Z0-9_]{0,63}|null|~)["']?\s*""")
+_IN_ADDRESS = re.compile(r"""(?<=://)[^\s/"'@]+(?=@)|(?<=\?)[^\s"',}]+""")
 _SHORT_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0"}
 
 
@@ -20,6 +27,13 @@ def escaped(text: str) -> str:
     return "".join(
         character if character.isprintable() else _escape(character) for character in text
     )
+
+
+def lines_escaped(text: str) -> str:
+    """`text` of several lines, escaped but for the line ends and tabs."""
+    if text.isprintable():
+        return text
+    return re.sub(r"[^\n\t]+", lambda found: escaped(found[0]), text)
 
 
 def quoted(text: str, limit: int | None = None) -> str:
@@ -51,6 +65,28 @@ def holds_token(text: str) -> bool:
 def without_tokens(text: str) -> str:
     """`text` with every token of the hub replaced by as many stars: columns stay in place."""
     return _TOKEN.sub(lambda found: found[1] + "*" * (len(found[0]) - len(found[1])), text)
+
+
+def without_secrets(line: str, before: str = "") -> str:
+    """A line of a recipe, as it may be shown: stars for tokens and for what stands at `key:`.
+
+    `before` is the line above it, whose value may begin here. Names of variables stay.
+    """
+    if _value_follows(before):
+        return re.sub(r"\S", "*", line)
+    line = _AT_SECRET_KEY.sub(_starred, without_tokens(line))
+    return _IN_ADDRESS.sub(lambda found: "*" * len(found[0]), line) if "://" in line else line
+
+
+def _value_follows(line: str) -> bool:
+    """Ends it with a key of a secret, behind which at most `|`, an anchor or a comment stands?"""
+    _, *rests = re.split(_SECRET_KEY, line, flags=re.IGNORECASE)
+    return bool(rests) and all(word[0] in "|>&!" for word in rests[-1].partition("#")[0].split())
+
+
+def _starred(found: re.Match[str]) -> str:
+    named = _NAMES.fullmatch(found[2])
+    return found[0] if named else found[1] + re.sub(r"\S", "*", found[2])
 
 
 def _escape(character: str) -> str:

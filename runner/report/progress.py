@@ -13,7 +13,7 @@ from typing import Any, Protocol, TextIO
 
 from runner.execution.events import read_events
 from runner.report.canary_line import canary_line
-from runner.report.printable import escaped
+from runner.report.printable import escaped, lines_escaped
 
 LINE_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
 POLL_INTERVAL = 0.2  # seconds between looks at the event file
@@ -95,7 +95,7 @@ class _Lines:
         self.say(f"      {name:<10} {amount(event)}  {step_details(event)}".rstrip())
 
     def say(self, message: str) -> None:
-        print(message, file=self._stream, flush=True)
+        print(lines_escaped(message), file=self._stream, flush=True)
 
     def close(self) -> None:
         self._stream.flush()
@@ -141,7 +141,7 @@ class _Bars:
         )
 
     def say(self, message: str) -> None:
-        self._console.print(message, highlight=False, markup=False)
+        self._console.print(lines_escaped(message), highlight=False, markup=False)
 
     def close(self) -> None:
         self._drop_task()

@@ -11,7 +11,7 @@ from typing import Protocol, TextIO
 
 from runner.errors import RecipeInvalid
 from runner.report.diagnostic import Diagnostic, Note
-from runner.report.printable import escaped, one_column_each, without_tokens
+from runner.report.printable import escaped, one_column_each, without_secrets
 
 JSON_VERSION = 1
 MAX_SHOWN_WIDTH = 160  # of a source line; longer ones are cut around the caret
@@ -125,7 +125,9 @@ class _SourceLines:
             return None
         if file != self._file:
             self._file, self._lines = file, _read_lines(file)
-        return without_tokens(self._lines[number - 1]) if number <= len(self._lines) else None
+        if number > len(self._lines):
+            return None
+        return without_secrets(self._lines[number - 1], *self._lines[number - 2 : number - 1])
 
 
 def _read_lines(file: str) -> list[str]:

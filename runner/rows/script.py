@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import StageFailed
+from runner.report.printable import lines_escaped
 from runner.store.atomic import disk_errors
 
 
@@ -74,4 +75,4 @@ def _keep_log(error: StageFailed, kept: Path) -> None:
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print(lines_escaped(message), file=sys.stderr, flush=True)

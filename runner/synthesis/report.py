@@ -12,11 +12,19 @@ from runner.report.diagnostic import Diagnostic
 from runner.report.printable import quoted
 from runner.rows.prepared import cleaning_lines
 from runner.synthesis.command import Finished
+from runner.synthesis.kinds import Material
 from runner.synthesis.settings import Settings
-from runner.synthesis.synthesize import IN_VAIN, Result
+from runner.synthesis.synthesize import IN_VAIN, Result, most_rows
 
 MAX_SHOWN = 120  # characters of an example
 
+# What of a kind's own settings multiplies its rows.
+_TIMES = {
+    "question-answer": ("rounds", "per_chunk"),
+    "paraphrase": ("variants",),
+    "preference": (),
+    "critique": (),
+}
 _WHY = {
     "budget": ("the budget is reached", "raise `budget`, then run the same command again"),
     "used up": (
@@ -98,6 +106,27 @@ def as_data(settings: Settings, out: Path, finished: Finished) -> dict[str, Any]
 
 def _sorted(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda each: (-each[1], each[0])))
+
+
+def foreseen(settings: Settings, material: Material) -> list[Diagnostic]:
+    """W900 where there will be fewer rows than are wanted, whatever the model answers."""
+    most = most_rows(settings, material)
+    if most is None or most >= settings.count:
+        return []
+    sources = [
+        f"{count} {name}"
+        for count, name in (
+            (len(material.seeds), "seed rows"),
+            (len(material.parts), "parts of documents"),
+        )
+        if count
+    ]
+    times = [f"{name}: {settings.own[name]}" for name in _TIMES[settings.kind]]
+    by = f" with {' and '.join(times)}" if times else ""
+    message = f"at most {most} rows can come of {' and '.join(sources)}{by}"
+    ways = [f"raise `{name}`" for name in _TIMES[settings.kind]]
+    hint = ", ".join([f"lower count to {most}", "give more rows or documents", *ways])
+    return [settings.source.diagnostic("W900", "/count", message, hint=hint)]
 
 
 def warnings(settings: Settings, result: Result) -> list[Diagnostic]:

@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runner.asking.settings import Budget, Endpoint, Requests, endpoint_of, is_address
+from runner.asking.settings import (
+    Budget,
+    Endpoint,
+    Requests,
+    endpoint_of,
+    is_address,
+    not_repeated,
+)
 from runner.errors import RecipeInvalid
 from runner.recipe.checks.cleaning import LANGUAGES
 from runner.recipe.elsewhere import hint_for_key
@@ -117,12 +124,9 @@ def _problems(source: Source) -> Iterator[Finding]:
 
 def _in_own_words(found: Finding) -> Finding:
     """Hints about keys know recipes of trainings; a value of `key` may be the key itself."""
+    if (about_a_secret := not_repeated(found)) is not None:
+        return about_a_secret
     tokens = pointer_tokens(found.pointer)
-    if found.code == "E107" and tokens[-1] in ("key", "api"):
-        what = "the NAME of an environment variable, in capitals"
-        if tokens[-1] == "api":
-            what = "an http:// or https:// address without user, question mark or key"
-        return replace(found, message=f"{'.'.join(tokens)} must be {what}")
     parent = found.pointer.rpartition("/")[0]
     if found.code == "E102" and hint_for_key(tokens[-1], parent):
         meant = nearest(tokens[-1], _all_keys(load_schema(SCHEMA)))

@@ -70,6 +70,13 @@ def material_of(settings: Settings) -> Material:
     return Material(seeds_of(settings), parts_of(settings))
 
 
+def most_rows(settings: Settings, material: Material) -> int | None:
+    """How many rows there can be at most; None where only the model knows."""
+    kind = load_kind(settings.kind)
+    tasks = kind.tasks(settings, material)
+    return None if tasks is None else tasks * kind.rows_a_task(settings)
+
+
 def synthesize(
     settings: Settings,
     material: Material,

@@ -10,14 +10,16 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from runner.errors import MachineCannot
+from runner.report.printable import quoted
 from runner.store.locks import Lock
 from runner.system import folders, process, tools
 from runner.system.local_server import (
@@ -31,7 +33,9 @@ from runner.system.local_server import (
 
 USUAL_URL = "http://127.0.0.1:11434"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+(%[\w.-]+)?", re.IGNORECASE)  # a name or IPv6
 LOOK_SECONDS = 1.0  # planning must not hang on a server that does not answer
+LIST_SECONDS = 30.0
 MODEL_LAYER = "application/vnd.ollama.image.model"
 TEMPLATE_LAYER = "application/vnd.ollama.image.template"
 SYSTEM_LAYER = "application/vnd.ollama.image.system"
@@ -136,20 +140,36 @@ def find_program() -> Path | None:
 def parse_host(value: str) -> str:
     """OLLAMA_HOST as a URL, read as Ollama reads it; "all addresses" becomes the loopback.
 
+    Raises MachineCannot (E440) for what is no address.
+
     >>> parse_host("0.0.0.0:8080")
     'http://127.0.0.1:8080'
     """
     scheme, separator, rest = value.partition("://")
     if not separator:
         scheme, rest = "http", value
-    parts = urlsplit(f"{scheme}://{rest}")
-    host = parts.hostname or "127.0.0.1"
+    try:
+        parts = urlsplit(f"{scheme}://{rest}")
+        host, given = parts.hostname or "127.0.0.1", parts.port
+    except ValueError:  # a port that is none, a bracket without its other
+        raise _no_address(value) from None
+    if scheme not in ("http", "https") or not _HOST.fullmatch(host):
+        raise _no_address(value)
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
     usual = {"http": 80, "https": 443} if separator else {}
-    port = parts.port or usual.get(scheme, 11434)
+    port = given or usual.get(scheme, 11434)
     bracketed = f"[{host}]" if ":" in host else host
     return f"{scheme}://{bracketed}:{port}{parts.path.rstrip('/')}"
+
+
+def _no_address(value: str) -> MachineCannot:
+    return MachineCannot(
+        f"OLLAMA_HOST is {quoted(value, 80)}, which is no address of a server",
+        hint="write it as HOST, HOST:PORT or http://HOST:PORT, as in 127.0.0.1:11434, with a port "
+        "of at most 65535; or unset OLLAMA_HOST to have one started for you",
+        code="E440",
+    )
 
 
 def models_folder() -> Path:
@@ -240,27 +260,50 @@ def answers(url: str) -> bool:
 
 def talk_command(name: str) -> str:
     """What to type to talk to the model `name`, with full paths where Ollama is in the cache."""
+    return _typed([["run", name]])
+
+
+def pull_command(*names: str) -> str:
+    """What to type to have Ollama fetch models, wherever the next command will look for them."""
+    return _typed([["pull", name] for name in names])
+
+
+def _typed(orders: Sequence[Sequence[str]]) -> str:
+    """Orders of Ollama's client; a server is started for them where none runs, and ended."""
     named = os.environ.get("OLLAMA_HOST", "").strip()
     url = server_url()
     program = find_program()
     cached = tools.find_tool("ollama", folders.cache_folder())
     client = "ollama" if program else str(cached / "bin" / "ollama") if cached else ""
-    if named and not client and urlsplit(url).hostname not in LOOPBACK:
-        return f"docker compose exec {urlsplit(url).hostname} ollama run {shlex.quote(name)}"
     call = shlex.quote(client or "ollama")
-    talk = f"{call} run {shlex.quote(name)}"
-    if named:
-        return f"OLLAMA_HOST={shlex.quote(named)} {talk}"
-    if answers(url):
-        return talk
+    if named and not client and urlsplit(url).hostname not in LOOPBACK:
+        call = f"docker compose exec {urlsplit(url).hostname} ollama"
+    elif named:
+        call = f"OLLAMA_HOST={shlex.quote(named)} {call}"
+    typed = " && ".join(f"{call} {shlex.join(words)}" for words in orders)
+    if named or answers(url):
+        return typed
+    models = os.environ.get("OLLAMA_MODELS")
+    serve = f"OLLAMA_MODELS={shlex.quote(models)} {call}" if models else call
     ready = f"until {call} list >/dev/null 2>&1; do sleep 1; done"
-    return f"{call} serve >/dev/null 2>&1 & {ready}; {talk}; kill $!"
+    return f"{serve} serve >/dev/null 2>&1 & {ready}; {typed}; kill $!"
 
 
-def client_call() -> str:
-    """What to type for `ollama`: its full path where only the cache has it."""
-    cached = None if find_program() else tools.find_tool("ollama", folders.cache_folder())
-    return shlex.quote(str(cached / "bin" / "ollama")) if cached else "ollama"
+def lacking(url: str, names: Iterable[str]) -> list[str]:
+    """Which models the server at `url` has not, sorted; none where it does not tell."""
+    try:
+        listed = ask(url, "GET", "/api/tags", timeout=LIST_SECONDS)["models"] or ()
+        there = {_full_name(str(each["name"])) for each in listed}
+        unlisted = sorted({name for name in names if _full_name(name) not in there})
+        return [name for name in unlisted if stored_online(url, name, LIST_SECONDS) is None]
+    except (NoAnswer, Refused, KeyError, TypeError):
+        return []
+
+
+def _full_name(name: str) -> str:
+    """With its tag, in small letters, as Ollama compares names."""
+    tagged = ":" in name.rpartition("/")[2]
+    return (name if tagged else f"{name}:latest").lower()
 
 
 def _server_env(port: int, models: Path, home: Path) -> dict[str, str]:

@@ -353,6 +353,12 @@ def test_a_template_that_cannot_be_trained_with_is_refused(
     assert words in run.error["message"]
 
 
+def test_a_template_that_does_not_work_is_looked_at_within_the_limits(prepare: Prepare) -> None:
+    run = prepare([chat("q", "a")], template="t.jinja", template_text="{{ nonsense")
+    assert "a shipped template in data.chat_template" in run.error["hint"]
+    assert "`recipe data inspect --recipe RECIPE`" in run.error["hint"]
+
+
 HISTORY = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{{ m.content if loop.last or m.role != 'assistant' else 'forgotten' }}<|im_end|>\n"

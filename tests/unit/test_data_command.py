@@ -609,3 +609,14 @@ def test_keys_that_are_not_read_are_named(rows: Path, capsys: pytest.CaptureFixt
     assert "looks like messages" in out
     assert 'could also be text ("text"): --from says which' in out
     assert 'ignored: "text" in 1 rows' in out
+
+
+@pytest.mark.parametrize("names", [["a\x1b[31mb"], ["a\x1b[31mb", "\x9b1mc", "d\u202ee"]])
+def test_no_error_prints_a_command_of_the_terminal(
+    names: list[str], rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the one that ends the command nor those before it."""
+    code, out, err = run(["inspect", *(f"{name}.jsonl" for name in names)], capsys)
+    assert (code, err.count("error[E862]: cannot read ")) == (2, len(names))
+    assert "a\\x1b[31mb.jsonl" in err
+    assert all(line.isprintable() for line in (out + err).split("\n"))

