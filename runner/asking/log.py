@@ -62,7 +62,7 @@ class Log:
     def __enter__(self) -> Self:
         if self._read_only and not self.path.exists():
             return self
-        with disk_errors(f"opening {self.path}"):
+        with disk_errors(f"opening {self.path}", self.path):
             if self._read_only:
                 self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             else:
@@ -114,7 +114,7 @@ class Log:
         digest = request_digest(asked)
         line = {"request": digest, "asked": asked, "answer": answer, "sha256": _sha256(answer)}
         data = json.dumps(line, ensure_ascii=True).encode() + b"\n"
-        with self._mutex, disk_errors(f"writing {self.path}"):
+        with self._mutex, disk_errors(f"writing {self.path}", self.path):
             try:
                 written = 0
                 while written < len(data):

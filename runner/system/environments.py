@@ -114,7 +114,7 @@ def ensure(role: str, cache: Path, on_message: Callable[[str], None]) -> Environ
         f"environment {role}",
         on_wait=lambda holder: on_message(f"waiting for {holder} to build environment {role}"),
     )
-    with disk_errors(f"building the environment {role}"), lock:
+    with disk_errors(f"building the environment {role}", cache), lock:
         if not (found := _find(role, wanted, cache)):
             _Build(role, wanted, folder, cache, lock.fd, on_message).run()
             found = _find(role, wanted, cache)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from runner.errors import UsageError
 
+CACHE = "SPARK_RECIPES_CACHE"
+STORE = "SPARK_RECIPES_STORE"
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -15,7 +17,7 @@ def cache_folder() -> Path:
 
     Everything that can be made again: environments, tools, and the store. Not created here.
     """
-    if chosen := os.environ.get("SPARK_RECIPES_CACHE"):
+    if chosen := os.environ.get(CACHE):
         return Path(chosen).expanduser().absolute()
     base = Path(os.environ.get("XDG_CACHE_HOME") or "")
     # The XDG rules say that a relative path there must be ignored.
@@ -24,8 +26,13 @@ def cache_folder() -> Path:
 
 def store_folder() -> Path:
     """SPARK_RECIPES_STORE, else `store` in the cache folder. Not created here."""
-    chosen = os.environ.get("SPARK_RECIPES_STORE")
+    chosen = os.environ.get(STORE)
     return Path(chosen).expanduser().absolute() if chosen else cache_folder() / "store"
+
+
+def store_variable() -> str:
+    """The variable that says where the store is: its own, or the cache's."""
+    return STORE if os.environ.get(STORE) else CACHE
 
 
 def shipped(kind: str) -> Path:
@@ -42,5 +49,5 @@ def _home() -> Path:
     except RuntimeError:
         raise UsageError(
             "there is no home folder to keep the cache in",
-            hint="set SPARK_RECIPES_CACHE to a folder you may write to",
+            hint=f"set {CACHE} to a folder you may write to",
         ) from None

@@ -78,7 +78,7 @@ def ensure_tool(name: str, cache: Path, say: Say = _silent) -> Path:
         return found
     folder = tool_folder(name, cache)
     with (
-        disk_errors(f"building {name}"),
+        disk_errors(f"building {name}", cache),
         Lock(
             cache / "locks" / f"tool-{folder.name}.lock",
             f"the build of {name}",

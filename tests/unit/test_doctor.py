@@ -236,6 +236,20 @@ def test_little_room_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "SPARK_RECIPES_CACHE" in checks[0].fix
 
 
+@pytest.mark.parametrize(
+    ("place", "found"), [("/proc/nostore", "nothing is free"), ("file/store", "cannot be written")]
+)
+def test_a_store_where_nothing_can_be_made_is_a_problem(
+    place: str, found: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("#!/bin/sh\n")
+    (tmp_path / "file").chmod(0o755)  # which root may "enter"
+    check = list(places.folders(tmp_path, tmp_path / place))[1]
+    assert (check.name, check.state) == ("store", State.PROBLEM)
+    assert found in check.found
+    assert "SPARK_RECIPES_STORE" in check.fix
+
+
 def test_an_ollama_that_is_named_has_to_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
