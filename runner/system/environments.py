@@ -28,7 +28,7 @@ from runner.errors import MachineCannot
 from runner.store.atomic import disk_errors, write_atomic
 from runner.store.digest import canonical_sha256
 from runner.store.locks import Lock
-from runner.system.folders import shipped
+from runner.system.folders import PREBUILT, shipped
 from runner.system.process import ChildResult, describe_exit, run_child, tail
 from runner.system.uv import index_options, uv_binary, uv_env
 
@@ -128,7 +128,7 @@ def find(role: str, cache: Path) -> Environment | None:
 
 
 def _find(role: str, wanted: str, cache: Path) -> Environment | None:
-    prebuilt = os.environ.get("SPARK_RECIPES_PREBUILT")
+    prebuilt = os.environ.get(PREBUILT)
     for place in [Path(prebuilt), cache] if prebuilt else [cache]:
         folder = _folder(role, wanted, place)
         python = folder / "bin" / "python"

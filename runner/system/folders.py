@@ -9,6 +9,7 @@ from runner.errors import UsageError
 
 CACHE = "SPARK_RECIPES_CACHE"
 STORE = "SPARK_RECIPES_STORE"
+PREBUILT = "SPARK_RECIPES_PREBUILT"  # environments and tools of an image, beside the cache
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -18,7 +19,7 @@ def cache_folder() -> Path:
     Everything that can be made again: environments, tools, and the store. Not created here.
     """
     if chosen := os.environ.get(CACHE):
-        return Path(chosen).expanduser().absolute()
+        return _expanded(chosen, CACHE)
     base = Path(os.environ.get("XDG_CACHE_HOME") or "")
     # The XDG rules say that a relative path there must be ignored.
     return (base if base.is_absolute() else _home() / ".cache") / "spark-recipes"
@@ -27,7 +28,7 @@ def cache_folder() -> Path:
 def store_folder() -> Path:
     """SPARK_RECIPES_STORE, else `store` in the cache folder. Not created here."""
     chosen = os.environ.get(STORE)
-    return Path(chosen).expanduser().absolute() if chosen else cache_folder() / "store"
+    return _expanded(chosen, STORE) if chosen else cache_folder() / "store"
 
 
 def store_variable() -> str:
@@ -41,6 +42,16 @@ def shipped(kind: str) -> Path:
     if (checkout / "pyproject.toml").is_file() and (checkout / kind).is_dir():
         return checkout / kind
     return _PACKAGE / "shipped" / kind
+
+
+def _expanded(chosen: str, variable: str) -> Path:
+    try:
+        return Path(chosen).expanduser().absolute()
+    except RuntimeError:
+        raise UsageError(
+            f"{variable} is {chosen[:80]}, and there is no such home folder",
+            hint=f"set {variable} to a folder, by its whole path",
+        ) from None
 
 
 def _home() -> Path:
