@@ -463,6 +463,12 @@ def test_no_name_is_not_this_machine(
     assert "dgx-spark" in told
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_no_machine(name: str) -> None:
+    with pytest.raises(UsageError, match="no machine is named"):
+        hardware(name)
+
+
 def test_a_list_of_machines_names_each_once() -> None:
     spark, card = hardware("dgx-spark"), hardware("rtx-4090")
     assert machines_of("rtx-4090, DGX-Spark,,rtx-4090,") == [card, spark]
