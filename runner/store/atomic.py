@@ -231,13 +231,13 @@ def variable_of(place: Path | None) -> str:
 
 
 def _other_place(error: OSError, place: Path | None) -> str:
-    if variable := variable_of(place):
-        return f"make the folder writable for you, or set {variable} to one that is"
+    variable = variable_of(place)
     if error.errno == errno.EISDIR:
         return "move the folder away that is in the place of the file, or write to another name"
+    what = "make the folder writable for you"
     if error.errno in _IN_THE_WAY:
-        return "move the file away that is in the place of the folder, or write to another one"
-    return "make the folder writable for you, or write to another one"
+        what = "move the file away that is in the place of the folder"
+    return f"{what}, or {f'set {variable} to another one' if variable else 'write to another one'}"
 
 
 def _holds_no_files(error: OSError, named: Path | None) -> bool:

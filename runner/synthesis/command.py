@@ -49,6 +49,12 @@ def check_output(out: Path, *, force: bool) -> None:
             hint="rows are written as JSON lines: -o rows.jsonl",
             code="E900",
         )
+    if out.is_dir():
+        raise UsageError(
+            f"{out} is a folder, not a file",
+            hint=f"name a file in it: -o {out / 'rows.jsonl'}",
+            code="E900",
+        )
     if out.exists() and not log_path(out).exists() and not force:
         raise UsageError(
             f"{out} exists, and no log of requests lies beside it",

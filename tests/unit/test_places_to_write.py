@@ -196,7 +196,9 @@ def test_a_store_that_cannot_be(
     code = main(["data", "prepare", "a.yaml"])
     err = capsys.readouterr().err
     assert (code, "error[E411]: cannot write while" in err) == (4, True), err
-    assert "make the folder writable for you, or set SPARK_RECIPES_STORE to one that is" in err
+    fix = "make the folder writable for you" if "/proc" in place else "move the file away that is"
+    assert fix in err
+    assert "or set SPARK_RECIPES_STORE to another one" in err
 
 
 @pytest.mark.parametrize("place", ["/proc/nocache", "file", "file/cache"])

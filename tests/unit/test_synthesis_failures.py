@@ -248,6 +248,15 @@ def test_what_fails_before_anything_was_answered_leaves_nothing(bench: Bench, ou
     assert sorted(each for each in bench.folder.iterdir() if each.name != "cache") == before
 
 
+@pytest.mark.parametrize("more", [[], ["--force"]])
+def test_a_folder_is_refused_before_anything_is_paid_for(bench: Bench, more: list[str]) -> None:
+    bench.write()
+    (bench.folder / "rows.jsonl").mkdir()
+    code, _, err = bench.run(*more)
+    assert (code, bench.server.asked) == (2, [])
+    assert "error[E900]: rows.jsonl is a folder, not a file" in err
+
+
 def test_what_was_there_before_stays_when_a_synthesis_fails(bench: Bench) -> None:
     bench.write()
     os.environ.pop("TEST_KEY")
