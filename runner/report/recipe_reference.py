@@ -30,8 +30,8 @@ value comes from. Recipes that share values can [extend a base](#bases); `--set`
 - In a folder, `recipe validate` takes a `.yaml` or `.yml` file for a recipe when it has a top-level
   `schema:`, two of `model:`, `data:` and `train:`, an `extends:` of a YAML file, or
   `abstract: true`. A [synthesis](synthesis.md) (`synthesis: 1`) and a [judge](evaluation.md)
-  (`judge: 1`) are checked by their own rules. Locks (`*.lock.yaml`) and hidden files are left out. A
-  file that is named is always checked.
+  (`judge: 1`) are checked by their own rules. Locks (`*.lock.yaml`) and hidden files are left out.
+  A file that is named is always checked.
 
 ## How to begin
 
