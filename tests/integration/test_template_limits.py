@@ -231,6 +231,7 @@ def prepare(
     train = [{"name": "data/rows.jsonl", "format": "alpaca", "input": "train-0"}]
     files = [{**train[0], "held_out": False}]
     hashed = PREPARING | {"train": train, "template": "my/t.jinja", "files": files, "rows": rows}
+    hashed |= {"clean": {}} if script == "inspect_rows" else {}
     spec = {"stage": "prepare", "hashed": hashed, "where": where}
     (place / "spec.json").write_text(json.dumps(spec))
     done = subprocess.run(
