@@ -107,7 +107,7 @@ def _folder(model: Model) -> Path:
     source = published_file(model.hub)
     assert source is not None
     folder = cache_folder() / "published" / source.stem
-    with disk_errors("writing a published config"):
+    with disk_errors("writing a published config", folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "config.json", source.read_bytes())
     return folder
