@@ -153,7 +153,7 @@ def _machines(args: argparse.Namespace) -> list[Hardware]:
     """Those of --hardware, else this one. Raises UsageError E006."""
     from runner.plan.machines import AUTO, machines_of
 
-    return machines_of(args.hardware or AUTO)
+    return machines_of(AUTO if args.hardware is None else args.hardware)
 
 
 def _recommended(recipe: Recipe, args: argparse.Namespace) -> Any:

@@ -166,22 +166,22 @@ def _smaller(recipe: Recipe, have: int, machine: Machine) -> str:
 def _disk(recipe: Recipe, stages: list[Stage], cost: Cost) -> Iterator[Lack]:
     from runner.execution.run_folder import SHOWN_AS, runs_folder
     from runner.system import hardware, ollama
-    from runner.system.folders import store_folder
+    from runner.system.folders import STORE, store_folder
 
     store, runs = store_folder(), runs_folder(recipe.project_root, recipe.name)
-    places = [(store, cost.stored, "SPARK_RECIPES_STORE")]
+    places = [(store, cost.stored, f"set {STORE}")]
     if hardware.device_of(store) != hardware.device_of(runs):  # else they are linked
         copied = sum(disk.stored for disk in cost.disk if disk.stage in SHOWN_AS)
-        places.append((runs, copied, "SPARK_RECIPES_STORE"))
+        places.append((runs, copied, "move the project"))
     if any(stage.NAME == "ollama" for stage in stages):
-        places.append((ollama.models_folder(), cost.models, "OLLAMA_MODELS"))
-    for folder, needed, variable in places:
+        places.append((ollama.models_folder(), cost.models, "set OLLAMA_MODELS"))
+    for folder, needed, larger in places:
         free = hardware.disk_free(folder)
         if needed > free:
             yield Lack(
                 "W253",
                 f"disk: the run writes about {gb(needed)} to {folder}, where {gb(free)} are free",
-                f"recipe gc --dry-run shows what can go; or set {variable} to a larger disk",
+                f"recipe gc --dry-run shows what can go; or {larger} to a larger disk",
             )
 
 

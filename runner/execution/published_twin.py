@@ -127,7 +127,7 @@ def _folder(model: Model) -> Path:
     """A folder with the config, in the cache."""
     source, folder = _places(model)
     if not _is_written(model):
-        with disk_errors("writing a published config"):
+        with disk_errors("writing a published config", folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / "config.json", source.read_bytes())
     return folder

@@ -325,6 +325,7 @@ def test_results_are_copied_to_runs_on_another_file_system(
     found = missing(qlora, config("llama-3.1-70b"))["W253"]
     assert "about 189.5 GB to" in found.what  # adapter, merged model, GGUF file
     assert "100.0 GB are free" in found.what
+    assert "or move the project to a larger disk" in found.next, "the store has room"
 
 
 def test_a_processor_lacks_a_gpu_for_a_large_model_only(
