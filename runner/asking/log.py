@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import threading
@@ -49,7 +50,8 @@ class Entry:
 class Log:
     """The log at `path`, opened for one process; `read_only` makes and changes no file.
 
-    Raises RecipeToolError (E907) for a file that holds something else, or was changed.
+    A block that ends with an error before anything was answered leaves no file and no folder that
+    it made. Raises RecipeToolError (E907) for a file that holds something else, or was changed.
     """
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
@@ -58,20 +60,40 @@ class Log:
         self._mutex = threading.Lock()
         self._descriptor = -1
         self._end = 0
+        self._made: list[Path] = []  # the file and folders above it that were not there, from below
 
     def __enter__(self) -> Self:
         if self._read_only and not self.path.exists():
             return self
-        with disk_errors(f"opening {self.path}"):
+        with disk_errors(f"opening {self.path}", self.path):
             if self._read_only:
                 self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             else:
-                make_folders(self.path.parent)
-                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-                self._descriptor = os.open(self.path, flags, 0o666)
-                fsync_folder(self.path.parent)
+                self._make()
             self._read()
         return self
+
+    def _make(self) -> None:
+        """Open the file, made where it is not there. Raises OSError."""
+        above = [self.path, *self.path.absolute().parents]
+        self._made = list(itertools.takewhile(lambda each: not os.path.lexists(each), above))
+        try:
+            make_folders(self.path.parent)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._descriptor = os.open(self.path, flags, 0o666)
+            fsync_folder(self.path.parent)
+        except OSError:
+            self._unmake()
+            raise
+
+    def _unmake(self) -> None:
+        """Remove what was made, but for folders that hold something by now."""
+        with contextlib.suppress(OSError):
+            for each in self._made:
+                if each == self.path:
+                    each.unlink(missing_ok=True)
+                elif each.exists():
+                    each.rmdir()
 
     def __exit__(
         self,
@@ -83,6 +105,8 @@ class Log:
             if self._descriptor >= 0:
                 os.close(self._descriptor)
             self._descriptor = -1
+            if error is not None and not self._end:
+                self._unmake()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -114,7 +138,7 @@ class Log:
         digest = request_digest(asked)
         line = {"request": digest, "asked": asked, "answer": answer, "sha256": _sha256(answer)}
         data = json.dumps(line, ensure_ascii=True).encode() + b"\n"
-        with self._mutex, disk_errors(f"writing {self.path}"):
+        with self._mutex, disk_errors(f"writing {self.path}", self.path):
             try:
                 written = 0
                 while written < len(data):

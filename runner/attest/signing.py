@@ -48,7 +48,7 @@ def checked(envelope: Path, key: Path) -> tuple[bytes, str]:
 @contextmanager
 def _folder() -> Iterator[Path]:
     cache = cache_folder()
-    with disk_errors("signing or checking a signature"):
+    with disk_errors("signing or checking a signature", cache):
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="sign-", dir=cache) as name:
             (Path(name) / "out").mkdir()

@@ -86,16 +86,25 @@ def _hardware(args: argparse.Namespace) -> Hardware | None:
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
-    from runner.execution.device import has_device, missing_device
+    """The recipe, pinned. Raises what keeps it from being trained here, before the hub is asked."""
+    from runner.errors import RecipeToolError
+    from runner.execution.before_hub import lacks_of, refusal
     from runner.execution.revisions import pin_revisions
     from runner.execution.run_folder import runs_folder
     from runner.recipe.load import load_recipe
     from runner.report.reporters import print_beside
+    from runner.stages import stages_of
 
     recipe = load_recipe(args.recipe, warn=print_beside, overrides=args.set)
-    if not has_device(recipe):
-        raise missing_device(recipe)
-    return pin_revisions(recipe, runs_folder(recipe.project_root, recipe.name), _say)
+    parts = [(recipe, stages_of(recipe, "train"))]
+    try:
+        if refused := refusal(recipe, ("train",), ("", 0)):
+            raise refused
+        return pin_revisions(recipe, runs_folder(recipe.project_root, recipe.name), _say)
+    except RecipeToolError:
+        for lack in lacks_of(parts):
+            _say(f"warning: {lack}")
+        raise
 
 
 def _say(message: str) -> None:

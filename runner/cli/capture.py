@@ -96,11 +96,9 @@ def _name(args: argparse.Namespace) -> str:
 def _write(output: Path, text: str, report: str) -> int:
     from runner.recipe.load import check_recipe
     from runner.report.reporters import print_beside
-    from runner.store.atomic import disk_errors, write_atomic
+    from runner.store.atomic import write_as_told
 
-    with disk_errors(f"writing {output}"):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(output, text)
+    write_as_told(output, text)
     print(report)
     recipe, diagnostics = check_recipe(output)
     print_beside(diagnostics)

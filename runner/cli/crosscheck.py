@@ -131,15 +131,16 @@ def _write(data: Mapping[str, Any], folder: Path) -> None:
     """crosscheck.json, .html and .md, and the pictures that the last one shows."""
     from runner.report.crosscheck_html import as_html, loss_curves
     from runner.report.crosscheck_markdown import as_markdown
-    from runner.store.atomic import write_atomic
+    from runner.store.atomic import disk_errors, write_atomic
 
-    pictures = _pictures(data, folder / "pictures")
-    write_atomic(folder / "pictures" / "loss.svg", loss_curves(data["ways"]) + "\n")
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomic(folder / "crosscheck.json", text + "\n")
-    write_atomic(folder / "crosscheck.html", as_html(data))
-    shown = {name: f"pictures/{name}" for name in [*pictures, "loss.svg"]}
-    write_atomic(folder / "crosscheck.md", as_markdown(data, shown))
+    with disk_errors("writing the crosscheck", folder):
+        pictures = _pictures(data, folder / "pictures")
+        write_atomic(folder / "pictures" / "loss.svg", loss_curves(data["ways"]) + "\n")
+        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+        write_atomic(folder / "crosscheck.json", text + "\n")
+        write_atomic(folder / "crosscheck.html", as_html(data))
+        shown = {name: f"pictures/{name}" for name in [*pictures, "loss.svg"]}
+        write_atomic(folder / "crosscheck.md", as_markdown(data, shown))
 
 
 def _pictures(data: Mapping[str, Any], folder: Path) -> Sequence[str]:

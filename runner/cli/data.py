@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -30,10 +30,6 @@ HELP = (
 )
 EXAMPLE = "recipe data inspect recipes/data/spark-faq.jsonl"
 _BEGINS_ANEW = "run the same command again; it begins anew, and left nothing behind"
-_OTHER_PLACE = {
-    "E410": "free some space, or write to a folder on another disk",
-    "E411": "make the folder writable for you, or write to another one",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -192,7 +188,7 @@ def _surveys(
     args: argparse.Namespace, recipe: Any, files: ExitStack, failed: list[RecipeToolError]
 ) -> Iterator[tuple[Survey, RowFile]]:
     """Each file, and how it is shown to the model; what stops at one file goes to `failed`."""
-    from runner.errors import MachineCannot, StageFailed
+    from runner.errors import StageFailed
     from runner.rows.seen import special_of
     from runner.scripts.data.special_text import SpecialText
 
@@ -303,12 +299,13 @@ def _check_out(args: argparse.Namespace) -> None:
 
 
 def _converted(args: argparse.Namespace, plain: Plain) -> Converted:
-    """Write OUT. Raises UsageError."""
+    """Write OUT. Raises UsageError, MachineCannot."""
     from runner.report.printable import escaped
     from runner.rows.destination import write_whole
     from runner.rows.survey import guess_file, not_guessed
     from runner.scripts.data.convert import convert
     from runner.scripts.data.files.rows import Place
+    from runner.store.atomic import disk_errors
 
     rows, source, columns = plain.path, args.source, _columns(args)
     if source is None:
@@ -317,7 +314,7 @@ def _converted(args: argparse.Namespace, plain: Plain) -> Converted:
             raise not_guessed(rows, str(args.file))
         source, columns = guess.format, dict(guess.columns)
         print(escaped(f"{args.file} {guess}"), file=sys.stderr)
-    with _writing(args.out):
+    with disk_errors(f"writing {args.out}", args.out):
         args.out.parent.mkdir(parents=True, exist_ok=True)
 
     def make(out: IO[bytes], shape: str) -> Converted:
@@ -330,21 +327,8 @@ def _converted(args: argparse.Namespace, plain: Plain) -> Converted:
         _refuse(args, done)
         return done
 
-    with _writing(args.out):
+    with disk_errors(f"writing {args.out}", args.out):
         return write_whole(args.out, make)
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Raises MachineCannot where the disk refuses `out`, which is in no folder of ours."""
-    from runner.store.atomic import disk_errors
-
-    try:
-        with disk_errors(f"writing {out}"):
-            yield
-    except MachineCannot as error:
-        error.hint = _OTHER_PLACE.get(error.code, error.hint)
-        raise
 
 
 def _refuse(args: argparse.Namespace, done: Converted) -> None:

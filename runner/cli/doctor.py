@@ -50,9 +50,11 @@ def main(args: argparse.Namespace) -> int:
 def of_machine(root: Path) -> Iterator[Check]:
     """The checks that need no recipe."""
     from runner.doctor import gpu, kernel, places
+    from runner.doctor.settings import settings
     from runner.system.folders import cache_folder, store_folder
 
     cache = cache_folder()
+    yield from settings()
     yield from gpu.gpus(root, cache)
     yield from kernel.memory(root, unified=gpu.is_unified(root))
     yield kernel.swap(root)

@@ -21,7 +21,7 @@ from typing import NoReturn
 from runner import __version__
 from runner.errors import Interrupted, RecipeInvalid, RecipeToolError
 from runner.report.printable import lines_escaped
-from runner.system.sharing import closed, share_with_group
+from runner.system.sharing import closed, impossible, share_with_group
 
 # command -> what it does, in one line. The module is runner.cli.<command>.
 COMMANDS = {
@@ -172,7 +172,7 @@ def _report_invalid(error: RecipeInvalid) -> int:
 
 
 def _report_disk(error: Exception, arguments: Sequence[str]) -> int:
-    """A full or failing disk and a closed cache are no bugs of ours, wherever they were met.
+    """A full or failing disk, and a cache that takes no files, are no bugs of ours.
 
     0 for every other error.
     """
@@ -181,6 +181,7 @@ def _report_disk(error: Exception, arguments: Sequence[str]) -> int:
     if not isinstance(error, OSError):
         return 0
     failure = disk_failure(error, f"running `recipe {arguments[0]}`") or closed(error)
+    failure = failure or impossible(error)
     return 0 if failure is None else _report(failure)
 
 

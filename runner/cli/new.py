@@ -408,11 +408,9 @@ def _require_free(path: Path, force: bool) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    from runner.store.atomic import disk_errors, make_folders, write_atomic
+    from runner.store.atomic import write_as_told
 
-    with disk_errors(f"writing {path}"):
-        make_folders(path.parent)
-        write_atomic(path, text)
+    write_as_told(path, text)
 
 
 def _not_valid(error: RecipeInvalid, wish: Wish) -> UsageError:

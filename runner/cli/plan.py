@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the plans, of several recipes each as if it were run by itself."""
-    from runner.recipe.shrink import shrink_recipe
+    from runner.execution.published_twin import planned_twin
     from runner.report.reporters import print_beside
     from runner.runs.several import chosen, read_all, refuse_shared_runs
 
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
     recipes = read_all([each.recipe for each in asked], args.set, (), print_beside)
     refuse_shared_runs(recipes)
     if args.shrink:
-        recipes = list(map(shrink_recipe, recipes))
+        recipes = list(map(planned_twin, recipes))
     said = [_said(recipe, each) for recipe, each in zip(recipes, asked, strict=True)]
     if len(said) > 1 and args.format == "json":
         print(json.dumps({"schema": PLANS, "recipes": said}, indent=2, ensure_ascii=False))
@@ -153,7 +153,7 @@ def _machines(args: argparse.Namespace) -> list[Hardware]:
     """Those of --hardware, else this one. Raises UsageError E006."""
     from runner.plan.machines import AUTO, machines_of
 
-    return machines_of(args.hardware or AUTO)
+    return machines_of(AUTO if args.hardware is None else args.hardware)
 
 
 def _recommended(recipe: Recipe, args: argparse.Namespace) -> Any:

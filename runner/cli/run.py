@@ -115,7 +115,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def address_of(text: str) -> tuple[str, int]:
     from runner.execution.machines.meeting import parse_address
 
-    return parse_address(text)
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main(args: argparse.Namespace) -> int:
@@ -171,12 +174,15 @@ def _plan_all(jobs: Sequence[Job], store: Store) -> None:
     if args.offline:
         todo = [(link.recipe, link.steps) for job in jobs for link in job.all_links]
         require_ready(todo, cache_folder(), _get_command(args), _say)
-    for job in jobs:
-        for link in [] if job.idle else job.all_links:
-            _warn_of_lacks(link.recipe, link.steps)
-            with naming(job.args):
-                refuse_other_machines(job)
-                require_rendezvous(job.args, link.recipe, link.steps)
+    busy = [(job, link) for job in jobs if not job.idle for link in job.all_links]
+    for _, link in busy:
+        _warn_of_lacks(link.recipe, link.steps, named=len(busy) > 1)
+    for job, link in busy:
+        with naming(job.args):
+            if not args.no_preflight:
+                require_room(link.recipe, link.steps)
+            refuse_other_machines(job)
+            require_rendezvous(job.args, link.recipe, link.steps)
 
 
 def _plan(job: Job, store: Store) -> None:
@@ -216,6 +222,8 @@ def _run(job: Job, store: Store, background: Child | None, told: Told) -> int:
         _tell_up_to_date(told, shown, page)
     else:
         _tell_result(told, shown, page)
+    for note in page.data["notes"] if page else ():
+        _warn(f"{note['code']}: {note['message']}")
     if is_bundle(args.recipe):
         _compare_with_bundle(job.recipe, shown)
     elif job.lock is not None:
@@ -320,12 +328,24 @@ def up_to_date(steps: list[Step], runs: Path) -> Path | None:
 
 
 def require_rendezvous(args: argparse.Namespace, recipe: Recipe, steps: list[Step]) -> None:
-    """Raise UsageError (E952) when more machines are to train, and cannot know where to meet."""
+    """Raise UsageError (E952) when more machines are to train, and cannot know where to meet.
+
+    Where only this machine itself could come, it is warned.
+    """
     from runner.execution.machines.contract import NO_ADDRESS
+    from runner.system.local_server import is_loopback
 
     trains = any(step.stage == "train" and step.action is not Action.REUSE for step in steps)
-    if recipe.train.nodes > 1 and trains and args.rendezvous is None:
+    if recipe.train.nodes == 1 or not trains:
+        return
+    if args.rendezvous is None:
         raise NO_ADDRESS
+    if is_loopback(args.rendezvous[0]):
+        _warn(
+            f"{args.rendezvous[0]} is a loopback address, which no other machine can reach: give "
+            "--rendezvous the one that this machine has on the link to the others (ip -brief "
+            "address)"
+        )
 
 
 def _machines(args: argparse.Namespace, recipe: Recipe, progress: Progress) -> Machines:
@@ -341,8 +361,20 @@ def _machines(args: argparse.Namespace, recipe: Recipe, progress: Progress) -> M
     return First(args.rendezvous, recipe.train.nodes, command, progress.say, progress.poll)
 
 
-def _warn_of_lacks(recipe: Recipe, steps: list[Step]) -> None:
-    """What `recipe plan` says is missing, but for what the run gets by itself."""
+def require_room(recipe: Recipe, steps: list[Step]) -> None:
+    """Raise MachineCannot (E940) when a model is to be trained that is larger than all memory."""
+    from runner.execution.preflight import too_large
+
+    trains = any(step.stage == "train" and step.action is not Action.REUSE for step in steps)
+    if trains and (error := too_large(recipe)):
+        raise error
+
+
+def _warn_of_lacks(recipe: Recipe, steps: list[Step], *, named: bool = False) -> None:
+    """What `recipe plan` says is missing, but for what the run gets by itself.
+
+    `named`: with the recipe's name before it?
+    """
     from runner.execution.lacks import lacks
     from runner.plan.cost import cost_here
     from runner.system.folders import cache_folder
@@ -350,7 +382,7 @@ def _warn_of_lacks(recipe: Recipe, steps: list[Step]) -> None:
     cost = cost_here(recipe, steps, runs_of(recipe))
     for lack in lacks(recipe, steps, cost, cache_folder()):
         if not lack.mends_itself:
-            _warn(str(lack))
+            _warn(f"{recipe.name} {lack}" if named else str(lack))
 
 
 def runs_of(recipe: Recipe) -> Path:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.compare.costs import Cost, costs_of
+from runner.compare.unevaluated import is_evaluated, unevaluated
 from runner.errors import UsageError
 from runner.execution.run_folder import SHOWN_AS
 from runner.report.printable import quoted
@@ -209,15 +210,8 @@ def _settings(run: Run) -> dict[str, Any]:
             hint="compare it with the version of the tool that wrote it, or run the recipe again",
             code="E922",
         )
-    if "evaluate" not in run.stages or "evaluate" not in run.manifest:
-        until = run.record.get("until")
-        ended = f"; it ended after {until}" if until else ""
-        raise UsageError(
-            f"{run.folder} has not evaluated its model{ended}",
-            hint='add "evaluate: {metrics: true}" to its recipe and run it again: what was trained '
-            "is reused",
-            code="E920",
-        )
+    if not is_evaluated(run):
+        raise unevaluated(run)
     try:
         resolved = run.record["resolved"]
         model = resolved["model"]

@@ -23,7 +23,7 @@ def write_page(folder: Path, data: Mapping[str, Any]) -> None:
     from runner.report.compare_html import as_html
     from runner.store.atomic import disk_errors, make_folders, write_atomic
 
-    with disk_errors("writing the comparison"):
+    with disk_errors("writing the comparison", folder):
         make_folders(folder)
         write_atomic(folder / DATA, as_text(data))
         write_atomic(folder / PAGE, as_html(data))

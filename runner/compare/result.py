@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from runner.compare.candidates import Candidate
@@ -18,9 +18,12 @@ from runner.compare.differences import (
     measures_of,
     pairs_of,
 )
+from runner.scripts.evaluation.examples import KINDS
 from runner.scripts.evaluation.intervals import FEW, RESAMPLED, Estimate
 
 SCHEMA = 1
+# asked of every model, whatever its recipe held out
+_NOT_HELD_OUT = frozenset(("question", "general", "neutral", "task"))
 
 
 def as_data(found: Sequence[Candidate]) -> dict[str, Any]:
@@ -142,6 +145,15 @@ def _notes(found: Sequence[Candidate], all_of: Sequence[Difference]) -> list[dic
                 'add "metrics: true" to evaluate and run again; what was trained is reused',
             )
         )
+    if without := list(_without_rows(found)):
+        notes.append(
+            _note(
+                "W269",
+                f"{', '.join(without)} held out no rows: nothing of the held-out rows of the "
+                "others can be compared with it",
+                "hold out the same rows (data.validation) in every recipe, and run it again",
+            )
+        )
     uneven = [each for each in all_of if each.estimate and (each.first_only or each.second_only)]
     if uneven or any("in common" in each.why for each in all_of):
         notes.append(
@@ -163,6 +175,15 @@ def _notes(found: Sequence[Candidate], all_of: Sequence[Difference]) -> list[dic
             )
         )
     return notes
+
+
+def _without_rows(found: Sequence[Candidate]) -> Iterator[str]:
+    """Trained models without results of held-out rows, where others have some or it has none."""
+    held_out = {*KINDS} - _NOT_HELD_OUT
+    trained = [each for each in found if each.side != "base" and each.kept]
+    kinds = {each.name: {key[0] for key in each.examples} for each in trained}
+    some = any(each & held_out for each in kinds.values())
+    yield from (name for name, has in kinds.items() if not has & held_out and (some or not has))
 
 
 def _note(code: str, message: str, hint: str) -> dict[str, str]:

@@ -10,25 +10,30 @@ from runner.doctor.check import Check, State, ok
 from runner.errors import MachineCannot
 from runner.execution.lacks import gb
 from runner.system import environments, hardware, ollama, tools
+from runner.system.folders import CACHE, STORE
 
 LEAST_FREE = 20_000_000_000  # bytes: environments, tools and a small model
+LEAST_ROOM = 1_000_000  # bytes: file systems like /proc have none, and a full one takes no file
 ROLES = ("data", "native", "llamafactory")
 
 
 def folders(cache: Path, store: Path) -> Iterator[Check]:
     """Room and rights where the tool writes."""
     for name, folder, variable in (
-        ("cache", cache, "SPARK_RECIPES_CACHE"),
-        ("store", store, "SPARK_RECIPES_STORE"),
+        ("cache", cache, CACHE),
+        ("store", store, STORE),
     ):
         above = folder
         while not above.exists():
             above = above.parent
         free = hardware.disk_free(folder)
         found = f"{folder}, where {gb(free)} are free"
-        if not os.access(above, os.W_OK | os.X_OK):
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             why, fix = "nothing can be built or kept there", f"set {variable} to a folder of yours"
             yield Check(name, State.PROBLEM, f"{above} cannot be written by you", why, fix)
+        elif free < LEAST_ROOM:
+            why, fix = "nothing can be built or kept there", f"set {variable} to a larger disk"
+            yield Check(name, State.PROBLEM, f"{folder}, where nothing is free", why, fix)
         elif free < LEAST_FREE:
             why = "environments take about 10 GB, an 8B model and its GGUF files about 50 GB"
             fix = f"recipe gc --dry-run shows what can go; or set {variable} to a larger disk"

@@ -20,7 +20,7 @@ from runner.execution.machines.meeting import network_env
 from runner.scripts.data.tokens import last_rendered
 from runner.scripts.training.stopping import STOPPED
 from runner.stages.contract import Stage
-from runner.store.atomic import write_atomic
+from runner.store.atomic import more_room, write_atomic
 from runner.system import (
     determinism,
     environments,
@@ -228,7 +228,9 @@ class StageContext:
             if last["code"] == STOPPED:
                 return Interrupted(signal.SIGINT, last["message"])
             if last["code"].startswith("E4"):  # not the recipe's fault: exit code 4
-                return MachineCannot(last["message"], hint=last["hint"], code=last["code"])
+                room = f"{more_room(self.scratch)}; " if last["code"] == "E410" else ""
+                hint = f"{room}{last['hint']}"
+                return MachineCannot(last["message"], hint=hint, code=last["code"])
             return StageFailed(
                 last["message"],
                 hint=last["hint"],

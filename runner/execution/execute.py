@@ -146,7 +146,7 @@ class Execution:
         from runner.lock.of_run import write_run_lock
 
         if "fetch" in known and self.recipe.shrink is None:
-            with disk_errors("writing the run's lock"):
+            with disk_errors("writing the run's lock", self.run.path):
                 write_run_lock(self.recipe, known, self.run.path)
 
     def _execute_stage(self, stage: Stage, known: dict[str, Outputs]) -> StageResult:

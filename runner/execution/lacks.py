@@ -1,7 +1,8 @@
 """What this machine lacks for a plan, and what to type next. Reads only; asks a loopback Ollama.
 
 What `--offline` would miss is told by ready.py, whose lists are used here. A shortage of memory or
-disk is an estimate's: `recipe plan` shows it, `recipe run` warns of it, neither refuses.
+disk is an estimate's: `recipe plan` shows it, `recipe run` warns of it, neither refuses for it.
+What cannot even be loaded is refused by preflight.py.
 """
 
 from __future__ import annotations
@@ -99,11 +100,16 @@ def _how_long(cost: Cost) -> str:
 
 def _token(recipe: Recipe, stages: list[Stage]) -> Iterator[Lack]:
     from runner.errors import RecipeToolError
+    from runner.execution.published_twin import needs_hub
     from runner.system.hub import find_token
 
     asked = list(ready.downloads(recipe, stages))
     gated = recipe.model.hub is not None and recipe.model.hub.startswith(GATED)
-    if not gated or not any(str(recipe.model.hub) in each for each in asked):
+    if (
+        not gated
+        or not needs_hub(recipe)
+        or not any(str(recipe.model.hub) in each for each in asked)
+    ):
         return
     try:
         token = find_token()
@@ -160,22 +166,22 @@ def _smaller(recipe: Recipe, have: int, machine: Machine) -> str:
 def _disk(recipe: Recipe, stages: list[Stage], cost: Cost) -> Iterator[Lack]:
     from runner.execution.run_folder import SHOWN_AS, runs_folder
     from runner.system import hardware, ollama
-    from runner.system.folders import store_folder
+    from runner.system.folders import STORE, store_folder
 
     store, runs = store_folder(), runs_folder(recipe.project_root, recipe.name)
-    places = [(store, cost.stored, "SPARK_RECIPES_STORE")]
+    places = [(store, cost.stored, f"set {STORE}")]
     if hardware.device_of(store) != hardware.device_of(runs):  # else they are linked
         copied = sum(disk.stored for disk in cost.disk if disk.stage in SHOWN_AS)
-        places.append((runs, copied, "SPARK_RECIPES_STORE"))
+        places.append((runs, copied, "move the project"))
     if any(stage.NAME == "ollama" for stage in stages):
-        places.append((ollama.models_folder(), cost.models, "OLLAMA_MODELS"))
-    for folder, needed, variable in places:
+        places.append((ollama.models_folder(), cost.models, "set OLLAMA_MODELS"))
+    for folder, needed, larger in places:
         free = hardware.disk_free(folder)
         if needed > free:
             yield Lack(
                 "W253",
                 f"disk: the run writes about {gb(needed)} to {folder}, where {gb(free)} are free",
-                f"recipe gc --dry-run shows what can go; or set {variable} to a larger disk",
+                f"recipe gc --dry-run shows what can go; or {larger} to a larger disk",
             )
 
 

@@ -7,6 +7,7 @@ whole machine, which may stand still until it is switched off.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ def require_memory(
     wished = memory_limit.asked()
     if stage.NAME not in LOADING or (gpus and not unified):
         return wished
-    needed = _load_of(stage, recipe, "cuda" if gpus else "cpu")
+    needed = _load_of(stage.NAME, recipe, "cuda" if gpus else "cpu")
     if needed < LARGE:
         return wished
     if unified and needed > hardware.meminfo(root)["MemFree"]:
@@ -55,7 +56,28 @@ def require_memory(
     return wished or memory_limit.for_large_load(root)
 
 
-def _load_of(stage: Stage, recipe: Recipe, device: str) -> int:
+def too_large(recipe: Recipe, root: Path = ROOT) -> MachineCannot | None:
+    """The error (E940) where the model that is trained is larger than all memory of this machine.
+
+    None where it may fit, and where `require_memory` would not look.
+    """
+    gpus = hardware.gpus(root)
+    if gpus and not any(hardware.shares_memory(gpu.name) for gpu in gpus):
+        return None
+    needed = _load_of("train", recipe, "cuda" if gpus else "cpu")
+    have = hardware.memory(root).total
+    if needed < LARGE or needed <= have:
+        return None
+    file = shlex.quote(str(recipe.source.path))
+    return MachineCannot(
+        f"{recipe.name}: train loads about {gb(needed)}, and this machine has {gb(have)} of memory",
+        hint=f"recipe plan {file} --hardware all says where it fits; or try the chain on a small "
+        f"twin: recipe run {file} --shrink",
+        code="E940",
+    )
+
+
+def _load_of(stage: str, recipe: Recipe, device: str) -> int:
     """Bytes at the peak of the load; 0 when they are not known. What is trained by several
     processes is evaluated by one."""
     from runner.plan.cost import known_shapes
@@ -65,7 +87,7 @@ def _load_of(stage: Stage, recipe: Recipe, device: str) -> int:
 
     shapes, _ = known_shapes(recipe, facts_at_hand(recipe))
     job = Job.of(recipe)
-    if stage.NAME != "train":
+    if stage != "train":
         job = replace(job, processes=1, here=1)
     return 0 if shapes is None else loading_memory(shapes, job, device).total
 

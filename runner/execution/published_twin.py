@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from runner.plan.published_models import published_file
 from runner.recipe.base_recipe import with_base, with_scorer
 from runner.recipe.compared_recipes import POINTER as COMPARED
-from runner.recipe.compared_recipes import with_compared
+from runner.recipe.compared_recipes import all_recipes, with_compared
 from runner.recipe.model import build
 from runner.store.atomic import disk_errors, write_atomic
 from runner.system.folders import cache_folder
@@ -74,6 +74,22 @@ def _changes(twin: Recipe, given: Recipe, place: str) -> Iterator[tuple[str, obj
         yield from _changes(inner, other, f"{COMPARED}/{number}")
 
 
+def planned_twin(recipe: Recipe) -> Recipe:
+    """The twin that a run would make of `recipe`, as far as nothing is to be written for it.
+
+    A run that made it by published sizes has left them in the cache; where they are not there,
+    nothing of it is stored either, and the twin still has its model of the hub.
+    """
+    from runner.recipe.base_recipe import innermost
+    from runner.recipe.shrink import shrink_recipe
+
+    known = [each.model for each in all_recipes(recipe) if _is_known(each.model)]
+    published = recipe
+    if is_closed(innermost(recipe).model) and all(map(_is_written, known)):
+        published = without_hub(recipe)
+    return recorded(shrink_recipe(published), recipe)
+
+
 def suggest(error: RecipeToolError, recipe: Recipe) -> None:
     """Add to `error`, of a twin whose model the hub does not give, how it can be without."""
     if recipe.shrink is None or error.code not in NO_ACCESS or not _is_known(recipe.model):
@@ -98,16 +114,35 @@ def is_closed(model: Model) -> bool:
     )
 
 
+def needs_hub(recipe: Recipe) -> bool:
+    """Is the recipe's own model to come from the hub? A twin of a known one is made without it."""
+    return recipe.shrink is None or not _is_known(recipe.model)
+
+
 def _is_known(model: Model) -> bool:
     return model.file is None and published_file(model.hub) is not None
 
 
 def _folder(model: Model) -> Path:
     """A folder with the config, in the cache."""
+    source, folder = _places(model)
+    if not _is_written(model):
+        with disk_errors("writing a published config", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / "config.json", source.read_bytes())
+    return folder
+
+
+def _places(model: Model) -> tuple[Path, Path]:
+    """The published config of a known model, and the folder for it."""
     source = published_file(model.hub)
     assert source is not None
-    folder = cache_folder() / "published" / source.stem
-    with disk_errors("writing a published config"):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "config.json", source.read_bytes())
-    return folder
+    return source, cache_folder() / "published" / source.stem
+
+
+def _is_written(model: Model) -> bool:
+    source, folder = _places(model)
+    try:
+        return (folder / "config.json").read_bytes() == source.read_bytes()
+    except OSError:
+        return False

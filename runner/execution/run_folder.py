@@ -59,7 +59,7 @@ class RunFolder:
     def __init__(self, runs: Path) -> None:
         self.started = datetime.now(UTC)
         self._shown: dict[str, str] = {}  # path -> sha256
-        with disk_errors("making the run's folder"):
+        with disk_errors("making the run's folder", runs):
             self.path = _new_folder(runs, self.started)
             self._held: int | None = _hold(self.path)
             self.logs = self.path / "logs"
@@ -74,7 +74,7 @@ class RunFolder:
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write run.json: clocks, host, hardware, keys and measures; everything that may vary."""
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-        with disk_errors("writing run.json"):
+        with disk_errors("writing run.json", self.path):
             write_atomic(self.path / "run.json", text + "\n")
 
     def show(self, outputs: Outputs) -> None:
@@ -82,7 +82,7 @@ class RunFolder:
         place = SHOWN_AS.get(outputs.stage)
         if place is None:
             return
-        with disk_errors("showing the results in the run's folder"):
+        with disk_errors("showing the results in the run's folder", self.path):
             for path in sorted(outputs.files):
                 target = self.path / place / path
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ class RunFolder:
 
     def finish(self, manifest: bytes) -> None:
         """Write checksums; the manifest, last, when all that it names is on the disk; `latest`."""
-        with disk_errors("finishing the run's folder"):
+        with disk_errors("finishing the run's folder", self.path):
             write_checksums(self.path, manifest, self._shown)
             fsync_tree(self.path)
             write_atomic(self.path / MANIFEST, manifest)

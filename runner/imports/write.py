@@ -102,11 +102,9 @@ def _text(made: Captured, tool: str, path: Path, source: Path) -> str:
 def _write(path: Path, text: str, report: str, made: Captured) -> int:
     from runner.recipe.load import check_recipe
     from runner.report.reporters import print_beside
-    from runner.store.atomic import disk_errors, make_folders, write_atomic
+    from runner.store.atomic import write_as_told
 
-    with disk_errors(f"writing {path}"):
-        make_folders(path.parent)
-        write_atomic(path, text)
+    write_as_told(path, text)
     print(report)
     recipe, diagnostics = check_recipe(path)
     print_beside(diagnostics)

@@ -10,7 +10,7 @@ from runner.errors import LockStale
 from runner.lock.file import as_text, head_of, is_lock, lock_path, read_lock, recipe_path
 from runner.lock.pins import cheap_pins, model_facts, model_pins, stale_entries
 from runner.stages import fetch_reward
-from runner.store.atomic import write_atomic
+from runner.store.atomic import write_as_told
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
@@ -35,10 +35,13 @@ def make_lock(recipe: Recipe, fetch: FetchModel) -> dict[str, Any]:
 
 
 def write_lock(recipe: Recipe, lock: Mapping[str, Any]) -> Path:
-    """Write `x.lock.yaml` beside the recipe, atomically, and return its path."""
+    """Write `x.lock.yaml` beside the recipe, atomically, and return its path.
+
+    Raises MachineCannot.
+    """
     file = recipe.source.path
     path = lock_path(file)
-    write_atomic(path, as_text(lock, head_of(file.name)))
+    write_as_told(path, as_text(lock, head_of(file.name)))
     return path
 
 

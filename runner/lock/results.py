@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import UsageError
 from runner.lock.file import is_lock, recipe_path
-from runner.store.atomic import write_atomic
+from runner.store.atomic import write_as_told
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
@@ -26,7 +26,7 @@ def results_path(recipe: Path, platform: str) -> Path:
 
 
 def write_results(recipe: Recipe, run: Run) -> Path:
-    """Write the run's manifest as what is expected. Raises UsageError (E805).
+    """Write the run's manifest as what is expected. Raises UsageError (E805), MachineCannot.
 
     Only a run of this very recipe counts: what it gave is not what another one gives.
     """
@@ -37,9 +37,8 @@ def write_results(recipe: Recipe, run: Run) -> Path:
             code="E805",
         )
     path = results_path(recipe.source.path, str(run.record["platform"]["name"]))
-    path.parent.mkdir(exist_ok=True)
     text = json.dumps({"schema": 1, "stages": run.manifest}, indent=2, sort_keys=True)
-    write_atomic(path, text + "\n")
+    write_as_told(path, text + "\n")
     return path
 
 

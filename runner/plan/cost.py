@@ -92,7 +92,8 @@ class Time:
 class Cost:
     """`unknown` says why there is no memory and no disk. `where`: the facts' origin.
 
-    `steps`: of the training, None where it does not run or they cannot be counted.
+    `steps`: of the training, None where it does not run or they cannot be counted; then
+    `no_steps` says why.
     """
 
     machine: Machine
@@ -105,6 +106,7 @@ class Cost:
     time: tuple[Time, ...]
     steps: int | None = None
     backend: str = ""
+    no_steps: str = ""
 
     @property
     def peak(self) -> int:
@@ -130,11 +132,10 @@ def cost_of(
     waiting = [step.stage for step in steps if step.action is not Action.REUSE]
     shapes, unknown = known_shapes(recipe, facts)
     time = tuple(_times(recipe, waiting, shapes, runs, machine))
-    packed = recipe.data.packing and recipe.train.max_steps is None  # packs are not counted here
-    steps_known = None if packed or "train" not in waiting else training_steps(recipe)
+    steps_known, no_steps = _steps(recipe) if "train" in waiting else (None, "")
     backend = recipe.train.backend
     if shapes is None:
-        return Cost(machine, unknown, "", 0, 0, {}, (), time, steps_known, backend)
+        return Cost(machine, unknown, "", 0, 0, {}, (), time, steps_known, backend, no_steps)
     job = Job.of(recipe)
     estimates: Mapping[str, Callable[[Shapes, Job, str], Memory]] = {
         "train": training_memory,
@@ -158,7 +159,17 @@ def cost_of(
         time=time,
         steps=steps_known,
         backend=backend,
+        no_steps=no_steps,
     )
+
+
+def _steps(recipe: Recipe) -> tuple[int | None, str]:
+    """Steps of the training, or why they are not known before its rows are prepared."""
+    if recipe.data.packing and recipe.train.max_steps is None:
+        return None, "how many rows share a pack is known when they are prepared"
+    if (steps := training_steps(recipe)) is not None:
+        return steps, ""
+    return None, "the rows are on the hub, or too many to be counted here"
 
 
 def cost_here(recipe: Recipe, steps: list[Step], runs: Path) -> Cost:

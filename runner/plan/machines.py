@@ -117,11 +117,7 @@ def machines_of(text: str) -> list[Hardware]:
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise UsageError(
-            "no machine is named",
-            hint=f"name some of {', '.join(known_names())}, {ALL}, {AUTO} (this one)",
-            code="E006",
-        )
+        raise _none_named()
     each = [known for name in names for known in (known_names() if name == ALL else [name])]
     return list(dict.fromkeys(map(hardware, each)))
 
@@ -133,6 +129,8 @@ def hardware(name: str) -> Hardware:
     """
     if name == AUTO:
         return this_hardware()
+    if not name.strip():
+        raise _none_named()
     name = name if name.endswith(".json") else name.lower()
     path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
     if not name.endswith(".json") and name not in known_names():
@@ -154,6 +152,14 @@ def hardware(name: str) -> Hardware:
             hint=f"write it like {FOLDER / 'dgx-spark.json'}",
             code="E006",
         ) from error
+
+
+def _none_named() -> UsageError:
+    return UsageError(
+        "no machine is named",
+        hint=f"name some of {', '.join(known_names())}, {ALL}, {AUTO} (this one)",
+        code="E006",
+    )
 
 
 def _checked(data: Any) -> Hardware:

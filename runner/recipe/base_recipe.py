@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,17 +64,37 @@ def read_recipe(source: Source, place: str, above: tuple[Path, ...], check: Chec
         try:
             inner = parse_source(read_bytes(real), _shown(source, place, real))
         except RecipeInvalid as error:
-            return None, list(error.diagnostics)
+            return None, _named_by(source, place, error.diagnostics)
         if is_lock(inner.data):
             message = f"{quoted(str(source.at(place)), 80)} is a lock, and pins one recipe alone"
             hint = "start from the recipe that it was made from; this recipe's lock pins both"
             return None, [source.diagnostic("E258", place, message, hint=hint)]
         base, found = check(inner, (*above, real))
+        found = _named_by(source, place, found)
     if base is not None and sum(1 for _ in recipes_of(base)) > MAX_IN_ALL // 2 - 1:
         found = [*found, _too_many(place).diagnostic(source)]
     if base is not None and (problem := _gives_nothing(base, place, _name(source, place))):
         found = [*found, problem.diagnostic(source)]
     return (None if has_errors(found) else base), found
+
+
+def _named_by(source: Source, place: str, found: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """`found` in the recipe named at `place`; an error's hint says where that is."""
+    file, span = source.place(place)
+    by = f"named by {file}:{span.line}" if span.line else f"named by {file}"
+
+    def with_place(each: Diagnostic) -> Diagnostic:
+        if each.severity != "error":
+            return each
+        chain = _NAMED.search(each.hint)
+        if chain:  # by a recipe that this one names in turn
+            return dataclasses.replace(each, hint=f"{each.hint[:-1]}, that one {by})")
+        return dataclasses.replace(each, hint=f"{each.hint} ({by})" if each.hint else f"({by})")
+
+    return list(map(with_place, found))
+
+
+_NAMED = re.compile(r"\(named by [^()]*\)$")
 
 
 def _gives_nothing(base: Recipe, place: str, name: str) -> Finding | None:

@@ -47,7 +47,7 @@ class Migration:
     def write(self) -> None:
         """Put the new text in the file's place; a link stays a link, rights stay as they are."""
         file = self.path.resolve()
-        with disk_errors(f"writing {self.path}"):
+        with disk_errors(f"writing {self.path}", file):
             write_atomic(file, self.after, mode=file.stat().st_mode & 0o7777)
 
 

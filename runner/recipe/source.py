@@ -8,6 +8,7 @@ Depth and size are bounded while events arrive, before anything is built from th
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -173,6 +174,8 @@ def read_bytes(path: Path) -> bytes:
         message = f"the file is larger than {MAX_BYTES // 1024} KiB"
         raise _refused(path, "E112", None, message, "is it a recipe?") from None
     except NotReadable as error:
+        if path.is_dir():
+            raise _folder(path) from None
         raise _unreadable(path, str(error)) from None
 
 
@@ -223,6 +226,15 @@ def _span_behind(before: str) -> Span:
 
 def _refused(path: Path, code: str, span: Span | None, message: str, hint: str) -> RecipeInvalid:
     return RecipeInvalid([at_span(path, code, span, message, hint=hint)])
+
+
+def _folder(path: Path) -> RecipeInvalid:
+    name = shlex.quote(str(path))
+    hint = (
+        f"name a file in it; `recipe run {name}/*.yaml` runs all of them, `recipe validate {name}` "
+        "checks them"
+    )
+    return _refused(path, "E101", None, "a file is wanted here, and it is a folder", hint)
 
 
 def _unreadable(path: Path, why: str) -> RecipeInvalid:

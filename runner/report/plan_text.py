@@ -48,6 +48,8 @@ def _cost_lines(cost: Cost) -> Iterator[str]:
 
     if cost.steps is not None:
         yield f"training   {cost.steps} steps, by backend {cost.backend}"
+    elif cost.no_steps:
+        yield f"training   by backend {cost.backend}; steps not counted: {cost.no_steps}"
     if cost.unknown:
         yield f"memory     {cost.unknown}"
         yield "disk       as for memory"

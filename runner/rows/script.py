@@ -34,7 +34,7 @@ def written_by(
     from runner.system.folders import cache_folder
 
     cache = cache_folder()
-    with disk_errors("looking at rows"):
+    with disk_errors("looking at rows", cache):
         cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="rows-", dir=cache) as name:
         place = Path(name)
@@ -66,7 +66,7 @@ def _keep_log(error: StageFailed, kept: Path) -> None:
     """The log goes with its folder: of a script that gave no reason it is put at `kept`; one that
     did said all that its log says."""
     if error.code == StageFailed.default_code:
-        with disk_errors("keeping the log"):
+        with disk_errors("keeping the log", kept):
             shutil.copyfile(error.log, kept)
         error.hint = error.hint.replace(error.log, str(kept))
         error.log = str(kept)

@@ -12,6 +12,7 @@ from runner.execution.chain import own_runs
 
 if TYPE_CHECKING:
     from runner.errors import RecipeToolError
+    from runner.execution.before_hub import Parts
     from runner.recipe.model import Recipe
     from runner.runs.several import Job
 
@@ -75,30 +76,28 @@ def _settled(args: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Mapping[
 def _pinned(args: argparse.Namespace, recipe: Recipe) -> Recipe:
     """`recipe` with commits of the hub, which is not asked for a training that cannot be here.
 
-    What a run has trained before may be stored: then it is asked, and the plan decides.
+    What a run has trained before may be stored: then it is asked, and the plan decides. What the
+    machine lacks is said where nothing is planned.
     """
     from runner.errors import RecipeToolError
-    from runner.execution.before_hub import may_be_stored
     from runner.execution.published_twin import NO_ACCESS, is_closed
     from runner.execution.revisions import asks_hub, pin_revisions
     from runner.recipe.base_recipe import innermost
 
-    refused = _refusal(args, recipe) if asks_hub(recipe) else None
-    if refused and not may_be_stored(own_runs(recipe)):
-        raise refused
+    parts = _parts(args, recipe) if asks_hub(recipe) else []
+    refused = _refusal(args, recipe, parts)
     if args.shrink and is_closed(innermost(recipe).model):
         recipe = _published(recipe, "it is given to those with a licence, and there is no token")
     try:
         return pin_revisions(recipe, own_runs(recipe), _say)
     except RecipeToolError as error:
-        if refused:
-            raise refused from None
-        if not args.shrink or error.code not in NO_ACCESS:
-            raise
-        published = _published(recipe, error.message.split("\n")[0])
-        if published is recipe:
-            raise
-        return pin_revisions(published, own_runs(recipe), _say)
+        published = recipe
+        if args.shrink and not refused and error.code in NO_ACCESS:
+            published = _published(recipe, error.message.split("\n")[0])
+        if published is not recipe:
+            return pin_revisions(published, own_runs(recipe), _say)
+        _tell_lacks(args, parts)
+        raise refused or error from None
 
 
 def _published(recipe: Recipe, why: str) -> Recipe:
@@ -115,14 +114,44 @@ def _published(recipe: Recipe, why: str) -> Recipe:
     return published
 
 
-def _refusal(args: argparse.Namespace, recipe: Recipe) -> RecipeToolError | None:
-    from runner.execution.before_hub import refusal
+def _parts(args: argparse.Namespace, recipe: Recipe) -> Parts:
+    """What a run would take here; nothing where nothing is to be run, or only a small twin."""
+    from runner.execution.before_hub import parts_of
     from runner.stages import stages_of
 
     if getattr(args, "command", "run") != "run" or args.get:
-        return None
-    names = [stage.NAME for stage in stages_of(recipe, args.until)]
-    return refusal(recipe, names, args.rendezvous)
+        return []
+    return parts_of(recipe, stages_of(recipe, args.until))
+
+
+def _refusal(args: argparse.Namespace, recipe: Recipe, parts: Parts) -> RecipeToolError | None:
+    """What keeps one of `parts` from being trained here, where its results may be stored.
+
+    Raises that of one that nothing is stored of.
+    """
+    from runner.execution.before_hub import may_be_stored, refusal
+
+    load = not (args.shrink or getattr(args, "no_preflight", False))
+    perhaps = None
+    for each, stages in parts:
+        # who joins, joins the recipe that is named: see refuse_other_machines
+        met = args.rendezvous if each is recipe else ("", 0)
+        found = refusal(each, [stage.NAME for stage in stages], met, load=load)
+        if found is None:
+            continue
+        if not may_be_stored(own_runs(each)):
+            _tell_lacks(args, parts)
+            raise found
+        perhaps = perhaps or found
+    return perhaps
+
+
+def _tell_lacks(args: argparse.Namespace, parts: Parts) -> None:
+    """What the machine lacks for `parts`, which a twin would need little of."""
+    from runner.execution.before_hub import lacks_of
+
+    for lack in [] if args.shrink else lacks_of(parts):
+        _warn(lack)
 
 
 def unpacked(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any]]:

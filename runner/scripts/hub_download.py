@@ -70,7 +70,10 @@ def download(hub: Hub, wanted: Sequence[Wanted], events: Events) -> None:
 
 @contextlib.contextmanager
 def told_of_a_full_disk(folder: Path) -> Iterator[None]:
-    """A disk without room as an error for the user (E410). `folder`: of the downloads."""
+    """A disk without room as an error for the user (E410). `folder`: of the downloads.
+
+    Where there would be room, the runner puts before the hint: it knows whose folder this is.
+    """
     try:
         yield
     except OSError as error:
@@ -78,8 +81,7 @@ def told_of_a_full_disk(folder: Path) -> Iterator[None]:
             raise
         raise ScriptError(
             f"no space left while downloading into {folder}: {error.strerror}",
-            hint="free some, or set SPARK_RECIPES_CACHE to a larger disk, then run the same "
-            "command again: it goes on where it stopped",
+            hint="then run the same command again: it goes on where it stopped",
             code="E410",
         ) from error
 
@@ -170,7 +172,7 @@ def check_room(wanted: list[Wanted], folder: Path, copies: int) -> None:
         raise ScriptError(
             f"not enough space at {folder}: {max(0, total - there):,} bytes to download{again} "
             f"make {need:,}, and {free:,} are free",
-            hint="free some (recipe gc), or set SPARK_RECIPES_CACHE to a larger disk",
+            hint="then run the same command again",
             code="E410",
         )
 

@@ -194,14 +194,15 @@ def _unpack_wheel(wheel: str, sha256: str | None, context: Context) -> Path:
     except BaseException as error:
         shutil.rmtree(target, ignore_errors=True)
         if isinstance(error, StageFailed):
-            raise _why_no_wheel(wheel, error) from error
+            raise _why_no_wheel(wheel, error, target) from error
         raise
     return target
 
 
-def _why_no_wheel(wheel: str, error: StageFailed) -> StageFailed | MachineCannot:
+def _why_no_wheel(wheel: str, error: StageFailed, target: Path) -> StageFailed | MachineCannot:
     """A full disk is the machine's fault, other bytes than pinned the index's or the recipe's; all
     else is the network's."""
+    from runner.store.atomic import more_room
     from runner.system import offline
 
     log = Path(error.log)
@@ -209,8 +210,7 @@ def _why_no_wheel(wheel: str, error: StageFailed) -> StageFailed | MachineCannot
     if _FULL.search(words):
         return MachineCannot(
             f"no space left on the disk while the wheel {wheel} was unpacked",
-            hint="`recipe gc` shows and frees what no run needs; or set SPARK_RECIPES_CACHE to a "
-            "folder on a larger disk",
+            hint=more_room(target),
             code="E410",
         )
     if "hash mismatch" in words.lower():

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner.errors import Busy
+from runner.store.atomic import disk_errors
 from runner.store.locks import Lock
 
 
@@ -16,7 +17,8 @@ from runner.store.locks import Lock
 def clean_place(cache: Path) -> Iterator[Path]:
     """An empty folder in the cache, removed at the end; those of killed processes go first."""
     base = cache / "verify"
-    base.mkdir(parents=True, exist_ok=True)
+    with disk_errors("making a clean place", base):
+        base.mkdir(parents=True, exist_ok=True)
     for lock in sorted(base.glob("*.lock")):
         _remove_if_free(lock)
     name = secrets.token_hex(8)

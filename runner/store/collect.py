@@ -55,7 +55,7 @@ def collect(store: Store, *, dry_run: bool, notes: Path | None = None) -> Collec
     sweep.result.unresolved.extend(
         root for root in roots if not root.dead and not os.path.lexists(root.folder)
     )
-    with disk_errors("collecting garbage"):
+    with disk_errors("collecting garbage", store.root):
         sweep.roots(roots)
         for stage, key in sorted({*_pairs(store.root), *_pairs(store.root / ".staging")}):
             sweep.key(stage, key, roots)

@@ -68,7 +68,7 @@ class Lock:
         return self._fd
 
     def __enter__(self) -> Self:
-        with disk_errors(f"locking {self.purpose}"):
+        with disk_errors(f"locking {self.purpose}", self.path):
             make_folders(self.path.parent)
             while not self._take():
                 pass

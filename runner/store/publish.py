@@ -26,7 +26,7 @@ def publish(source: Path, target: Path) -> str:
 
     Returns how: `reflink`, `hardlink` or `copy`. Raises MachineCannot on a full or read-only disk.
     """
-    with disk_errors(f"putting {target.name} into the run folder"):
+    with disk_errors(f"putting {target.name} into the run folder", target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
         try:

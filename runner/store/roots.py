@@ -48,7 +48,7 @@ def register_root(store: Store, run_folder: Path, entries: Iterable[tuple[str, s
         "above": _above(folder),
         "entries": sorted([stage, key] for stage, key in entries),
     }
-    with disk_errors("registering the run"), roots_lock(store):
+    with disk_errors("registering the run", store.root), roots_lock(store):
         file = _root_file(store, folder)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(data, indent=1, sort_keys=True) + "\n")

@@ -162,7 +162,7 @@ class Store:
     def staging(self, stage: str, key: str) -> Staging:
         """An empty `out` and the kept `scratch`. The caller holds the key's lock."""
         place = self.staging_place(stage, key)
-        with disk_errors(f"preparing stage {stage}"):
+        with disk_errors(f"preparing stage {stage}", self.root):
             if place.out.exists():
                 shutil.rmtree(place.out)
             place.out.mkdir(parents=True)
@@ -198,7 +198,7 @@ class Store:
         absent, or something is not a regular file with one name; MachineCannot on a full or
         read-only disk. In both cases the store is as before.
         """
-        with disk_errors(f"storing the outputs of stage {staging.stage}"):
+        with disk_errors(f"storing the outputs of stage {staging.stage}", self.root):
             files = {
                 path: _seal(staging, path, cls) for path, cls in _declared(staging, classes).items()
             }
@@ -225,7 +225,7 @@ class Store:
             return None
         if (record.stage, record.key) != (stage, key):
             return None
-        with disk_errors(f"storing the outputs of stage {stage}"):
+        with disk_errors(f"storing the outputs of stage {stage}", self.root):
             return self._move_in(record, out.parent)
 
     def _move_in(self, record: Record, base: Path) -> Outputs:

@@ -15,7 +15,7 @@ from runner.asking.http import Address
 from runner.asking.log import Log, log_path
 from runner.asking.settings import Endpoint
 from runner.errors import UsageError
-from runner.store.atomic import disk_errors, write_atomic
+from runner.store.atomic import write_as_told
 from runner.store.locks import Lock
 from runner.synthesis.kinds import Material
 from runner.synthesis.settings import Settings
@@ -49,6 +49,12 @@ def check_output(out: Path, *, force: bool) -> None:
             hint="rows are written as JSON lines: -o rows.jsonl",
             code="E900",
         )
+    if out.is_dir():
+        raise UsageError(
+            f"{out} is a folder, not a file",
+            hint=f"name a file in it: -o {out / 'rows.jsonl'}",
+            code="E900",
+        )
     if out.exists() and not log_path(out).exists() and not force:
         raise UsageError(
             f"{out} exists, and no log of requests lies beside it",
@@ -72,9 +78,7 @@ def run(
         if finished is None:
             with servers.addresses(settings, told.say) as addresses:
                 finished = _made(settings, material, log, addresses, told)
-        with disk_errors(f"writing {out}"):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(out, _as_lines(finished.result))
+        write_as_told(out, _as_lines(finished.result))
     return finished
 
 

@@ -28,7 +28,7 @@ from runner.errors import MachineCannot
 from runner.store.atomic import disk_errors, write_atomic
 from runner.store.digest import canonical_sha256
 from runner.store.locks import Lock
-from runner.system.folders import shipped
+from runner.system.folders import PREBUILT, shipped
 from runner.system.process import ChildResult, describe_exit, run_child, tail
 from runner.system.uv import index_options, uv_binary, uv_env
 
@@ -114,7 +114,7 @@ def ensure(role: str, cache: Path, on_message: Callable[[str], None]) -> Environ
         f"environment {role}",
         on_wait=lambda holder: on_message(f"waiting for {holder} to build environment {role}"),
     )
-    with disk_errors(f"building the environment {role}"), lock:
+    with disk_errors(f"building the environment {role}", cache), lock:
         if not (found := _find(role, wanted, cache)):
             _Build(role, wanted, folder, cache, lock.fd, on_message).run()
             found = _find(role, wanted, cache)
@@ -128,7 +128,7 @@ def find(role: str, cache: Path) -> Environment | None:
 
 
 def _find(role: str, wanted: str, cache: Path) -> Environment | None:
-    prebuilt = os.environ.get("SPARK_RECIPES_PREBUILT")
+    prebuilt = os.environ.get(PREBUILT)
     for place in [Path(prebuilt), cache] if prebuilt else [cache]:
         folder = _folder(role, wanted, place)
         python = folder / "bin" / "python"

@@ -7,6 +7,7 @@ the server ends, and the next port is tried.
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import socket
 import time
@@ -41,6 +42,16 @@ class Refused(Exception):
     def __init__(self, status: int, words: str) -> None:
         super().__init__(words)
         self.status = status
+
+
+def is_loopback(host: str) -> bool:
+    """Is it an address, or the name, of this machine alone?"""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def free_port() -> int:

@@ -8,12 +8,14 @@ set-group-ID bit (`chmod g+ws`), which hands the group down to everything made i
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
 
 from runner.errors import MachineCannot, RecipeToolError
-from runner.system.folders import cache_folder, store_folder
+from runner.store.atomic import disk_refusal, variable_of
+from runner.system.folders import CACHE, STORE, cache_folder, store_folder, store_variable
 
 SHARED = stat.S_ISGID | stat.S_IWGRP
 
@@ -31,15 +33,30 @@ def closed(error: OSError) -> MachineCannot | None:
     if not isinstance(error, PermissionError) or not isinstance(error.filename, str):
         return None
     with contextlib.suppress(RecipeToolError):
-        for folder in (store_folder(), cache_folder()):
+        for folder, variable in ((store_folder(), store_variable()), (cache_folder(), CACHE)):
             if Path(error.filename).is_relative_to(folder):
                 return MachineCannot(
                     f"no right to use {folder}: {error.strerror}: {error.filename}",
                     hint="its group may be given the right by chmod g+ws (docs/long-runs.md), and "
-                    "you must be in it (id); or set SPARK_RECIPES_CACHE to a folder of your own",
+                    f"you must be in it (id); or set {variable} to a folder of your own",
                     code="E411",
                 )
     return None
+
+
+def impossible(error: OSError) -> MachineCannot | None:
+    """What to tell whose cache or store takes no files: a read-only disk, a file in its place.
+
+    None for every other error: in a folder that can be written, a file in the way is our bug.
+    """
+    named = None if not isinstance(error.filename, str) else Path(error.filename)
+    variable = variable_of(named)
+    if not variable or isinstance(error, PermissionError):
+        return None
+    folder = store_folder() if variable == STORE else cache_folder()
+    if error.errno != errno.EROFS and folder.is_dir():
+        return None
+    return disk_refusal(error, f"making {folder}")
 
 
 def is_shared(folder: Path) -> bool:

@@ -78,7 +78,7 @@ def ensure_tool(name: str, cache: Path, say: Say = _silent) -> Path:
         return found
     folder = tool_folder(name, cache)
     with (
-        disk_errors(f"building {name}"),
+        disk_errors(f"building {name}", cache),
         Lock(
             cache / "locks" / f"tool-{folder.name}.lock",
             f"the build of {name}",
@@ -93,7 +93,7 @@ def ensure_tool(name: str, cache: Path, say: Say = _silent) -> Path:
 
 def find_tool(name: str, cache: Path) -> Path | None:
     """The root folder of the tool if it is built, prebuilt or in the cache."""
-    prebuilt = os.environ.get("SPARK_RECIPES_PREBUILT")
+    prebuilt = os.environ.get(folders.PREBUILT)
     places = [Path(prebuilt)] if prebuilt else []
     for place in [*places, cache]:
         if is_complete(folder := tool_folder(name, place), name):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import secrets
@@ -16,7 +15,7 @@ from typing import Any
 from runner.errors import MachineCannot, StageFailed, UsageError
 from runner.store.atomic import write_atomic
 from runner.system import determinism, environments, platforms, process, process_tree
-from runner.system.local_server import NoAnswer, Refused, ask, free_port
+from runner.system.local_server import NoAnswer, Refused, ask, free_port, is_loopback
 
 USER = "recipe"  # as in runner/scripts/webui_llamafactory.py
 PASSWORD = "SPARK_RECIPES_WEBUI_PASSWORD"  # the name of a variable
@@ -63,16 +62,6 @@ def address(host: str, port: int, *, expose: bool) -> Address:
     chosen = os.environ.get(PASSWORD, "")
     password = chosen or ("" if is_loopback(host) else secrets.token_urlsafe(18))
     return Address(host, _usable(host, port), password)
-
-
-def is_loopback(host: str) -> bool:
-    """Is it an address, or the name, of this machine alone?"""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _usable(host: str, port: int) -> int:

@@ -53,7 +53,7 @@ class Workspace:
                 hint="name an empty folder, or one that does not exist, with --workspace",
                 code="E883",
             )
-        with disk_errors(f"making the workspace {self.folder}"):
+        with disk_errors(f"making the workspace {self.folder}", self.folder):
             for name in ("data", "models", "tokens", "saves", FORMS, _CACHE, ".cache"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             if not (self.folder / ".gitignore").exists():
@@ -155,7 +155,7 @@ def _put(
 ) -> None:
     """Model, tokens, rows and forms; the origin last, so that half of it is made again."""
     folder, name = workspace.folder, recipe.name
-    with disk_errors(f"preparing the workspace {folder}"):
+    with disk_errors(f"preparing the workspace {folder}", folder):
         (folder / "tokens" / f"{name}.json").unlink(missing_ok=True)
         made = _llamafactorys_inputs(recipe, outputs, place)
         _replace(made / "workspace" / "model", folder / "models" / name)

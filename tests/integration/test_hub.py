@@ -574,6 +574,7 @@ def test_no_space_is_exit_code_4(project: Project, hub: HubServer, tiny: Path) -
     )
     assert done.returncode == 4, done.stderr
     assert "error[E410]" in done.stderr
+    assert "set SPARK_RECIPES_STORE to a folder on a larger disk; then run" in done.stderr
     assert "goes on where it stopped" in done.stderr
     hub.requests.clear()
     assert project.run()["fetch"] == "resume"

@@ -11,7 +11,7 @@ import pytest
 from runner.cli.main import main, parse
 from runner.errors import StageFailed
 from runner.execution import revisions
-from runner.execution.published_twin import suggest
+from runner.execution.published_twin import planned_twin, suggest
 from runner.plan.published_models import FOLDER
 from runner.recipe.load import load_recipe
 from runner.recipe.model import Recipe
@@ -29,6 +29,8 @@ RECIPE = {
     "data": {"train": [{"path": "rows.jsonl", "format": "alpaca"}]},
     "train": {"adapter": {"type": "lora"}, "max_steps": 1, "bf16": True},
 }
+DATA: dict[str, Any] = {"train": [{"path": "rows.jsonl", "format": "alpaca"}]}
+HUB_FILE = {"hub": "acme/rows", "file": "rows.jsonl", "format": "alpaca"}
 LLAMA = "meta-llama/Llama-3.1-70B-Instruct"
 SILENT = StageFailed("the hub cannot be reached", code="E319")
 
@@ -94,6 +96,83 @@ def test_of_what_may_be_stored_the_hub_is_asked_and_its_silence_explained(
     assert hub.asked == 1
 
 
+# --- what the machine lacks
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, nobody: None) -> None:
+    """A machine of 24 GB without a GPU, whose user has no token."""
+    monkeypatch.setattr(hardware, "memory", lambda *_: hardware.Memory(24 * 10**9, 20 * 10**9))
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("words", "code", "status", "asked"),
+    [
+        (("run", "x.yaml"), "E940", 4, 0),
+        (("run", "pinned.yaml"), "E940", 4, 0),
+        (("bench", "train", "x.yaml"), "E940", 4, 0),
+        (("run", "x.yaml", "--no-preflight"), "E319", 1, 1),
+        (("run", "both.yaml"), "E940", 4, 0),
+    ],
+)
+def test_a_model_that_no_memory_here_can_hold_is_not_asked_for(
+    hub: Hub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    code: str,
+    status: int,
+    asked: int,
+) -> None:
+    pinned = {"hub": LLAMA, "revision": "a" * 40}
+    small = {**RECIPE, "name": "both", "evaluate": {}, "compare": {"recipes": ["x.yaml"]}}
+    evaluated = {"data": {**DATA, "validation": {"fraction": 0.5}}, "evaluate": {}}
+    for name, more in (("x", {"model": {"hub": LLAMA}}), ("pinned", {"model": pinned})):
+        content = {**RECIPE, **evaluated, **more, "name": name}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(content))
+    (tmp_path / "both.yaml").write_text(json.dumps({**small, **evaluated}))
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "a", "output": "b"}\n' * 4)
+    assert main(words) == status
+    said = capsys.readouterr().err
+    assert f"error[{code}]" in said
+    assert hub.asked == asked
+    whose = "x " if "both.yaml" in words else ""
+    for lack in ("W250", "W251", "W252"):
+        assert f"warning: {whose}lacks[{lack}]" in said
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("words", [("--until", "prepare"), ("--get",), ("--shrink",)])
+def test_memory_is_asked_for_only_where_the_model_is_trained(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    (tmp_path / "x.yaml").write_text(
+        json.dumps({**RECIPE, "model": {"hub": LLAMA}, "data": {"train": [{**HUB_FILE}]}})
+    )
+    assert main(["run", "x.yaml", *words]) == 1
+    said = capsys.readouterr().err
+    assert "error[E319]" in said
+    assert "W252" not in said
+    assert hub.asked >= 1
+
+
+@pytest.mark.usefixtures("small")
+def test_of_what_was_run_before_nothing_is_said_to_lack(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known(tmp_path)
+    run = tmp_path / "runs" / "x" / "20270101-000000"
+    run.mkdir(parents=True)
+    (run / "manifest.json").write_text("{}")
+    (run.parent / "latest").symlink_to(run.name)
+    assert main(["run", "x.yaml"]) == 4
+    said = capsys.readouterr().err
+    assert "error[E940]" in said
+    assert "lacks[" not in said
+    assert hub.asked == 1
+
+
 # --- a twin without the hub
 
 
@@ -144,6 +223,24 @@ def test_a_twin_of_a_known_model_needs_no_hub(
     assert twin.resolved()["model"]["path"] == str(place)
     assert list(fetch.snapshot(twin)) == ["config.json"]
     assert findings(twin.resolved(), load_schema()) == []
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_plan_of_such_a_twin_is_of_what_the_run_makes(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known(tmp_path)
+    assert main(["plan", "x.yaml"]) == 0
+    assert "W251" in capsys.readouterr().out
+    assert main(["plan", "x.yaml", "--shrink"]) == 0
+    assert "W251" not in capsys.readouterr().out
+    assert not (tmp_path / "cache" / "published").exists()
+    twin = twin_of()
+    assert planned_twin(load_recipe(Path("x.yaml"))) == twin
+    config = tmp_path / "cache" / "published" / "llama-3.1-70b" / "config.json"
+    config.write_text("{}")
+    assert planned_twin(load_recipe(Path("x.yaml"))).model.hub == LLAMA
+    assert config.read_text() == "{}"
 
 
 @pytest.mark.usefixtures("nobody")

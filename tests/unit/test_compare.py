@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,24 @@ def test_base_and_every_run_are_side_by_side(tmp_path: Path) -> None:
     found = difference(data, "dpo", "sft", "loss")
     assert found["estimate"]["low"] < -0.4 < found["estimate"]["high"]
     assert not data["notes"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (rows(9, -0.5), [], ["second"]),
+        (rows(9, -0.5), questions([(True, True)]), ["second"]),
+        (questions([(True, True)]), questions([(True, False)]), []),
+        (questions([(True, True)]), [], ["second"]),
+        (rows(9, -0.5), rows(9, -0.6), []),
+    ],
+)
+def test_a_run_that_held_out_no_rows_is_named(
+    tmp_path: Path, first: list[Example], second: list[Example], said: list[str]
+) -> None:
+    data = compared(write(tmp_path, "first", first), write(tmp_path, "second", second))
+    notes = [note["message"] for note in data["notes"] if note["code"] == "W269"]
+    assert [note.split(" held out no rows: ")[0] for note in notes] == said
 
 
 def test_a_paired_interval_is_narrower_than_the_spread_of_the_rows(tmp_path: Path) -> None:
@@ -454,6 +473,17 @@ def test_a_run_that_ended_before_its_evaluation(
     said = refused(run, capsys)
     assert "E920" in said
     assert "it ended after train" in said
+    assert "next: run its recipe without --until: recipe run " in said
+    assert "add " not in said
+    for name, broken in (("0", ""), ("2", "{")):  # older and evaluated, newer and damaged
+        shutil.copytree(write(tmp_path / name, "sft", rows(3, 0.1)), run.parent / name)
+        if broken:
+            (run.parent / name / "run.json").write_text(broken)
+    (run.parent / "latest").symlink_to(run.name)
+    said = refused(run.parent, capsys)
+    assert f"next: name the run that was evaluated: {run.parent / '0'}; or run its" in said
+    change_record(run, resolved={**record["resolved"], "evaluate": None}, until=None)
+    assert '; or add "evaluate: {metrics: true}" to its recipe' in refused(run, capsys)
 
 
 def test_a_run_of_another_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

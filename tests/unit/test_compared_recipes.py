@@ -97,6 +97,21 @@ def test_a_recipe_that_extends_takes_the_section_over(project: Path) -> None:
     assert (plain.compare, plain.compared) == (None, ())
 
 
+def test_an_error_says_by_which_recipes_its_file_is_named(project: Path) -> None:
+    (project / "more" / "base.yaml").write_text(SMALL.replace("steps: 4", "step: 4"))
+    text = SMALL.replace("path: ../model", "recipe: base.yaml")
+    (project / "more" / "small.yaml").write_text(text)
+    _, found = check_recipe(Path("large.yaml"))
+    hints = {each.file: each.hint for each in found}
+    chain = "(named by more/small.yaml:3, that one named by large.yaml:10)"
+    assert list(hints) == ["more/base.yaml"]
+    assert hints["more/base.yaml"].endswith(chain)
+    (project / "more" / "base.yaml").write_text("[")
+    _, found = check_recipe(Path("large.yaml"))
+    assert [each.file for each in found] == ["more/base.yaml"]
+    assert found[0].hint.endswith(chain)
+
+
 def test_what_the_other_is_compared_with_is_not_followed(project: Path) -> None:
     (project / "more" / "small.yaml").write_text(SMALL + "compare: {recipes: [../large.yaml]}\n")
     for name, other in (("large.yaml", "small"), ("more/small.yaml", "large")):
@@ -123,6 +138,9 @@ def test_a_record_with_a_comparison_in_a_comparison_is_refused() -> None:
         ("fraction: 0.5", "fraction: 0.25", "data.validation.fraction differs"),
         ("fraction: 0.5", "fraction: 0.5, stable: true", "data.validation.stable and seed differ"),
         ("rows.jsonl", "rows-2.jsonl", "data.train differs"),
+        ("rows.jsonl, format: alpaca", "talks.jsonl, format: messages", "data.train differs"),
+        ("format: alpaca", "format: alpaca, limit: 6", "data.train differs"),
+        ("format: alpaca", "format: alpaca, columns: {output: said}", "data.train differs"),
         ("metrics: true", "metrics: true, samples: 3", "evaluate.samples differs"),
         ("data:\n", "data:\n  system: Be brief.\n", "data.system differs"),
         ("name: small", "name: small\nseed: 9", "seed differs"),
@@ -134,6 +152,13 @@ def test_rows_that_cannot_be_paired_are_warned_of_by_what_differs(
     old: str, new: str, differs: str, project: Path
 ) -> None:
     (project / "rows-2.jsonl").write_text((project / "rows.jsonl").read_text())
+    said = {"role": "assistant", "content": "a"}
+    turns = [[{"role": "user", "content": f"q {n}"}, said] for n in range(8)]
+    (project / "talks.jsonl").write_text(
+        "".join(json.dumps({"messages": each}) + "\n" for each in turns)
+    )
+    lines = [json.dumps({"instruction": f"q {n}", "output": "a", "said": "b"}) for n in range(8)]
+    (project / "rows.jsonl").write_text("\n".join(lines) + "\n")
     (project / "more" / "small.yaml").write_text(SMALL.replace(old, new))
     _, found = check_recipe(Path("large.yaml"))
     assert [each.code for each in found] == (["W264"] if differs else [])
@@ -353,6 +378,23 @@ def test_the_summary_has_the_main_lines(
     assert "compared          large minus small\n" in told
     assert "held-out loss" in told.split("compared  ")[1]
     assert told.rstrip().endswith("/compare.html")
+
+
+def test_a_compared_run_without_held_out_rows_is_warned_of(
+    project: Path,
+    ran: list[tuple[str, str | None]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def empty(project: Path, name: str, change: float) -> Path:
+        count = 40 if name == "large" else 0
+        return write_evaluated_run(project / "of" / name, name, rows(count, change))
+
+    monkeypatch.setattr("tests.unit.test_compared_recipes.run_of", empty)
+    assert main(["run", "large.yaml"]) == 0
+    assert "warning: W269: small held out no rows" in capsys.readouterr().err
+    (page,) = (project / "of" / "large").rglob("compare.html")
+    assert "W269: small held out no rows" in page.read_text()
 
 
 def test_without_an_evaluation_there_is_no_page_and_it_is_said(

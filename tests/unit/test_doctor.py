@@ -18,6 +18,7 @@ from runner.cli.main import main
 from runner.doctor import gpu, kernel, places
 from runner.doctor.check import Check, State
 from runner.doctor.recipe import memory_now
+from runner.doctor.settings import settings
 from runner.errors import MachineCannot
 from runner.plan.cost import Cost, Machine
 from runner.plan.job import Item, Memory
@@ -235,6 +236,56 @@ def test_little_room_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     checks = list(places.folders(tmp_path / "cache", tmp_path / "store"))
     assert states(checks) == {"cache": "warning", "store": "ok"}
     assert "SPARK_RECIPES_CACHE" in checks[0].fix
+
+
+@pytest.mark.parametrize(
+    ("place", "found"), [("/proc/nostore", "nothing is free"), ("file/store", "cannot be written")]
+)
+def test_a_store_where_nothing_can_be_made_is_a_problem(
+    place: str, found: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("#!/bin/sh\n")
+    (tmp_path / "file").chmod(0o755)  # which root may "enter"
+    check = list(places.folders(tmp_path, tmp_path / place))[1]
+    assert (check.name, check.state) == ("store", State.PROBLEM)
+    assert found in check.found
+    assert "SPARK_RECIPES_STORE" in check.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "state", "said"),
+    [
+        ("MEMORY_LIMIT", "lots", "problem", "is no size of memory: lots"),
+        ("MEMORY_LIMIT", "110GB", "ok", "may use 110.0 GB"),
+        ("RAY", "here", "problem", "'here' is not HOST:PORT"),
+        ("RAY", "head:99999", "problem", "is not HOST:PORT"),
+        ("RAY", "head:6379", "ok", "the Ray cluster at head:6379"),
+        ("PREBUILT", "/proc/none", "warning", "there is no folder /proc/none"),
+        ("PREBUILT", "/proc", "ok", "/proc"),
+    ],
+)
+def test_a_variable_that_would_end_every_run_is_a_problem(
+    name: str, value: str, state: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"SPARK_RECIPES_{name}", value)
+    (check,) = [each for each in settings() if each.name == f"SPARK_RECIPES_{name}"]
+    assert (check.state, said in check.found) == (state, True)
+    assert bool(check.fix) == (state != "ok")
+
+
+def test_what_is_not_set_is_not_spoken_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MEMORY_LIMIT", "RAY", "PREBUILT"):
+        monkeypatch.setenv(f"SPARK_RECIPES_{name}", "")
+    assert list(settings()) == []
+
+
+def test_a_bad_variable_ends_the_doctor_with_4(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPARK_RECIPES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SPARK_RECIPES_MEMORY_LIMIT", "lots")
+    assert main(["doctor"]) == 4
+    assert "problem  SPARK_RECIPES_MEMORY_LIMIT: " in capsys.readouterr().out
 
 
 def test_an_ollama_that_is_named_has_to_answer(

@@ -452,6 +452,23 @@ def test_a_model_of_unknown_size_ends_with_what_to_do(
     assert "the model's facts are not at hand" in told
 
 
+@pytest.mark.parametrize("words", [["--hardware", ""], ["--hardware", "", "--recommend"]])
+def test_no_name_is_not_this_machine(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["plan", "recipes/course/10.3-70b-qlora.yaml", *words]) == 2
+    told = capsys.readouterr().err
+    assert "error[E006]: no machine is named" in told
+    assert "dgx-spark" in told
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_no_machine(name: str) -> None:
+    with pytest.raises(UsageError, match="no machine is named"):
+        hardware(name)
+
+
 def test_a_list_of_machines_names_each_once() -> None:
     spark, card = hardware("dgx-spark"), hardware("rtx-4090")
     assert machines_of("rtx-4090, DGX-Spark,,rtx-4090,") == [card, spark]

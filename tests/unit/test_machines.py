@@ -8,10 +8,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runner.cli.main import parse
+from runner.cli.run import require_rendezvous
 from runner.errors import Interrupted, MachineCannot, StageFailed, UsageError
 from runner.execution.machines import link as links
 from runner.execution.machines import meeting
@@ -19,6 +22,9 @@ from runner.execution.machines.contract import NoMachines, NoTurn
 from runner.execution.machines.link import Gone, Link
 from runner.execution.machines.meeting import First, Other, interface_of, parse_address
 from runner.execution.machines.same import differences
+from runner.plan.plan import Action, Step
+from runner.recipe.load import load_recipe
+from tests.small_recipe import write_recipe
 
 DIGEST, OTHER_DIGEST = "ab" * 32, "cd" * 32
 PLAN: dict[str, Any] = {
@@ -76,15 +82,36 @@ def test_a_setting_that_stands_twice_is_named_once() -> None:
     assert found == ["train: learning_rate: 0.1 on the first machine, 0.2 here"]
 
 
-@pytest.mark.parametrize("text", ["", ":29400", "host:", "host:0", "host:65536", "host:x"])
+@pytest.mark.parametrize(
+    "text", ["", "10.0.0.1", ":29400", "host:", "host:0", "host:65536", "host:x", "host:²"]
+)
 def test_an_address_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"|"):
+    with pytest.raises(ValueError, match=r"is no address: write HOST:PORT, such as 192\."):
         parse_address(text)
 
 
-def test_an_address_without_a_port_has_the_usual_one() -> None:
-    assert parse_address("10.0.0.1") == ("10.0.0.1", 29400)
+def test_an_address_has_a_host_and_a_port(capsys: pytest.CaptureFixture[str]) -> None:
     assert parse_address("10.0.0.1:5") == ("10.0.0.1", 5)
+    for words in (["run", "x.yaml", "--rendezvous", "10.0.0.1"], ["join", "x.yaml", "10.0.0.1"]):
+        with pytest.raises(SystemExit):
+            parse(words)
+        assert "'10.0.0.1' is no address: write HOST:PORT, such as" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"), [("127.0.0.1", True), ("localhost", True), ("10.0.0.1", False)]
+)
+def test_where_only_this_machine_could_come_it_is_warned(
+    host: str, warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_recipe(tmp_path / "x.yaml")
+    recipe = load_recipe(tmp_path / "x.yaml", overrides=["train.nodes=2"])
+    args = parse(["run", "x.yaml", "--rendezvous", f"{host}:29400"])
+    require_rendezvous(args, recipe, [Step("train", Action.REUSE, "")])
+    assert capsys.readouterr().err == ""
+    require_rendezvous(args, recipe, [Step("train", Action.RUN, "")])
+    said = capsys.readouterr().err
+    assert (f"warning: {host} is a loopback address" in said) is warned
 
 
 def test_the_interface_of_an_address() -> None:

@@ -325,6 +325,7 @@ def test_results_are_copied_to_runs_on_another_file_system(
     found = missing(qlora, config("llama-3.1-70b"))["W253"]
     assert "about 189.5 GB to" in found.what  # adapter, merged model, GGUF file
     assert "100.0 GB are free" in found.what
+    assert "or move the project to a larger disk" in found.next, "the store has room"
 
 
 def test_a_processor_lacks_a_gpu_for_a_large_model_only(
@@ -433,6 +434,24 @@ def test_the_lock_of_a_branch_says_what_the_branch_was(project: Path) -> None:
     found = known_facts(branch)
     assert found is not None
     assert found.context == 2048
+
+
+def test_a_plan_says_why_the_steps_are_not_counted(qlora: Recipe) -> None:
+    def lines(recipe: Recipe) -> list[str]:
+        found = cost(recipe, None, SPARK)
+        text = command.as_text(command.Plan(recipe.name, all_run(recipe), found, []))
+        return [line for line in text.splitlines() if line.startswith("training ")]
+
+    (packed,) = lines(qlora)
+    assert "steps not counted: how many rows share a pack" in packed
+    (file,) = qlora.data.train
+    on_hub = dataclasses.replace(file, path=None, hub="acme/rows", file="rows.jsonl")
+    data = dataclasses.replace(qlora.data, packing=False, train=(on_hub,))
+    (unknown,) = lines(dataclasses.replace(qlora, data=data))
+    assert "steps not counted: the rows are on the hub" in unknown
+    counted = dataclasses.replace(qlora, data=dataclasses.replace(qlora.data, packing=False))
+    (known,) = lines(counted)
+    assert " steps, by backend native" in known
 
 
 def test_a_run_warns_of_what_it_will_not_get_by_itself(

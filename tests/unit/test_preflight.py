@@ -92,11 +92,8 @@ def test_what_several_processes_train_in_parts_one_evaluates_whole(
     monkeypatch.setattr(published_models, "facts_at_hand", lambda recipe: Facts(config, "a test"))
     train = dataclasses.replace(recipe.train, processes=2)
     both = dataclasses.replace(recipe, train=train)
-    needed = {
-        stage: preflight._load_of(load_stage(stage), both, "cuda")
-        for stage in ("train", "evaluate")
-    }
-    alone = preflight._load_of(load_stage("evaluate"), recipe, "cuda")
+    needed = {stage: preflight._load_of(stage, both, "cuda") for stage in ("train", "evaluate")}
+    alone = preflight._load_of("evaluate", recipe, "cuda")
     assert needed["train"] < 0.6 * alone
     assert needed["evaluate"] == alone
 

@@ -188,6 +188,16 @@ def test_what_is_no_readable_file_is_refused_without_waiting(tmp_path: Path) -> 
         assert [(d.code, d.line) for d in caught.value.diagnostics] == [("E101", 0)]
 
 
+def test_of_a_folder_it_is_said_how_to_name_its_files(tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    with pytest.raises(RecipeInvalid) as caught:
+        read_source(tmp_path / "a b")
+    (told,) = caught.value.diagnostics
+    assert (told.code, told.message) == ("E101", "a file is wanted here, and it is a folder")
+    assert f"recipe run '{tmp_path}/a b'/*.yaml" in told.hint
+    assert f"recipe validate '{tmp_path}/a b'" in told.hint
+
+
 def test_a_tab_in_quotes_in_a_block_or_in_a_comment_is_text() -> None:
     assert parse("a: \"x\ty\"  # a\ttab\nb: '#\t'\n").data == {"a": "x\ty", "b": "#\t"}
     assert parse("a: |\n  x\ty\nb: 1\n").data == {"a": "x\ty\n", "b": 1}

@@ -17,12 +17,15 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from runner.asking.http import Address, _no_answer, seconds_to_wait
+from runner.asking.log import Log
 from runner.asking.masking import without_key_in_answer, without_key_in_words
+from runner.errors import MachineCannot
 from runner.synthesis.kinds import KINDS
 from tests.model_server import Answer, Asked, Behaviour, made_up
 from tests.synthesis_bench import (
@@ -237,6 +240,53 @@ def test_nothing_is_asked_where_the_answer_would_find_no_room(
     bench.write()
     code, _, err = bench.run()
     assert (code, "[E410]" in err, bench.server.asked) == (4, True, [])
+
+
+@pytest.mark.parametrize("out", ["rows.jsonl", "new/deep/rows.jsonl"])
+def test_what_fails_before_anything_was_answered_leaves_nothing(bench: Bench, out: str) -> None:
+    bench.write()
+    os.environ.pop("TEST_KEY")
+    before = sorted(bench.folder.iterdir())
+    code, _, err = bench.run(out=out)
+    assert (code != 0, bench.server.asked) == (True, []), err
+    assert sorted(each for each in bench.folder.iterdir() if each.name != "cache") == before
+
+
+@pytest.mark.parametrize("more", [[], ["--force"]])
+def test_a_folder_is_refused_before_anything_is_paid_for(bench: Bench, more: list[str]) -> None:
+    bench.write()
+    (bench.folder / "rows.jsonl").mkdir()
+    code, _, err = bench.run(*more)
+    assert (code, bench.server.asked) == (2, [])
+    assert "error[E900]: rows.jsonl is a folder, not a file" in err
+
+
+def test_what_was_there_before_stays_when_a_synthesis_fails(bench: Bench) -> None:
+    bench.write()
+    os.environ.pop("TEST_KEY")
+    (bench.folder / "mine").mkdir()
+    bench.log.touch()
+    code, _, _ = bench.run()
+    assert (code != 0, bench.log.exists()) == (True, True)
+    assert bench.run(out="mine/rows.jsonl")[0] != 0
+    assert list((bench.folder / "mine").iterdir()) == []
+
+
+def test_a_log_that_cannot_be_opened_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def full(path: Path, flags: int, *rest: int) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return real(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", full)
+    path = tmp_path / "new" / "deep" / "rows.requests.jsonl"
+    with pytest.raises(MachineCannot, match="no space left"), Log(path, read_only=False):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- servers that fail

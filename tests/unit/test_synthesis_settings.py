@@ -278,13 +278,22 @@ def test_the_name_of_a_variable_is_shown(tmp_path: Path) -> None:
     assert "modle: m, key: MY_KEY}" in REPORTERS["text"](caught.value.diagnostics)
 
 
-def test_a_run_says_which_command_makes_its_rows(tmp_path: Path) -> None:
+def test_a_run_says_which_command_makes_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path, EXAMPLE.read_text())
-    (only,) = check_recipe(path)[1]
-    assert (only.code, only.hint) == (
-        "E121",
-        "make them: recipe data synthesize s.yaml -o rows.jsonl",
-    )
+    (tmp_path / "x.yaml").write_text("base_model: a\nsequence_len: 8\nmicro_batch_size: 1\n")
+    folder = tmp_path.name
+    monkeypatch.chdir(tmp_path.parent)
+    hints = []
+    for name in (path.name, "x.yaml"):
+        (only,) = check_recipe(Path(folder, name))[1]
+        assert only.code == "E121"
+        hints.append(only.hint)
+    assert hints == [
+        f"make them: recipe data synthesize {folder}/s.yaml -o rows.jsonl",
+        f"make a recipe of them: recipe new --from {folder}/x.yaml",
+    ]
 
 
 # --- documents

@@ -45,6 +45,14 @@ def test_without_a_home_the_variable_to_set_is_named(monkeypatch: pytest.MonkeyP
     assert "SPARK_RECIPES_CACHE" in caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["SPARK_RECIPES_CACHE", "SPARK_RECIPES_STORE"])
+def test_a_home_that_nobody_has_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "~nobody-of-this-name/x")
+    with pytest.raises(UsageError, match=f"{name} is ~nobody-of-this-name/x") as caught:
+        store_folder()
+    assert name in caught.value.hint
+
+
 @pytest.mark.parametrize("kind", ["schemas", "environments", "recipes"])
 def test_a_checkout_uses_its_own_files_and_a_wheel_the_shipped_ones(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,7 @@ from runner.execution.machines.link import Gone, Link
 from runner.execution.machines.same import differences
 from runner.report.printable import escaped
 
-DEFAULT_PORT = 29400
+EXAMPLE = "192.168.100.1:29400"
 MAX_WORDS = 400  # characters of what another machine says
 PROTOCOL = 2  # raise when machines say something else to each other
 ANSWER_SECONDS = 30.0  # what a machine that connects gets to compare plans
@@ -36,14 +36,12 @@ _SIOCGIFADDR = 0x8915
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """`HOST` or `HOST:PORT`. Raises ValueError."""
-    host, colon, port = text.rpartition(":")
-    if not colon:
-        host, port = text, str(DEFAULT_PORT)
-    number = int(port)
-    if not host or not 0 < number < 1 << 16:
-        raise ValueError(text)
-    return host, number
+    """Of `HOST:PORT`. Raises ValueError, which says what is meant."""
+    host, _, port = text.rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 1 << 16:
+        message = f"{text!r} is no address: write HOST:PORT, such as {EXAMPLE}"
+        raise ValueError(message)
+    return host, int(port)
 
 
 class First:

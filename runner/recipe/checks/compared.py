@@ -8,6 +8,7 @@ from typing import Any
 from runner.recipe.checks.registry import check
 from runner.recipe.compared_recipes import POINTER, SECTION
 from runner.recipe.finding import Finding
+from runner.recipe.methods import CONVERSATIONS
 from runner.recipe.model import DataFile, Recipe
 from runner.recipe.paths import real_path
 from runner.report.printable import quoted
@@ -34,11 +35,26 @@ def the_same_is_measured(recipe: Recipe) -> Iterator[Finding]:
     if recipe.evaluate is None:
         return
     for number, other in enumerate(recipe.compared):
-        if other.evaluate is not None and (found := list(_differs(recipe, other))):
+        if other.evaluate is None:
+            continue
+        if (without := _without_rows(recipe, other)) is not None:
+            message = f"the recipe {quoted(without.name, 80)} holds out no rows, so there are none "
+            message += "to set beside those of the other"
+            yield Finding("W269", f"{POINTER}/{number}", message, _HOLD_OUT)
+        elif found := list(_differs(recipe, other)):
             message = f"rows of {quoted(other.name, 80)} cannot be set beside this recipe's: "
             message += f"{_together(found)} differ{'' if len(found) > 1 else 's'}"
             hint = "let both recipes hold out the same rows, and measure the same of them"
             yield Finding("W264", f"{POINTER}/{number}", message, hint)
+
+
+_HOLD_OUT = "give both the same data.validation, with a fraction above 0"
+
+
+def _without_rows(one: Recipe, other: Recipe) -> Recipe | None:
+    """Which of them alone holds out nothing."""
+    without = [each for each in (one, other) if not each.data.validation.holds_out]
+    return without[0] if len(without) == 1 else None
 
 
 def _together(names: list[str]) -> str:
@@ -49,7 +65,9 @@ def _together(names: list[str]) -> str:
 def _differs(one: Recipe, other: Recipe) -> Iterator[str]:
     """Settings that decide which rows are held out and what is kept of them, by their names."""
     ours, theirs = _held_out(one), _held_out(other)
-    if _forms(one) != _forms(other):  # a pair's better side is the row of a conversation
+    forms = _forms(one), _forms(other)
+    if forms[0] != forms[1] and not forms[0] | forms[1] <= {*CONVERSATIONS}:
+        # a pair's better side may be the row of a conversation in another file
         ours |= {name: theirs[name] for name in _FILES}
     yield from (name for name in ours if ours[name] != theirs[name])
 
@@ -57,9 +75,9 @@ def _differs(one: Recipe, other: Recipe) -> Iterator[str]:
 _FILES = ("data.train", "data.validation.files")
 
 
-def _forms(recipe: Recipe) -> list[str]:
+def _forms(recipe: Recipe) -> set[str]:
     held = recipe.data.validation
-    return [file.format for file in held.files or recipe.data.train]
+    return {file.format for file in held.files or recipe.data.train}
 
 
 def _held_out(recipe: Recipe) -> dict[str, Any]:
@@ -83,7 +101,8 @@ def _held_out(recipe: Recipe) -> dict[str, Any]:
 
 
 def _rows(recipe: Recipe, file: DataFile) -> tuple[Any, ...]:
-    return (_path(recipe, file.path), file.hub, file.revision, file.file, file.format)
+    place = (_path(recipe, file.path), file.hub, file.revision, file.file)
+    return (*place, file.format, dict(file.columns or {}), file.mix)
 
 
 def _path(recipe: Recipe, text: str | None) -> str | None:

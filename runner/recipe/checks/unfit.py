@@ -27,7 +27,7 @@ def unfit(source: Source) -> Finding | None:
         message = f"a recipe is a mapping of keys to values, not {describe(source.data)}"
         return Finding("E121", "", message, "start from recipes/quickstart.yaml")
     if "synthesis" in source.data and not _OURS & source.data.keys():
-        name = shlex.quote(escaped(source.path.name))
+        name = shlex.quote(escaped(str(source.path)))
         hint = f"make them: recipe data synthesize {name} -o rows.jsonl"
         return Finding("E121", "", "this is a synthesis recipe: it makes rows of data", hint)
     if not _OURS & source.data.keys() and (found := _of_another_tool(source)) is not None:
@@ -56,5 +56,5 @@ def _of_another_tool(source: Source) -> Finding | None:
         return None
     kind, signs = told
     message = f"these are settings of {load_import(kind).TOOL}, not a recipe: {listed_and(signs)}"
-    hint = f"make a recipe of them: recipe new --from {shlex.quote(escaped(source.path.name))}"
+    hint = f"make a recipe of them: recipe new --from {shlex.quote(escaped(str(source.path)))}"
     return Finding("E121", "", message, hint)

@@ -93,12 +93,13 @@ def weights_size(model: Path) -> int:
 
 def need_space(folder: Path, size: float, what: str) -> None:
     """Raise MachineCannot (E545) unless `size` bytes are free where `folder` lies."""
+    from runner.store.atomic import more_room
+
     free = shutil.disk_usage(folder).free
     if free < size:
         raise MachineCannot(
             f"{what} need about {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free on the disk "
             f"of {folder}",
-            hint="`recipe gc` shows and frees what no run needs; or ask for fewer types in "
-            "gguf.quantize, or set SPARK_RECIPES_CACHE to a folder on a larger disk",
+            hint=f"ask for fewer types in gguf.quantize; or {more_room(folder)}",
             code="E545",
         )

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import runner
 from runner.scripts.data.chunks.chunk import Making
 from runner.scripts.data.chunks.spool import Part
-from runner.scripts.data.chunks.workers import ADDRESS, Workers
+from runner.scripts.data.chunks.workers import ADDRESS, Workers, is_address
 from runner.scripts.spec import ScriptError
 
 GROUP = 16  # chunks that go to a machine together
@@ -311,7 +311,7 @@ def cluster(address: str, environ: Mapping[str, str]) -> Iterator[Cluster]:
 
 def _must_answer(address: str) -> None:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    if not is_address(address):
         raise ScriptError(
             f"{ADDRESS} is {address!r}, not HOST:PORT",
             hint=f"export {ADDRESS}=HOST:6379",

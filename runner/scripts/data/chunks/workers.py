@@ -30,6 +30,16 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
+def is_address(text: str) -> bool:
+    """Is it HOST:PORT?
+
+    >>> is_address("head:6379"), is_address("head"), is_address(":6379"), is_address("head:99999")
+    (True, False, False, False)
+    """
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isascii() and port.isdecimal() and int(port[:6]) <= 65535
+
+
 def worker_count() -> int:
     """As many as scripts may keep busy: the threads that they are given, else all processors."""
     available = len(os.sched_getaffinity(0))
