@@ -17,7 +17,7 @@ from typing import Any
 from runner.errors import RecipeInvalid
 from runner.report.diagnostic import Diagnostic, severity_of
 from runner.report.printable import escaped, without_tokens
-from runner.system.regular import NotReadable, TooLarge, read_regular
+from runner.system.regular import NotReadable, TooLarge, is_folder, read_regular
 
 MAX_BYTES = 256 * 1024
 
@@ -174,7 +174,7 @@ def read_bytes(path: Path) -> bytes:
         message = f"the file is larger than {MAX_BYTES // 1024} KiB"
         raise _refused(path, "E112", None, message, "is it a recipe?") from None
     except NotReadable as error:
-        if path.is_dir():
+        if is_folder(path):
             raise _folder(path) from None
         raise _unreadable(path, str(error)) from None
 

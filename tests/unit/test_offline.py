@@ -121,6 +121,6 @@ def test_a_pinned_wheel_that_is_in_no_cache(
 
     offline.forbid()
     failed = StageFailed("uv exited with status 1", log=str(project / "no.log"))
-    found = fetch._why_no_wheel("acme-model==1", failed)
+    found = fetch._why_no_wheel("acme-model==1", failed, project)
     assert found.code == "E829"
     assert "the wheel acme-model==1" in found.message
