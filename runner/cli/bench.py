@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from runner.report.beside import say
 
 if TYPE_CHECKING:
     from runner.plan.machines import Hardware
@@ -100,12 +101,8 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     try:
         if refused := refusal(recipe, ("train",), ("", 0)):
             raise refused
-        return pin_revisions(recipe, runs_folder(recipe.project_root, recipe.name), _say)
+        return pin_revisions(recipe, runs_folder(recipe.project_root, recipe.name), say)
     except RecipeToolError:
         for lack in lacks_of(parts):
-            _say(f"warning: {lack}")
+            say(f"warning: {lack}")
         raise
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.report.beside import say_line
+
 if TYPE_CHECKING:
     from runner.compare.candidates import Candidate
     from runner.judge.settings import Settings
@@ -99,22 +101,16 @@ def _judged(found: Sequence[Candidate], settings: Settings, *, offline: bool) ->
     """What the judge says, as plain data; what it cost goes to stderr."""
     from runner.judge.command import Told, judge_candidates
 
-    told = Told(_beside, _Progress())
+    told = Told(say_line, _Progress())
     data, tally = judge_candidates(found, settings, told, offline=offline)
     if not (tally.from_log or tally.new or tally.failed_tries):
-        _beside("judge: not asked, since no two answers differ")
+        say_line("judge: not asked, since no two answers differ")
     else:
-        _beside(
+        say_line(
             f"judge: {tally.from_log} answers from the log, {tally.new} new; "
             f"{tally.failed_tries} tries failed; {tally.new_tokens} tokens now"
         )
     return data
-
-
-def _beside(message: str) -> None:
-    from runner.report.printable import escaped
-
-    print(escaped(message), file=sys.stderr)
 
 
 class _Progress:

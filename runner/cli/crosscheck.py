@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.report.beside import say
+
 if TYPE_CHECKING:
     from runner.crosscheck.trained import Trained, Way
     from runner.recipe.model import Recipe
@@ -60,9 +62,9 @@ def main(args: argparse.Namespace) -> int:
     folder = (args.output or _new_folder(recipes[0])).resolve()
     trained: list[Trained] = []
     for recipe, way in zip(recipes, ways, strict=True):
-        trained.append(train(recipe, way, folder / way.name, _say))
+        trained.append(train(recipe, way, folder / way.name, say))
     columns = list(dict.fromkeys(way.defaults for way in ways))
-    read = read_defaults(columns, cache_folder(), _say)
+    read = read_defaults(columns, cache_folder(), say)
     data = as_data(
         recipes[0],
         trained,
@@ -108,7 +110,7 @@ def _recipe(args: argparse.Namespace, way: Way) -> Recipe:
 
     overrides = [*args.set, f"train.backend={way.backend}"]
     recipe = load_recipe(args.recipe, warn=print_beside, overrides=overrides)
-    recipe = pin_revisions(recipe, runs_folder(recipe.project_root, recipe.name), _say)
+    recipe = pin_revisions(recipe, runs_folder(recipe.project_root, recipe.name), say)
     if way.name in ("cli", "webui"):
         from runner.crosscheck.by_cli import require_comparable
 
@@ -158,7 +160,3 @@ def _print(data: Mapping[str, Any], folder: Path, style: str) -> None:
         print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
     else:
         print_crosscheck(data, str(folder), sys.stdout)
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)

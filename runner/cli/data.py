@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from runner.errors import Interrupted, MachineCannot, RecipeToolError, UsageError
+from runner.report.beside import say_line
 
 if TYPE_CHECKING:
     from runner.rows.opening import Plain
@@ -175,7 +176,7 @@ def _error_data(error: RecipeToolError) -> dict[str, str]:
 
 def _raise_last(failed: Sequence[RecipeToolError]) -> None:
     """Say why each file is not shown; the error with the highest exit code is raised."""
-    from runner.report.told import error_lines
+    from runner.report.beside import error_lines
 
     ordered = sorted(failed, key=lambda error: error.exit_code)
     for error in ordered[:-1]:
@@ -462,7 +463,7 @@ def _synthesize(args: argparse.Namespace) -> int:
     if args.out is None:
         raise UsageError("-o says where the rows go", hint="add -o rows.jsonl", code="E900")
     command.check_output(args.out, force=args.force)
-    told = command.Told(_beside, _Progress(settings.count))
+    told = command.Told(say_line, _Progress(settings.count))
     finished = command.run(settings, material, args.out, told, offline=args.offline)
     print_beside(report.warnings(settings, finished.result))
     if args.format == "json":
@@ -472,12 +473,6 @@ def _synthesize(args: argparse.Namespace) -> int:
     for line in report.lines(settings, args.out, finished):
         print(line)
     return 0
-
-
-def _beside(message: str) -> None:
-    from runner.report.printable import escaped
-
-    print(escaped(message), file=sys.stderr)
 
 
 class _Progress:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.report.beside import say
+
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
     from runner.stages.contract import Outputs
@@ -116,7 +118,7 @@ def _pin(recipe: Recipe) -> Recipe:
     from runner.execution.run_folder import runs_folder
 
     runs = runs_folder(recipe.project_root, recipe.name)
-    return pin_revisions(recipe, runs, lambda message: print(message, file=sys.stderr))
+    return pin_revisions(recipe, runs, say)
 
 
 def _check(recipes: list[Path], *, offline: bool, form: str) -> int:

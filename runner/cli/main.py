@@ -158,7 +158,7 @@ def _with_notes(error: Exception, code: int) -> int:
 
 
 def _report(error: RecipeToolError) -> int:
-    from runner.report.told import error_lines
+    from runner.report.beside import error_lines
 
     print(*error_lines(error), sep="\n", file=sys.stderr)
     return error.exit_code

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from runner.report.beside import say
 
 if TYPE_CHECKING:
     from runner.plan.chain import Link
@@ -57,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
     from runner.report.reporters import print_beside
     from runner.runs.several import chosen, read_all, refuse_shared_runs
 
-    asked = chosen(args, lambda message: print(message, file=sys.stderr))
+    asked = chosen(args, say)
     recipes = read_all([each.recipe for each in asked], args.set, (), print_beside)
     refuse_shared_runs(recipes)
     if args.shrink:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.plan.plan import Action, Step, make_plan
+from runner.report.beside import say, warn
 
 if TYPE_CHECKING:
     from runner.errors import NotReproduced
@@ -151,7 +152,7 @@ def main(args: argparse.Namespace) -> int:
                 _plan(job, store)  # those before it have filled the store
             return _run(job, store, background, told)
 
-        return one_after_the_other(jobs, run, told, _say)
+        return one_after_the_other(jobs, run, told, say)
 
 
 def _plan_all(jobs: Sequence[Job], store: Store) -> None:
@@ -173,7 +174,7 @@ def _plan_all(jobs: Sequence[Job], store: Store) -> None:
     args = jobs[0].args
     if args.offline:
         todo = [(link.recipe, link.steps) for job in jobs for link in job.all_links]
-        require_ready(todo, cache_folder(), _get_command(args), _say)
+        require_ready(todo, cache_folder(), _get_command(args), say)
     busy = [(job, link) for job in jobs if not job.idle for link in job.all_links]
     for _, link in busy:
         _warn_of_lacks(link.recipe, link.steps, named=len(busy) > 1)
@@ -215,7 +216,7 @@ def _run(job: Job, store: Store, background: Child | None, told: Told) -> int:
     def execute_until(link: Link, until: str) -> Path:
         return execute_chain(args, link, store, None, announce, until)
 
-    beside = run_compared(job, store, execute_until, _say)
+    beside = run_compared(job, store, execute_until, say)
     shown = job.shown or execute_chain(args, job.links[-1], store, job.lock, announce)
     page = page_of(shown, beside, store)
     if job.shown:
@@ -223,7 +224,7 @@ def _run(job: Job, store: Store, background: Child | None, told: Told) -> int:
     else:
         _tell_result(told, shown, page)
     for note in page.data["notes"] if page else ():
-        _warn(f"{note['code']}: {note['message']}")
+        warn(f"{note['code']}: {note['message']}")
     if is_bundle(args.recipe):
         _compare_with_bundle(job.recipe, shown)
     elif job.lock is not None:
@@ -249,8 +250,8 @@ def _get(jobs: Sequence[Job]) -> int:
 
     for job in jobs:
         for other in job.recipe.compared if job.compares else ():
-            get_all(other, stages_to_compare(other), cache_folder(), _say)
-        get_all(job.recipe, job.stages, cache_folder(), _say)
+            get_all(other, stages_to_compare(other), cache_folder(), say)
+        get_all(job.recipe, job.stages, cache_folder(), say)
     print(f"everything is here: {_this_far(jobs[0].args)} --offline")
     return 0
 
@@ -264,20 +265,14 @@ def _compare_with_bundle(recipe: Recipe, folder: Path) -> None:
     found = compared.differences
     if not found and compared.platforms is not None:
         theirs, ours = map(escaped, compared.platforms)
-        _warn(
+        warn(
             f"W820: the bundle's run was on {theirs}, this is {ours}: equal bytes of a training "
             "are claimed on one platform only, so what was trained is not compared"
         )
     elif not found:
-        _say(f"the same bytes as in the bundle: manifest {compared.manifest_sha256}")
+        say(f"the same bytes as in the bundle: manifest {compared.manifest_sha256}")
     else:
         raise _not_reproduced("the run is not what the bundle holds", found)
-
-
-def _say(message: str) -> None:
-    from runner.report.printable import lines_escaped
-
-    print(lines_escaped(message), file=sys.stderr)
 
 
 def nothing(told: Any) -> None:
@@ -341,7 +336,7 @@ def require_rendezvous(args: argparse.Namespace, recipe: Recipe, steps: list[Ste
     if args.rendezvous is None:
         raise NO_ADDRESS
     if is_loopback(args.rendezvous[0]):
-        _warn(
+        warn(
             f"{args.rendezvous[0]} is a loopback address, which no other machine can reach: give "
             "--rendezvous the one that this machine has on the link to the others (ip -brief "
             "address)"
@@ -382,7 +377,7 @@ def _warn_of_lacks(recipe: Recipe, steps: list[Step], *, named: bool = False) ->
     cost = cost_here(recipe, steps, runs_of(recipe))
     for lack in lacks(recipe, steps, cost, cache_folder()):
         if not lack.mends_itself:
-            _warn(f"{recipe.name} {lack}" if named else str(lack))
+            warn(f"{recipe.name} {lack}" if named else str(lack))
 
 
 def runs_of(recipe: Recipe) -> Path:
@@ -407,7 +402,7 @@ def compare_with_expected(recipe: Recipe, folder: Path, *, required: bool) -> No
     elif required:
         raise _not_reproduced("the run is not what the lock expects on this platform", found)
     else:
-        _warn(f"not as expected on this platform: {found[0]}")
+        warn(f"not as expected on this platform: {found[0]}")
 
 
 def _not_reproduced(what: str, found: Sequence[str]) -> NotReproduced:
@@ -418,12 +413,6 @@ def _not_reproduced(what: str, found: Sequence[str]) -> NotReproduced:
         hint="the run is kept; see docs/reproducibility.md",
         entries=found[1:],
     )
-
-
-def _warn(message: str) -> None:
-    from runner.report.printable import lines_escaped
-
-    print(f"warning: {lines_escaped(message)}", file=sys.stderr)
 
 
 def _verify(folder: Path, store: Store, told: Told) -> int:
@@ -488,7 +477,7 @@ def execute_chain(
         base: Recipe, stages: list[Stage], snapshot: Snapshot, before: BaseResult | None
     ) -> list[StageResult]:
         last = stages[-1].NAME
-        _say(f"first the recipe {base.name}, for {link.recipe.name}")
+        say(f"first the recipe {base.name}, for {link.recipe.name}")
         return execute(args, base, stages, store, snapshot, None, starts, before, last).results
 
     recipe, stages, snapshot = link.recipe, link.stages, link.snapshot
@@ -571,7 +560,7 @@ def _warn_of_split(result: Mapping[str, Any]) -> None:
     for stage in result["stages"]:
         if stage["name"] == "prepare":
             for warning in split_warnings(stage["measures"]):
-                _warn(warning)
+                warn(warning)
 
 
 def _tell_result(told: Told, folder: Path, page: Page | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 HELP = (
@@ -26,14 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Stop it, and say how to go on."""
     from runner.recipe.paths import project_root
+    from runner.report.beside import say
     from runner.runs.again import command_of
     from runner.runs.ending import stop
     from runner.runs.known import chosen
     from runner.store.store import Store
     from runner.system.folders import store_folder
-
-    def say(message: str) -> None:
-        print(message, file=sys.stderr)
 
     run = chosen(project_root(Path.cwd() / "x.yaml"), args.run)
     ended = stop(run, Store(store_folder()), now=args.now, say=say)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
+from runner.report.beside import say
 
 if TYPE_CHECKING:
     from runner.system.process import Service
@@ -75,8 +75,8 @@ def _prepare(args: argparse.Namespace, space: Workspace) -> None:
 
     changes = [*args.set, "train.backend=llamafactory"]
     recipe = load_recipe(args.recipe, warn=print_beside, overrides=changes)
-    recipe = pin_revisions(recipe, runs_folder(recipe.project_root, recipe.name), _say)
-    prepare(recipe, space, _say)
+    recipe = pin_revisions(recipe, runs_folder(recipe.project_root, recipe.name), say)
+    prepare(recipe, space, say)
 
 
 def _serve(space: Workspace, where: Address, lock_fd: int) -> None:
@@ -86,8 +86,8 @@ def _serve(space: Workspace, where: Address, lock_fd: int) -> None:
 
     name = space.newest()
     form = space.form(name) if name else {}
-    _say("starting LLaMA Board")
-    service: Service = board.start(space.folder, where, form, cache_folder(), lock_fd, _say)
+    say("starting LLaMA Board")
+    service: Service = board.start(space.folder, where, form, cache_folder(), lock_fd, say)
     with service:
         print("\n".join(_welcome(where, name, space.folder)), flush=True)
         board.watch(service, space.folder / board.LOG)
@@ -111,7 +111,3 @@ def _welcome(where: Address, name: str | None, folder: Path) -> list[str]:
         "  Then: recipe capture webui/saves/Custom/… -o clicked.yaml",
         "  Ctrl-C ends it.",
     ]
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)

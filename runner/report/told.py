@@ -1,29 +1,14 @@
-"""What `recipe run` says on stdout: of one recipe as it comes, of several as one JSON object.
-
-And an error of any command, on stderr.
-"""
+"""What `recipe run` says on stdout: of one recipe as it comes, of several as one JSON object."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from runner.errors import RecipeToolError
-from runner.report.printable import lines_escaped
-
 Show = Callable[[], None]
-
-
-def error_lines(error: RecipeToolError) -> Iterator[str]:
-    """An error as a terminal shows it: what a stranger's file put into its words is escaped."""
-    yield f"error[{error.code}]: {lines_escaped(error.message)}"
-    if log := getattr(error, "log", ""):
-        yield f"  log:  {lines_escaped(log)}"
-    if error.hint:
-        yield f"  next: {lines_escaped(error.hint)}"
 
 
 class Told:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.execution.chain import own_runs
+from runner.report.beside import say, warn
 
 if TYPE_CHECKING:
     from runner.errors import RecipeToolError
@@ -28,7 +28,7 @@ def jobs_of(args: argparse.Namespace) -> list[Job]:
     from runner.runs.several import Job, chosen, naming, read_all, refuse_shared_runs
     from runner.stages import stages_of
 
-    asked = chosen(args, _say)
+    asked = chosen(args, say)
     if is_bundle(asked[0].recipe):
         found: list[tuple[Recipe, Mapping[str, Any] | None]] = [unpacked(asked[0])]
     else:
@@ -69,7 +69,7 @@ def _settled(args: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Mapping[
     if args.shrink:
         recipe = recorded(shrink_recipe(recipe), given)
     elif not args.set:
-        lock = lock_of_run(recipe, required=args.locked, warn=_warn)
+        lock = lock_of_run(recipe, required=args.locked, warn=warn)
     return recipe, lock
 
 
@@ -89,13 +89,13 @@ def _pinned(args: argparse.Namespace, recipe: Recipe) -> Recipe:
     if args.shrink and is_closed(innermost(recipe).model):
         recipe = _published(recipe, "it is given to those with a licence, and there is no token")
     try:
-        return pin_revisions(recipe, own_runs(recipe), _say)
+        return pin_revisions(recipe, own_runs(recipe), say)
     except RecipeToolError as error:
         published = recipe
         if args.shrink and not refused and error.code in NO_ACCESS:
             published = _published(recipe, error.message.split("\n")[0])
         if published is not recipe:
-            return pin_revisions(published, own_runs(recipe), _say)
+            return pin_revisions(published, own_runs(recipe), say)
         _tell_lacks(args, parts)
         raise refused or error from None
 
@@ -107,7 +107,7 @@ def _published(recipe: Recipe, why: str) -> Recipe:
 
     published = without_hub(recipe)
     if published is not recipe:
-        _say(
+        say(
             f"{innermost(recipe).model.hub}: {why}; the twin is made of its published sizes, with "
             "a tokenizer of its own"
         )
@@ -151,7 +151,7 @@ def _tell_lacks(args: argparse.Namespace, parts: Parts) -> None:
     from runner.execution.before_hub import lacks_of
 
     for lack in [] if args.shrink else lacks_of(parts):
-        _warn(lack)
+        warn(lack)
 
 
 def unpacked(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any]]:
@@ -175,7 +175,7 @@ def unpacked(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any]]:
         recipe = locked_recipe(archive, folder)
     if args.until is None:
         args.until, args.until_of_bundle = until_of(folder), True
-    _say(f"the inputs of {args.recipe.name} are in {folder}")
+    say(f"the inputs of {args.recipe.name} are in {folder}")
     return recipe, require_fresh(recipe, recipe.source.path, args.recipe)
 
 
@@ -193,11 +193,3 @@ def _refuse_with_locked(args: argparse.Namespace) -> None:
                 hint="leave one of the two out",
                 code=code,
             )
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)
-
-
-def _warn(message: str) -> None:
-    _say(f"warning: {message}")

@@ -9,6 +9,7 @@ import pytest
 from runner.cli import ls
 from runner.cli.main import main
 from runner.errors import NotReproduced, RecipeToolError, StageFailed
+from runner.report.beside import say, say_line, warn
 
 HOSTILE = "\x1b[31mred\x07\x9b1m\u202e"
 SHOWN = r"\x1b[31mred\x07\x9b1m\u202e"
@@ -42,6 +43,15 @@ def test_the_lines_of_what_differs_stay_lines(
 ) -> None:
     assert said(NotReproduced("differs:", entries=["a", HOSTILE]), monkeypatch) == 7
     assert capsys.readouterr().err == f"error[E700]: differs:\n  a\n  {SHOWN}\n"
+
+
+def test_what_is_said_beside_is_escaped_too(capsys: pytest.CaptureFixture[str]) -> None:
+    say(f"the inputs of {HOSTILE}\nare here")
+    say_line(f"a server: {HOSTILE}\nforged")
+    warn(HOSTILE)
+    assert capsys.readouterr().err == (
+        f"the inputs of {SHOWN}\nare here\na server: {SHOWN}\\nforged\nwarning: {SHOWN}\n"
+    )
 
 
 def test_half_a_surrogate_pair_is_an_error_that_can_be_printed(
