@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.cli.validate import recipes_below
+from runner.recipe.in_folders import recipes_below
 from runner.recipe.source import read_source
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -124,7 +124,7 @@ def _folders(args: argparse.Namespace) -> int:
 
 def _holds_recipes(path: Path) -> bool:
     """Is it a folder of recipes, and none of a run or of runs?"""
-    from runner.cli.validate import recipes_below
+    from runner.recipe.in_folders import recipes_below
 
     is_run = any((path / name).exists() for name in ("run.json", "latest"))
     return path.is_dir() and not is_run and any(recipes_below(path))

@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _recipes(paths: list[Path]) -> list[Path]:
-    from runner.cli.validate import recipes_below
+    from runner.recipe.in_folders import recipes_below
 
     found: dict[Path, None] = {}
     for path in paths:

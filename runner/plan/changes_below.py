@@ -31,7 +31,7 @@ class Comparison:
 
 def compare_folders(base: Path, head: Path) -> Comparison:
     """Compare all recipes below two folders. Reads the files that they name; no network."""
-    from runner.cli.validate import recipes_below
+    from runner.recipe.in_folders import recipes_below
 
     before, after = (
         {path.relative_to(folder).as_posix(): path for path in recipes_below(folder)}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runner.cli.validate import recipes_below
+from runner.recipe.in_folders import recipes_below
 from runner.recipe.load import check_recipe
 from runner.recipe.schema import load_schema
 from tests.chain import ROOT

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from runner.cli.main import main
-from runner.cli.validate import recipes_below
 from runner.errors import UsageError
 from runner.plan.cost import this_machine
 from runner.plan.fit import MOST_ROWS, fit, peak_of, ways_that_fit
@@ -27,6 +26,7 @@ from runner.plan.memory import training_memory
 from runner.plan.phases import beside_of, phases_of
 from runner.plan.published_models import FOLDER as PUBLISHED
 from runner.plan.shapes import Shapes, shapes_of
+from runner.recipe.in_folders import recipes_below
 from runner.recipe.load import load_recipe
 from runner.recipe.model_facts import Facts
 from runner.system import hardware as system

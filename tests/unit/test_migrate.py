@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from runner.cli.main import main
-from runner.cli.validate import recipes_below
 from runner.recipe import migrate as migrating
 from runner.recipe import versions
 from runner.recipe.edit import Document
+from runner.recipe.in_folders import recipes_below
 from runner.recipe.load import check_recipe, load_recipe
 from runner.recipe.schema import RECIPE, load_schema
 from runner.recipe.source import parse_source, read_source
