@@ -82,6 +82,11 @@ class Talk(Generic[Settings]):
         """What `check` makes of an answer in JSON; it raises Unusable, LookupError or TypeError."""
         return self._tried(prompt, step, endpoint, schema, lambda said: check(as_object(said)))
 
+    def field(self, prompt: str, name: str, step: str = "") -> str:
+        """The text `name` of an answer that is an object of it alone; `step` is called so, too."""
+        schema = texts_schema(name)
+        return self.json(prompt, step or name, schema, lambda said: text_of(said, name))
+
     def _tried(
         self,
         prompt: str,

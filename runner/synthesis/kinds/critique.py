@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.asking.talk import Talk, Unusable, shown_json, text_of, texts_schema
+from runner.asking.talk import Talk, Unusable, shown_json
 from runner.synthesis.kinds import Material, about, one_for_each_seed, one_row
 from runner.synthesis.rows import Made, words_of
 from runner.synthesis.settings import Settings
@@ -27,18 +27,16 @@ def make(task: int, talk: Talk[Settings], material: Material) -> list[Made]:
 
 def _rewritten(question: str, answer: str, number: int, talk: Talk[Settings]) -> str:
     shown = f"Question: {question}\n\nAnswer: {answer}"
-    critique = talk.json(
+    critique = talk.field(
         f"{shown}\n\nWhat is wrong with this answer, and what is missing? Say it in a few "
         f"sentences.{about(talk.settings)}\n\n{shown_json(['critique'])}",
+        "critique",
         f"critique {number}",
-        texts_schema("critique"),
-        lambda said: text_of(said, "critique"),
     )
-    return talk.json(
+    return talk.field(
         f"{shown}\n\nCritique: {critique}\n\nWrite a better answer to the question, which the "
         f"critique no longer holds of. Do not mention the critique.{about(talk.settings)}\n\n"
         f"{shown_json(['answer'])}",
+        "answer",
         f"answer {number}",
-        texts_schema("answer"),
-        lambda said: text_of(said, "answer"),
     )

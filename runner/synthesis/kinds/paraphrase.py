@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.asking.talk import Talk, shown_json, text_of, texts_schema
+from runner.asking.talk import Talk, shown_json
 from runner.synthesis.kinds import Material, about, one_row
 from runner.synthesis.rows import Made
 from runner.synthesis.settings import Settings
@@ -25,7 +25,4 @@ def make(task: int, talk: Talk[Settings], material: Material) -> list[Made]:
         f"Answer: {seed.answer}\n\nAsk the same in other words. The same answer must be right, "
         f"and the question must not say it.{about(talk.settings)}\n\n{shown_json(['question'])}"
     )
-    question = talk.json(
-        prompt, "question", texts_schema("question"), lambda said: text_of(said, "question")
-    )
-    return [Made(question, seed.answer, seed.place)]
+    return [Made(talk.field(prompt, "question"), seed.answer, seed.place)]

@@ -10,7 +10,7 @@ import string
 from dataclasses import dataclass
 from typing import Any
 
-from runner.asking.talk import Talk, Unusable, object_schema, shown_json, text_of, texts_schema
+from runner.asking.talk import Talk, Unusable, object_schema, shown_json
 from runner.synthesis.kinds import Material, about, one_row
 from runner.synthesis.rows import Made, words_of
 from runner.synthesis.settings import Settings
@@ -64,10 +64,7 @@ def _asked(task: int, talk: Talk[Settings], material: Material) -> _Asked:
         f'does not see the text, so do not write "the text" in it.{about(talk.settings)}\n\n'
         f"{shown_json(['question'])}"
     )
-    question = talk.json(
-        prompt, "question", texts_schema("question"), lambda said: text_of(said, "question")
-    )
-    return _Asked(question, part.place, shown)
+    return _Asked(talk.field(prompt, "question"), part.place, shown)
 
 
 def _judged(asked: _Asked, answers: list[str], talk: Talk[Settings]) -> tuple[str, str]:
