@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.execution.run_folder import runs_newest_first
 from runner.system.regular import NotReadable, read_regular
 from runner.verify.run import MAX_BYTES, Run
 
@@ -108,8 +109,7 @@ def _records_beside(run: Run) -> Iterator[Mapping[str, Any]]:
 
 
 def _records_in(recipe: Path) -> Iterator[Mapping[str, Any]]:
-    folders = sorted((each for each in _folders(recipe) if each.name != "latest"), reverse=True)
-    for folder in folders[:_LOOKED_AT]:
+    for folder in runs_newest_first(recipe)[:_LOOKED_AT]:
         try:
             record = json.loads(read_regular(folder / "run.json", MAX_BYTES))
         except (NotReadable, OSError, ValueError, RecursionError):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 from runner.errors import UsageError
+from runner.execution.run_folder import runs_newest_first
 from runner.verify.run import Run, open_run
 
 MOST = 50  # runs of the recipe that are looked at, from the newest one on
@@ -42,16 +42,9 @@ def _run_further(run: Run) -> str:
 
 
 def _evaluated_before(folder: Path) -> Path | None:
-    others = [each for each in _runs_beside(folder) if each != folder]
+    others = [each for each in runs_newest_first(folder.parent) if each != folder]
     for each in others[:MOST]:
         with contextlib.suppress(UsageError):  # not finished, or damaged
             if is_evaluated(open_run(each)):
                 return each
     return None
-
-
-def _runs_beside(folder: Path) -> Iterator[Path]:
-    """The folders of the runs of the same recipe, newest first."""
-    with contextlib.suppress(OSError):
-        found = sorted(folder.parent.iterdir(), reverse=True)  # their names are times
-        yield from (each for each in found if each.is_dir() and not each.is_symlink())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.compare.page import compared, read_page, write_page
-from runner.execution.run_folder import MANIFEST
+from runner.execution.run_folder import MANIFEST, runs_newest_first
 from runner.plan.chain import Link, plan_compared
 from runner.store.roots import register_root
 from runner.system.regular import NotReadable, read_regular
@@ -39,10 +39,9 @@ def runs_beside(recipe: Recipe, store: Store, run: Callable[[Link], Path]) -> li
 def run_that_has(steps: Sequence[Step], runs: Path) -> Path | None:
     """The newest finished run with the results of these steps, whatever else it has."""
     wanted = {(step.stage, step.key) for step in steps}
-    folders = sorted(runs.iterdir(), reverse=True) if runs.is_dir() else []
-    finished = [each for each in folders if not each.is_symlink() and (each / MANIFEST).is_file()]
+    finished = [each for each in runs_newest_first(runs) if (each / MANIFEST).is_file()]
     latest = (runs / "latest").resolve()
-    finished.sort(key=lambda each: each.resolve() != latest)  # else the names tell: they are times
+    finished.sort(key=lambda each: each.resolve() != latest)  # finished last, if not begun last
     return next((each for each in finished if wanted <= set(_own_entries(_record(each)))), None)
 
 

@@ -140,6 +140,18 @@ def latest_run(runs: Path) -> Path | None:
     return link.resolve() if (link / MANIFEST).is_file() else None
 
 
+def runs_newest_first(runs: Path) -> list[Path]:
+    """The folders of a recipe's runs, finished or not; none where it cannot be read.
+
+    Their names are times.
+    """
+    try:
+        found = [each for each in runs.iterdir() if each.is_dir() and not each.is_symlink()]
+    except OSError:
+        return []
+    return sorted(found, reverse=True)
+
+
 def _new_folder(runs: Path, now: datetime) -> Path:
     try:
         make_folders(runs)
