@@ -67,6 +67,9 @@ def render_summary(result: dict[str, Any], stream: TextIO) -> None:
     console = Console(
         file=stream, highlight=False, width=None if stream.isatty() else 120, soft_wrap=False
     )
+    console.print(
+        _title(result), markup=False, style="italic"
+    )  # a table's title breaks at its width
     console.print(_stage_table(result))
     if lines := _quality_lines(result):
         console.print("\n".join(lines), markup=False)
@@ -146,12 +149,15 @@ def _measures(result: dict[str, Any], stage: str) -> dict[str, Any]:
     return found[0] if found else {}
 
 
+def _title(result: dict[str, Any]) -> str:
+    until = f" until {result['until']}" if result["until"] else ""
+    return f"{result['recipe']}: {result['state']}{until}"
+
+
 def _stage_table(result: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    until = f" until {result['until']}" if result["until"] else ""
-    title = f"{result['recipe']}: {result['state']}{until}"
-    table = Table("stage", "", "seconds", title=title, title_justify="left")
+    table = Table("stage", "", "seconds")
     table.columns[2].justify = "right"
     for stage in result["stages"]:
         seconds = "" if stage["action"] == "reuse" else f"{stage['seconds']:.1f}"

@@ -55,6 +55,15 @@ def test_the_last_step_is_told_where_more_than_the_loss_is_known(
     assert ("last step" in stream.getvalue()) is bool(said)
 
 
+def test_the_name_of_the_recipe_is_on_one_line(tmp_path: Path) -> None:
+    record = {"state": "done", "recipe": "a-name-that-is-wider-than-the-table", "stages": []}
+    (tmp_path / "run.json").write_text(json.dumps(record | {"resolved": {}}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"stages": {}}))
+    stream = io.StringIO()
+    render_summary(summary(tmp_path), stream)
+    assert stream.getvalue().startswith("a-name-that-is-wider-than-the-table: done\n")
+
+
 def test_expected_answers_are_marked(tmp_path: Path) -> None:
     record = {"state": "done", "recipe": "t", "stages": [], "resolved": {}}
     (tmp_path / "run.json").write_text(json.dumps(record))
