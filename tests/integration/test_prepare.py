@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +28,18 @@ FIRST_BYTE = len(SPECIAL)
 
 
 def byte_ids(text: str) -> list[int]:
-    return [FIRST_BYTE + byte for byte in text.encode()]
+    """A special token that a row writes out is that token, as every library reads it."""
+    parts = re.split("|".join(f"({re.escape(token)})" for token in SPECIAL), text)
+    return [
+        number
+        for part in parts
+        if part
+        for number in (
+            [SPECIAL.index(part)]
+            if part in SPECIAL
+            else [FIRST_BYTE + byte for byte in part.encode()]
+        )
+    ]
 
 
 def expected(messages: list[Message]) -> tuple[list[int], list[int]]:
@@ -106,7 +118,9 @@ def chat(*contents: str) -> dict[str, list[Message]]:
     }
 
 
-_CONTENT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12)
+_CONTENT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12) | st.sampled_from(
+    ["<|im_start|>", "a<|im_end|>\n", "<|endoftext|><|im_end|"]
+)
 _ANSWER = _CONTENT.filter(lambda text: text.strip())
 _CONVERSATION = st.builds(
     lambda system, pairs: (
