@@ -44,6 +44,8 @@ def survey_lines(found: Survey) -> Iterator[str]:
     if found.turns:
         turns = ", ".join(f"{count} of {role}" for role, count in sorted(found.turns.items()))
         yield f"  turns: {turns}; {found.answers} are trained on"
+    if found.labels:
+        yield f"  answers: {found.labels['good']} good, {found.labels['bad']} bad"
     if found.with_tools:
         yield f"  {found.with_tools} rows with tools"
     if found.ignored:
@@ -55,6 +57,12 @@ def survey_lines(found: Survey) -> Iterator[str]:
         yield "  characters a row: {min} to {max}, median {median}".format(**shown)
     if found.both_ways:
         yield f"  warning: {both_ways_words(found.both_ways['count'], found.both_ways['first'])}"
+    if len(found.labels) == 1:
+        other = "bad" if found.labels["good"] else "good"
+        yield (
+            f"  warning: all answers have the same label; with no {other} answers from another "
+            "file there is nothing to tell good answers by"
+        )
     if found.special:
         yield f"  warning: {special_words(found.special, found.special_first)}"
     if not found.is_sound:

@@ -49,6 +49,7 @@ class Survey:
     unfit: int = 0
     turns: Counter[str] = field(default_factory=Counter)  # by role
     answers: int = 0
+    labels: Counter[str] = field(default_factory=Counter)  # "good", "bad": rows judged so
     untrained: int = 0
     with_tools: int = 0
     ignored: Counter[str] = field(default_factory=Counter)  # rows that fill a key, by the key
@@ -204,6 +205,8 @@ def _count(found: Survey, read: Read) -> None:
         found.turns.update(turn["role"] for turn in side.messages)
         found.answers += len(side.answers)
         found.untrained += len(side.untrained)
+    if isinstance(read, Judged):
+        found.labels["good" if read.desirable else "bad"] += 1
     found.with_tools += bool(sides[0].tools)
     texts = [turn["content"] for turn in read.messages]
     if isinstance(read, Conversation) and read.text is not None:
@@ -237,6 +240,7 @@ def as_data(found: Survey) -> dict[str, Any]:
         ],
         "turns": dict(sorted(found.turns.items())),
         "answers": {"trained": found.answers, "context": found.untrained},
+        **({"labels": dict(sorted(found.labels.items()))} if found.labels else {}),
         "with_tools": found.with_tools,
         "ignored": found.unread,
         "characters": found.length,

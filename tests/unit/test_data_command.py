@@ -95,6 +95,25 @@ def test_inspect_tells_what_is_preferred_both_ways(
     assert '"both_ways"' in out
 
 
+@pytest.mark.parametrize(
+    ("labels", "told", "warned"),
+    [([True, False, True], "2 good, 1 bad", ""), ([True, True], "2 good, 0 bad", "no bad answers"),
+     ([False], "0 good, 1 bad", "no good answers")],
+)  # fmt: skip
+def test_inspect_tells_how_answers_are_judged(
+    rows: Path, capsys: pytest.CaptureFixture[str], labels: list[bool], told: str, warned: str
+) -> None:
+    made = [{"prompt": "Q", "completion": f"A{n}", "label": each} for n, each in enumerate(labels)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in made))
+    _, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert f"answers: {told}" in out
+    assert ("warning: all answers have the same label" in out) == bool(warned)
+    assert warned in out
+    _, out, _ = run(["inspect", "rows.jsonl", "--format", "json"], capsys)
+    (file,) = json.loads(out)["files"]
+    assert sum(file["labels"].values()) == len(labels)
+
+
 def test_inspect_names_bad_rows_and_exits_1(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows.write_text(rows.read_text() + '{"question": "\x1b[31m", "reply": 3}\nx\n')
     code, out, _ = run(["inspect", "rows.jsonl", "--format", "json"], capsys)
