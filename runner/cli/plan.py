@@ -97,8 +97,7 @@ def _planned(recipe: Recipe, args: argparse.Namespace) -> Any:
     from runner.system.folders import store_folder
 
     store, stages = Store(store_folder()), stages_of(recipe, args.until)
-    compares = any(stage.NAME == "evaluate" for stage in stages)
-    compared = plan_compared(recipe, store) if compares else []
+    compared = plan_compared(recipe, stages, store)
     own = plan_chain(recipe, stages, store)
     if args.format == "json":
         beside = [as_data(list(map(_plan_of, each))) for each in compared]
@@ -140,7 +139,7 @@ def _fit(recipe: Recipe, args: argparse.Namespace) -> Any:
     from runner.plan.fits import fits_of
     from runner.report import fit_table
 
-    chain = fits_of(recipe, _machines(args))
+    chain = fits_of(recipe, _machines(args), args.until)
     if args.format == "json":
         *bases, last = [fit_table.as_data(each) for each in chain]
         return {**last, **({"bases": bases} if bases else {})}

@@ -190,7 +190,7 @@ def _plan(job: Job, store: Store) -> None:
     """What a run would do now."""
     from runner.plan.chain import plan_chain, plan_compared
 
-    job.compared = plan_compared(job.recipe, store) if job.compares else []
+    job.compared = plan_compared(job.recipe, job.stages, store)
     job.links = plan_chain(job.recipe, job.stages, store)
     job.shown = up_to_date(job.links[-1].steps, runs_of(job.recipe))
 
@@ -245,11 +245,11 @@ def _this_far(args: argparse.Namespace) -> str:
 def _get(jobs: Sequence[Job]) -> int:
     """Download, and run nothing."""
     from runner.execution.ready import get_all
-    from runner.plan.chain import stages_to_compare
+    from runner.plan.chain import compared_in, stages_to_compare
     from runner.system.folders import cache_folder
 
     for job in jobs:
-        for other in job.recipe.compared if job.compares else ():
+        for other in compared_in(job.recipe, job.stages):
             get_all(other, stages_to_compare(other), cache_folder(), say)
         get_all(job.recipe, job.stages, cache_folder(), say)
     print(f"everything is here: {_this_far(jobs[0].args)} --offline")

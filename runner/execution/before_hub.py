@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,24 +13,8 @@ from runner.execution.preflight import too_large
 from runner.execution.run_folder import latest_run, runs_folder
 
 if TYPE_CHECKING:
+    from runner.plan.chain import Parts
     from runner.recipe.model import Recipe
-    from runner.stages.contract import Stage
-
-# What a run of one recipe takes: recipes with their stages, those that are run first come first.
-Parts = Sequence[tuple["Recipe", Sequence["Stage"]]]
-
-
-def parts_of(recipe: Recipe, stages: Sequence[Stage]) -> Parts:
-    """The recipes that a run of `stages` of `recipe` takes; its own is the last."""
-    from runner.plan.chain import bases_of, stages_of_base, stages_to_compare
-
-    compares = any(stage.NAME == "evaluate" for stage in stages)
-    beside = [(each, stages_to_compare(each)) for each in recipe.compared if compares]
-    found: list[tuple[Recipe, Sequence[Stage]]] = []
-    for each, its_stages in (*beside, (recipe, stages)):
-        found += [(base, stages_of_base(base)) for base in bases_of(each)]
-        found.append((each, its_stages))
-    return found
 
 
 def refusal(

@@ -13,25 +13,29 @@ from typing import TYPE_CHECKING, Any
 
 from runner.compare.page import compared, read_page, write_page
 from runner.execution.run_folder import MANIFEST, runs_newest_first
-from runner.plan.chain import Link, plan_compared
+from runner.plan.chain import Link, compared_in, plan_compared
 from runner.store.roots import register_root
 from runner.system.regular import NotReadable, read_regular
 
 if TYPE_CHECKING:
     from runner.plan.plan import Step
     from runner.recipe.model import Recipe
+    from runner.stages.contract import Stage
     from runner.store.store import Store
 
 MAX_RECORD = 64 << 20  # bytes of a run.json
 Entry = tuple[str, str]  # stage, key
 
 
-def runs_beside(recipe: Recipe, store: Store, run: Callable[[Link], Path]) -> list[Path]:
-    """A run of each recipe that `recipe` is compared with, in order; `run` makes a missing one."""
+def runs_beside(
+    recipe: Recipe, stages: Sequence[Stage], store: Store, run: Callable[[Link], Path]
+) -> list[Path]:
+    """A run of each recipe that a run of `stages` of `recipe` is compared with, in order; `run`
+    makes a missing one."""
     found = []
-    for number, _ in enumerate(recipe.compared):
+    for number, _ in enumerate(compared_in(recipe, stages)):
         # planned now: the ones before it have filled the store
-        *_, last = plan_compared(recipe, store)[number]
+        *_, last = plan_compared(recipe, stages, store)[number]
         found.append(run_that_has(last.steps, last.runs) or run(last))
     return found
 

@@ -14,7 +14,7 @@ again, and two recipes that start from it share what it gave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from runner.recipe.model import Recipe
     from runner.stages.contract import Outputs, Stage
     from runner.store.store import Store
+
+# What a run of one recipe takes: recipes with their stages, those that are run first come first.
+Parts = Sequence[tuple["Recipe", Sequence["Stage"]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +107,25 @@ def stages_to_compare(recipe: Recipe) -> list[Stage]:
     return stages_of(recipe, "harness" if harness.wanted(recipe) else "evaluate")
 
 
-def plan_compared(recipe: Recipe, store: Store) -> list[list[Link]]:
-    """Of each recipe that `recipe` is compared with, the plans that `plan_chain` makes."""
-    return [plan_chain(each, stages_to_compare(each), store) for each in recipe.compared]
+def compared_in(recipe: Recipe, stages: Sequence[Stage]) -> Sequence[Recipe]:
+    """What a run of `stages` of `recipe` is compared with: nothing where it is not measured."""
+    return recipe.compared if any(stage.NAME == "evaluate" for stage in stages) else ()
+
+
+def parts_of(recipe: Recipe, stages: Sequence[Stage]) -> Parts:
+    """The recipes that a run of `stages` of `recipe` takes; its own is the last."""
+    beside = [(each, stages_to_compare(each)) for each in compared_in(recipe, stages)]
+    found: list[tuple[Recipe, Sequence[Stage]]] = []
+    for each, its_stages in (*beside, (recipe, stages)):
+        found += [(base, stages_of_base(base)) for base in bases_of(each)]
+        found.append((each, its_stages))
+    return found
+
+
+def plan_compared(recipe: Recipe, stages: Sequence[Stage], store: Store) -> list[list[Link]]:
+    """Of each recipe that it is compared with, the plans that `plan_chain` makes."""
+    beside = compared_in(recipe, stages)
+    return [plan_chain(each, stages_to_compare(each), store) for each in beside]
 
 
 def plan_chain(recipe: Recipe, stages: list[Stage], store: Store) -> list[Link]:

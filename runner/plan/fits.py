@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.errors import UsageError
-from runner.plan.chain import plan_chain, plan_compared
+from runner.plan.chain import parts_of
 from runner.plan.cost import Cost, cost_of, known_shapes
 from runner.plan.fit import Fit, fit
 from runner.plan.job import Job
@@ -16,8 +16,6 @@ from runner.plan.plan import Action, Step
 from runner.plan.published_models import facts_at_hand
 from runner.recipe.model import Recipe
 from runner.stages import stages_of
-from runner.store.store import Store
-from runner.system.folders import store_folder
 
 _NO_RUNS = Path("no-runs-there")
 
@@ -35,8 +33,9 @@ class Fits:
     unknown: str = ""
 
 
-def fits_of(recipe: Recipe, machines: Sequence[Hardware]) -> list[Fits]:
-    """One for each recipe of the chain, the innermost first.
+def fits_of(recipe: Recipe, machines: Sequence[Hardware], until: str | None = None) -> list[Fits]:
+    """One for each recipe of the chain, the innermost first, as far as it is run: the last one up
+    to the stage `until`, those before it up to what is needed of them.
 
     Raises UsageError E007 where the sizes of the last one's model are not known.
     """
@@ -46,7 +45,8 @@ def fits_of(recipe: Recipe, machines: Sequence[Hardware]) -> list[Fits]:
             hint="leave --shrink out to count the recipe's own model",
             code="E007",
         )
-    found = [_fits(each, machines) for each in _chain(recipe)]
+    parts = parts_of(recipe, stages_of(recipe, until))
+    found = [_fits(each, [stage.NAME for stage in its], machines) for each, its in parts]
     if found[-1].unknown:
         raise UsageError(
             f"whether {recipe.source.path} fits is {found[-1].unknown}",
@@ -56,18 +56,12 @@ def fits_of(recipe: Recipe, machines: Sequence[Hardware]) -> list[Fits]:
     return found
 
 
-def _chain(recipe: Recipe) -> Iterator[Recipe]:
-    store = Store(store_folder())
-    for chain in (*plan_compared(recipe, store), plan_chain(recipe, stages_of(recipe), store)):
-        yield from (link.recipe for link in chain)
-
-
-def _fits(recipe: Recipe, machines: Iterable[Hardware]) -> Fits:
+def _fits(recipe: Recipe, stages: Sequence[str], machines: Iterable[Hardware]) -> Fits:
     facts = facts_at_hand(recipe)
     shapes, unknown = known_shapes(recipe, facts)
     if shapes is None or facts is None:
         return Fits(recipe.name, (), unknown=unknown)
-    job, steps = Job.of(recipe), [Step(each.NAME, Action.RUN, "") for each in stages_of(recipe)]
+    job, steps = Job.of(recipe).within(stages), [Step(name, Action.RUN, "") for name in stages]
     counted = [
         (
             each,

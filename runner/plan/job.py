@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from runner.plan.two_machines import can_be_parted
@@ -107,6 +107,20 @@ class Job:
             compared=fidelity.wanted(recipe),
             converted=recipe.gguf is not None,
             parted=can_be_parted(recipe),
+        )
+
+    def within(self, stages: Collection[str]) -> Job:
+        """Of a run of these stages: the others take no memory. The training is always one."""
+        measured = "evaluate" in stages
+        return replace(
+            self,
+            questions=self.questions if measured else 0,
+            loss=self.loss and measured,
+            tasks=self.tasks and "harness" in stages,
+            merged=self.merged and "merge" in stages,
+            rebuilt=self.rebuilt and "constants" in stages,
+            compared=self.compared and "fidelity" in stages,
+            converted=self.converted and "gguf" in stages,
         )
 
     @property

@@ -50,7 +50,7 @@ def run_compared(job: Job, store: Store, execute: Execute, say: Say) -> list[Pat
         say(f"first the recipe {link.recipe.name}, which {job.recipe.name} is compared with")
         return execute(link, until)
 
-    return runs_beside(job.recipe, store, run)
+    return runs_beside(job.recipe, job.stages, store, run)
 
 
 def page_of(folder: Path, beside: Sequence[Path], store: Store) -> Page | None:

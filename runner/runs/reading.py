@@ -12,7 +12,7 @@ from runner.report.beside import say, warn
 
 if TYPE_CHECKING:
     from runner.errors import RecipeToolError
-    from runner.execution.before_hub import Parts
+    from runner.plan.chain import Parts
     from runner.recipe.model import Recipe
     from runner.runs.several import Job
 
@@ -116,7 +116,7 @@ def _published(recipe: Recipe, why: str) -> Recipe:
 
 def _parts(args: argparse.Namespace, recipe: Recipe) -> Parts:
     """What a run would take here; nothing where nothing is to be run, or only a small twin."""
-    from runner.execution.before_hub import parts_of
+    from runner.plan.chain import parts_of
     from runner.stages import stages_of
 
     if getattr(args, "command", "run") != "run" or args.get:

@@ -50,7 +50,9 @@ class Job:
     @property
     def compares(self) -> bool:
         """Is there to be a page beside the results?"""
-        return bool(self.recipe.compared) and any(s.NAME == "evaluate" for s in self.stages)
+        from runner.plan.chain import compared_in
+
+        return bool(compared_in(self.recipe, self.stages))
 
     @property
     def all_links(self) -> list[Link]:

@@ -31,6 +31,7 @@ from runner.recipe.model import build
 from runner.recipe.shrink import shrink_recipe, shrunken_as
 from runner.recipe.source import Source
 from runner.report import summary as summaries
+from runner.stages import stages_of
 from runner.store.roots import read_roots
 from runner.store.store import Store
 from tests.evaluated_runs import rows, write_evaluated_run
@@ -249,7 +250,8 @@ def test_a_change_of_the_other_touches_no_stage(project: Path) -> None:
 def test_the_plan_has_the_other_up_to_its_evaluation(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ((link,),) = plan_compared(load_recipe(Path("large.yaml")), Store(project / "store"))
+    large = load_recipe(Path("large.yaml"))
+    ((link,),) = plan_compared(large, stages_of(large), Store(project / "store"))
     assert [step.stage for step in link.steps] == ["fetch", "prepare", "train", "evaluate"]
     assert main(["plan", "large.yaml", "--format", "json"]) == 0
     plan = json.loads(capsys.readouterr().out)

@@ -404,6 +404,31 @@ def test_one_machine_is_told_in_full_and_several_once(
     assert "H100 80 GB: one row by itself may have " in several
 
 
+def test_what_is_not_run_is_not_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+
+    def phases(recipe: str, *options: str) -> tuple[dict[str, Any], set[str], set[str]]:
+        given = (f"recipes/course/{recipe}", "--hardware", "dgx-spark", "--format", "json")
+        data = json.loads(said(capsys, *given, *options))
+        first = data["bases"][0] if "bases" in data else data
+        (machine,) = first["machines"]
+        return machine, set(machine["phases"]), set(machine["beside"])
+
+    whole, measured, beside = phases("10.2-8b-lora.yaml")
+    assert ("evaluate" in measured, beside) == (True, {"merge", "convert"})
+    until, measured, beside = phases("10.2-8b-lora.yaml", "--until", "evaluate")
+    assert ("evaluate" in measured, beside) == (True, set())
+    assert until["disk"]["store"] < whole["disk"]["store"] / 1.5
+    assert phases("10.3-comparison.yaml") == (until, measured, beside)
+    _, measured, beside = phases("10.2-8b-lora.yaml", "--until", "train")
+    assert (measured, beside) == ({"load", "first step", "train", "save"}, set())
+    _, measured, beside = phases("10.2-8b-qlora.yaml", "--until", "merge")
+    assert beside == {"merge"}
+    assert "fidelity" not in measured
+
+
 def test_every_recipe_of_a_chain_is_counted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
