@@ -23,6 +23,10 @@ _CASED = (
 )
 _TEKKEN = _CASED % ("", "", "")
 _GPT4O = _CASED % (("(?i:'s|'t|'re|'ve|'m|'ll|'d)?",) * 2 + ("{1,3}",))
+DIGITS = frozenset({r"\p{N}", r"\p{N}{1,3}"})
+# Each begins a part at every space that is between a letter and what is no space: none takes a
+# space behind anything else, and behind a space all take the letters that follow.
+WORD_BY_WORD = frozenset({_GPT2, _LLAMA3, _QWEN2, _TEKKEN, _GPT4O})
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import IO, Any
 
 from runner.scripts.data.files.packed_files import bare_name
@@ -17,6 +18,7 @@ _KEPT = "surrogateescape"  # a byte that is not UTF-8 becomes half a character, 
 _LABELS = {"true": True, "false": False}
 
 
+@lru_cache(maxsize=256)  # asked for every row
 def is_table(name: str) -> bool:
     """By the name of a file, whether compressed or not."""
     return separator_of(name) is not None

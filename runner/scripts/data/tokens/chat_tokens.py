@@ -30,6 +30,7 @@ from runner.scripts.data.tokens.template_clock import check_no_clock, pinned
 from runner.scripts.data.tokens.template_limits import Runaway, check_length, limited
 from runner.scripts.data.tokens.template_rendering import rendered_ids
 from runner.scripts.data.tokens.template_sandbox import compiled
+from runner.scripts.data.tokens.words import Words, begins_at_words
 from runner.scripts.spec import ScriptError
 
 _PROBE_SYSTEM = "Mind the Mark-7f3a."
@@ -162,8 +163,10 @@ class ChatTokenizer:
     @cached_property
     def _segments(self) -> Segments | None:
         """Where texts can be cut at special tokens."""
-        special = special_tokens(self._tokenizer.backend_tokenizer.to_str())
-        return Segments(special, self.encode_whole) if special else None
+        told = self._tokenizer.backend_tokenizer.to_str()
+        special = special_tokens(told)
+        encode = Words(self.encode_whole).encode_all if begins_at_words(told) else self.encode_whole
+        return Segments(special, encode) if special else None
 
     def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
         """Of each text by the tokenizer itself, and no more: `fast` leaves out where tokens lie."""

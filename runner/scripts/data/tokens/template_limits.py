@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from runner.scripts.alarm import TimeIsOver, alarm
+from runner.scripts.alarm import TimeIsOver
 from runner.scripts.data.files.rows import RowError
 from runner.scripts.data.tokens import last_rendered
 from runner.scripts.spec import ScriptError
@@ -28,6 +28,8 @@ MEMORY = 1 << 30  # bytes of address space beyond what the process has
 CHARACTERS = 64 << 20  # of a rendered conversation
 _PAGE = resource.getpagesize()
 _inside = False
+_listening = False  # is SIGVTALRM handled?
+_statm = (0, -1)  # process, and its file of the kernel's figures, which is read for every row
 
 
 class Runaway(ScriptError):
@@ -66,16 +68,26 @@ def limited() -> Iterator[None]:
     rendered. Within itself it does nothing.
     """
     global _inside
-    if _inside or threading.current_thread() is not threading.main_thread():
-        with _failures():
-            yield
-        return
-    _inside = True
+    outermost = not _inside and threading.current_thread() is threading.main_thread()
     try:
-        with _failures(), _memory(), _time():
+        if outermost:
+            _inside = True
+            with _memory(), _time():
+                yield
+        else:
             yield
+    except (RowError, ScriptError):
+        raise
+    except TimeIsOver:
+        raise Runaway(f"has not ended after {SECONDS:g} s of the processor") from None
+    except MemoryError:
+        raise Runaway(f"takes more than {MEMORY >> 20} MiB of memory") from None
+    except Exception as error:  # 1 / 0, 1 + "a", a macro without end: of a stranger's program
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RowError(f"the chat template fails: {said}", "E326") from None
     finally:
-        _inside = False
+        if outermost:
+            _inside = False
 
 
 @contextmanager
@@ -101,29 +113,23 @@ def check_length(text: str) -> str:
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
-    try:
-        yield
-    except (RowError, ScriptError):
-        raise
-    except TimeIsOver:
-        raise Runaway(f"has not ended after {SECONDS:g} s of the processor") from None
-    except MemoryError:
-        raise Runaway(f"takes more than {MEMORY >> 20} MiB of memory") from None
-    except Exception as error:  # 1 / 0, 1 + "a", a macro without end: of a stranger's program
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise RowError(f"the chat template fails: {said}", "E326") from None
-
-
-@contextmanager
 def _time() -> Iterator[None]:
     """A signal that Python looks at between its steps, and one that waits for nobody."""
+    global _listening
+    if not _listening:  # once: to hand the signal back after every row takes longer than the row
+        signal.signal(signal.SIGVTALRM, _ring)
+        _listening = True
     signal.setitimer(signal.ITIMER_PROF, SECONDS + KILL_AFTER)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
     try:
-        with alarm(signal.ITIMER_VIRTUAL, SECONDS):
-            yield
+        yield
     finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _ring(*_: object) -> None:
+    raise TimeIsOver
 
 
 @contextmanager
@@ -142,8 +148,8 @@ def _memory() -> Iterator[None]:
 
 def _address_space() -> int:
     """Bytes that this process has now."""
-    file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return int(os.read(file, 256).split(maxsplit=1)[0]) * _PAGE
-    finally:
-        os.close(file)
+    global _statm
+    if _statm[0] != os.getpid():  # a file of /proc/self is of the process that opened it
+        file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        _statm = os.getpid(), file
+    return int(os.pread(_statm[1], 256, 0).split(maxsplit=1)[0]) * _PAGE
