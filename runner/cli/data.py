@@ -157,7 +157,9 @@ def _inspect(args: argparse.Namespace) -> int:
     with ExitStack() as files:
         found = list(_surveys(args, recipe, files, failed))
         rows = _seen(recipe, found) if recipe is not None and args.rows and found else []
-    for each, _ in found:
+        if recipe is not None:
+            _count_dropped(recipe, found, failed)
+    for each, _ in found if recipe is not None else ():
         note_seen(each, rows)
     if args.format == "json":
         said: dict[str, Any] = {"schema": 1, "files": [as_data(each) for each, _ in found]}
@@ -238,6 +240,27 @@ def _seen(recipe: Any, found: Sequence[tuple[Survey, RowFile]]) -> list[dict[str
 
     count = max((len(each.first) for each, _ in found), default=0)
     return seen_rows(recipe, [file for _, file in found], count)
+
+
+def _count_dropped(
+    recipe: Any, found: Sequence[tuple[Survey, RowFile]], failed: list[RecipeToolError]
+) -> None:
+    """Note what cleaning leaves out of each file; why it cannot be counted goes to `failed`."""
+    from runner.errors import StageFailed
+    from runner.rows.cleaned import COMPARING, steps_of
+    from runner.rows.seen import dropped_rows
+
+    steps = list(steps_of(recipe))
+    counts: list[dict[str, int]] = [{} for _ in found]
+    not_counted = [step for step in steps if step in COMPARING]
+    try:
+        counts = dropped_rows(recipe, [file for _, file in found])
+    except (StageFailed, MachineCannot) as error:
+        failed.append(error)
+        not_counted = steps
+    for (each, _), dropped in zip(found, counts, strict=True):
+        each.dropped.update(dropped)
+        each.not_counted = not_counted
 
 
 def _lines(

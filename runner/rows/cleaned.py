@@ -1,7 +1,7 @@
 """Rows of a file as a recipe that cleans them reads them: what a step is for is no problem.
 
-Standard library only. What the other steps do is shown of the first rows, by
-`runner/scripts/inspect_rows`.
+Standard library only. What the steps leave out is counted by `runner/scripts/count_dropped`, and
+shown of the first rows by `runner/scripts/inspect_rows`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from runner.scripts.data.cleaning.report import STEP_FOR, Drop
 from runner.scripts.data.cleaning.turns import dropped_if_broken, merged
 from runner.scripts.data.conversation import Conversation, check_turns
 from runner.scripts.data.convert import read_one
+from runner.scripts.data.convert import read_to_clean as read_any
 from runner.scripts.data.files.rows import RowError
-from runner.scripts.data.formats import ANY_ORDER, EVERY
 from runner.scripts.data.preference import check_compared
 from runner.scripts.data.prompted import Prompted
 
 if TYPE_CHECKING:
     from runner.recipe.model import Recipe
     from runner.scripts.data.writing import Read
+
+
+COMPARING = ("exact_duplicates", "near_duplicates", "decontaminate")  # steps that compare rows
 
 
 def steps_of(recipe: Recipe | None) -> dict[str, Any]:
@@ -42,8 +45,7 @@ def read_to_clean(
     if not steps:
         return read_one(row, format_name), ""
     orders = steps.get("alternation")
-    parse = ANY_ORDER.get(format_name) if orders else None
-    read = (parse or EVERY[format_name])(row)
+    read = read_any(row, format_name, orders_turns=bool(orders))
     if isinstance(read, Prompted):
         return read_one(row, format_name), ""
     if orders:

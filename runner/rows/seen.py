@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import MachineCannot, RecipeToolError
-from runner.rows.cleaned import steps_of
+from runner.rows.cleaned import COMPARING, steps_of
 from runner.rows.script import written_by
 from runner.scripts.data.special_text import SpecialText
 from runner.stages.fetch_data import output_name
@@ -99,6 +99,24 @@ def seen_rows(recipe: Recipe, files: Sequence[RowFile], rows: int) -> list[dict[
     with written_by("inspect_rows", "data", settings, inputs) as path:
         lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines if line]
+
+
+def dropped_rows(recipe: Recipe, files: Sequence[RowFile]) -> list[dict[str, int]]:
+    """Of each file: step of the recipe's cleaning -> rows that it leaves out, of steps that look
+    at one row alone. Raises StageFailed and MachineCannot.
+    """
+    clean = steps_of(recipe)
+    if not files or not clean.keys() - set(COMPARING):
+        return [{} for _ in files]
+    settings = {
+        "clean": clean,
+        "system": recipe.data.system,
+        **recipe.data.systems,
+        "files": [_described(file, f"file-{number}") for number, file in enumerate(files)],
+    }
+    inputs = {f"file-{number}": file.path for number, file in enumerate(files)}
+    with written_by("count_dropped", "data", settings, inputs) as path:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def special_of(recipe: Recipe) -> SpecialText:

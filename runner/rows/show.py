@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.recipe.flow import flow
 from runner.report.printable import escaped, quoted
-from runner.rows.survey import Survey
+from runner.rows.survey import Survey, rendered_of
 from runner.scripts.data.files.rows import MAX_SHOWN
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.sides import sides_of
@@ -32,22 +32,24 @@ def survey_lines(found: Survey) -> Iterator[str]:
         yield f"  {escaped(str(found.guess))}"
     if found.guess is not None and found.guess.others:
         yield f"  could also be {escaped(', '.join(found.guess.others))}: --from says which"
-    if found.guess is not None and dict(found.columns) == dict(found.guess.columns):
-        told = {"path": found.name, "format": found.guess.format}
-        columns = {"columns": dict(found.columns)} if found.columns else {}
-        yield f"  in a recipe: {flow(told | columns)}"
     if found.format and (found.guess is None or found.format != found.guess.format):
         yield f"  read as {found.format}"
-    yield f"  {found.rows} rows, {found.rows - found.unfit} fit"
+    if found.format and (_is_as_guessed(found) or found.unfit < found.rows):
+        told = {"path": found.name, "format": found.format}
+        columns = {"columns": dict(found.columns)} if found.columns else {}
+        yield f"  in a recipe: {flow(told | columns)}"
+    yield f"  {_fit_words(found)}"
     for step, count in sorted(found.dropped.items()):
-        yield f"  {count} rows are left out by data.clean.{step}"
+        yield f"  {rows_words(count)} {'is' if count == 1 else 'are'} left out by data.clean.{step}"
+    if found.not_counted:
+        yield f"  not counted: what is left out by {', '.join(found.not_counted)} of data.clean"
     if found.turns:
         turns = ", ".join(f"{count} of {role}" for role, count in sorted(found.turns.items()))
         yield f"  turns: {turns}; {found.answers} are trained on"
     if found.labels:
         yield f"  answers: {found.labels['good']} good, {found.labels['bad']} bad"
     if found.with_tools:
-        yield f"  {found.with_tools} rows with tools"
+        yield f"  {rows_words(found.with_tools)} with tools"
     if found.ignored:
         yield f"  ignored: {_keys(found.unread)}"
     for name, why in found.left_out.items():
@@ -71,11 +73,36 @@ def survey_lines(found: Survey) -> Iterator[str]:
             f"    {escaped(str(each.place))}: {escaped(each.error.message)} ({each.error.code})"
             for each in found.problems
         )
-        if found.unfit > len(found.problems) and not found.named_at_once:
-            more = found.unfit - len(found.problems)
-            yield f"    and {more} more rows: --bad {found.unfit} names all of them"
+        if found.bad > len(found.problems) and not found.named_at_once:
+            more = rows_words(found.bad - len(found.problems), "more ")
+            yield f"    and {more}: --bad {found.bad} names all of them"
     if found.advice:
         yield f"  next: {escaped(found.advice)}"
+
+
+def _is_as_guessed(found: Survey) -> bool:
+    guess = found.guess
+    told = found.format, dict(found.columns)
+    return guess is not None and told == (guess.format, dict(guess.columns))
+
+
+def _fit_words(found: Survey) -> str:
+    """How many rows fit the format, and of those that were rendered the model: no others were."""
+    fit = found.rows - found.unfit
+    if found.rendered is None:
+        return f"{rows_words(found.rows)}, {fit} fit"
+    told = rendered_of(found)
+    if not told["rows"]:
+        return f"{rows_words(found.rows)}, {fit} fit the format; none was rendered for the model"
+    return (
+        f"{rows_words(found.rows)}, {fit} fit the format; of the {told['rows']} that "
+        f"{'was' if told['rows'] == 1 else 'were'} rendered {told['fit']} fit the model"
+    )
+
+
+def rows_words(count: int, before: str = "") -> str:
+    """1 row, 2 rows; `before`: a word that stands between."""
+    return f"{count} {before}row{'' if count == 1 else 's'}"
 
 
 def both_ways_words(count: int, places: Sequence[str]) -> str:
@@ -99,7 +126,7 @@ def special_words(count: int, first: Sequence[Mapping[str, str]]) -> str:
 
 def _keys(rows: Mapping[str, int]) -> str:
     """The first keys, and in how many rows each is."""
-    shown = [f"{quoted(key, 60)} in {count} rows" for key, count in rows.items()]
+    shown = [f"{quoted(key, 60)} in {rows_words(count)}" for key, count in rows.items()]
     if len(shown) > MAX_SHOWN:
         shown[MAX_SHOWN:] = [f"and {len(shown) - MAX_SHOWN} more keys"]
     return ", ".join(shown)

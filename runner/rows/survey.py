@@ -29,6 +29,7 @@ GUESSED_BY = 100  # rows
 NO_SPECIAL = SpecialText(())
 _NO_JSON = "no line of it is JSON; it looks like plain text"
 NO_STEPS: Mapping[str, Any] = {}
+TOO_LONG = "too_long"  # what the script says of a row that `data.too_long` drops, once rendered
 MAX_KEYS = 1000  # different ones that are counted
 
 
@@ -59,14 +60,25 @@ class Survey:
     named_at_once: bool = False  # is the one problem that of all the rows?
     both_ways: Mapping[str, Any] = field(default_factory=dict)  # `count`, `first`: two places
     left_out: Mapping[str, str] = field(default_factory=dict)  # column of Parquet -> why
-    dropped: Counter[str] = field(default_factory=Counter)  # step of data.clean -> rows
+    # Step of data.clean -> rows that it leaves out, and the steps of which that is not counted.
+    dropped: Counter[str] = field(default_factory=Counter)
+    not_counted: Sequence[str] = ()
+    rendered: int | None = (
+        None  # rows that fit, and were rendered; None: nobody asked
+    )
+    refused: int = 0  # of them, those that do not fit the model
     special: int = 0  # rows whose turns hold a special token of the template
     special_first: list[dict[str, str]] = field(default_factory=list)  # place, token
 
     @property
     def is_sound(self) -> bool:
         """Are there rows, and does every one fit?"""
-        return bool(self.rows) and not self.unfit
+        return bool(self.rows) and not self.bad
+
+    @property
+    def bad(self) -> int:
+        """Rows that do not fit the format, or were rendered and do not fit the model."""
+        return self.unfit + self.refused
 
     @property
     def unread(self) -> dict[str, int]:
@@ -146,7 +158,6 @@ def survey(
         if len(found.first) < shown:
             found.first.append((item[0], read))
         if left_out_by:
-            found.dropped[left_out_by] += 1
             continue
         _count(found, read)
         if token := special.first_in(read):
@@ -168,19 +179,29 @@ def survey(
 
 
 def note_seen(found: Survey, seen: Sequence[Mapping[str, Any]]) -> None:
-    """Count as problems the rows that fit the format, but not the model.
+    """Count the rows that were rendered, and as problems those that do not fit the model.
 
     `seen`: what `runner/scripts/inspect_rows` says of the first rows.
     """
     fits = {(place.file, place.line): place for place, _ in found.first}
+    rendered = set()
     for row in seen:
-        place = fits.pop((row["file"], row["line"]), None) if "problem" in row else None
-        if place is not None:
-            _note(found, Problem(place, RowError(row["problem"], row["code"])))
+        where = row["file"], row["line"]
+        if where not in fits or row.get("left_out", TOO_LONG) != TOO_LONG:
+            continue
+        if "problem" in row and where not in rendered:
+            found.refused += 1
+            _keep(found, Problem(fits[where], RowError(row["problem"], row["code"])))
+        rendered.add(where)
+    found.rendered = len(rendered)
 
 
 def _note(found: Survey, problem: Problem) -> None:
     found.unfit += 1
+    _keep(found, problem)
+
+
+def _keep(found: Survey, problem: Problem) -> None:
     if len(found.problems) < found.named:
         found.problems.append(problem)
 
@@ -214,6 +235,12 @@ def _count(found: Survey, read: Read) -> None:
     found.lengths.append(sum(map(len, texts)))
 
 
+def rendered_of(found: Survey) -> dict[str, int]:
+    """How many rows the recipe's template has written, and how many of them fit the model."""
+    rendered = found.rendered or 0
+    return {"rows": rendered, "fit": rendered - found.refused}
+
+
 def as_data(found: Survey) -> dict[str, Any]:
     """For --format json."""
     return {
@@ -230,6 +257,7 @@ def as_data(found: Survey) -> dict[str, Any]:
         },
         "rows": found.rows,
         "fit": found.rows - found.unfit,
+        **({} if found.rendered is None else {"rendered": rendered_of(found)}),
         "problems": [
             {
                 "line": problem.place.line,
@@ -245,6 +273,7 @@ def as_data(found: Survey) -> dict[str, Any]:
         "ignored": found.unread,
         "characters": found.length,
         **({"dropped": dict(sorted(found.dropped.items()))} if found.dropped else {}),
+        **({"not_counted": list(found.not_counted)} if found.not_counted else {}),
         **({"both_ways": dict(found.both_ways)} if found.both_ways else {}),
         **(
             {"special_text": {"count": found.special, "first": found.special_first}}

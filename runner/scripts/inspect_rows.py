@@ -20,9 +20,9 @@ from itertools import islice, pairwise
 from typing import Any
 
 from runner.scripts.data.conversation import Conversation
-from runner.scripts.data.convert import read_one
+from runner.scripts.data.convert import read_one, read_to_clean
 from runner.scripts.data.files.rows import Problem, RowError, read_rows
-from runner.scripts.data.formats import ANY_ORDER, EVERY, PROMPTED
+from runner.scripts.data.formats import PROMPTED
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.sides import bare_of, sides_as_seen
 from runner.scripts.data.template_tokens import FOREIGN, foreign_template
@@ -107,8 +107,8 @@ def cleaned(
     from runner.scripts.data.cleaning.pipeline import Cleaning
 
     cleaning = Cleaning(settings["clean"])
-    parse = ANY_ORDER.get(format_name) if cleaning.orders_turns else None
-    found = cleaning.row_by_row([bare_of((parse or EVERY[format_name])(row), settings)])
+    read = read_to_clean(row, format_name, orders_turns=cleaning.orders_turns)
+    found = cleaning.row_by_row([bare_of(read, settings)])
     if found.problems:
         raise found.problems[0].error
     told = cleaning.told.values()

@@ -11,20 +11,23 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from runner.cli.main import main
-from runner.errors import Interrupted, StageFailed
+from runner.errors import Interrupted, MachineCannot, StageFailed
 from runner.recipe.load import load_recipe
 from runner.rows.script import _keep_log
 from runner.rows.seen import _step
 from runner.rows.show import marked, plain_number, seen_lines
 from runner.rows.special import special_text_of
 from runner.rows.survey import note_seen, survey
+from runner.scripts.count_dropped import count_dropped
 from runner.scripts.data.files.rows import Problem, read_rows
+from runner.scripts.spec import Events, Spec
 from runner.stages import fetch_data
 from runner.store.store import Store
 from tests.tiny_model import write_tiny_model
@@ -78,7 +81,7 @@ def test_the_advice_for_unknown_keys_of_pairs_can_be_followed(
     for name in ("q", "good", "bad"):
         words = words.replace("NAME", name, 1)
     code, out, _ = run(["inspect", "rows.jsonl", *words.split()], capsys)
-    assert (code, "1 rows, 1 fit" in out) == (0, True)
+    assert (code, "1 row, 1 fit" in out) == (0, True)
 
 
 def test_inspect_tells_what_is_preferred_both_ways(
@@ -338,7 +341,8 @@ def test_rows_that_fit_the_format_but_not_the_model_are_problems(
             {"file": "rows.jsonl", "line": 3, "parts": []},
             {"file": "rows.jsonl", "line": 4, "code": "E321", "problem": "no"}]  # fmt: skip
     note_seen(found, seen)
-    assert (found.unfit, found.is_sound) == (2, False)
+    assert (found.unfit, found.refused, found.rendered) == (1, 1, 2)
+    assert not found.is_sound
     codes = [(each.place.line, each.error.code) for each in found.problems]
     assert codes == [(4, "E321"), (2, "E350")]
 
@@ -497,8 +501,106 @@ def test_the_recipes_system_turns_and_what_is_held_out_reach_the_script(
     assert {key: asked[key] for key in expected} == expected
     assert [file["held_out"] for file in asked["files"]] == [False, True]
     assert code == 1
-    assert "1 rows, 0 fit" in out
+    assert "1 row, 1 fit the format; of the 1 that was rendered 0 fit the model" in out
     assert "problems:\n    rows.jsonl:1: no tools (E350)" in out
+
+
+def counted(settings: dict[str, Any], inputs: dict[str, Path], folder: Path) -> Path:
+    """What the script `count_dropped` writes, which runs in this process."""
+    folder = folder / "counted"
+    folder.mkdir(exist_ok=True)
+    spec = Spec(settings, inputs, folder, folder, folder / "events")
+    count_dropped(spec, cast(Events, SimpleNamespace(progress=lambda *_, **__: None)))
+    return folder / "rows.jsonl"
+
+
+def test_rows_that_cleaning_leaves_out_are_counted_as_prepare_counts_them(
+    rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of the steps that look at one row, whatever --rows is; the others are named."""
+
+    @contextmanager
+    def written_by(script: str, role: str, settings: Any, inputs: Any) -> Iterator[Path]:
+        assert (script, role) == ("count_dropped", "data")
+        yield counted(settings, inputs, rows.parent)
+
+    monkeypatch.setattr("runner.rows.seen.written_by", written_by)
+    answers = [
+        *("Yes, of course.", " ", "No", "x", "I'm sorry, but I can't help with that."),
+        "Das ist ein langer Satz, der in deutscher Sprache geschrieben ist.",
+    ]
+    said = [{"instruction": f"Q{number}?", "output": each} for number, each in enumerate(answers)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in [*said, said[0], {"output": 1}]))
+    Path("held.jsonl").write_text('{"text": "T"}\n')
+    clean = "{min_answer_chars: 3, refusals: true, language: [en], exact_duplicates: true}"
+    recipe = RECIPE.replace("rows.jsonl, format: text", "rows.jsonl, format: alpaca")
+    Path("x.yaml").write_text(recipe.replace("data:", f"data:\n  clean: {clean}", 1))
+    words = ["inspect", "--recipe", "x.yaml", "--rows", "0"]
+    _, out, err = run(words, capsys)
+    assert "8 rows, 7 fit the format; none was rendered for the model" in out, err
+    assert "  1 row is left out by data.clean.language\n" in out
+    assert "  3 rows are left out by data.clean.min_answer_chars\n" in out
+    assert "  1 row is left out by data.clean.refusals\n" in out
+    assert "  not counted: what is left out by exact_duplicates of data.clean\n" in out
+    _, out, _ = run([*words, "--format", "json"], capsys)
+    file, held = json.loads(out)["files"]
+    assert file["dropped"] == {"language": 1, "min_answer_chars": 3, "refusals": 1}
+    assert file["not_counted"] == ["exact_duplicates"]
+    assert (file["rendered"], "dropped" in held) == ({"rows": 0, "fit": 0}, True)
+
+    def broken(*_: Any) -> None:
+        raise MachineCannot("no network", code="E402")
+
+    monkeypatch.setattr("runner.rows.seen.written_by", broken)
+    code, out, err = run(words, capsys)
+    assert (code, "[E402]" in err, "left out by data.clean" in out) == (4, True, False)
+    assert "not counted: what is left out by min_answer_chars, refusals, language" in out
+
+
+def test_what_fits_does_not_depend_on_how_many_rows_are_shown(
+    rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def written_by(script: str, role: str, settings: Any, inputs: Any) -> Iterator[Path]:
+        said = [
+            {"file": file["name"], "line": line, "code": "E325", "problem": "too long"}
+            for file in settings["files"]
+            for line in range(1, settings["rows"] + 1)
+        ]
+        made = rows.parent / "said"
+        made.write_text("".join(f"{json.dumps(row)}\n" for row in said))
+        yield made
+
+    monkeypatch.setattr("runner.rows.seen.written_by", written_by)
+    monkeypatch.setattr("runner.rows.seen._fetched_model", lambda recipe: rows.parent)
+    rows.write_text('{"text": "T"}\n' * 40)
+    Path("held.jsonl").write_text('{"text": "T"}\n')
+    Path("x.yaml").write_text(RECIPE)
+    for count, told in (
+        (0, "none was rendered for the model"),
+        (1, "of the 1 that was rendered 0 fit the model"),
+        (3, "of the 3 that were rendered 0 fit the model"),
+        (40, "of the 40 that were rendered 0 fit the model"),
+    ):
+        words = ["inspect", "--recipe", "x.yaml", "--rows", str(count)]
+        code, out, _ = run(words, capsys)
+        assert (code, f"40 rows, 40 fit the format; {told}\n" in out) == (count > 0, True), out
+        _, out, _ = run([*words, "--format", "json"], capsys)
+        file = json.loads(out)["files"][0]
+        rendered = {"rows": count, "fit": 0}
+        assert (file["fit"], file["rendered"], len(file["problems"])) == (40, rendered, count)
+
+
+def test_the_line_for_a_recipe_has_the_columns_that_were_named(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows.write_text('{"q": "Why?", "a": "So."}\n')
+    words = ["--from", "alpaca", "--column", "instruction=q", "--column", "output=a"]
+    _, out, _ = run(["inspect", "rows.jsonl", *words], capsys)
+    told = "{path: rows.jsonl, format: alpaca, columns: {instruction: q, output: a}}"
+    assert f"  in a recipe: {told}\n" in out
+    _, out, _ = run(["inspect", "rows.jsonl", *words[:-1], "output=b"], capsys)
+    assert "in a recipe" not in out  # where no row is right
 
 
 def test_what_a_step_of_the_recipe_is_for_is_no_problem(
@@ -509,6 +611,9 @@ def test_what_a_step_of_the_recipe_is_for_is_no_problem(
 
     @contextmanager
     def written_by(script: str, role: str, settings: Any, inputs: Any) -> Iterator[Path]:
+        if script == "count_dropped":
+            yield counted(settings, inputs, rows.parent)
+            return
         asked.append((settings["clean"], settings["too_long"], settings["rows"]))
         where = {"file": "rows.jsonl", "line": 2}
         left = where | {"left_out": "min_answer_chars", "why": "an answer of 0 characters"}
@@ -538,9 +643,9 @@ def test_what_a_step_of_the_recipe_is_for_is_no_problem(
     code, out, _ = run(["inspect", "--recipe", "x.yaml"], capsys)
     assert code == 0, out
     assert asked[-1] == ({"alternation": "merge", "min_answer_chars": 1}, "error", 3)
-    assert "3 rows, 3 fit" in out
-    assert "1 rows are left out by data.clean.alternation" in out
-    assert "1 rows are left out by data.clean.min_answer_chars" in out
+    assert "3 rows, 3 fit the format; of the 1 that was rendered 1 fit the model" in out
+    assert "1 row is left out by data.clean.alternation" in out
+    assert "1 row is left out by data.clean.min_answer_chars" in out
     assert "rows.jsonl:1: 9 tokens, 3 trained on; changed by alternation; truncated from 12" in out
     assert "rows.jsonl:2: left out by min_answer_chars: an answer of 0 characters" in out
     Path("x.yaml").write_text(recipe.replace("data:", "data:\n  clean: {alternation: drop}", 1))
@@ -628,18 +733,18 @@ def test_keys_that_are_not_read_are_named(rows: Path, capsys: pytest.CaptureFixt
     rows.write_text("".join(json.dumps(row) + "\n" for row in made))
     code, out, _ = run(["inspect", "rows.jsonl"], capsys)
     assert code == 0
-    assert '  ignored: "id" in 3 rows, "\\x1b" in 1 rows, "note" in 1 rows\n' in out
+    assert '  ignored: "id" in 3 rows, "\\x1b" in 1 row, "note" in 1 row\n' in out
     _, out, _ = run(["inspect", "rows.jsonl", "--format", "json"], capsys)
     assert json.loads(out)["files"][0]["ignored"] == {"id": 3, "\x1b": 1, "note": 1}
     rows.write_text(json.dumps({"text": "T"} | {f"k{n:02d}": n for n in range(12)}) + "\n")
     _, out, _ = run(["inspect", "rows.jsonl"], capsys)
-    assert '"k09" in 1 rows, and 2 more keys\n' in out
+    assert '"k09" in 1 row, and 2 more keys\n' in out
     rows.write_text('{"messages": [{"role": "user", "content": "Q"}, '
                     '{"role": "assistant", "content": "A"}], "text": "Q A"}\n')  # fmt: skip
     _, out, _ = run(["inspect", "rows.jsonl"], capsys)
     assert "looks like messages" in out
     assert 'could also be text ("text"): --from says which' in out
-    assert 'ignored: "text" in 1 rows' in out
+    assert 'ignored: "text" in 1 row\n' in out
 
 
 def test_special_tokens_in_turns_are_warned_of(

@@ -20,7 +20,7 @@ from runner.scripts.data.files.rows import (
     read_rows,
 )
 from runner.scripts.data.files.tables import JSON_COLUMNS, separator_of, typed
-from runner.scripts.data.formats import EVERY, FIELDS
+from runner.scripts.data.formats import ANY_ORDER, EVERY, FIELDS
 from runner.scripts.data.kinds import Columns, Kind, with_texts
 from runner.scripts.data.preference import check_compared
 from runner.scripts.data.prompted import Prompted, check_prompted
@@ -57,6 +57,15 @@ def read_one(row: Row, format_name: str) -> Read:
     else:
         check_compared(read)
     return read
+
+
+def read_to_clean(row: Row, format_name: str, *, orders_turns: bool) -> Read:
+    """A row of a format that is cleaned next, whatever it says. Raises RowError.
+
+    `orders_turns`: is a step of cleaning for turns that are out of order?
+    """
+    parse = ANY_ORDER.get(format_name) if orders_turns else None
+    return (parse or EVERY[format_name])(row)
 
 
 def convert(
