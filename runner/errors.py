@@ -110,7 +110,8 @@ class Interrupted(RecipeToolError):
         self,
         signal_number: int,
         message: str = "interrupted",
-        hint: str = "run the same command again to go on where it stopped",
+        hint: str = "run the same command again: what was finished before is reused, and a "
+        "training goes on from its last checkpoint",
     ) -> None:
         super().__init__(message, hint=hint)
         self.exit_code = 128 + signal_number

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from runner.scripts.data.files.rows import Place
     from runner.scripts.data.special_text import SpecialText
 
+    Failed = tuple[str | None, RecipeToolError]  # the file, where it is one's fault
+
 HELP = (
     "Look at files of rows, write them in another format, prepare those of a recipe,\n"
     "and have a model make new ones."
@@ -153,17 +155,17 @@ def _inspect(args: argparse.Namespace) -> int:
         from runner.recipe.load import load_recipe
 
         recipe = load_recipe(args.recipe, warn=print_beside)
-    failed: list[RecipeToolError] = []
+    failed: list[Failed] = []
     with ExitStack() as files:
         found = list(_surveys(args, recipe, files, failed))
-        rows = _seen(recipe, found) if recipe is not None and args.rows and found else []
+        rows = _seen(recipe, found, failed) if recipe is not None and args.rows and found else []
         if recipe is not None:
             _count_dropped(recipe, found, failed)
     for each, _ in found if recipe is not None else ():
         note_seen(each, rows)
     if args.format == "json":
         said: dict[str, Any] = {"schema": 1, "files": [as_data(each) for each, _ in found]}
-        said |= {"errors": [_error_data(each) for each in failed]} if failed else {}
+        said |= {"errors": [_error_data(*each) for each in failed]} if failed else {}
         print(json.dumps(said | ({"seen": rows} if recipe else {}), indent=2, ensure_ascii=False))
     else:
         for line in _lines(found, rows, seen=recipe is not None, color=wants_color(sys.stdout)):
@@ -172,15 +174,15 @@ def _inspect(args: argparse.Namespace) -> int:
     return 0 if all(each.is_sound for each, _ in found) else 1
 
 
-def _error_data(error: RecipeToolError) -> dict[str, str]:
-    return {"code": error.code, "message": error.message, "hint": error.hint}
+def _error_data(file: str | None, error: RecipeToolError) -> dict[str, str | None]:
+    return {"file": file, "code": error.code, "message": error.message, "hint": error.hint}
 
 
-def _raise_last(failed: Sequence[RecipeToolError]) -> None:
+def _raise_last(failed: Sequence[Failed]) -> None:
     """Say why each file is not shown; the error with the highest exit code is raised."""
     from runner.report.beside import error_lines
 
-    ordered = sorted(failed, key=lambda error: error.exit_code)
+    ordered = sorted((error for _, error in failed), key=lambda error: error.exit_code)
     for error in ordered[:-1]:
         print(*error_lines(error), sep="\n", file=sys.stderr)
     if ordered:
@@ -188,7 +190,7 @@ def _raise_last(failed: Sequence[RecipeToolError]) -> None:
 
 
 def _surveys(
-    args: argparse.Namespace, recipe: Any, files: ExitStack, failed: list[RecipeToolError]
+    args: argparse.Namespace, recipe: Any, files: ExitStack, failed: list[Failed]
 ) -> Iterator[tuple[Survey, RowFile]]:
     """Each file, and how it is shown to the model; what stops at one file goes to `failed`."""
     from runner.errors import StageFailed
@@ -202,10 +204,10 @@ def _surveys(
         try:
             yield _surveyed(file, args, files, special)
         except (UsageError, StageFailed, MachineCannot) as error:
-            failed.append(error)
+            failed.append((file.name, error))
 
 
-def _files(args: argparse.Namespace, recipe: Any, failed: list[RecipeToolError]) -> list[RowFile]:
+def _files(args: argparse.Namespace, recipe: Any, failed: list[Failed]) -> list[RowFile]:
     """Those that are named, of format "" where it is to be guessed, or else the recipe's; of the
     recipe's, those that are not at hand go to `failed`."""
     from runner.rows.cleaned import steps_of
@@ -235,15 +237,23 @@ def _surveyed(
     return found, replace(file, path=plain.path.resolve(), format=found.format, columns=columns)
 
 
-def _seen(recipe: Any, found: Sequence[tuple[Survey, RowFile]]) -> list[dict[str, Any]]:
+def _seen(
+    recipe: Any, found: Sequence[tuple[Survey, RowFile]], failed: list[Failed]
+) -> list[dict[str, Any]]:
+    """The first rows as the model will see them; why they cannot be shown goes to `failed`."""
+    from runner.errors import StageFailed
     from runner.rows.seen import seen_rows
 
     count = max((len(each.first) for each, _ in found), default=0)
-    return seen_rows(recipe, [file for _, file in found], count)
+    try:
+        return seen_rows(recipe, [file for _, file in found], count)
+    except (StageFailed, MachineCannot) as error:
+        failed.append((None, error))
+        return []
 
 
 def _count_dropped(
-    recipe: Any, found: Sequence[tuple[Survey, RowFile]], failed: list[RecipeToolError]
+    recipe: Any, found: Sequence[tuple[Survey, RowFile]], failed: list[Failed]
 ) -> None:
     """Note what cleaning leaves out of each file; why it cannot be counted goes to `failed`."""
     from runner.errors import StageFailed
@@ -256,7 +266,7 @@ def _count_dropped(
     try:
         counts = dropped_rows(recipe, [file for _, file in found])
     except (StageFailed, MachineCannot) as error:
-        failed.append(error)
+        failed.append((None, error))
         not_counted = steps
     for (each, _), dropped in zip(found, counts, strict=True):
         each.dropped.update(dropped)
@@ -427,10 +437,15 @@ def _counted(what: Mapping[str, tuple[int, Place]]) -> Iterator[str]:
 
 def _prepare(args: argparse.Namespace) -> int:
     """Run the recipe until `prepare`, and say what it made of the rows."""
-    measures, folder = _prepared(args)
+    try:
+        measures, folder = _prepared(args)
+    except RecipeToolError as error:
+        if args.format == "json":
+            _say_prepared({"run": None, "measures": None, "errors": [_error_data(None, error)]})
+        raise
     if args.format == "json":
-        said = {"schema": 1, "run": folder and str(folder), "measures": measures}
-        print(json.dumps(said, indent=2, ensure_ascii=False))
+        told = {"run": folder and str(folder), "up_to_date": folder is None, "measures": measures}
+        _say_prepared(told)
         return 0
     from runner.rows.prepared import prepared_lines
 
@@ -438,6 +453,10 @@ def _prepare(args: argparse.Namespace) -> int:
         print(line)
     print(f"run folder: {folder}" if folder else "everything is up to date; nothing was run")
     return 0
+
+
+def _say_prepared(said: Mapping[str, Any]) -> None:
+    print(json.dumps({"schema": 1, **said}, indent=2, ensure_ascii=False))
 
 
 def _prepared(args: argparse.Namespace) -> tuple[Mapping[str, Any], Path | None]:

@@ -7,7 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runner.report.printable import escaped
-from runner.rows.show import both_ways_words, plain_number, special_words
+from runner.rows.show import (
+    both_ways_words,
+    empty_words,
+    plain_number,
+    rows_words,
+    special_words,
+)
 
 
 def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
@@ -22,8 +28,10 @@ def prepared_lines(measures: Mapping[str, Any]) -> Iterator[str]:
         yield f"warning: {warning}"
     if told := measures.get("both_ways"):
         yield f"warning: {both_ways_words(told['count'], told['first'])}"
-    if measures["rows_in_both"]:
-        yield f"{measures['rows_in_both']} held-out rows are trained on too"
+    if measures["rows_in_both"] and "near_copies" not in measures:  # which tells of them too
+        one = measures["rows_in_both"] == 1
+        held_out = rows_words(measures["rows_in_both"], "held-out ")
+        yield f"{held_out} {'is' if one else 'are'} trained on too"
 
 
 def split_warnings(measures: Mapping[str, Any]) -> Iterator[str]:
@@ -31,6 +39,8 @@ def split_warnings(measures: Mapping[str, Any]) -> Iterator[str]:
     that is not what was asked for, or that leaks."""
     if special := measures.get("special_text"):
         yield special_words(special["count"], special["first"])
+    if asked := measures.get("empty_questions"):
+        yield empty_words(asked["count"], [each["place"] for each in asked["first"]])
     if told := measures.get("held_out"):
         yield (_too_many if told["rows"] else _none)(told)
     if near := measures.get("near_copies"):
@@ -61,10 +71,11 @@ def _too_many(told: Mapping[str, Any]) -> str:
 
 def cleaning_lines(counts: Mapping[str, Any]) -> Iterator[str]:
     """What each step did, and the first rows that it did it to."""
-    yield f"cleaning: {counts['rows']} rows, {counts['kept']} of them kept"
+    yield f"cleaning: {rows_words(counts['rows'])}, {counts['kept']} of them kept"
     for step in counts["steps"]:
         dropped = ", ".join(f"{count} {why}" for why, count in step["dropped"].items())
-        yield f"  {step['step']}: {step['changed']} rows changed, dropped: {dropped or 'none'}"
+        changed = rows_words(step["changed"])
+        yield f"  {step['step']}: {changed} changed, dropped: {dropped or 'none'}"
         for example in step["examples"]:
             yield f"    {escaped(_example(example))}"
     for name in counts.get("too_short", ()):  # not in runs of before
@@ -82,7 +93,7 @@ def _quoted(text: str) -> str:
 
 
 def _split(name: str, counts: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{name}: {counts['rows']} rows, {counts['duplicates']} of them duplicates"
+    yield f"{name}: {rows_words(counts['rows'])}, {counts['duplicates']} of them duplicates"
     tokens = counts["tokens"]
     yield (
         f"  tokens: {tokens['total']}, of them {tokens['trained']} trained on and "
@@ -101,9 +112,10 @@ def _split(name: str, counts: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {kind}: {told['count']} answers of {told['mean_tokens']:g} tokens on average"
     places, texts = counts.get("examples", {}), counts.get("excerpts", {})  # not in older runs
     if counts["truncated"]:
-        yield f"  truncated: {counts['truncated']} rows{_such_as(places, 'truncated', texts)}"
+        such = _such_as(places, "truncated", texts)
+        yield f"  truncated: {rows_words(counts['truncated'])}{such}"
     for reason, count in counts["dropped"].items():
-        yield f"  dropped, {reason}: {count} rows{_such_as(places, reason, texts)}"
+        yield f"  dropped, {reason}: {rows_words(count)}{_such_as(places, reason, texts)}"
 
 
 def _sources(measures: Mapping[str, Any]) -> Iterator[str]:
@@ -115,10 +127,12 @@ def _sources(measures: Mapping[str, Any]) -> Iterator[str]:
     yield "mix:"
     for source in sources:
         held_out = f", {source['held_out']} held out" if "held_out" in source else ""
+        for what, why in (("leaking", "as a leak"), ("contaminated", "by decontaminate")):
+            held_out += f", {source[what]} left out {why}" if what in source else ""
         taken = "" if source["taken"] == source["read"] else f"{source['taken']} of "
         yield (
-            f"  {escaped(source['file'])}: {taken}{source['read']} rows{held_out}, trained on as "
-            f"{source['trained']} ({source['share']:.1%}), {source['tokens']} tokens"
+            f"  {escaped(source['file'])}: {taken}{rows_words(source['read'])}{held_out}, trained on "
+            f"as {source['trained']} ({source['share']:.1%}), {source['tokens']} tokens"
         )
 
 
@@ -126,7 +140,7 @@ def _leaks(leaks: Mapping[str, Any]) -> Iterator[str]:
     """Rows that were left out of training because they are held out."""
     for what, count in leaks.get("dropped", {}).items():
         yield (
-            f"left out of training, {what} held out: {count} rows"
+            f"left out of training, {what} held out: {rows_words(count)}"
             f"{_such_as(leaks['examples'], what)}"
         )
 

@@ -33,9 +33,9 @@ class RowFile:
     clean: Mapping[str, Any] = field(default_factory=dict)  # step of the recipe -> its setting
 
 
-def files_of(recipe: Recipe, absent: list[RecipeToolError]) -> list[RowFile]:
-    """The recipe's files: its own, and those of the hub that were fetched. The others are told in
-    `absent`, by MachineCannot E863."""
+def files_of(recipe: Recipe, absent: list[tuple[str | None, RecipeToolError]]) -> list[RowFile]:
+    """The recipe's files: its own, and those of the hub that were fetched. The names of the others
+    are put into `absent`, with MachineCannot E863."""
     on_hub = any(file.path is None for _, file in recipe.data_files())
     fetched = _step(recipe, "fetch_data") if on_hub else None
     found = []
@@ -47,7 +47,7 @@ def files_of(recipe: Recipe, absent: list[RecipeToolError]) -> list[RowFile]:
             found.append(_row_file(recipe, pointer, file, path))
         else:
             why = fetched.reason if fetched is not None and not fetched.key else ""
-            absent.append(_not_fetched(recipe, file, why))
+            absent.append((file.name, _not_fetched(recipe, file, why)))
     return found
 
 

@@ -65,6 +65,7 @@ def survey_lines(found: Survey) -> Iterator[str]:
             f"  warning: all answers have the same label; with no {other} answers from another "
             "file there is nothing to tell good answers by"
         )
+    yield from (f"  warning: {words}" for words in _odd_words(found))
     if found.special:
         yield f"  warning: {special_words(found.special, found.special_first)}"
     if not found.is_sound:
@@ -111,6 +112,28 @@ def both_ways_words(count: int, places: Sequence[str]) -> str:
         f"{count} {'pairs of answers are' if count > 1 else 'pair of answers is'} preferred both "
         f"ways, or judged good and bad: nothing can be learnt from them; the first: "
         f"{escaped(places[0])} and {escaped(places[1])}"
+    )
+
+
+def _odd_words(found: Survey) -> Iterator[str]:
+    if told := found.odd.get("begins_with_answer"):
+        begin = f"{rows_words(told[0])} {'begins' if told[0] == 1 else 'begin'}"
+        yield (
+            f"{begin} with an answer, before which nothing is asked; the first: "
+            f"{escaped(told[1])}; without a data.system, which then stands before it, prepare "
+            "refuses that: put a question first, give the answer weight 0, or write "
+            "data.clean: {alternation: merge}"
+        )
+    if told := found.odd.get("empty_questions"):
+        yield empty_words(told[0], [told[1]])
+
+
+def empty_words(count: int, first: Sequence[str]) -> str:
+    """Rows with a question of blanks alone, and the first of them."""
+    return (
+        f"{rows_words(count)} {'has' if count == 1 else 'have'} an empty question, so the model "
+        f"learns to answer nothing; the first: {escaped(', '.join(first))}; give the question, or "
+        "leave such rows out"
     )
 
 
@@ -166,7 +189,8 @@ def seen_lines(rows: Iterable[Mapping[str, Any]], *, color: bool) -> Iterator[st
         if "left_out" in row:
             yield f"{place}: left out by {row['left_out']}: {escaped(row['why'])}"
             continue
-        yield f"{place}: {row['tokens']} tokens, {row['trained']} trained on{_done(row)}"
+        tokens = f"{row['tokens']} token{'' if row['tokens'] == 1 else 's'}"
+        yield f"{place}: {tokens}, {row['trained']} trained on{_done(row)}"
         yield marked(row["parts"], color=color)
         if "answer" in row:
             yield f"right answer: {printable(row['answer'])}"
@@ -174,7 +198,8 @@ def seen_lines(rows: Iterable[Mapping[str, Any]], *, color: bool) -> Iterator[st
 
 def _done(row: Mapping[str, Any]) -> str:
     """What `prepare` makes of the row before it is trained on."""
-    changed = f"; changed by {', '.join(row['changed'])}" if row.get("changed") else ""
+    whole = " (nothing comes before the first, so it is not predicted)" * bool(row.get("text"))
+    changed = whole + (f"; changed by {', '.join(row['changed'])}" if row.get("changed") else "")
     return f"{changed}; truncated from {row['whole']} tokens" if "whole" in row else changed
 
 

@@ -6,7 +6,7 @@ import shlex
 import statistics
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from runner.rows.advice import advice, keys_of, plain_text
 from runner.rows.cleaned import read_to_clean
 from runner.rows.opening import unreadable
 from runner.scripts.data.both_ways import BothWays
-from runner.scripts.data.conversation import Conversation
+from runner.scripts.data.conversation import Conversation, asks_nothing, begins_with_answer
 from runner.scripts.data.files.rows import MAX_SHOWN, Place, Problem, RowError, read_rows
 from runner.scripts.data.formats import FIELDS
 from runner.scripts.data.guess import Guess, guess_format
@@ -28,6 +28,10 @@ from runner.scripts.data.writing import Read
 GUESSED_BY = 100  # rows
 NO_SPECIAL = SpecialText(())
 _NO_JSON = "no line of it is JSON; it looks like plain text"
+ODD: Mapping[str, Callable[[Read], bool]] = {
+    "begins_with_answer": begins_with_answer,
+    "empty_questions": asks_nothing,
+}
 NO_STEPS: Mapping[str, Any] = {}
 TOO_LONG = "too_long"  # what the script says of a row that `data.too_long` drops, once rendered
 MAX_KEYS = 1000  # different ones that are counted
@@ -63,10 +67,10 @@ class Survey:
     # Step of data.clean -> rows that it leaves out, and the steps of which that is not counted.
     dropped: Counter[str] = field(default_factory=Counter)
     not_counted: Sequence[str] = ()
-    rendered: int | None = (
-        None  # rows that fit, and were rendered; None: nobody asked
-    )
+    rendered: int | None = None  # rows that fit, and were rendered; None: nobody asked
     refused: int = 0  # of them, those that do not fit the model
+    # Rows that fit, and are probably not meant so -> how many, and the first: see ODD.
+    odd: dict[str, tuple[int, str]] = field(default_factory=dict)
     special: int = 0  # rows whose turns hold a special token of the template
     special_first: list[dict[str, str]] = field(default_factory=list)  # place, token
 
@@ -160,6 +164,7 @@ def survey(
         if left_out_by:
             continue
         _count(found, read)
+        _note_odd(found, item[0], read)
         if token := special.first_in(read):
             _note_special(found, item[0], token)
         if isinstance(read, Pair | Judged):
@@ -204,6 +209,13 @@ def _note(found: Survey, problem: Problem) -> None:
 def _keep(found: Survey, problem: Problem) -> None:
     if len(found.problems) < found.named:
         found.problems.append(problem)
+
+
+def _note_odd(found: Survey, place: Place, read: Read) -> None:
+    odd = [name for name, is_odd in ODD.items() if is_odd(read)]
+    for name in odd:
+        count, first = found.odd.get(name, (0, str(place)))
+        found.odd[name] = count + 1, first
 
 
 def _note_special(found: Survey, place: Place, token: str) -> None:
@@ -280,6 +292,7 @@ def as_data(found: Survey) -> dict[str, Any]:
             if found.special
             else {}
         ),
+        **{name: {"count": count, "first": at} for name, (count, at) in found.odd.items()},
         **({"left_out": dict(found.left_out)} if found.left_out else {}),
     }
 

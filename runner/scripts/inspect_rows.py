@@ -5,10 +5,10 @@ clean (step of cleaning -> its setting; those that compare rows do nothing here)
 (name, or null for the model's own), rows (how many of each file), files (list of {name, format,
 input, held_out, columns where there are some}). spec.inputs: model (folder of fetch), template, and
 the files under their `input` names. Written: rows.jsonl, for each row and side {file, line, side,
-tokens, trained, parts, answer of a prompt that has one, changed: steps, whole: tokens before it was
-truncated}, where parts are [text, trained on?]; or {file, line, left_out: step, why}; or
-{file, line, code, problem}. A row that is not of a file to hold out is shown as one to train on is.
-Nothing of a file is run; templates are rendered in transformers'
+tokens, trained, parts, text: true of a row without turns, answer of a prompt that has one, changed:
+steps, whole: tokens before it was truncated}, where parts are [text, trained on?]; or {file, line,
+left_out: step, why}; or {file, line, code, problem}. A row that is not of a file to hold out is
+shown as one to train on is. Nothing of a file is run; templates are rendered in transformers'
 sandbox.
 """
 
@@ -81,7 +81,8 @@ def seen(spec: Spec, file: dict[str, Any], tokenizer: ChatTokenizer) -> Iterator
             for side, conversation in sides_as_seen(read, settings):
                 for tokens in documents_of(conversation, side, tokenizer):
                     part = within(tokens, settings, tokenizer)
-                    yield {**where, "side": side, **part, **told, **answer_to(read)}
+                    text = {"text": True} if conversation.text is not None else {}
+                    yield {**where, "side": side, **part, **text, **told, **answer_to(read)}
         except Runaway as error:
             raise error.of(spec.hashed["template"], place) from None
         except RowError as error:

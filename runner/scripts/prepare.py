@@ -20,7 +20,7 @@ import numpy as np
 
 from runner.scripts.data.chunks.chunk import tokenizer_for
 from runner.scripts.data.chunks.digests import in_both
-from runner.scripts.data.chunks.documents import special_text_of, statistics_of, write_tokens
+from runner.scripts.data.chunks.documents import notes_of, statistics_of, write_tokens
 from runner.scripts.data.chunks.reading import Reading
 from runner.scripts.data.chunks.spool import Files
 from runner.scripts.data.chunks.workers import Workers
@@ -46,7 +46,7 @@ from runner.scripts.spec import Events, Spec, main
 
 def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
     """Write the outputs into spec.folder and report statistics. `files`: for what waits."""
-    settings, making, cleaning = spec.hashed, making_of(spec), cleaning_of(spec)
+    settings, making, cleaning = spec.hashed, making_of(spec), cleaning_of(spec, events)
     tokenizer = tokenizer_for(making.model, making.template)
     train_rows, validation_rows = sound_rows(spec, reading_of(settings), cleaning, files, crew)
     name = settings["template"] or "of the model"
@@ -76,7 +76,7 @@ def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
         rows_in_both=in_both(train.prompts, validation.prompts),
         **division.measures(sums_by_source(train.column("sources"), lengths)),
         **({"clean": cleaning.measures()} if cleaning else {}),
-        **special_text_of(train, validation),
+        **notes_of(train, validation),
         **write_beside(spec, making, validation.rows(), asked, crew),
     )
 

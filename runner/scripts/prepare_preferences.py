@@ -18,7 +18,7 @@ from runner.scripts.data.chunks.chunk import tokenizer_for
 from runner.scripts.data.chunks.digests import Digests, in_both, ordered
 from runner.scripts.data.chunks.documents import (
     Documents,
-    special_text_of,
+    notes_of,
     statistics_of,
     write_tokens,
 )
@@ -47,7 +47,7 @@ from runner.scripts.weights.floats import Array
 
 def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
     """Write the outputs into spec.folder and report statistics. `files`: for what waits."""
-    settings, making, cleaning = spec.hashed, making_of(spec), cleaning_of(spec)
+    settings, making, cleaning = spec.hashed, making_of(spec), cleaning_of(spec, events)
     tokenizer = tokenizer_for(making.model, making.template)
     train_rows, validation_rows = sound_rows(spec, reading_of(settings), cleaning, files, crew)
     name = settings["template"] or "of the model"
@@ -72,7 +72,7 @@ def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
         **contradictions,
         **division.measures(sums_by_source(train.column("sources"), train.column("row_lengths"))),
         **({"clean": cleaning.measures()} if cleaning else {}),
-        **special_text_of(train, validation),
+        **notes_of(train, validation),
         **write_beside(spec, making, validation.rows(), asked, crew),
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from runner.scripts.data.chunks.chunk import tokenizer_for
 from runner.scripts.data.chunks.digests import in_both
-from runner.scripts.data.chunks.documents import special_text_of, statistics_of, write_tokens
+from runner.scripts.data.chunks.documents import notes_of, statistics_of, write_tokens
 from runner.scripts.data.chunks.reading import Reading
 from runner.scripts.data.chunks.spool import Files
 from runner.scripts.data.chunks.workers import Workers
@@ -63,7 +63,7 @@ def prepare(files: Files, crew: Workers, spec: Spec, events: Events) -> None:
         validation=statistics_of(validation),
         rows_in_both=in_both(train.prompts, validation.prompts),
         **division.measures(sums_by_source(train.column("sources"), train.column("lengths"))),
-        **special_text_of(train, validation),
+        **notes_of(train, validation),
         **write_beside(spec, making, validation.rows(), asked, crew),
     )
 

@@ -21,7 +21,7 @@ def test_rows_are_prepared_counted_and_shown_as_the_model_sees_them(
     prepared = checkout.recipe("data", "prepare", "tiny.yaml", "--set", "data.too_long=drop")
     assert prepared.returncode == 0, prepared.stderr
     assert "train: 36 rows, 0 of them duplicates" in prepared.stdout
-    assert "dropped, too long: 1 rows, such as rows.jsonl:41" in prepared.stdout
+    assert "dropped, too long: 1 row, such as rows.jsonl:41" in prepared.stdout
     again = ("data", "prepare", "tiny.yaml", "--set", "data.too_long=drop", "--format", "json")
     told = json.loads(checkout.recipe(*again).stdout)
     counts = told["measures"]["train"]

@@ -266,7 +266,7 @@ def test_long_rows_are_dropped_and_counted(prepare: Prepare) -> None:
     assert [ids for ids, _ in documents(run.folder)] == [expected(chat("q", "a")["messages"])[0]]
     assert run.measures["train"]["dropped"] == {"too long": 1}
     told = next(line for line in prepared_lines(run.measures) if "dropped, too long" in line)
-    assert told.startswith('  dropped, too long: 1 rows, such as data/rows.jsonl:2: "ask [EMAIL]')
+    assert told.startswith('  dropped, too long: 1 row, such as data/rows.jsonl:2: "ask [EMAIL]')
     assert told.endswith('…"')
 
 
@@ -633,3 +633,54 @@ def test_special_tokens_in_turns_are_counted_and_change_no_byte(prepare: Prepare
     (warning,) = split_warnings(done.measures)
     assert "data/rows.jsonl:2 (<|im_end|>)" in warning
     assert "special_text" not in prepare([chat("Q", "im_end")]).measures
+
+
+# --- what is wrong, told at once
+
+
+def test_the_bad_rows_of_both_splits_are_told_at_once_each_with_its_code(prepare: Prepare) -> None:
+    rows = [chat(f"q{number}", "a" * (90 if number > 36 else 3)) for number in range(1, 41)]
+    rows[9]["messages"].insert(0, {"role": "assistant", "content": "Hello."})
+    run = prepare(rows, fraction=0.4, max_length=60)
+    assert run.error["code"] == "E346"
+    told = run.error["message"].splitlines()
+    assert [line.partition(": ")[0] for line in told] == [
+        f"data/rows.jsonl:{line}" for line in (10, 37, 38, 39, 40)
+    ]
+    assert "the row begins with an answer" in told[0]
+    assert [line[-6:] for line in told] == ["(E346)", *["(E325)"] * 4]
+    assert run.error["hint"].startswith("E346: correct the order")
+    assert "; E325: raise data.max_length" in run.error["hint"]
+    del rows[9]["messages"][0]
+    run = prepare(rows, fraction=0.4, max_length=60)
+    assert run.error["code"] == "E325"
+    assert "(E325)" not in run.error["message"]
+    assert run.error["hint"].startswith("raise data.max_length")
+
+
+def test_a_row_that_begins_with_an_answer_needs_a_turn_before_it(prepare: Prepare) -> None:
+    rows = [chat("q", "a")]
+    rows[0]["messages"].insert(0, {"role": "assistant", "content": "Hello."})
+    run = prepare(rows)
+    assert (run.error["code"], "alternation: merge" in run.error["message"]) == ("E346", True)
+    assert prepare(rows, system="S").returncode == 0
+    rows[0]["messages"][0]["weight"] = 0  # type: ignore[assignment]
+    assert prepare(rows).returncode == 0
+
+
+def test_empty_questions_are_counted(prepare: Prepare) -> None:
+    run = prepare([chat("q", "a"), chat(" ", "b"), chat("r", "c", "", "d")])
+    told = run.measures["empty_questions"]
+    first = [{"place": "data/rows.jsonl:2"}, {"place": "data/rows.jsonl:3"}]
+    assert told == {"count": 2, "first": first}
+    (warning,) = split_warnings(run.measures)
+    assert warning.startswith("2 rows have an empty question")
+    assert "the first: data/rows.jsonl:2, data/rows.jsonl:3;" in warning
+    assert "empty_questions" not in prepare([chat("q", "a")]).measures
+
+
+def test_the_line_of_a_template_file_that_is_broken_is_told(prepare: Prepare) -> None:
+    broken = "{# one #}\n{% for m in messages %}\n{{ m.content } }}{% endfor %}"
+    run = prepare([chat("q", "a")], template="own/t.jinja", template_text=broken)
+    assert run.error["code"] == "E326"
+    assert "own/t.jinja:3: unexpected '}'" in run.error["message"]

@@ -141,7 +141,8 @@ def test_a_leak_between_files_is_an_error_with_both_places_or_dropped(prepare: P
     assert run.error["message"] == "q.jsonl:4: the row is held out too, at h.jsonl:1"
     run = prepare(train, held, split={"on_leak": "drop"})
     assert (rows_in(run), rows_in(run, "validation")) == (5, 3)
-    assert "left out of training, row held out: 1 rows" in "\n".join(prepared_lines(run.measures))
+    shown = "\n".join(prepared_lines(run.measures))
+    assert "left out of training, row held out: 1 row, such as" in shown
     run = prepare(train, held, near=True)
     assert rows_in(run) == 6
     (told,) = (line for line in prepared_lines(run.measures) if line.startswith("warning: "))
@@ -238,3 +239,42 @@ def test_rows_are_shown_as_they_are_trained_on(
     assert all("system\none<" in text for text in texts[len(rows) : -1])
     assert (seen[-1]["side"], seen[-1]["answer"], seen[-1]["trained"]) == ("prompt", "7", 0)
     assert texts[-1].endswith("<|im_start|>assistant\n")
+
+
+def test_the_rows_of_a_mix_add_up_with_those_that_were_left_out(
+    prepare: Prepare,
+) -> None:
+    """Held out, left out for what is measured by, and the rest, which is repeated."""
+    text = "the very long question about the width of the bridge number"
+    rows = [{"instruction": f"{text} {number}?", "output": str(number)} for number in range(20)]
+    clean = {"decontaminate": {"ngram": 8, "validation": True}}
+    other = quiz("q", 10)
+    run = prepare(
+        {"t.jsonl": (rows, {"repeat": 2.0}), "q.jsonl": (other, {"repeat": 3.0})},
+        fraction=0.1,
+        clean=clean,
+        measured=[],
+    )
+    told = {source["file"]: source for source in run.measures["sources"]}
+    gone = told["t.jsonl"]
+    assert gone["held_out"] > 0
+    assert gone["contaminated"] == 20 - gone["held_out"]
+    assert gone["trained"] == 0
+    assert "contaminated" not in told["q.jsonl"]
+    shown = "\n".join(prepared_lines(run.measures))
+    count = gone["contaminated"]
+    assert f"held out, {count} left out by decontaminate, trained on as 0" in shown
+
+
+def test_a_split_that_cannot_be_says_what_cleaning_took(prepare: Prepare) -> None:
+    rows = [*quiz("q", 1) * 30, *quiz("r", 1)]
+    run = prepare(
+        {"q.jsonl": (rows, {})},
+        fraction=0.01,
+        split={"stable": True},
+        clean={"exact_duplicates": True},
+        measured=[],
+    )
+    assert run.error["code"] == "E360"
+    assert "the 2 rows are of 2 prompts or groups" in run.error["message"]
+    assert "data.clean dropped other rows before: exact_duplicates 29" in run.error["message"]

@@ -332,6 +332,52 @@ def test_one_bad_file_does_not_hide_the_others(
     assert [each["code"] for each in told["errors"]] == ["E862", "E864"]
 
 
+def test_json_says_what_failed_and_of_which_file(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["inspect", "absent.jsonl", "rows.jsonl", "--format", "json"]
+    code, out, _ = run(words, capsys)
+    told = json.loads(out)
+    assert (code, [each["file"] for each in told["errors"]]) == (2, ["absent.jsonl"])
+    assert [each["file"] for each in told["files"]] == ["rows.jsonl"]
+    code, out, err = run(["prepare", "absent.yaml", "--format", "json"], capsys)
+    told = json.loads(out)
+    (error,) = told["errors"]
+    assert (code, told["run"], told["measures"]) == (2, None, None)
+    assert error["code"] in err
+    assert error["message"]
+
+
+def test_rows_that_begin_with_an_answer_or_ask_nothing_are_warned_of(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [{"role": "assistant", "content": "Hi."}, {"role": "user", "content": " "}]
+    turns.append({"role": "assistant", "content": "Yes?"})
+    late = [{**turns[0], "weight": 0}, {"role": "user", "content": "Q"}, turns[2]]
+    said = "".join(json.dumps({"messages": each}) + "\n" for each in (turns, late))
+    rows.write_text(said)
+    code, out, _ = run(["inspect", "rows.jsonl"], capsys)
+    assert (code, "2 rows, 2 fit" in out) == (0, True)
+    assert "  warning: 1 row begins with an answer" in out
+    assert "  warning: 1 row has an empty question" in out
+    assert out.count("the first: rows.jsonl:1;") == 2
+    _, out, _ = run(["inspect", "rows.jsonl", "--format", "json"], capsys)
+    file = json.loads(out)["files"][0]
+    once = {"count": 1, "first": "rows.jsonl:1"}
+    assert (file["begins_with_answer"], file["empty_questions"]) == (once, once)
+
+
+def test_why_a_text_has_one_token_less_to_train_on_is_said() -> None:
+    row = {"file": "r", "line": 1, "tokens": 10, "trained": 9, "parts": [], "text": True}
+    line, _ = seen_lines([row], color=False)
+    assert "10 tokens, 9 trained on (nothing comes before the first" in line
+
+
+def test_an_interruption_promises_no_more_than_is_kept() -> None:
+    assert "what was finished before is reused" in Interrupted(signal.SIGINT).hint
+    assert "where it stopped" not in Interrupted(signal.SIGINT).hint
+
+
 def test_rows_that_fit_the_format_but_not_the_model_are_problems(
     rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -711,7 +757,7 @@ def test_a_prompt_is_called_one_and_its_answer_is_shown(
     seen = {"file": "r", "line": 1, "side": "prompt", "tokens": 1, "trained": 0}
     parts: dict[str, Any] = {"parts": [["3 plus 4?", False]], "answer": "7\x1b"}
     assert list(seen_lines([seen | parts], color=False)) == [
-        "\nr:1 (prompt): 1 tokens, 0 trained on", "3 plus 4?", "right answer: 7\\x1b"
+        "\nr:1 (prompt): 1 token, 0 trained on", "3 plus 4?", "right answer: 7\\x1b"
     ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from runner.scripts.data.chunks import digests as module
 from runner.scripts.data.chunks.digests import Digests, Ordered, first_of, in_both, ordered
 from runner.scripts.data.chunks.spool import Column, Files, waiting_files
 from runner.scripts.data.cleaning import duplicates
+from runner.scripts.data.cleaning.pipeline import Cleaning
 from runner.scripts.data.conversation import Conversation
 from runner.scripts.spec import ScriptError
 from tests.unit.test_data_chunks import outcome, stored, talk
@@ -170,6 +171,20 @@ def test_near_duplicates_on_disk_are_those_that_lists_of_rows_a_key_find(
     assert list(duplicates.near(there, left, bands, 0.8)) == expected
     assert list(duplicates.near(rows, left, signatures.T, 0.8)) == expected
     assert len(expected) > 5
+
+
+def test_it_is_told_how_many_rows_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of few words all meet each other, which takes long where there are many."""
+    monkeypatch.setattr(duplicates, "_TOLD_EVERY", 10)
+    generator = np.random.default_rng(5)
+    rows = [talk("?", " ".join(generator.choice(_WORDS[:4], 30)), n) for n in range(1, 46)]
+    told: list[tuple[int, int]] = []
+    bands = duplicates.signatures_of(rows).T
+    everything = np.ones(len(rows), bool)
+    cleaning = Cleaning({"near_duplicates": {"threshold": 1.0}}, lambda *each: told.append(each))
+    assert len(cleaning.compared(rows, range(1, 46), bands)) > 20
+    assert told == [(9, 45), (19, 45), (29, 45), (39, 45)]
+    list(duplicates.near(rows, everything, bands, 1.0))  # nobody asks
 
 
 def test_a_full_disk_is_told_of_before_anything_is_written_where_memory_maps_it(

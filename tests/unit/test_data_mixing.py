@@ -324,7 +324,7 @@ def test_a_stable_split_that_holds_out_nothing_is_an_error() -> None:
     with pytest.raises(ScriptError) as caught:
         divided([row("Q", str(number)) for number in range(9)], settings)
     assert caught.value.code == "E360"
-    assert "9 rows are of 1 prompts" in caught.value.message
+    assert "the 9 rows are all of one prompt or group" in caught.value.message
 
 
 @pytest.mark.parametrize("split", [{"group_by": "g"}, {"group_by": "g", "stratify": "topic"}])

@@ -136,6 +136,18 @@ def check_turns(conversation: Conversation) -> None:
         raise RowError(f"the last turn is the {last}'s and has no answer", "E323")
 
 
+def begins_with_answer(row: Any) -> bool:
+    """Is it a conversation whose first turn is an answer to train on?"""
+    return isinstance(row, Conversation) and 0 in row.answers
+
+
+def asks_nothing(row: Any) -> bool:
+    """Is it a conversation with a question of blanks alone?"""
+    return isinstance(row, Conversation) and any(
+        turn["role"] == "user" and not turn["content"].strip() for turn in row.messages
+    )
+
+
 def is_empty(turn: Message) -> bool:
     """Does the turn neither say nor call anything?"""
     return not turn["content"].strip() and not turn.get("tool_calls")

@@ -29,7 +29,7 @@ from runner.scripts.data.conversation import (
 )
 from runner.scripts.data.dividing.division import Division, Sift
 from runner.scripts.data.dividing.kinship import Row
-from runner.scripts.data.files.rows import MAX_SHOWN, Problem, RowError
+from runner.scripts.data.files.rows import MAX_SHOWN, Problem, RowError, by_place
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.template_tokens import FOREIGN, foreign_template
 from runner.scripts.data.tokens import last_rendered
@@ -118,13 +118,14 @@ def sound_rows(
     return train, validation
 
 
-def cleaning_of(spec: Spec) -> Cleaning | None:
-    """The steps that the recipe asks for; None for rows as they are."""
+def cleaning_of(spec: Spec, events: Events) -> Cleaning | None:
+    """The steps that the recipe asks for, of which the one that takes long says how far it is; None
+    for rows as they are."""
     if "clean" not in spec.hashed:
         return None
     from runner.scripts.data.cleaning.pipeline import Cleaning
 
-    return Cleaning(spec.hashed["clean"])
+    return Cleaning(spec.hashed["clean"], partial(events.progress, message="rows compared"))
 
 
 def sift_of(spec: Spec, cleaning: Cleaning | None) -> Sift | None:
@@ -146,22 +147,29 @@ def sift_of(spec: Spec, cleaning: Cleaning | None) -> Sift | None:
     return sift
 
 
-def dropped_by(cleaning: Cleaning | None) -> Callable[[str], str]:
-    """Says of a file what cleaning dropped of it; "" for nothing."""
+def dropped_by(cleaning: Cleaning | None) -> Callable[[str | None], str]:
+    """Says of a file, or of all (None), what cleaning dropped of it; "" for nothing."""
     return cleaning.dropped_of if cleaning else lambda _: ""
 
 
 def raise_problems(problems: Sequence[Problem], count: int, seen: str = "") -> None:
     """Raise one ScriptError for `count` bad rows, the first ones named, with the first's code.
 
-    `seen`: where those are seen that are not named here.
+    Where they have several codes, each row has its own, and the hint those of all. `seen`: where
+    those are seen that are not named here.
     """
-    lines = [f"{problem.place}: {problem.error.message}" for problem in problems[:MAX_SHOWN]]
-    if count > MAX_SHOWN:
-        lines.append(f"and {count - MAX_SHOWN} more rows")
-    code = problems[0].error.code
-    hint = f"{HINTS[code]}; {seen}" if seen and count > MAX_SHOWN else HINTS[code]
-    raise ScriptError("\n".join(lines), hint=hint, code=code)
+    shown = problems[:MAX_SHOWN]
+    codes = list(dict.fromkeys(problem.error.code for problem in shown))
+    lines = [
+        f"{each.place}: {each.error.message}" + (f" ({each.error.code})" if len(codes) > 1 else "")
+        for each in shown
+    ]
+    if (more := count - len(shown)) > 0:
+        lines.append(f"and {more} more row{'' if more == 1 else 's'}")
+    hints = [f"{code}: {HINTS[code]}" for code in codes] if codes[1:] else [HINTS[codes[0]]]
+    if seen and more > 0:
+        hints.append(seen)
+    raise ScriptError("\n".join(lines), hint="; ".join(hints), code=codes[0])
 
 
 def nothing_left(dropped: Mapping[str, int]) -> ScriptError:
@@ -189,27 +197,27 @@ def tokenised_division(
 ) -> tuple[Documents, Documents]:
     """Tokens of the rows to train on and of those to measure with. `name`: the chat template's.
 
-    Raises one ScriptError for all rows that cannot be used and may not be dropped, or E328 at the
-    first of them where none can be.
+    Raises one ScriptError for all rows of both that cannot be used and may not be dropped, or E328
+    at the first of them where none can be.
     """
     total = len(division.train) + len(division.validation)
-    both = []
+    both, looked = [], False
     done = 0
     for split, rows, how in (
         ("train", division.train, making),
         ("validation", division.validation, making.of_held_out()),
     ):
         documents = Documents(files, split)
-        looked = False
         for count in made(rows, how, documents, crew):
             if not looked and (problems := documents.counts.problems):
                 looked = True
                 _check_foreign(problems, making, name)
             events.progress(done + count, total, message="rows")
         done += len(rows)
-        if documents.counts.problems:
-            raise_problems(documents.counts.problems, documents.counts.unusable)
         both.append(documents)
+    if problems := [each for documents in both for each in documents.counts.problems]:
+        count = sum(documents.counts.unusable for documents in both)
+        raise_problems(sorted(problems, key=by_place), count)
     return both[0], both[1]
 
 

@@ -7,18 +7,19 @@ order; the result does not depend on where the rows were cut.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runner.scripts.data.conversation import Conversation, with_system
+from runner.scripts.data.conversation import Conversation, asks_nothing, with_system
 from runner.scripts.data.dividing.kinship import Row
-from runner.scripts.data.files.rows import MAX_SHOWN, Problem, RowError
+from runner.scripts.data.files.rows import MAX_SHOWN, Place, Problem, RowError, by_place
 from runner.scripts.data.preference import Compared
 from runner.scripts.data.prompted import Prompted
 from runner.scripts.data.special_text import SHOWN
@@ -30,6 +31,8 @@ from runner.scripts.data.tokens.template_limits import Runaway
 from runner.scripts.weights.floats import Array
 
 SAME = "the same within max_length"
+# What is odd of rows that are kept; also its names in run.json.
+SPECIAL_TEXT, EMPTY_QUESTIONS = "special_text", "empty_questions"
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,27 @@ class Making:
 
 
 @dataclass
+class Notes:
+    """Rows that are odd in one way: how many, and the first by place, with what is told of each."""
+
+    count: int = 0
+    first: list[tuple[Place, dict[str, str]]] = field(default_factory=list)
+
+    def add(self, others: Notes) -> None:
+        """Count others too."""
+        self.count += others.count
+        first = sorted([*self.first, *others.first], key=lambda each: astuple(each[0]))
+        self.first = first[:SHOWN]
+
+    def measures(self) -> dict[str, Any]:
+        """For run.json."""
+        first = [{"place": str(place), **told} for place, told in self.first]
+        return {"count": self.count, "first": first}
+
+
+@dataclass
 class Counts:
-    """What happened to rows. Problems are counted, and the first ones kept."""
+    """What happened to rows. Problems are counted, and the first ones by place kept."""
 
     truncated: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -59,8 +81,7 @@ class Counts:
     texts: dict[str, str] = field(default_factory=dict)  # of the examples, as they are
     problems: list[Problem] = field(default_factory=list)
     unusable: int = 0
-    special: int = 0  # rows whose turns hold a special token of the template
-    special_first: list[dict[str, str]] = field(default_factory=list)  # place, token
+    notes: dict[str, Notes] = field(default_factory=dict)  # of rows that are kept, by what is odd
 
     def drop(self, reason: str, row: Row) -> None:
         """Count a row that is left out."""
@@ -80,14 +101,12 @@ class Counts:
     def refuse(self, problem: Problem) -> None:
         """Count a row that cannot be used."""
         self.unusable += 1
-        if len(self.problems) < MAX_SHOWN:
-            self.problems.append(problem)
+        insort(self.problems, problem, key=by_place)
+        del self.problems[MAX_SHOWN:]
 
-    def note_special(self, row: Row, token: str) -> None:
-        """Count a row that is kept, though a turn holds a special token."""
-        self.special += 1
-        if len(self.special_first) < SHOWN:
-            self.special_first.append({"place": str(row.place), "token": token})
+    def note(self, what: str, row: Row, **told: str) -> None:
+        """Count a row that is kept, though it is odd."""
+        self.notes.setdefault(what, Notes()).add(Notes(1, [(row.place, told)]))
 
     def add(self, later: Counts) -> None:
         """Count what happened to the rows that follow."""
@@ -96,9 +115,9 @@ class Counts:
         self.examples = later.examples | self.examples
         self.texts = later.texts | self.texts
         self.unusable += later.unusable
-        self.problems = [*self.problems, *later.problems][:MAX_SHOWN]
-        self.special += later.special
-        self.special_first = [*self.special_first, *later.special_first][:SHOWN]
+        self.problems = sorted([*self.problems, *later.problems], key=by_place)[:MAX_SHOWN]
+        for name, notes in later.notes.items():
+            self.notes.setdefault(name, Notes()).add(notes)
 
 
 def _first_text(row: Row) -> str:
@@ -147,7 +166,9 @@ def tokenised(rows: Sequence[Row], making: Making) -> Chunk:
         else:
             kept += made
             if made and (token := tokenizer.special_text.first_in(row)):
-                counts.note_special(row, token)
+                counts.note(SPECIAL_TEXT, row, token=token)
+            if made and asks_nothing(row):
+                counts.note(EMPTY_QUESTIONS, row)
     return _chunk(kept, counts, making.keeps_rows)
 
 

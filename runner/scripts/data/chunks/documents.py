@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from runner.scripts.data.chunks.chunk import Chunk, Counts, Making, tokenised
+from runner.scripts.data.chunks.chunk import Chunk, Counts, Making, Notes, tokenised
 from runner.scripts.data.chunks.digests import Digests, ordered, words_of
 from runner.scripts.data.chunks.spool import Files, Part
 from runner.scripts.data.chunks.stored import StoredRows
 from runner.scripts.data.chunks.workers import Workers
 from runner.scripts.data.cleaning.report import excerpt
 from runner.scripts.data.dividing.facts import Facts
-from runner.scripts.data.special_text import SHOWN
 from runner.scripts.data.tokens.packing import Packs
 from runner.scripts.weights.floats import Array
 from runner.scripts.weights.safetensors_stream import SafetensorsWriter, TensorSpec
@@ -174,12 +173,14 @@ def statistics_of(documents: Documents) -> dict[str, Any]:
     return found
 
 
-def special_text_of(*splits: Documents) -> dict[str, Any]:
-    """For run.json, under `special_text`: how many rows hold a special token that the template
-    writes, and the first of them; nothing without such rows."""
-    count = sum(documents.counts.special for documents in splits)
-    first = [each for documents in splits for each in documents.counts.special_first][:SHOWN]
-    return {"special_text": {"count": count, "first": first}} if count else {}
+def notes_of(*splits: Documents) -> dict[str, Any]:
+    """For run.json: how many rows are odd, such as one with a special token that the template
+    writes (`special_text`), and the first of them; nothing without such rows."""
+    found: dict[str, Notes] = {}
+    for documents in splits:
+        for name, notes in documents.counts.notes.items():
+            found.setdefault(name, Notes()).add(notes)
+    return {name: notes.measures() for name, notes in sorted(found.items())}
 
 
 def _median(values: Array) -> float:

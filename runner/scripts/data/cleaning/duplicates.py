@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from mmap import mmap
 from typing import IO, Any
 
@@ -28,6 +28,7 @@ _SHINGLE = 5  # characters
 _LOOKED_AT = 200_000  # characters of a row
 _WORDLESS = frozenset("01")  # of sides that are punctuation alone
 _MOST_COMPARED = 64  # earlier rows that one is compared with
+_TOLD_EVERY = 256  # rows that are compared: about a second where each meets many others
 _KEPT = 1 << 18  # shingles of rows that may be asked for again: about 25 MB
 _BLOCK = 1 << 14  # rows whose meetings are looked at at a time
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -43,14 +44,19 @@ def exact(digests: Digests) -> Iterator[Found]:
 
 
 def near(
-    rows: Sequence[Row], left: Array, bands: Iterable[Array | Column], threshold: float
+    rows: Sequence[Row],
+    left: Array,
+    bands: Iterable[Array | Column],
+    threshold: float,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Iterator[Found]:
     """Rows, of those that are `left`, that are like one before, which was kept.
 
     Two rows are alike when the runs of five characters that both have are at least `threshold` of
     those that one of them has (Jaccard), case, punctuation and whitespace aside. MinHash finds the
     rows to compare; the comparison itself is exact. Rows for another use (a good and a bad answer)
-    are not compared.
+    are not compared. `progress`: is told how many rows are done, of how many, every so many that
+    are compared.
     """
     folder = rows.folder if isinstance(rows, StoredRows) else None
     with (
@@ -59,7 +65,10 @@ def near(
         _Lines(lines_file) as kept,
     ):
         known = _Known(rows)
-        for index, lines in _meetings(left, bands, Column(meetings, np.int64, folder), kept):
+        met = _meetings(left, bands, Column(meetings, np.int64, folder), kept)
+        for count, (index, lines) in enumerate(met, 1):
+            if count % _TOLD_EVERY == 0:
+                progress(index, len(left))
             there = {first for line in lines for first in kept.of(line)}
             earlier = sorted(there)[:_MOST_COMPARED]
             found = _alike(known, index, earlier, threshold) if earlier else None

@@ -47,6 +47,7 @@ _COMPARING = ("exact_duplicates", "near_duplicates", "decontaminate")
 _ROUNDS = 6  # what one repair does may give another one something to do
 
 Step = Callable[[Row], Row | Drop]
+Progress = Callable[[int, int], None]
 
 
 @dataclass
@@ -59,10 +60,14 @@ class Sound:
 
 
 class Cleaning:
-    """What the recipe asks for. `settings`: step -> its setting, of steps that do something."""
+    """What the recipe asks for. `settings`: step -> its setting, of steps that do something.
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    `progress`: is told how many rows of how many are compared, now and then.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], progress: Progress = lambda *_: None) -> None:
         self.settings = settings
+        self._progress = progress
         self.told = {step: Told(step) for step in ORDER if step in settings}
         self.read = 0
         self.kept = 0
@@ -123,7 +128,10 @@ class Cleaning:
         file_of = _FileOf(rows)
         for name, find in (
             ("exact_duplicates", lambda: duplicates.exact(facts_in(rows).digests)),
-            ("near_duplicates", lambda: duplicates.near(rows, left, bands, self._threshold)),
+            (
+                "near_duplicates",
+                lambda: duplicates.near(rows, left, bands, self._threshold, self._progress),
+            ),
         ):
             if name not in self.told:
                 continue
@@ -201,9 +209,12 @@ class Cleaning:
             message = f"cleaning left no held-out row; dropped: {reasons}"
             raise ScriptError(message, hint=hint, code="E356")
 
-    def dropped_of(self, file: str) -> str:
-        """By which steps rows of a file were dropped, and how many; "" for none."""
-        counts = ((told.step, told.files[file]) for told in self.told.values())
+    def dropped_of(self, file: str | None) -> str:
+        """By which steps rows of a file (None: of all) were dropped, and how many; "" for none."""
+        counts = (
+            (told.step, told.dropped if file is None else told.files[file])
+            for told in self.told.values()
+        )
         return ", ".join(f"{step} {count}" for step, count in counts if count)
 
     def measures(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from runner.scripts.spec import ScriptError
 from runner.scripts.weights.floats import Array
 
 R = TypeVar("R", bound=Row)
-Dropped = Callable[[str], str]
+Dropped = Callable[[str | None], str]  # of a file, or of all (None)
 Sift = Callable[[Sequence[Any], Sequence[Any]], list[bool]]
 
 
@@ -77,12 +77,14 @@ def divide(
     counted = _by_source(train)
     excess = {}
     if not settings["validation"]:
-        train, validation = _split(train, settings, plain)
+        train, validation = _split(train, settings, plain, dropped)
         excess = _excess(len(train), len(validation), settings["fraction"])
     kept = _by_source(train)
     train, leaks = _without_leaks(train, validation, plain, settings)
+    beside = _by_source(train)
     if sift:
         train = taken(train, np.flatnonzero(sift(train, validation)))
+    left = _by_source(train)
     near = _near(train, validation, plain, settings)
     if is_mixed(sources):
         _check_weights(_by_source(train), sources, dropped)
@@ -92,9 +94,15 @@ def divide(
     counts = [
         {"file": source["name"], "read": read[number], "taken": counted[number]}
         | ({} if settings["validation"] else {"held_out": counted[number] - kept[number]})
+        | _if_any("leaking", kept[number] - beside[number])
+        | _if_any("contaminated", beside[number] - left[number])
         for number, source in enumerate(sources)
     ]
     return Division(train, validation, counts, leaks, excess, near)
+
+
+def _if_any(name: str, count: int) -> dict[str, int]:
+    return {name: count} if count else {}
 
 
 def _check_weights(
@@ -124,7 +132,10 @@ def _by_source(rows: Sequence[Row]) -> Counter[int]:
 
 
 def _split(
-    rows: Sequence[R], settings: Mapping[str, Any], plain: Callable[[R], str]
+    rows: Sequence[R],
+    settings: Mapping[str, Any],
+    plain: Callable[[R], str],
+    dropped: Dropped = lambda _: "",
 ) -> tuple[Sequence[R], Sequence[R]]:
     """Training and validation rows, each in the order of the files. Raises ScriptError E360."""
     wanted, fraction, seed = settings.get("split", {}), settings["fraction"], settings["seed"]
@@ -137,14 +148,22 @@ def _split(
     else:
         sides = sides_of_share(facts.plain, fraction, seed)
     if by_kin and fraction and (sides.all() or not sides.any()):
-        side = "left to train on" if sides.all() else "held out"
+        side, gone = "left to train on" if sides.all() else "held out", dropped(None)
         raise ScriptError(
-            f"no row is {side}: the {len(rows)} rows are of {unit_count(family)} prompts or "
-            f"groups, none of which is parted, and data.validation.fraction is {fraction:g}",
+            f"no row is {side}: {_are_of(len(rows), unit_count(family))}, and "
+            f"data.validation.fraction is {fraction:g}"
+            + (f"; data.clean dropped other rows before: {gone}" if gone else ""),
             hint=_more_sides("stable" in wanted),
             code="E360",
         )
     return taken(rows, np.flatnonzero(~sides)), taken(rows, np.flatnonzero(sides))
+
+
+def _are_of(rows: int, units: int) -> str:
+    if units == 1:
+        many = "row is" if rows == 1 else "rows are all"
+        return f"the {rows} {many} of one prompt or group, which is not parted"
+    return f"the {rows} rows are of {units} prompts or groups, none of which is parted"
 
 
 def _more_sides(stable: bool) -> str:

@@ -50,6 +50,11 @@ class Problem:
     error: RowError
 
 
+def by_place(problem: Problem) -> tuple[str, int]:
+    """In which order problems are told."""
+    return problem.place.file, problem.place.line
+
+
 Found = tuple[Place, dict[str, Any]] | Problem
 Unread = tuple[Place, bytes | dict[str, Any]] | Problem  # of JSON lines the bytes of one
 Rows = Iterator[Found]

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerFast
 
 from runner.scripts.data.conversation import Conversation, Message
@@ -34,6 +34,10 @@ from runner.scripts.data.tokens.words import Words, begins_at_words
 from runner.scripts.spec import ScriptError
 
 _PROBE_SYSTEM = "Mind the Mark-7f3a."
+BEGINS_WITH_ANSWER = (
+    "the row begins with an answer, before which nothing is asked: put a question or a system turn "
+    "first, write weight: 0 for that answer, or data.clean: {alternation: merge}, which removes it"
+)
 _NO_TOOLS = "the row has tools, but the chat template writes nothing of them"
 
 
@@ -56,6 +60,17 @@ class Tokens:
 
 class HistoryRewritten(RowError):
     """A template writes a conversation's earlier turns differently when more turns follow."""
+
+
+class BrokenTemplate(RowError):
+    """A chat template that is none, from its `line` on; `why` is Jinja's word for it."""
+
+    def __init__(self, why: str, line: int) -> None:
+        super().__init__(f"line {line} of the chat template: {why}", "E326")
+        self.why, self.line = why, line
+
+    def __reduce__(self) -> tuple[type[BrokenTemplate], tuple[str, int]]:
+        return BrokenTemplate, (self.why, self.line)
 
 
 class ChatTokenizer:
@@ -116,6 +131,8 @@ class ChatTokenizer:
                 add_generation_prompt=generate,
                 **self._always_given,
             )
+        except TemplateSyntaxError as error:
+            raise BrokenTemplate(str(error.message), error.lineno) from None
         except TemplateError as error:
             raise RowError(f"the chat template refuses it: {error}", "E326") from None
         return check_length(text)
@@ -216,6 +233,8 @@ class ChatTokenizer:
         """Ids and trained spans of one conversation. Raises RowError."""
         if conversation.text is not None:
             return self._plain(conversation.text)
+        if 0 in conversation.answers:
+            raise RowError(BEGINS_WITH_ANSWER, "E346")
         self._check_system(conversation)
         with limited():
             whole = self._whole(conversation)
@@ -308,7 +327,8 @@ class ChatTokenizer:
         if content != content.lstrip():
             return (
                 f"the white space before the answer of turn {turn + 1} melts into a token of the "
-                "chat template, so that no model could begin with it"
+                "chat template, so that no model could begin with it: data.clean: {whitespace: "
+                "true} removes it"
             )
         return (
             f"the chat template writes the turns before the answer of turn {turn + 1} differently "
@@ -367,8 +387,13 @@ def check_template(tokenizer: ChatTokenizer, name: str) -> None:
     except Runaway as error:
         raise error.of(name) from None
     except RowError as error:
+        where = f"the chat template {name} does not work: "
+        if isinstance(error, BrokenTemplate) and name.endswith(".jinja"):
+            where += f"{name}:{error.line}: {error.why}"
+        else:
+            where += error.message
         raise ScriptError(
-            f"the chat template {name} does not work: {error.message}",
+            where,
             hint=last_rendered.HINT,
             code="E326",
         ) from error
