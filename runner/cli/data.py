@@ -10,11 +10,17 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from runner.errors import Interrupted, MachineCannot, RecipeToolError, UsageError
+from runner.errors import (
+    Interrupted,
+    MachineCannot,
+    RecipeInvalid,
+    RecipeToolError,
+    UsageError,
+)
 from runner.report.beside import say_line
 
 if TYPE_CHECKING:
@@ -176,6 +182,13 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _error_data(file: str | None, error: RecipeToolError) -> dict[str, str | None]:
     return {"file": file, "code": error.code, "message": error.message, "hint": error.hint}
+
+
+def _errors_of(error: RecipeToolError) -> list[dict[str, Any]]:
+    """Of a recipe that is wrong each thing that is, with its place."""
+    if isinstance(error, RecipeInvalid):
+        return [asdict(each) for each in error.diagnostics if each.severity == "error"]
+    return [_error_data(None, error)]
 
 
 def _raise_last(failed: Sequence[Failed]) -> None:
@@ -441,7 +454,7 @@ def _prepare(args: argparse.Namespace) -> int:
         measures, folder = _prepared(args)
     except RecipeToolError as error:
         if args.format == "json":
-            _say_prepared({"run": None, "measures": None, "errors": [_error_data(None, error)]})
+            _say_prepared({"run": None, "measures": None, "errors": _errors_of(error)})
         raise
     if args.format == "json":
         told = {"run": folder and str(folder), "up_to_date": folder is None, "measures": measures}

@@ -131,8 +131,8 @@ def _sources(measures: Mapping[str, Any]) -> Iterator[str]:
             held_out += f", {source[what]} left out {why}" if what in source else ""
         taken = "" if source["taken"] == source["read"] else f"{source['taken']} of "
         yield (
-            f"  {escaped(source['file'])}: {taken}{rows_words(source['read'])}{held_out}, trained on "
-            f"as {source['trained']} ({source['share']:.1%}), {source['tokens']} tokens"
+            f"  {escaped(source['file'])}: {taken}{rows_words(source['read'])}{held_out}, "
+            f"trained on as {source['trained']} ({source['share']:.1%}), {source['tokens']} tokens"
         )
 
 
