@@ -300,7 +300,7 @@ def test_every_bad_row_is_named_at_once(prepare: Prepare) -> None:
     assert run.returncode == 1
     shown = run.error["message"].splitlines()
     assert shown[0].startswith("data/rows.jsonl:2: broken JSON")
-    assert shown[1] == "data/rows.jsonl:3: there is no assistant turn to train on"
+    assert shown[1] == "data/rows.jsonl:3: there is no assistant turn to train on (E323)"
     assert shown[-1] == "and 4 more rows"
     assert run.error["hint"].endswith("--rows 0 --bad 14 names all of them")
     assert list(run.folder.iterdir()) == []

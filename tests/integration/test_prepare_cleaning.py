@@ -290,6 +290,15 @@ def test_inspect_shows_rows_as_they_are_cleaned(
     assert made.measures["train"]["rows"] == 2
     assert made.measures["train"]["truncated"] == 1
     assert made.measures["train"]["tokens"]["total"] == seen[0]["tokens"] + seen[3]["tokens"]
+    counted = run_script(
+        environment_python("data"), "count_dropped", settings, inputs, tmp_path / "counted"
+    )
+    (counts,) = (counted.folder / "rows.jsonl").read_text().splitlines()
+    assert json.loads(counts) == {
+        step["step"]: sum(step["dropped"].values())
+        for step in made.measures["clean"]["steps"]
+        if step["dropped"]
+    }
     settings |= {"max_length": 60, "too_long": "drop"}
     run = run_script(
         environment_python("data"), "inspect_rows", settings, inputs, tmp_path / "again"

@@ -133,9 +133,9 @@ def test_every_bad_row_is_told_with_its_line(prepare: Prepare) -> None:
     error = prepare(bad).error
     assert error["code"] == "E333"
     assert error["message"].split("\n") == [
-        "rows.jsonl:1: chosen and rejected are the same",
-        'rows.jsonl:3: "rejected" is missing',
-        'rows.jsonl:4: "prompt" is missing: "chosen" is a text without a question',
+        "rows.jsonl:1: chosen and rejected are the same (E333)",
+        'rows.jsonl:3: "rejected" is missing (E334)',
+        'rows.jsonl:4: "prompt" is missing: "chosen" is a text without a question (E335)',
     ]
 
 
