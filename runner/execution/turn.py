@@ -21,7 +21,8 @@ class Turn:
 
     `locks`: what each is for messages, and a fresh lock that does not wait. `opened` is called with
     their descriptors when all are held, and may raise: then none is. `on_wait` hears of every new
-    holder, and what else is waited for, with None. `wait`: False for a run that was told to end where it would wait.
+    holder, and what else is waited for, with None. `wait`: False for a run that was
+    told to end where it would wait.
     """
 
     def __init__(
