@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     synthesize.add_argument("--offline", action="store_true", help="from the log alone; ask nobody")
     synthesize.add_argument(
-        "--force", action="store_true", help="replace OUT where it was made otherwise"
+        "--force", action="store_true", help="replace OUT, though it was changed or made otherwise"
     )
     synthesize.add_argument("--format", choices=("text", "json"), default="text")
 
@@ -279,7 +279,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _check_out(args: argparse.Namespace) -> None:
     """Raises UsageError where no file is to be written under that name."""
-    from runner.rows.destination import NAMES
+    from runner.rows.destination import NAMES, check_folder
 
     if not args.out.name.lower().endswith(NAMES):
         raise UsageError(
@@ -297,6 +297,7 @@ def _check_out(args: argparse.Namespace) -> None:
         raise UsageError(
             f"{args.out} exists", hint="write --force to replace it, or another name", code="E866"
         )
+    check_folder(args.out)
 
 
 def _converted(args: argparse.Namespace, plain: Plain) -> Converted:
@@ -315,8 +316,6 @@ def _converted(args: argparse.Namespace, plain: Plain) -> Converted:
             raise not_guessed(rows, str(args.file))
         source, columns = guess.format, dict(guess.columns)
         print(escaped(f"{args.file} {guess}"), file=sys.stderr)
-    with disk_errors(f"writing {args.out}", args.out):
-        args.out.parent.mkdir(parents=True, exist_ok=True)
 
     def make(out: IO[bytes], shape: str) -> Converted:
         done = convert(rows, args.file.name, out, shape, source, args.target, columns)
@@ -453,6 +452,8 @@ def _synthesize(args: argparse.Namespace) -> int:
     from runner.synthesis.settings import read_settings
     from runner.synthesis.synthesize import material_of
 
+    if not args.check:
+        _check_rows_out(args)
     settings = read_settings(args.file)
     material = material_of(settings)
     print_beside(report.foreseen(settings, material))
@@ -460,11 +461,10 @@ def _synthesize(args: argparse.Namespace) -> int:
         found = f"{len(material.seeds)} seed rows, {len(material.parts)} parts of documents"
         print(f"{args.file} is right: {settings.kind}, {found}")
         return 0
-    if args.out is None:
-        raise UsageError("-o says where the rows go", hint="add -o rows.jsonl", code="E900")
-    command.check_output(args.out, force=args.force)
     told = command.Told(say_line, _Progress(settings.count))
-    finished = command.run(settings, material, args.out, told, offline=args.offline)
+    finished = command.run(
+        settings, material, args.out, told, offline=args.offline, force=args.force
+    )
     print_beside(report.warnings(settings, finished.result))
     if args.format == "json":
         said = report.as_data(settings, args.out, finished)
@@ -473,6 +473,15 @@ def _synthesize(args: argparse.Namespace) -> int:
     for line in report.lines(settings, args.out, finished):
         print(line)
     return 0
+
+
+def _check_rows_out(args: argparse.Namespace) -> None:
+    """Raises UsageError, before anything is read, where no rows can go there."""
+    from runner.synthesis.output import check_output
+
+    if args.out is None:
+        raise UsageError("-o says where the rows go", hint="add -o rows.jsonl", code="E900")
+    check_output(args.out)
 
 
 class _Progress:

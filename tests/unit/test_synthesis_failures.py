@@ -606,3 +606,68 @@ def test_json_between_other_words_is_taken(bench: Bench) -> None:
     bench.server.behave = behave
     bench.write()
     assert bench.report()["asked_anew"] == {}
+
+
+# --- what is at OUT already
+
+CORRECTED = '{"messages": [], "by": "hand"}\n'
+
+
+def test_rows_that_were_corrected_are_replaced_by_no_recipe_unless_told(bench: Bench) -> None:
+    out = bench.folder / "rows.jsonl"
+    bench.write()
+    bench.report()
+    made, asked = out.read_bytes(), len(bench.server.asked)
+    for corrected in (CORRECTED, made.decode() + CORRECTED, ""):
+        out.write_text(corrected)
+        for kind in ("self-instruct", "paraphrase"):
+            bench.write(kind)
+            code, _, err = bench.run()
+            assert (code, "error[E900]: rows.jsonl holds other rows than" in err) == (2, True), err
+            assert "--force" in err
+            assert (out.read_text(), len(bench.server.asked)) == (corrected, asked)
+    bench.write()
+    assert bench.report("--force")["requests"]["new"] == 0
+    assert out.read_bytes() == made
+
+
+def test_rows_as_they_were_written_last_are_replaced(bench: Bench) -> None:
+    out = bench.folder / "rows.jsonl"
+    bench.write(budget="{requests: 5}")
+    assert bench.report()["ended"] == "budget"
+    first = out.read_bytes()
+    assert (bench.folder / "rows.jsonl.sha256").read_text().split()[1] == "rows.jsonl"
+    bench.write()
+    assert bench.report()["rows"] == 20, "an unfinished synthesis goes on"
+    assert out.read_bytes() != first
+    bench.write(count=10)
+    assert bench.report("--offline")["rows"] == 10
+    bench.write()
+    assert bench.report()["rows"] == 20
+
+
+def test_rows_that_the_log_gives_are_ours_without_their_digest(bench: Bench) -> None:
+    """A kill between the two, or rows of a version that wrote none."""
+    digest = bench.folder / "rows.jsonl.sha256"
+    bench.write()
+    bench.report()
+    for damage in (digest.unlink, lambda: digest.write_bytes(b"\xff\0")):
+        damage()
+        assert bench.report()["requests"]["new"] == 0
+        assert digest.exists()
+    digest.unlink()
+    bench.write(count=25)
+    assert bench.run()[0] == 2
+
+
+@pytest.mark.parametrize("more", [[], ["--force"], ["--offline"]])
+def test_a_folder_that_is_not_there_is_refused_before_anything_is_read(
+    more: list[str], bench: Bench
+) -> None:
+    code, _, err = bench.run(*more, out="no where/rows.jsonl")  # nor is there any s.yaml
+    assert (code, "error[E929]: no where/rows.jsonl: there is no folder no where" in err) == (
+        2,
+        True,
+    ), err
+    assert "mkdir -p 'no where'" in err
+    assert not (bench.folder / "no where").exists()
