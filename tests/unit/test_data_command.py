@@ -414,10 +414,12 @@ def test_no_log_is_named_that_is_gone(code: str, tmp_path: Path) -> None:
     assert error.log in ("", str(kept))
 
 
-def test_the_folder_of_the_new_file_is_made(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_ending_in_capitals_says_what_to_write_too(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows.write_text('{"instruction": "Q", "output": "A"}\n')
-    assert run(["convert", "rows.jsonl", "new/there/ROWS.JSON", "--to", "alpaca"], capsys)[0] == 0
-    assert Path("new/there/ROWS.JSON").exists()
+    assert run(["convert", "rows.jsonl", "ROWS.JSON", "--to", "alpaca"], capsys)[0] == 0
+    assert Path("ROWS.JSON").exists()
 
 
 @pytest.mark.parametrize(
@@ -685,7 +687,7 @@ def test_what_a_table_cannot_hold_is_not_laid_to_the_format(
     rows.write_text('{"prompt": "Q", "completion": "A", "label": false, "id": 7}\n')
     code, _, err = run(["convert", "rows.jsonl", "out.tsv.gz", *words], capsys)
     assert (code, "format messages cannot hold all of it" in err) == (2, True), err
-    assert "docs/data.md says what each of them holds" in err
+    assert "keep format kto: no other holds all of it" in err
     assert "messages hold all turns" not in err
     rows.write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n')
     code, _, err = run(["convert", "rows.jsonl", "out.csv", "--to", "alpaca"], capsys)
