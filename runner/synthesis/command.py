@@ -89,11 +89,8 @@ def _made(
     stopping = threading.Event()
     asker = Asker(settings, log, addresses, stopping)
 
-    def waiting(requests: int) -> None:
-        told.say(f"waiting for what is under way ({requests}), which is kept; Ctrl-C leaves it")
-
     fresh = Material(material.seeds, material.parts)
-    result = synthesize(settings, fresh, asker, stopping, told.progress, waiting)
+    result = synthesize(settings, fresh, asker, stopping, told.progress, told.say)
     return Finished(result, asker.tally, log.path, len(log))
 
 
