@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from runner.cli.main import main
+from runner.scripts.data.convert import convert as to_rows_of
 from runner.scripts.data.files.numbers import loses_digits, read_float, with_all_digits
 from runner.scripts.data.files.rows import decoded_whole
 from runner.scripts.data.kinds import Columns
@@ -221,3 +223,12 @@ def test_a_folder_that_is_not_there_is_named_and_not_made(
     assert (code, "error[E929]: no where/x.jsonl: there is no folder no where" in err) == (2, True)
     assert "mkdir -p 'no where'" in err
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "lost"), [("a.parquet", True), ("a.jsonl", False)])
+def test_digits_that_parquet_drops_are_named(name: str, lost: bool, folder: Path) -> None:
+    (folder / "in.jsonl").write_text(f'{{"text": "T", "x": {PI}, "y": 7.50}}\n')
+    done = to_rows_of(folder / "in.jsonl", "in.jsonl", io.BytesIO(), name, "text", "text")
+    what = 'digits of numbers in the column "x", which floats do not hold'
+    assert list(done.lost) == [what] * lost
+    assert done.by_file == set(done.lost)
