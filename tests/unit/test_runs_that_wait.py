@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from runner.runs.known import KnownRun, read
 from runner.runs.progress import stage_at_work
 from runner.scripts.training.stopping import STOP
 from runner.store.store import Store
+from tests.chain import ROOT
 from tests.unit.test_runs_shown import BEGAN, KEY, WAITS, a_run, event
 
 MISSING = "1 more; on each: recipe join x.yaml 10.0.0.1:29400"
@@ -133,3 +137,23 @@ def test_stop_is_told_which_run_it_is(
     assert f"runs/x/{run.id}" in capsys.readouterr().err
     known: KnownRun = read(run.path)
     assert not known.alive
+
+
+def test_a_run_that_a_script_puts_into_the_background_hears_who_stops_it() -> None:
+    """A shell without job control has its `&` ignore SIGINT, and children inherit that."""
+    code = """
+import os, signal
+from runner.runs.background import Child, split
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+found = split(["recipe", "run", "x.yaml"])
+if isinstance(found, Child):
+    hears = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    os.write(found.writer, b"hears" if hears else b"ignores")
+    os._exit(0)
+print(found.wait())
+"""
+    env = {name: value for name, value in os.environ.items() if name != "SPARK_RECIPES_IMAGE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.stdout == "hears\n", done.stderr
