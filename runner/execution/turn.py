@@ -21,21 +21,22 @@ class Turn:
 
     `locks`: what each is for messages, and a fresh lock that does not wait. `opened` is called with
     their descriptors when all are held, and may raise: then none is. `on_wait` hears of every new
-    holder. `wait`: False for a run that was told to end where it would wait.
+    holder, and what else is waited for, with None. `wait`: False for a run that was
+    told to end where it would wait.
     """
 
     def __init__(
         self,
         locks: Sequence[tuple[str, Callable[[], Lock]]],
         opened: Opened,
-        on_wait: Callable[[str, Holder], None],
+        on_wait: Callable[[str, Holder | None], None],
         *,
         wait: bool,
     ) -> None:
         self.wait = wait
         self._locks, self._opened, self._on_wait = locks, opened, on_wait
         self._held = contextlib.ExitStack()
-        self._told: tuple[str, Holder] | None = None
+        self._told: tuple[str, Holder | None] | None = None
         self.taken = False
 
     def take(self) -> str:
@@ -59,6 +60,12 @@ class Turn:
         """Release everything; a child that got the descriptors keeps the locks while it lives."""
         self.taken = False
         self._held.close()
+
+    def waits(self, what: str) -> None:
+        """Hear of something that no lock of this machine decides."""
+        if self._told != (what, None):
+            self._told = (what, None)
+            self._on_wait(what, None)
 
     def _busy(self, what: str, holder: Holder) -> str:
         if self._told != (what, holder):
