@@ -8,6 +8,7 @@ line for a single lock gets it before one that tries.
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Callable, Sequence
 
 from runner.errors import Busy
@@ -21,7 +22,8 @@ class Turn:
 
     `locks`: what each is for messages, and a fresh lock that does not wait. `opened` is called with
     their descriptors when all are held, and may raise: then none is. `on_wait` hears of every new
-    holder. `wait`: False for a run that was told to end where it would wait.
+    holder. `wait`: False for a run that was told to end where it would wait. `token` is in the
+    locks while they are held, so that who cannot have them knows whether it is of the same training.
     """
 
     def __init__(
@@ -37,6 +39,8 @@ class Turn:
         self._held = contextlib.ExitStack()
         self._told: tuple[str, Holder] | None = None
         self.taken = False
+        self.token = secrets.token_hex(8)
+        self.holder = Holder()
 
     def take(self) -> str:
         """Try once; "" when all is held now, else what is busy and who has it, in words."""
@@ -46,6 +50,7 @@ class Turn:
             descriptors = []
             for what, make in self._locks:
                 lock = make()
+                lock.token = self.token
                 try:
                     descriptors.append(stack.enter_context(lock).fd)
                 except Busy:
@@ -61,6 +66,7 @@ class Turn:
         self._held.close()
 
     def _busy(self, what: str, holder: Holder) -> str:
+        self.holder = holder
         if self._told != (what, holder):
             self._told = (what, holder)
             if self.wait:

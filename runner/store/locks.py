@@ -26,11 +26,15 @@ from runner.store.atomic import disk_errors, make_folders
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who wrote its name into a lock file. Empty when the file does not say."""
+    """Who wrote its name into a lock file. Empty when the file does not say.
+
+    `token`: what it signed with, where others are to tell that it was this one; see Lock.
+    """
 
     pid: int = 0
     host: str = ""
     command: str = ""
+    token: str = ""
 
     def __str__(self) -> str:
         if not self.pid:
@@ -45,6 +49,8 @@ class Lock:
     `purpose` completes the sentence "... is in use by process 12 (recipe run x.yaml)". When the
     lock is taken, `on_wait` is called once with the holder and the process waits; with
     `wait=False` it raises Busy instead. Raises MachineCannot where the file cannot be made.
+    `token` stands in the file while the lock is held: also from another machine, or another
+    container, where a process number says nothing, its owner can be told by it.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class Lock:
         self._wait = wait
         self._on_wait = on_wait
         self._fd: int | None = None
+        self.token = ""
 
     @property
     def fd(self) -> int:
@@ -123,6 +130,7 @@ class Lock:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            **({"token": self.token} if self.token else {}),
         }
         with contextlib.suppress(OSError):
             os.ftruncate(self.fd, 0)
@@ -133,7 +141,8 @@ def read_holder(path: Path) -> Holder:
     """Who last took the lock `path`; an empty Holder when that cannot be read."""
     try:
         signature = json.loads(path.read_bytes())
-        return Holder(int(signature["pid"]), str(signature["host"]), str(signature["command"]))
+        named = int(signature["pid"]), str(signature["host"]), str(signature["command"])
+        return Holder(*named, str(signature.get("token", "")))
     except (OSError, ValueError, KeyError, TypeError):
         return Holder()
 
