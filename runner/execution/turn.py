@@ -23,7 +23,7 @@ class Turn:
     `locks`: what each is for messages, and a fresh lock that does not wait. `opened` is called with
     their descriptors when all are held, and may raise: then none is. `on_wait` hears of every new
     holder. `wait`: False for a run that was told to end where it would wait. `token` is in the
-    locks while they are held, so that who cannot have them knows whether it is of the same training.
+    locks while they are held, so that who cannot have them knows if it is of the same training.
     """
 
     def __init__(
