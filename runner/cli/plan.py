@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     overrides.add_option(parser)
     overrides.add_backend_option(parser)
+    overrides.add_nodes_option(parser)
     parser.add_argument("--shrink", action="store_true", help=SHRINK_HELP)
     parser.add_argument(
         "--hardware",

@@ -49,6 +49,18 @@ def add_backend_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_nodes_option(parser: argparse.ArgumentParser) -> None:
+    """`--nodes N`, which is a `--set`."""
+    parser.add_argument(
+        "--nodes",
+        dest=OPTION.strip("-"),
+        action="append",
+        type="train.nodes={}".format,
+        metavar="N",
+        help=f"machines that train together: short for {OPTION} train.nodes=N",
+    )
+
+
 class Nowhere(Exception):
     """The recipe has no place of that name."""
 

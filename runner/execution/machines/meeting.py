@@ -36,13 +36,18 @@ TRY_AGAIN_SECONDS = 1.0
 TAKE_AGAIN_SECONDS = (0.5, 2.0)  # at least and at most; two that collide must not keep step
 _LOOK = 0.1
 _SIOCGIFADDR = 0x8915
+LAST_PORT = (1 << 16) - 1
+_DIGITS = 10  # of a port, zeros before it included: Python reads no number of thousands of them
 
 
 def parse_address(text: str) -> tuple[str, int]:
     """Of `HOST:PORT`. Raises ValueError, which says what is meant."""
     host, _, port = text.rpartition(":")
-    if not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 1 << 16:
+    if not host or not (port.isascii() and port.isdecimal()):
         message = f"{text!r} is no address: write HOST:PORT, such as {EXAMPLE}"
+        raise ValueError(message)
+    if len(port) > _DIGITS or not 0 < int(port) <= LAST_PORT:
+        message = f"{text!r} has no port that there is: it goes from 1 to {LAST_PORT}"
         raise ValueError(message)
     return host, int(port)
 
