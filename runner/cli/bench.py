@@ -17,8 +17,8 @@ SCHEMA = 1  # version of the JSON
 HELP = (
     "Train a few steps of a recipe and say how fast: tokens per second without padding, with it, "
     "and with a label, how far steps differ, and what part of the hardware that is. A figure that "
-    "the hardware cannot give is refused. Nothing that is trained is kept; the model and its prepared "
-    "data stay in the store, for a run, until `recipe gc`."
+    "the hardware cannot give is refused. Nothing that is trained is kept; the model and its "
+    "prepared data stay in the store, for a run, until `recipe gc`."
 )
 EXAMPLE = "recipe bench train recipes/quickstart.yaml"
 MOST = 10_000  # steps

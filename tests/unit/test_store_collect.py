@@ -251,12 +251,17 @@ def test_half_written_notes_of_digests_go(world: World, tmp_path: Path) -> None:
 
 def test_runs_of_passing_work_are_forgotten_with_their_folder(world: World, tmp_path: Path) -> None:
     (kept,) = read_roots(world.store)
-    with pytest.raises(KeyboardInterrupt), passing_runs(tmp_path / "cache", world.store) as place:
-        run = place / "runs" / "20270101-000000"
-        run.mkdir(parents=True)
-        register_root(world.store, run, [("merge", UNUSED)])
-        assert len(read_roots(world.store)) == 2
-        raise KeyboardInterrupt
+
+    def pass_by() -> None:
+        with passing_runs(tmp_path / "cache", world.store) as place:
+            run = place / "runs" / "20270101-000000"
+            run.mkdir(parents=True)
+            register_root(world.store, run, [("merge", UNUSED)])
+            assert len(read_roots(world.store)) == 2
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pass_by()
     assert read_roots(world.store) == [kept]
     found = collect(world.store, dry_run=True)
     assert [item.path.name for item in found.removed] == [UNUSED]
