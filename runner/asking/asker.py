@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from runner.asking.http import Address, Failure, post
 from runner.asking.log import Log, request_digest
@@ -52,6 +53,11 @@ class Asker:
         self._reached: set[Endpoint] = set()
         self._mutex = threading.Lock()
 
+    @property
+    def log_path(self) -> Path:
+        """Where every answer can be read."""
+        return self._log.path
+
     def ask(self, question: Question, task: int) -> tuple[Reply, str]:
         """The answer to a question of a task, and the digest of the request.
 
@@ -95,7 +101,7 @@ class Asker:
             with self._mutex:
                 self.tally.failed_tries += 1
             if self._is_final(failure, endpoint) or number == self._how.retries:
-                raise _error(failure, endpoint, address, number + 1)
+                raise _error(failure, endpoint, address, number + 1, self._how.timeout)
             self._wait(failure, number)
         raise AssertionError("the last try returns or raises")
 
@@ -173,7 +179,9 @@ def _not_in_the_log(log: Log) -> NotInTheLog:
     )
 
 
-def _error(failure: Failure, endpoint: Endpoint, address: Address, tries: int) -> RecipeToolError:
+def _error(
+    failure: Failure, endpoint: Endpoint, address: Address, tries: int, timeout: float
+) -> RecipeToolError:
     """What to tell the user; the log keeps every answer that came before."""
     who = f"{endpoint.model} at {address.url}"
     times = f" ({tries} tries)" if tries > 1 else ""
@@ -197,9 +205,18 @@ def _error(failure: Failure, endpoint: Endpoint, address: Address, tries: int) -
     if failure.status == 429:
         hint = f"wait, or lower requests.per_minute and requests.concurrency, {again}"
         return RecipeToolError(f"too many requests: {said}", hint=hint, code="E904")
+    if 300 <= failure.status < 400:
+        setting = "endpoint.api" if endpoint.url else "OLLAMA_HOST"
+        hint = (
+            "no redirect is followed, which would take the key elsewhere: write the final address "
+        )
+        hint += f"in {setting}, without its {path_of(endpoint)}, {again}"
+        return RecipeToolError(f"the server sends elsewhere: {said}", hint=hint, code="E906")
     if failure.status and failure.status < 500:
         hint = "a prompt that is too long: raise num_ctx or lower `chunk`; a server that takes no "
         hint += "schema: structured: false"
         return RecipeToolError(f"the server refuses the request: {said}", hint=hint, code="E906")
     hint = f"see the server's own log, {again}"
+    if failure.late:
+        hint = f"raise requests.timeout (now {timeout:g} s), or {hint}"
     return RecipeToolError(f"the server fails: {said}", hint=hint, code="E905")

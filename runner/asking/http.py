@@ -31,6 +31,7 @@ class Failure(Exception):
     wait: float | None = None
     absent: bool = False  # nobody listens there
     hopeless: bool = False  # the next try would end the same way
+    late: bool = False  # the time was up
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,8 @@ def _refused(address: Address, error: urllib.error.HTTPError) -> Failure:
             said = error.read(1 << 16).decode(errors="replace")
         except (OSError, http.client.HTTPException):
             said = ""
-    words = address.words_without_key(_error_words(said))
+    elsewhere = error.headers.get("Location") if 300 <= error.code < 400 else None
+    words = address.words_without_key(f"to {elsewhere}" if elsewhere else _error_words(said))
     return Failure(
         f"HTTP {error.code}{': ' if words else ''}{words}",
         status=error.code,
@@ -110,6 +112,7 @@ def _no_answer(address: Address, error: Exception) -> Failure:
         "no answer in time" if waited else address.words_without_key(words),
         absent=not begun and not waited,
         hopeless=certificate,
+        late=waited,
     )
 
 

@@ -97,6 +97,8 @@ class Talk(Generic[Settings]):
     ) -> Checked:
         last = Unusable("no usable answer")
         for attempt in range(self.settings.requests.attempts):
+            if attempt:
+                self.unusable.append(last)
             said = self._asked(prompt, f"{step}:{attempt}", endpoint, schema)
             try:
                 return check(_whole(said))
@@ -104,7 +106,6 @@ class Talk(Generic[Settings]):
                 last = Unusable(error.reason, error.detail or said.text[:MAX_SHOWN])
             except (LookupError, TypeError):
                 last = Unusable("JSON of another shape", said.text[:MAX_SHOWN])
-            self.unusable.append(last)
         raise last
 
     def _asked(

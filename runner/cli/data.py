@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from runner.rows.seen import RowFile
     from runner.rows.survey import Survey
     from runner.scripts.data.convert import Converted
-    from runner.scripts.data.files.rows import Place
     from runner.scripts.data.special_text import SpecialText
 
 HELP = (
@@ -85,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     synthesize.add_argument("--offline", action="store_true", help="from the log alone; ask nobody")
     synthesize.add_argument(
-        "--force", action="store_true", help="replace OUT where it was made otherwise"
+        "--force", action="store_true", help="replace OUT, though it was changed or made otherwise"
     )
     synthesize.add_argument("--format", choices=("text", "json"), default="text")
 
@@ -269,17 +268,18 @@ def _convert(args: argparse.Namespace) -> int:
         done = _converted(args, plain)
     where = "written" if spoken else f"in {args.out}"
     print(
-        f"{done.written} rows of format {args.target} are {where}",
+        f"{_rows(done.written)} of format {args.target} {'is' if done.written == 1 else 'are'} "
+        f"{where}",
         file=sys.stderr if spoken else sys.stdout,
     )
-    for line in _counted({**done.unfit, **done.lost}):
-        print(f"lost: {line}", file=sys.stderr)
+    for line in _lost(done):
+        print(line, file=sys.stderr)
     return 0
 
 
 def _check_out(args: argparse.Namespace) -> None:
     """Raises UsageError where no file is to be written under that name."""
-    from runner.rows.destination import NAMES
+    from runner.rows.destination import NAMES, check_folder
 
     if not args.out.name.lower().endswith(NAMES):
         raise UsageError(
@@ -297,6 +297,7 @@ def _check_out(args: argparse.Namespace) -> None:
         raise UsageError(
             f"{args.out} exists", hint="write --force to replace it, or another name", code="E866"
         )
+    check_folder(args.out)
 
 
 def _converted(args: argparse.Namespace, plain: Plain) -> Converted:
@@ -315,8 +316,6 @@ def _converted(args: argparse.Namespace, plain: Plain) -> Converted:
             raise not_guessed(rows, str(args.file))
         source, columns = guess.format, dict(guess.columns)
         print(escaped(f"{args.file} {guess}"), file=sys.stderr)
-    with disk_errors(f"writing {args.out}", args.out):
-        args.out.parent.mkdir(parents=True, exist_ok=True)
 
     def make(out: IO[bytes], shape: str) -> Converted:
         done = convert(rows, args.file.name, out, shape, source, args.target, columns)
@@ -325,14 +324,14 @@ def _converted(args: argparse.Namespace, plain: Plain) -> Converted:
                 done.read,
                 Place(args.file.name, 1),
             )
-        _refuse(args, done)
+        _refuse(args, done, source)
         return done
 
     with disk_errors(f"writing {args.out}", args.out):
         return write_whole(args.out, make)
 
 
-def _refuse(args: argparse.Namespace, done: Converted) -> None:
+def _refuse(args: argparse.Namespace, done: Converted, source: str) -> None:
     """Raises UsageError, so that nothing is written, where rows are bad or would lose something."""
     from runner.report.printable import escaped
     from runner.rows.survey import no_rows
@@ -356,8 +355,8 @@ def _refuse(args: argparse.Namespace, done: Converted) -> None:
         holder = f"format {args.target}" if by_format else _file_kind(args.out)
         wrong = f"{holder} cannot hold all of it; nothing is written:"
         raise UsageError(
-            "\n  ".join([wrong, *_counted(lost)]),
-            hint=", or ".join(_instead(args, done, by_format=by_format)),
+            "\n  ".join([wrong, *_lost(done)]),
+            hint=", or ".join(_instead(args, done, source, by_format=by_format)),
             code="E865",
         )
 
@@ -370,17 +369,19 @@ def _file_kind(out: Path) -> str:
     return "a table" if {".csv", ".tsv"} & set(Path(name).suffixes) else "a file of JSON"
 
 
-def _instead(args: argparse.Namespace, done: Converted, *, by_format: bool) -> Iterator[str]:
+def _instead(
+    args: argparse.Namespace, done: Converted, source: str, *, by_format: bool
+) -> Iterator[str]:
     """What to do where something is lost; `by_format`: by the format, not the file alone."""
     if done.written:
         yield "write --lossy to lose it"
     if done.by_file:
         others = "" if args.out.name.lower().endswith(".parquet") else " or .parquet"
         yield f"name OUT .jsonl{others}, which holds it"
-    if by_format and args.target != "messages":
-        yield "choose another format: messages hold all turns"
-    elif by_format:
-        yield "choose another format: docs/data.md says what each of them holds"
+    if by_format and (holders := done.holders(source)):
+        yield f"choose another format, which holds it: {' or '.join(holders)}"
+    elif by_format and not done.written:
+        yield f"keep format {source}: no other holds all of it; docs/data.md says what each holds"
 
 
 def _to_inspect(args: argparse.Namespace) -> str:
@@ -392,11 +393,18 @@ def _to_inspect(args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def _counted(what: Mapping[str, tuple[int, Place]]) -> Iterator[str]:
+def _rows(count: int) -> str:
+    return f"{count} row{'' if count == 1 else 's'}"
+
+
+def _lost(done: Converted) -> Iterator[str]:
+    """What of rows is lost, and which rows are left out as a whole."""
     from runner.report.printable import escaped
 
-    for name, (count, place) in what.items():
-        yield escaped(f"{name}: {count} rows, the first at {place}")
+    for why, (count, place) in done.unfit.items():
+        yield escaped(f"left out: {_rows(count)}, the first at {place}: {why}")
+    for what, (count, place) in done.lost.items():
+        yield escaped(f"lost: {what}: {_rows(count)}, the first at {place}")
 
 
 # --- prepare
@@ -453,6 +461,8 @@ def _synthesize(args: argparse.Namespace) -> int:
     from runner.synthesis.settings import read_settings
     from runner.synthesis.synthesize import material_of
 
+    if not args.check:
+        _check_rows_out(args)
     settings = read_settings(args.file)
     material = material_of(settings)
     print_beside(report.foreseen(settings, material))
@@ -460,11 +470,10 @@ def _synthesize(args: argparse.Namespace) -> int:
         found = f"{len(material.seeds)} seed rows, {len(material.parts)} parts of documents"
         print(f"{args.file} is right: {settings.kind}, {found}")
         return 0
-    if args.out is None:
-        raise UsageError("-o says where the rows go", hint="add -o rows.jsonl", code="E900")
-    command.check_output(args.out, force=args.force)
     told = command.Told(say_line, _Progress(settings.count))
-    finished = command.run(settings, material, args.out, told, offline=args.offline)
+    finished = command.run(
+        settings, material, args.out, told, offline=args.offline, force=args.force
+    )
     print_beside(report.warnings(settings, finished.result))
     if args.format == "json":
         said = report.as_data(settings, args.out, finished)
@@ -473,6 +482,15 @@ def _synthesize(args: argparse.Namespace) -> int:
     for line in report.lines(settings, args.out, finished):
         print(line)
     return 0
+
+
+def _check_rows_out(args: argparse.Namespace) -> None:
+    """Raises UsageError, before anything is read, where no rows can go there."""
+    from runner.synthesis.output import check_output
+
+    if args.out is None:
+        raise UsageError("-o says where the rows go", hint="add -o rows.jsonl", code="E900")
+    check_output(args.out)
 
 
 class _Progress:

@@ -42,6 +42,7 @@ def main(args: argparse.Namespace) -> int:
     from runner.recipe.paths import project_root
     from runner.report.printable import one_column_each
     from runner.runs.known import chosen, read
+    from runner.runs.outcome import why_no_log
 
     run = chosen(project_root(Path.cwd() / "x.yaml"), args.run)
     if args.memory:
@@ -55,7 +56,9 @@ def main(args: argparse.Namespace) -> int:
             print(f"STAGE is {', '.join(others)}; all of them, as they come: -f")
     printed = Printed(run.folder / "logs", stage, own=args.stage is None)
     printed.more()
-    if printed.nothing and (error := run.record.get("error")):
+    if printed.nothing and args.stage is not None:
+        print(one_column_each(why_no_log(run, args.stage)))
+    elif printed.nothing and (error := run.record.get("error")):
         print(one_column_each(f"no program has said anything; error[{error['code']}]:"))
         print(one_column_each(str(error["message"])))
     while args.follow and run.alive:

@@ -66,13 +66,14 @@ def _at_work(run: KnownRun) -> dict[str, Any] | None:
 def as_text(runs: Sequence[KnownRun]) -> str:
     """Columns: run, state, when it began, what it is at or why it ended."""
     from runner.report.printable import escaped
+    from runner.runs.outcome import how_it_ended
     from runner.runs.progress import in_words
 
     lines = []
     width = max((len(run.name) for run in runs), default=0)
     for run in runs:
         began = str(run.record.get("started", ""))[:16].replace("T", " ")
-        more = in_words(_at_work(run)) or str(run.record.get("error", {}).get("message", ""))
+        more = in_words(_at_work(run)) or how_it_ended(run)
         first = more.split("\n")[0][:80]
         lines.append(
             f"{run.name:<{width}}  {run.state:<11}  {began:<16}  {escaped(first)}".rstrip()

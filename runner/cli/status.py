@@ -36,6 +36,7 @@ def main(args: argparse.Namespace) -> int:
 
 def as_data(run: KnownRun) -> dict[str, Any]:
     """For scripts."""
+    from runner.runs.outcome import how_it_ended
     from runner.runs.progress import at_work, stages_of
 
     events = run.all_events()
@@ -48,6 +49,7 @@ def as_data(run: KnownRun) -> dict[str, Any]:
         "stages": stages_of(events),
         "at_work": at_work(events) if run.alive else None,
         "error": run.record.get("error"),
+        "ended_with": how_it_ended(run),
         "next": _next(run),
     }
 
@@ -60,7 +62,7 @@ def _next(run: KnownRun) -> str:
         return f"recipe logs -f {run.folder}"
     if run.state == "done":
         return f"recipe verify {run.folder}"
-    return command_of(run.record)
+    return command_of(run.record, run.folder)
 
 
 def as_text(data: dict[str, Any]) -> str:
@@ -75,5 +77,7 @@ def as_text(data: dict[str, Any]) -> str:
     if data["at_work"]:
         lines.append(f"at work: {escaped(in_words(data['at_work']))}")
     if data["error"]:
-        lines.append(f"error[{data['error']['code']}]: {escaped(data['error']['message'])}")
+        lines.append(f"error[{data['error']['code']}]: {escaped(data['ended_with'])}")
+    elif data["ended_with"]:
+        lines.append(f"it was to go {escaped(data['ended_with'])}")
     return "\n".join([*lines, f"next: {data['next']}"])

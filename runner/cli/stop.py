@@ -7,7 +7,8 @@ from pathlib import Path
 
 HELP = (
     "End a run. A training ends behind the step at hand, with a checkpoint; any other stage at "
-    "once, and only that stage is done again. Returns when the run has ended."
+    "once, and only that stage is done again; a run that waits at once, too. Returns when the run "
+    "has ended."
 )
 EXAMPLE = "recipe stop runs/quickstart"
 
@@ -37,5 +38,5 @@ def main(args: argparse.Namespace) -> int:
     why = ended.record.get("error", {}).get("message", "")
     print(f"{ended.state}: {why}" if why else ended.state)
     if ended.state != "done":
-        print(f"go on: {command_of(ended.record)}")
+        print(f"go on: {command_of(ended.record, ended.folder)}")
     return 0

@@ -24,7 +24,7 @@ def unevaluated(run: Run) -> UsageError:
     until = run.record.get("until")
     ended = f"; it ended after {until}" if until else ""
     instead = _evaluated_before(run.folder)
-    hint = _run_further(run) if until and _wants_evaluation(run) else _ADD
+    hint = _run_further(run) if until and _wants_evaluation(run) else _turned_off(run) or _ADD
     if instead is not None:
         hint = f"name the run that was evaluated: {shlex.quote(str(instead))}; or {hint}"
     return UsageError(f"{run.folder} has not evaluated its model{ended}", hint=hint, code="E920")
@@ -39,6 +39,15 @@ def _run_further(run: Run) -> str:
     file = str(run.record.get("recipe_file") or "")
     again = f": recipe run {shlex.quote(file)}" if file else ""
     return f"run its recipe without --until{again}; what was trained is reused"
+
+
+def _turned_off(run: Run) -> str:
+    """What to do where the command line has taken the evaluation out; "" where it has not."""
+    said = run.record.get("set")
+    if not isinstance(said, dict) or "evaluate" not in said or said["evaluate"] is not None:
+        return ""
+    further = " and --until" if run.record.get("until") else ""
+    return f"run its recipe without --set evaluate=null{further}; what was trained is reused"
 
 
 def _evaluated_before(folder: Path) -> Path | None:

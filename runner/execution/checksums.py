@@ -1,4 +1,4 @@
-"""SHA256SUMS of a run folder: every file in it, as `sha256sum --check` reads it.
+"""SHA256SUMS of a run folder: every finished file in it, as `sha256sum --check` reads it.
 
 `recipe verify` reads it too: the manifest knows nothing of logs, lock, record and what was
 measured, and one bit in any of them is named as well.
@@ -19,6 +19,10 @@ from runner.system.regular import is_regular, read_regular, walk
 NAME = "SHA256SUMS"
 # What is made of finished runs, and made again when another one changes (execution/compared.py).
 MADE_LATER = frozenset({"compare.html", "compare.json"})
+# What a run in the background says (runs/background.py): it also tells of the end, so it is still
+# written when everything else has its checksum.
+OWN_LOG = "logs/recipe.log"
+UNLISTED = frozenset({NAME, OWN_LOG, *MADE_LATER})
 MANIFEST = "manifest.json"
 MAX_BYTES = 64 << 20
 
@@ -35,10 +39,10 @@ def write_checksums(folder: Path, manifest: bytes, known: Mapping[str, str]) -> 
 
 
 def files_below(folder: Path) -> list[str]:
-    """Every file but this one and those that are made later, relative to the folder, sorted."""
+    """Every file but this one and those that are written later, relative to the folder, sorted."""
     found = (where / name for where, names, _ in walk(folder) for name in names)
     kept = (path for path in found if path.is_symlink() or is_regular(path))
-    return sorted({path.relative_to(folder).as_posix() for path in kept} - {NAME, *MADE_LATER})
+    return sorted({path.relative_to(folder).as_posix() for path in kept} - UNLISTED)
 
 
 def read_checksums(folder: Path) -> Iterator[tuple[str, str]]:

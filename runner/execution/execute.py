@@ -232,10 +232,13 @@ class Execution:
         may have the outputs by then: raises _DoneMeanwhile."""
         waited = False
 
-        def on_wait(what: str, holder: Holder) -> None:
+        def on_wait(what: str, holder: Holder | None) -> None:
             nonlocal waited
             waited = True
-            self._waiting_for(what, work.stage)(holder)
+            if holder is None:  # who waits for other machines says so himself
+                self._waits(work.stage, what)
+            else:
+                self._waiting_for(what, work.stage)(holder)
 
         def opened(descriptors: tuple[int, ...]) -> None:
             nonlocal waited
@@ -361,11 +364,12 @@ class Execution:
 
         def say(holder: Holder) -> None:
             self.say(f"waiting for {what}, held by {holder}")
-            self.events.append(
-                {"stage": stage.NAME, "event": "waiting", "for": what, "holder": str(holder)}
-            )
+            self._waits(stage, what, holder=str(holder))
 
         return say
+
+    def _waits(self, stage: Stage, what: str, **fields: str) -> None:
+        self.events.append({"stage": stage.NAME, "event": "waiting", "for": what, **fields})
 
     def _event(self, stage: Stage, state: str, key: str, **fields: Any) -> None:
         self.events.append(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import socket
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import runner
-from runner.errors import RecipeToolError
+from runner.errors import Interrupted, RecipeToolError
 from runner.execution import checksums
 from runner.system.hardware import hardware_facts
 from runner.system.process_tree import started_at
@@ -121,6 +122,8 @@ def _host() -> dict[str, Any]:
 
 
 def _error(error: BaseException) -> dict[str, str]:
+    if isinstance(error, KeyboardInterrupt):
+        error = Interrupted(signal.SIGINT)
     if isinstance(error, RecipeToolError):
         return {"code": error.code, "message": error.message, "hint": error.hint}
     return {"code": "", "message": f"{type(error).__name__}: {error}", "hint": ""}

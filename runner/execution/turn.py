@@ -22,22 +22,23 @@ class Turn:
 
     `locks`: what each is for messages, and a fresh lock that does not wait. `opened` is called with
     their descriptors when all are held, and may raise: then none is. `on_wait` hears of every new
-    holder. `wait`: False for a run that was told to end where it would wait. `token` is in the
-    locks while they are held, so that who cannot have them knows if it is of the same training.
+    holder, and what else is waited for, with None. `wait`: False for a run that was
+    told to end where it would wait. `token` is in the locks while they are held, so that who cannot
+    have them knows if it is of the same training.
     """
 
     def __init__(
         self,
         locks: Sequence[tuple[str, Callable[[], Lock]]],
         opened: Opened,
-        on_wait: Callable[[str, Holder], None],
+        on_wait: Callable[[str, Holder | None], None],
         *,
         wait: bool,
     ) -> None:
         self.wait = wait
         self._locks, self._opened, self._on_wait = locks, opened, on_wait
         self._held = contextlib.ExitStack()
-        self._told: tuple[str, Holder] | None = None
+        self._told: tuple[str, Holder | None] | None = None
         self.taken = False
         self.token = secrets.token_hex(8)
         self.holder = Holder()
@@ -64,6 +65,12 @@ class Turn:
         """Release everything; a child that got the descriptors keeps the locks while it lives."""
         self.taken = False
         self._held.close()
+
+    def waits(self, what: str) -> None:
+        """Hear of something that no lock of this machine decides."""
+        if self._told != (what, None):
+            self._told = (what, None)
+            self._on_wait(what, None)
 
     def _busy(self, what: str, holder: Holder) -> str:
         self.holder = holder

@@ -106,13 +106,10 @@ def _judged(
     stopping = threading.Event()
     asker = Asker(settings, log, addresses, stopping)
 
-    def waiting(requests: int) -> None:
-        told.say(f"waiting for what is under way ({requests}), which is kept; Ctrl-C leaves it")
-
     def progress(done: int) -> None:
         told.progress(done, len(pairs))
 
-    return judge_all(pairs, settings, asker, stopping, progress, waiting), asker.tally
+    return judge_all(pairs, settings, asker, stopping, progress, told.say), asker.tally
 
 
 def _check_any(judged: Sequence[Judged], settings: Settings, log: Path) -> None:

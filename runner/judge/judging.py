@@ -94,7 +94,7 @@ def judge_all(
     asker: Asker,
     stopping: threading.Event,
     progress: Callable[[int], None],
-    on_interrupt: Callable[[int], None],
+    on_early_end: Callable[[str], None],
 ) -> list[Judged]:
     """Every pair, in order; equal ones are asked once. Raises RecipeToolError without an answer."""
     different = list({pair.content: pair for pair in pairs}.values())
@@ -104,7 +104,7 @@ def judge_all(
 
     found: dict[tuple[str | None, ...], Judged] = {}
     tasks = range(len(different))
-    for each in in_order(tasks, work, settings.requests.concurrency, stopping, on_interrupt):
+    for each in in_order(tasks, work, settings.requests.concurrency, stopping, on_early_end):
         found[each.pair.content] = each
         progress(len(found))
     return [replace(found[pair.content], pair=pair) for pair in pairs]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from runner.errors import UsageError
 from runner.rows.script import written_by
 from runner.scripts.data.files.packed_files import LIBRARY_SUFFIXES
 from runner.store.atomic import open_atomic
@@ -23,6 +26,17 @@ STDOUT = "-"
 _SHAPES = (".jsonl", ".json", ".csv", ".tsv")
 _PACKED = ("", ".gz", ".xz", ".zst")
 NAMES = (*(f"{shape}{packed}" for shape in _SHAPES for packed in _PACKED), ".parquet")
+
+
+def check_folder(out: Path) -> None:
+    """Raises UsageError (E929) where the folder that a file is to be written into is not there: it
+    may be a slip of the pen."""
+    if not os.path.lexists(out.parent):
+        raise UsageError(
+            f"{out}: there is no folder {out.parent}",
+            hint=f"correct the name, or make the folder: mkdir -p {shlex.quote(str(out.parent))}",
+            code="E929",
+        )
 
 
 def write_whole(out: Path, make: Make) -> Converted:

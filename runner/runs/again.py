@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 # of `recipe run` and `recipe join`; --detach is left out: it goes on either way
@@ -59,14 +61,29 @@ def _recipe(args: argparse.Namespace) -> list[str]:
     return [*map(str, recipes), *options, *shrink]
 
 
-def command_of(record: Mapping[str, Any]) -> str:
-    """The command that goes on with the run of a run.json, whoever wrote that."""
+def command_of(record: Mapping[str, Any], folder: Path | None = None) -> str:
+    """The command that goes on with the run of a run.json, whoever wrote that.
+
+    `folder`: the run's own. Where the recipe's path leads from its project only, and not from the
+    working folder, the command goes there first.
+    """
     from runner.report.printable import escaped
 
     words = record.get("command")
     if not isinstance(words, list) or not words:
         words = list(_rebuilt(record))
-    return escaped(shlex.join(map(str, words)))
+    command = escaped(shlex.join(map(str, words)))
+    place = None if folder is None else _leads_from(record, folder)
+    return command if place is None else f"cd {escaped(shlex.quote(str(place)))} && {command}"
+
+
+def _leads_from(record: Mapping[str, Any], folder: Path) -> Path | None:
+    """The project of the run in `folder`, where the recipe's path leads from there alone."""
+    file, project = str(record.get("recipe_file", "")), folder.resolve().parent.parent.parent
+    there = project / file
+    if not file or not os.path.lexists(there):
+        return None
+    return None if os.path.realpath(file) == os.path.realpath(there) else project
 
 
 def _rebuilt(record: Mapping[str, Any]) -> Iterator[str]:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import UsageError
+from runner.execution.checksums import OWN_LOG
 from runner.execution.run_folder import RunFolder
 
-LOG = "recipe.log"  # in the run's logs/
+LOG = Path(OWN_LOG).name  # in the run's logs/
 
 
 @dataclass(frozen=True)
@@ -77,4 +79,5 @@ def split(command: Sequence[str]) -> Parent | Child:
         return Parent(child, reader)
     os.close(reader)
     os.setsid()  # a terminal that is closed ends its own session only
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` has it ignored
     return Child(writer)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runner.errors import UsageError
 from runner.runs.known import KnownRun, read
-from runner.runs.progress import stage_at_work
+from runner.runs.progress import stage_at_work, waits_for
 from runner.scripts.training.stopping import STOP
 from runner.store.store import Store
 
@@ -21,10 +21,14 @@ def stop(run: KnownRun, store: Store, *, now: bool, say: Callable[[str], None]) 
     """Ask the run to end, and wait until it has; the run as it is then.
 
     A training is asked by a file beside its checkpoints, anything else by SIGINT, which loses only
-    the stage at work; so does `now`. Raises UsageError E930, E931.
+    the stage at work; so does `now`. What waits has no step at hand, and loses nothing.
+    Raises UsageError E930, E931.
     """
     pid = _process(run)
     place = None if now else _training_place(run, store)
+    say(f"ending runs/{run.name}")
+    if waited := waits_for(run.last_events()):
+        say(f"it waits for {waited}: it ends at once")
     if place is None:
         os.kill(pid, signal.SIGINT)
     else:

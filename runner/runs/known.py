@@ -19,7 +19,8 @@ from runner.system.regular import NotReadable, is_folder, read_regular
 
 RECORD, EVENTS = "run.json", "events.jsonl"
 MAX_RECORD = 64 << 20  # bytes
-RUNNING, LOST = "running", "lost"
+RUNNING, LOST, BUSY = "running", "lost", "busy"
+_DID_NOT_WAIT = ("E600", "E964")  # codes of a run that was told not to wait
 _TAIL = 1 << 16  # bytes of the event file that tell what is at work
 
 
@@ -38,11 +39,20 @@ class KnownRun:
 
     @property
     def state(self) -> str:
-        """running, done, failed, interrupted; `lost`: it says running, and no process does it."""
+        """running, done, failed, interrupted; `lost`: it says running, and no process does it;
+        `busy`: it would have had to wait, and was told not to."""
         said = str(self.record.get("state", LOST))
         if self.alive:
             return RUNNING
+        if said == "failed" and self.error.get("code") in _DID_NOT_WAIT:
+            return BUSY
         return LOST if said == RUNNING else said
+
+    @property
+    def error(self) -> Mapping[str, Any]:
+        """Why it ended early; empty where it did not."""
+        found = self.record.get("error")
+        return found if isinstance(found, dict) else {}
 
     @property
     def here(self) -> bool:
@@ -122,12 +132,12 @@ def _is_held(folder: Path) -> bool:
 
 
 def chosen(root: Path, path: Path | None) -> KnownRun:
-    """The run that `path` names: its folder, or runs/NAME for the newest. Without one, the run
-    that goes on, else the newest.
+    """The run that `path` names: its folder, or runs/NAME for the newest; below `root`/runs also
+    as `recipe ls` prints it. Without one, the run that goes on, else the newest.
 
     Raises UsageError (E930) where there is none, or several go on.
     """
-    runs = list(known_runs(root) if path is None else _at(path))
+    runs = list(known_runs(root) if path is None else runs_at(named_below(path, root)))
     if not runs:
         what = f"{path} is no folder of a run" if path else f"there is no run below {root / 'runs'}"
         hint = "recipe ls shows the runs that there are"
@@ -139,7 +149,19 @@ def chosen(root: Path, path: Path | None) -> KnownRun:
     return max(going or runs, key=lambda run: _age(run.folder))
 
 
-def _at(path: Path) -> Iterator[KnownRun]:
+def named_below(path: Path, root: Path | None = None) -> Path:
+    """`path`, or what lies by that name below the runs of a project, where only that is of runs.
+
+    `root`: the project's; None for that of the working folder.
+    """
+    from runner.recipe.paths import project_root
+
+    below = (root or project_root(Path.cwd() / "x.yaml")) / "runs" / path
+    return below if not any(runs_at(path)) and any(runs_at(below)) else path
+
+
+def runs_at(path: Path) -> Iterator[KnownRun]:
+    """The run in the folder `path`, or those of the recipe whose runs it holds."""
     if _is_run(path):
         yield read(path.resolve())
         return

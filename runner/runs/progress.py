@@ -7,15 +7,15 @@ from typing import Any
 
 
 def at_work(events: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The stage at work with its last step, or what it waits for (`for`, `holder`); None where the
-    events tell of none.
+    """The stage at work with its last step, or what it waits for (`for`, and `holder` where that is
+    another run's); None where the events tell of none.
     """
     found: dict[str, Any] | None = None
     for event in events:
         if event["event"] == "stage":
             found = {"stage": event["stage"]} if event["state"] == "start" else None
         elif event["event"] == "waiting":
-            found = {name: event[name] for name in ("stage", "for", "holder")}
+            found = {name: event[name] for name in ("stage", "for", "holder") if name in event}
         elif event["event"] == "progress":
             steps = {name: value for name, value in event.items() if name not in ("event", "time")}
             found = {**(found or {}), **steps}
@@ -23,9 +23,19 @@ def at_work(events: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def stage_at_work(events: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The event with which the stage at work began; None between stages."""
-    stages = [event for event in events if event["event"] == "stage"]
-    return stages[-1] if stages and stages[-1]["state"] == "start" else None
+    """The event with which the stage at work began; None between stages, and for one that waits."""
+    found = [event for event in events if event["event"] in ("stage", "waiting")]
+    return found[-1] if found and found[-1].get("state") == "start" else None
+
+
+def waits_for(events: Sequence[dict[str, Any]]) -> str:
+    """What the run waits for, in words; "" where it waits for nothing."""
+    return _waited(at_work(events) or {})
+
+
+def _waited(found: dict[str, Any]) -> str:
+    held = f", held by {found['holder']}" if "holder" in found else ""
+    return f"{found['for']}{held}" if "for" in found else ""
 
 
 def in_words(found: dict[str, Any] | None) -> str:
@@ -35,6 +45,8 @@ def in_words(found: dict[str, Any] | None) -> str:
     'train 3/40  loss 1.500  90 s left'
     >>> in_words({"stage": "train", "for": "the device", "holder": "process 7 (recipe run x.yaml)"})
     'train: waiting for the device, held by process 7 (recipe run x.yaml)'
+    >>> in_words({"stage": "train", "for": "1 more; on each: recipe join x.yaml 10.0.0.1:29400"})
+    'train: waiting for 1 more; on each: recipe join x.yaml 10.0.0.1:29400'
     >>> in_words(None)
     ''
     """
@@ -42,8 +54,8 @@ def in_words(found: dict[str, Any] | None) -> str:
 
     if found is None:
         return ""
-    if "holder" in found:
-        return f"{found['stage']}: waiting for {found['for']}, held by {found['holder']}"
+    if waited := _waited(found):
+        return f"{found['stage']}: waiting for {waited}"
     if "total" not in found:
         return str(found["stage"])
     return f"{found['stage']} {amount(found)}  {step_details(found)}".strip()

@@ -14,7 +14,8 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,8 @@ from typing import Self
 
 from runner.errors import Busy
 from runner.store.atomic import disk_errors, make_folders
+
+LOOK_SECONDS = 1.0  # how often who waits looks who holds the lock by now
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,11 @@ class Lock:
     """An exclusive lock on `path` for a `with` block.
 
     `purpose` completes the sentence "... is in use by process 12 (recipe run x.yaml)". When the
-    lock is taken, `on_wait` is called once with the holder and the process waits; with
-    `wait=False` it raises Busy instead. Raises MachineCannot where the file cannot be made.
-    `token` stands in the file while the lock is held: also from another machine, or another
-    container, where a process number says nothing, its owner can be told by it.
+    lock is taken, the process waits, and `on_wait` is called with every holder, from a thread of
+    its own for those after the first; with `wait=False` it raises Busy instead. Raises
+    MachineCannot where the file cannot be made. `token` stands in the file while the lock is held:
+    also from another machine, or another container, where a process number says nothing, its owner
+    can be told by it.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Lock:
         self.purpose = purpose
         self._wait = wait
         self._on_wait = on_wait
+        self._told: Holder | None = None
         self._fd: int | None = None
         self.token = ""
 
@@ -119,10 +124,38 @@ class Lock:
                     f"{self.purpose} is in use by {holder}",
                     hint="wait until it has ended, or stop it, then run the same command again",
                 ) from None
-            if self._on_wait is not None:
-                self._on_wait(holder)
-                self._on_wait = None
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with self._telling(holder):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+    @contextlib.contextmanager
+    def _telling(self, holder: Holder) -> Iterator[None]:
+        """Tell `on_wait` of `holder`, and of whoever takes its place while the block runs.
+
+        Only who waits within flock stands in the line, so another thread has to look.
+        """
+        if self._on_wait is None:
+            yield
+            return
+        tell, over = self._on_wait, threading.Event()
+
+        def look() -> None:
+            told = holder
+            while not over.wait(LOOK_SECONDS):
+                if (found := read_holder(self.path)) not in (told, Holder()):
+                    told = found
+                    with contextlib.suppress(OSError):  # a full disk ends no wait
+                        tell(found)
+
+        if holder != self._told:
+            tell(holder)
+        self._told = holder
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def _sign(self) -> None:
         """Write who holds it; only for the others' messages, so a full disk does not matter."""

@@ -14,9 +14,8 @@ from runner.asking.asker import Asker, NotInTheLog, Tally
 from runner.asking.http import Address
 from runner.asking.log import Log, log_path
 from runner.asking.settings import Endpoint
-from runner.errors import UsageError
-from runner.store.atomic import write_as_told
 from runner.store.locks import Lock
+from runner.synthesis import output
 from runner.synthesis.kinds import Material
 from runner.synthesis.settings import Settings
 from runner.synthesis.synthesize import Result, synthesize
@@ -41,44 +40,27 @@ class Told:
     progress: Callable[[int], None]
 
 
-def check_output(out: Path, *, force: bool) -> None:
-    """Raises UsageError (E900). A file with a log beside it is ours, and made again."""
-    if out.suffix != ".jsonl" or out.name.endswith(log_path(Path("x.jsonl")).name[1:]):
-        raise UsageError(
-            f"{out} is not named as a file of rows",
-            hint="rows are written as JSON lines: -o rows.jsonl",
-            code="E900",
-        )
-    if out.is_dir():
-        raise UsageError(
-            f"{out} is a folder, not a file",
-            hint=f"name a file in it: -o {out / 'rows.jsonl'}",
-            code="E900",
-        )
-    if out.exists() and not log_path(out).exists() and not force:
-        raise UsageError(
-            f"{out} exists, and no log of requests lies beside it",
-            hint="write --force to replace it, or another name",
-            code="E900",
-        )
-
-
 def run(
-    settings: Settings, material: Material, out: Path, told: Told, *, offline: bool
+    settings: Settings, material: Material, out: Path, told: Told, *, offline: bool, force: bool
 ) -> Finished:
     """Make the rows and write them to `out`, as a whole or not at all. Raises RecipeToolError.
 
-    The log alone is tried first: what it holds needs neither a server nor a key.
+    The log alone is tried first: what it holds needs neither a server nor a key. Without `force`
+    nobody is asked while something else is at `out` than was written there last.
     """
     name = hashlib.sha256(str(out.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     lock = folders.cache_folder() / "locks" / f"synthesis-{name}.lock"
     path = log_path(out)
-    with Lock(lock, str(out), wait=False), Log(path, read_only=offline) as log:
-        finished = _from_the_log(settings, material, log, told, offline=offline)
-        if finished is None:
-            with servers.addresses(settings, told.say) as addresses:
-                finished = _made(settings, material, log, addresses, told)
-        write_as_told(out, _as_lines(finished.result))
+    with Lock(lock, str(out), wait=False):
+        replaced = force or output.may_be_replaced(out)
+        with Log(path, read_only=offline or not (replaced or path.exists())) as log:
+            finished = _from_the_log(settings, material, log, told, offline=offline)
+            if not replaced:
+                output.check_same(out, _as_lines(finished.result) if finished else None)
+            if finished is None:
+                with servers.addresses(settings, told.say) as addresses:
+                    finished = _made(settings, material, log, addresses, told)
+            output.write(out, _as_lines(finished.result))
     return finished
 
 
@@ -107,11 +89,8 @@ def _made(
     stopping = threading.Event()
     asker = Asker(settings, log, addresses, stopping)
 
-    def waiting(requests: int) -> None:
-        told.say(f"waiting for what is under way ({requests}), which is kept; Ctrl-C leaves it")
-
     fresh = Material(material.seeds, material.parts)
-    result = synthesize(settings, fresh, asker, stopping, told.progress, waiting)
+    result = synthesize(settings, fresh, asker, stopping, told.progress, told.say)
     return Finished(result, asker.tally, log.path, len(log))
 
 

@@ -5,8 +5,10 @@ Deterministic: files in the order of the recipe, rows and parts in the order of 
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -56,20 +58,29 @@ def seeds_of(settings: Settings) -> list[Seed]:
         try:
             bad = _read_seeds(file, seeds, settings.kind)
         except OSError as error:
-            bad = [f"cannot read {file.name}: {error.strerror or error}"]
+            bad = [(f"cannot read {file.name}: {error.strerror or error}", _to_inspect(file))]
         if not bad and len(seeds) == before:
-            bad = [f"{file.name} holds no rows"]
-        hint = f"recipe data inspect {file.path} --from {file.format} --format json has all of them"
+            bad = [(f"{file.name} holds no rows", "name a file with rows")]
         problems += [
-            settings.source.diagnostic("E911", pointer, escaped(each), hint=hint) for each in bad
+            settings.source.diagnostic("E911", pointer, escaped(message), hint=hint)
+            for message, hint in bad
         ]
     if problems:
         raise RecipeInvalid(problems)
     return seeds
 
 
-def _read_seeds(file: RowFile, seeds: list[Seed], kind: str) -> list[str]:
-    """Append the rows of `file`; what is wrong with the first bad ones, and how many more are.
+def _to_inspect(file: RowFile) -> str:
+    words = ["recipe", "data", "inspect", os.path.normpath(file.path), "--from", file.format]
+    return f"{shlex.join(words)} shows what is wrong"
+
+
+class _NoSeed(RowError):
+    """A row of its format that does not say what is needed of it."""
+
+
+def _read_seeds(file: RowFile, seeds: list[Seed], kind: str) -> list[tuple[str, str]]:
+    """Append the rows of `file`; what is wrong with bad ones, each time with what to do.
 
     Raises MachineCannot where what reads Parquet and zstd cannot be had.
     """
@@ -78,7 +89,7 @@ def _read_seeds(file: RowFile, seeds: list[Seed], kind: str) -> list[str]:
             rows = islice(read_rows(plain.path, file.name), file.limit)
             return _added(rows, file, seeds, _asked if kind == "preference" else _answered)
     except (StageFailed, UsageError) as error:
-        return [error.message]
+        return [(error.message, _to_inspect(file))]
 
 
 def _added(
@@ -86,9 +97,8 @@ def _added(
     file: RowFile,
     seeds: list[Seed],
     taken: Callable[[Sequence[Message], str], Seed],
-) -> list[str]:
-    bad: list[str] = []
-    count = 0
+) -> list[tuple[str, str]]:
+    bad: dict[tuple[str, str], list[Place]] = {}
     for item in rows:
         try:
             if isinstance(item, Problem):
@@ -96,12 +106,23 @@ def _added(
             seeds.append(taken(_turns(item[1], file.format), str(item[0])))
         except RowError as error:
             place = item.place if isinstance(item, Problem) else item[0]
-            count += 1
-            if count <= MAX_SHOWN:
-                bad.append(f"{place}: {error.message}")
-    if count > MAX_SHOWN:
-        bad.append(f"{file.name}: {count - MAX_SHOWN} more rows cannot be used")
-    return bad
+            hint = _TO_CORRECT if isinstance(error, _NoSeed) else _to_inspect(file)
+            bad.setdefault((error.message, hint), []).append(place)
+    return [*_told(bad, file)]
+
+
+_TO_CORRECT = "correct these rows, or leave them out; `limit` takes the first rows alone"
+
+
+def _told(bad: Mapping[tuple[str, str], list[Place]], file: RowFile) -> Iterator[tuple[str, str]]:
+    """The first reasons, each with the lines of its first rows, and what to do."""
+    for (message, hint), places in islice(bad.items(), MAX_SHOWN):
+        lines = ", ".join(str(place.line) for place in places[:MAX_SHOWN])
+        more = f" and {len(places) - MAX_SHOWN} more" if len(places) > MAX_SHOWN else ""
+        alike = f" ({len(places)} rows: {lines}{more})" if len(places) > 1 else ""
+        yield f"{places[0]}: {message}{alike}", hint
+    if others := sum(map(len, islice(bad.values(), MAX_SHOWN, None))):
+        yield f"{file.name}: {others} more rows cannot be used", _to_inspect(file)
 
 
 def _turns(row: dict[str, Any], format_name: str) -> list[Message]:
@@ -114,20 +135,20 @@ def _turns(row: dict[str, Any], format_name: str) -> list[Message]:
 def _answered(turns: Sequence[Message], place: str) -> Seed:
     """Of a row that must begin with a question and its answer. Raises RowError."""
     if [turn["role"] for turn in turns[:2]] != ["user", "assistant"]:
-        raise RowError("the row does not begin with a question and its answer")
+        raise _NoSeed("the row does not begin with a question and its answer")
     question, answer = (str(turn["content"]).strip() for turn in turns[:2])
     if not question or not answer:
-        raise RowError("the first question or answer is empty")
+        raise _NoSeed("the first question or answer is empty")
     return Seed(question, answer, place)
 
 
 def _asked(turns: Sequence[Message], place: str) -> Seed:
     """Of a row that must begin with a question. Raises RowError."""
     if not turns or turns[0]["role"] != "user":
-        raise RowError("the row does not begin with a question")
+        raise _NoSeed("the row does not begin with a question")
     question = str(turns[0]["content"]).strip()
     if not question:
-        raise RowError("the first question is empty")
+        raise _NoSeed("the first question is empty")
     return Seed(question, "", place)
 
 

@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from runner.asking.asker import Asker, NotInTheLog
@@ -83,7 +84,7 @@ def synthesize(
     asker: Asker,
     stopping: threading.Event,
     progress: Callable[[int], None],
-    on_interrupt: Callable[[int], None],
+    on_early_end: Callable[[str], None],
 ) -> Result:
     """All rows. Raises RecipeToolError when the server does not answer, or nothing is usable."""
     acceptance = _Acceptance(settings, load_kind(settings.kind), material)
@@ -93,13 +94,13 @@ def synthesize(
 
     for tasks in _waves(settings, acceptance, material):
         acceptance.next_wave()
-        outcomes = in_order(tasks, work, settings.requests.concurrency, stopping, on_interrupt)
+        outcomes = in_order(tasks, work, settings.requests.concurrency, stopping, on_early_end)
         with contextlib.closing(outcomes):
             for outcome, rows in _cleaned(outcomes, settings):
                 progress(len(acceptance.result.rows))
                 if not acceptance.take(outcome, rows):
                     break
-    return acceptance.finished()
+    return acceptance.finished(asker.log_path)
 
 
 def _waves(settings: Settings, acceptance: _Acceptance, material: Material) -> Iterator[range]:
@@ -176,8 +177,7 @@ class _Acceptance:
             self._count(self.result.asked_anew, error, outcome.task)
         if outcome.failure is not None:
             self.result.refused[f"no usable answer: {outcome.failure.reason}"] += 1
-            if not outcome.talk.unusable:
-                self._example(outcome.failure, outcome.task)
+            self._example(outcome.failure, outcome.task)
         accepted = sum(self._accept(row, outcome) for row in rows)
         self._in_vain = 0 if accepted else self._in_vain + 1
         if self._in_vain == IN_VAIN:
@@ -189,11 +189,11 @@ class _Acceptance:
         self.before.made.extend(self._made)
         self._made.clear()
 
-    def finished(self) -> Result:
+    def finished(self, log: Path) -> Result:
         """Everything. Raises RecipeToolError (E908) where it is nothing."""
         result = self.result
         if not result.rows:
-            raise _nothing(result)
+            raise _nothing(result, log)
         result.cleaning = self._cleaning.measures()
         result.diversity = diversity(self._texts, self._overlaps)
         return result
@@ -229,10 +229,10 @@ class _Acceptance:
             examples.append(Refused(task, error.detail[:MAX_SHOWN]))
 
 
-def _nothing(result: Result) -> RecipeToolError:
+def _nothing(result: Result, log: Path) -> RecipeToolError:
     reasons = [f"{reason} ({count})" for reason, count in result.refused.most_common(3)]
     said = [each.text for examples in result.examples.values() for each in examples][:1]
-    hint = "read the answers in the log; another model, `about` or filters may do better"
+    hint = f"read the answers in {log}; another model, `about` or filters may do better"
     if result.ended == "budget":
         reasons.append("the budget is reached")
         hint = "raise `budget`: one row may need several requests, each with sampling.max_tokens"

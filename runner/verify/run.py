@@ -116,6 +116,9 @@ def open_run(path: Path) -> Run:
 
     Raises UsageError (E701) when there is no finished run.
     """
+    from runner.runs.known import named_below
+
+    path = named_below(path)
     folder = path / "latest" if is_folder(path / "latest") else path
     if not is_folder(folder):
         raise UsageError(
@@ -139,6 +142,14 @@ def open_derived(folder: Path) -> Run:
 
 
 def _unfinished(path: Path, folder: Path, missing: str) -> UsageError:
+    from runner.runs.known import runs_at
+
+    if going := [run.folder for run in runs_at(folder) if run.alive]:
+        return UsageError(
+            f"{path} has not ended: it is running",
+            hint=f"wait until it has: recipe status {going[-1]}, or recipe logs -f {going[-1]}",
+            code="E701",
+        )
     begun = is_regular(folder / "run.json") or any(folder.glob("*/run.json"))
     return UsageError(
         f"{path} holds no finished run" + ("" if begun else f": there is no {missing}"),

@@ -302,7 +302,7 @@ def test_machines_have_key_and_device_when_all_are_here_and_not_before(together:
             words = "the first machine waits for the device, held by process"
             until(lambda: words in "".join(together.said["b"]), running, joined)
             waiting = [e for e in first.events.since(0) if e["event"] == "waiting"]
-            assert [each["for"] for each in waiting] == ["the device"]
+            assert [each["for"] for each in waiting] == ["1 more; on each: join", "the device"]
             assert not is_held(together.device("b"))
         assert [result.action for result in running.result(60)] == ["run"]
         joined.result(60)
@@ -310,7 +310,7 @@ def test_machines_have_key_and_device_when_all_are_here_and_not_before(together:
     assert not is_held(together.device("a"))
     assert not is_held(together.device("b"))
     states = [e["state"] for e in read_events(first.run.events)[0] if e["event"] == "stage"]
-    assert states == ["start", "start", "done"]  # the second one ends the wait
+    assert states == ["start", "start", "done"]  # the second one ends all waits
     assert not list((together.folder / "b" / "store").glob("train/*"))
 
 
@@ -348,7 +348,8 @@ def test_a_run_that_is_stopped_while_it_waits_for_machines_touches_no_other_ones
             with pytest.raises(Interrupted):
                 running.result(60)
             assert (place.out / "half.txt").is_file()
-    events = [each["state"] for each in read_events(first.run.events)[0]]
+    found = read_events(first.run.events)[0]
+    events = [each["state"] for each in found if each["event"] == "stage"]
     assert events == ["start", "interrupted"]
 
 

@@ -414,10 +414,12 @@ def test_no_log_is_named_that_is_gone(code: str, tmp_path: Path) -> None:
     assert error.log in ("", str(kept))
 
 
-def test_the_folder_of_the_new_file_is_made(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_ending_in_capitals_says_what_to_write_too(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows.write_text('{"instruction": "Q", "output": "A"}\n')
-    assert run(["convert", "rows.jsonl", "new/there/ROWS.JSON", "--to", "alpaca"], capsys)[0] == 0
-    assert Path("new/there/ROWS.JSON").exists()
+    assert run(["convert", "rows.jsonl", "ROWS.JSON", "--to", "alpaca"], capsys)[0] == 0
+    assert Path("ROWS.JSON").exists()
 
 
 @pytest.mark.parametrize(
@@ -685,11 +687,10 @@ def test_what_a_table_cannot_hold_is_not_laid_to_the_format(
     rows.write_text('{"prompt": "Q", "completion": "A", "label": false, "id": 7}\n')
     code, _, err = run(["convert", "rows.jsonl", "out.tsv.gz", *words], capsys)
     assert (code, "format messages cannot hold all of it" in err) == (2, True), err
-    assert "docs/data.md says what each of them holds" in err
-    assert "messages hold all turns" not in err
+    assert "keep format kto: no other holds all of it" in err
     rows.write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n')
     code, _, err = run(["convert", "rows.jsonl", "out.csv", "--to", "alpaca"], capsys)
-    assert "messages hold all turns" in err
+    assert "next: write --lossy to lose it\n" in err
 
 
 def test_the_line_for_a_recipe_is_yaml_whatever_the_file_is_called(
@@ -760,3 +761,60 @@ def test_no_error_prints_a_command_of_the_terminal(
     assert (code, err.count("error[E862]: cannot read ")) == (2, len(names))
     assert "a\\x1b[31mb.jsonl" in err
     assert all(line.isprintable() for line in (out + err).split("\n"))
+
+
+# --- files as other programs write them
+
+ROW = '{"instruction": "Q", "output": "é"}'
+SAID = '[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]'
+COLUMNS = 'orient="records", lines=True'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("a.jsonl", '{"instruction": ["a", "b"], "output": ["c", "d"]}', COLUMNS),
+        ("a.json", '{"instruction": {"0": "a"}, "output": {"0": "c"}}', COLUMNS),
+        ("a.jsonl", f"{ROW}\r{ROW}\r", "tr '\\r' '\\n' < a.jsonl > NEW.jsonl"),
+        ("a.jsonl", f"{ROW}\n{ROW}\n".encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8 a.jsonl"),
+        ("a.jsonl", f"{ROW}\n{ROW}\n".encode("utf-16-be"), "iconv -f UTF-16BE -t UTF-8 a.jsonl"),
+        ("a.csv", "prompt;answer\né;b\n".encode("cp1252"), "-t UTF-8 a.csv > NEW; its cells look"),
+        ("a.jsonl", json.dumps({"messages": SAID}), "jq -c '.[\"messages\"] |= fromjson' a.jsonl"),
+    ],
+)
+def test_a_file_of_another_kind_gets_a_next_step(
+    name: str, content: str | bytes, hint: str, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = content if isinstance(content, bytes) else content.encode()
+    (rows.parent / name).write_bytes(data)
+    code, out, err = run(["inspect", name], capsys)
+    assert (code != 0, hint in out + err) == (True, True), out + err
+
+
+@pytest.mark.parametrize(
+    ("content", "no_hint"),
+    [
+        (f"{ROW[:-1]}, x}}\r\n{ROW[:-1]}, x}}\r\n", "tr '"),
+        ('{"instruction": ["a"], "output": "c"}', COLUMNS),
+        ('{"instruction": ["a"], "output": ["b", "c"]}', COLUMNS),
+        ('{"x": "[1, 2]"}', "fromjson"),
+    ],
+)
+def test_no_step_is_named_that_does_not_fit(
+    content: str, no_hint: str, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows.write_bytes(content.encode())
+    code, out, err = run(["inspect", "rows.jsonl"], capsys)
+    assert (code != 0, no_hint in out + err) == (True, False), out + err
+
+
+def test_a_pair_whose_question_is_called_otherwise_is_converted(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"system": "S", "question": "Q", "chosen": "A", "rejected": "B"}
+    rows.write_text(json.dumps(row) + "\n")
+    code, out, _ = run(["convert", "rows.jsonl", "-", "--to", "preference"], capsys)
+    (made,) = out.splitlines()
+    assert (code, json.loads(made)["prompt"][1]["content"]) == (0, "Q")
+    code, out, err = run(["inspect", "rows.jsonl", "--from", "preference"], capsys)
+    assert (code, "--column prompt=question" in out + err) == (1, True)

@@ -132,8 +132,8 @@ def test_preferences_come_back(read: Conversation, other: str, good: bool) -> No
          ["the rejected answer"]),
         ("kto", {"prompt": "Q", "completion": "A", "label": True}, "messages",
          ["that the answer is a good one"]),
-        ("kto", {"prompt": "Q", "completion": "A", "label": False}, "messages",
-         ["the row, whose answer is a bad one"]),
+        ("prompt", {"prompt": "Q", "answer": "7"}, "messages",
+         ["that the answer is not trained on"]),
         ("messages", {"messages": [message("system", ""), message("user", "Q"),
                                    {**message("assistant", "A"), "name": "Ann"}]}, "alpaca",
          ["an empty system turn", "names of turns"]),
@@ -154,6 +154,8 @@ def test_what_is_lost_is_named(
         ("alpaca", {"instruction": "Q", "output": "A"}, "kto", "a good one"),
         ("alpaca", {"instruction": "Q", "output": "A"}, "preference", "no second answer"),
         ("kto", {"prompt": "Q", "completion": "A", "label": True}, "preference", "no second"),
+        ("kto", {"prompt": "Q", "completion": "A", "label": False}, "messages", "a bad one"),
+        ("prompt", {"prompt": "Q"}, "alpaca", "no answer to learn from"),
         ("text", {"text": "T"}, "messages", "has no turns"),
         ("messages", {"messages": [message("assistant", "A")]}, "prompt-completion", "nobody asks"),
         ("messages", {"messages": [message("assistant", "A")]}, "sharegpt", "nobody has asked"),
@@ -268,11 +270,13 @@ def test_a_column_that_some_rows_lack_is_lost_in_a_table(
     rows = [{"id": "1", "text": "T"}, {"text": "U"}, {"id": "", "text": "V"}]
     done, _ = converted(rows, tmp_path, name, "text", "text")
     told = {what: (count, str(place)) for what, (count, place) in done.lost.items()}
-    assert told == ({'that rows have no column "id"': (1, "in.jsonl:2")} if lost else {})
+    what = 'that "id" is missing, which becomes an empty cell'
+    assert told == ({what: (1, "in.jsonl:2")} if lost else {})
 
 
 def test_what_a_cell_cannot_hold_is_told(tmp_path: Path) -> None:
-    row = {"prompt": [message("system", "S"), message("user", "Q")], "completion": "A"}
+    earlier = [message("user", "q"), message("assistant", "a")]
+    row = {"prompt": [*earlier, message("user", "Q")], "completion": "A"}
     done, rows = converted([row], tmp_path, "a.csv", "prompt-completion", "prompt-completion")
     assert rows == []
     assert list(done.unfit) == ['a cell of a table cannot hold its "prompt"']

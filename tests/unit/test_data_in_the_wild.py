@@ -409,6 +409,19 @@ def test_odd_names_of_columns_are_quoted_for_the_recipe() -> None:
     )  # fmt: skip
 
 
+def test_the_question_of_a_pair_is_found_under_another_name() -> None:
+    orca = {"system": "S", "question": "Q", "chosen": "A", "rejected": "B"}
+    found = guess_format([orca])
+    assert found is not None
+    assert (found.format, dict(found.columns)) == ("preference", {"prompt": "question"})
+    assert found.to_write == "format: preference, columns: {prompt: question}"
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    for other in ({**orca, "prompt": "P"}, {**orca, "chosen": turns}, {**orca, "question": 3}):
+        plain = guess_format([other])
+        assert plain is not None
+        assert (plain.format, dict(plain.columns)) == ("preference", {})
+
+
 def test_nothing_is_guessed_of_other_rows() -> None:
     assert guess_format([]) is None
     assert guess_format([{"a": 1}, {"text": None}]) is None

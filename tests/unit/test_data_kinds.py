@@ -48,7 +48,7 @@ def test_columns_of_one_kind_are_kept(values: list[Any], kind: Kind) -> None:
 def test_what_parquet_would_change_is_lost_and_told(values: list[Any], lost: int) -> None:
     columns = Columns(FIELDS)
     told = [loss for value in values for loss in columns.add({"x": value})]
-    assert told == ['of what kind the column "x" is'] * lost
+    assert told == ['that "x" holds values of several kinds, which become texts'] * lost
     assert columns.kinds() == {"x": "json"}
 
 

@@ -237,3 +237,13 @@ def test_any_object_is_comparable_or_a_row_error(format_name: str, row: dict[str
     except RowError:
         return
     assert all(side.answers for side, _ in made.sides)
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [("good", ' ("good")'), (1, " (1)"), (None, ""), ("x" * 99, f' ("{"x" * 39})')],
+)
+def test_a_label_that_is_none_is_shown(label: Any, shown: str) -> None:
+    with pytest.raises(RowError) as caught:
+        COMPARED["kto"]({"prompt": "Q", "completion": "A", "label": label})
+    assert caught.value.message.endswith(f"{shown}, not true or false")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from runner.errors import Busy, MachineCannot
+from runner.store import locks
 from runner.store.locks import Holder, Lock, read_holder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,3 +148,29 @@ def test_a_lock_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
         pass
     assert caught.value.code == "E411"
     assert "move the file away" in caught.value.hint
+
+
+def test_who_waits_hears_of_every_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "LOOK_SECONDS", 0.01)
+    path = tmp_path / "lock"
+    told: list[Holder] = []
+    heard = threading.Event()
+
+    def on_wait(found: Holder) -> None:
+        told.append(found)
+        if len(told) == 2:
+            heard.set()
+
+    def wait() -> None:
+        with Lock(path, "x", on_wait=on_wait):
+            pass
+
+    with ThreadPoolExecutor(1) as pool, Lock(path, "x"):
+        waiter = pool.submit(wait)
+        while not told:
+            assert not waiter.done()
+            time.sleep(0.01)
+        path.write_text("")  # as between two holders
+        path.write_text(json.dumps({"pid": 7, "host": "other", "command": "recipe run y.yaml"}))
+        assert heard.wait(60)
+    assert [found.pid for found in told] == [os.getpid(), 7]

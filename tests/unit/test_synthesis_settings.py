@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -204,16 +205,53 @@ def test_what_is_wrong_is_said_with_its_place(
         assert hint.startswith(wanted[4]), hint
 
 
-@pytest.mark.parametrize(("bad", "last"), [(10, "seeds.jsonl:10: "), (13, "seeds.jsonl: 3 more ")])
+@pytest.mark.parametrize(
+    ("bad", "lines"),
+    [(10, "10 rows: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)"),
+     (13, "13 rows: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more)")],
+)  # fmt: skip
 def test_bad_seed_rows_beyond_the_first_ten_are_counted(
-    bad: int, last: str, tmp_path: Path
+    bad: int, lines: str, tmp_path: Path
 ) -> None:
     path = write(tmp_path, f"{START}endpoint: {{ollama: m}}\n{ROWS}\n")
     seed = (tmp_path / "seeds.jsonl").read_text()
     (tmp_path / "seeds.jsonl").write_text("x\n" * bad + seed)
     found = said(path)
-    assert [code for code, *_ in found] == ["E911"] * min(bad, 11)
-    assert found[-1][3].startswith(last)
+    assert [code for code, *_ in found] == ["E911"]
+    assert found[0][3].startswith("seeds.jsonl:1: ")
+    assert found[0][3].endswith(lines)
+
+
+def test_reasons_beyond_the_first_ten_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path, f"{START}endpoint: {{ollama: m}}\n{ROWS}\n")
+    bad = "".join(f'{{"instruction": "Q", {" " * number}x\n' for number in range(13))
+    (tmp_path / "seeds.jsonl").write_text(bad)
+    found = [message for *_, message, _ in said(path)]
+    assert (len(found), "seeds.jsonl: 3 more rows cannot be used" in found) == (11, True)
+
+
+def test_only_rows_that_inspect_finds_too_are_laid_to_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "syn").mkdir()
+    turns = [["user", "assistant"], ["assistant"], ["assistant"], ["unknown"]]
+    rows = [{"messages": [{"role": role, "content": "x"} for role in each]} for each in turns]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "data" / "msgs.jsonl").write_text(text)
+    rows_of = "rows: [{path: ../data/msgs.jsonl, format: messages}]\n"
+    path = write(tmp_path / "syn", f"{START}endpoint: {{ollama: m}}\n{rows_of}")
+    (tmp_path / "syn" / ".git").rename(tmp_path / ".git")
+    hints = {message: hint for *_, message, hint in said(path)}
+    (both,) = [message for message in hints if "(2 rows: 2, 3)" in message]
+    assert "does not begin with a question and its answer" in both
+    assert "inspect" not in hints.pop(both)
+    ((message, hint),) = hints.items()
+    assert message.startswith("../data/msgs.jsonl:4: ")
+    words = shlex.split(hint.removesuffix(" shows what is wrong"))
+    assert ".." not in words[3]
+    assert main(words[1:]) == 1
+    assert "msgs.jsonl:4: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

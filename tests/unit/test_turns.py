@@ -33,7 +33,8 @@ class Computer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.waited: list[tuple[str, Holder]] = []
+        self.waited: list[tuple[str, Holder]] = []  # for locks
+        self.asked_after: list[str] = []  # what else was waited for
         self.opened: list[tuple[int, ...]] = []
 
     def lock(self, name: str = "device") -> Lock:
@@ -44,9 +45,13 @@ class Computer:
 
     def turn(self, key: str = "key", *, wait: bool = True) -> Turn:
         locks = [("the same work", lambda: self.lock(key)), ("the device", self.lock)]
-        return Turn(
-            locks, self.opened.append, lambda what, who: self.waited.append((what, who)), wait=wait
-        )
+        return Turn(locks, self.opened.append, self.on_wait, wait=wait)
+
+    def on_wait(self, what: str, who: Holder | None) -> None:
+        if who is None:
+            self.asked_after.append(what)
+        else:
+            self.waited.append((what, who))
 
 
 class Scene:
@@ -203,6 +208,9 @@ def test_the_first_sees_whom_a_joiner_waits_for_and_has_no_device_meanwhile(
         scene.until(said(scene.said, words), begun, joined)
         scene.until(lambda: not scene.first.is_busy(), begun, joined)
         assert scene.second.waited[0][0] == "the same work"
+        assert scene.second.asked_after[0] == "the training at {}:{}".format(*address)
+        assert scene.first.asked_after[0] == "1 more; on each: join"
+        scene.until(lambda: scene.first.asked_after[-1].startswith(f"its turn: {words}"), begun)
     begun.result(60)
     joined.result(60)
     first.end(None)

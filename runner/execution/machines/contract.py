@@ -32,6 +32,10 @@ class Turn(Protocol):
         """Let others have it."""
         ...
 
+    def waits(self, what: str) -> None:
+        """Hear what the training waits for before it can have its turn, in words."""
+        ...
+
 
 class NoTurn:
     """Of a script that needs nothing for itself, or has it already."""
@@ -47,6 +51,9 @@ class NoTurn:
 
     def give_back(self) -> None:
         """There is nothing to give back."""
+
+    def waits(self, what: str) -> None:
+        """Nobody asks."""
 
 
 class Machines(Protocol):

@@ -82,7 +82,7 @@ class First:
         """Wait for the others and for everybody's device, as Machines says."""
         plan = {**plan, "protocol": PROTOCOL}
         while True:
-            self._gather(plan)
+            self._gather(plan, turn)
             try:
                 self._take_all(turn)
             except Gone:  # it was said who
@@ -91,18 +91,25 @@ class First:
                 continue
             return self._start()
 
-    def _gather(self, plan: Mapping[str, Any]) -> None:
-        self._say_who_is_missing()
+    def _gather(self, plan: Mapping[str, Any], turn: Turn) -> None:
+        self._say_who_is_missing(turn)
         while len(self._links) < self._machines - 1:
             before = len(self._links)
             self._admit(plan)
             self._drop_the_lost()
             if len(self._links) < before:
-                self._say_who_is_missing()
+                self._say_who_is_missing(turn)
+            elif len(self._links) > before:
+                self._note_who_is_missing(turn)
 
-    def _say_who_is_missing(self) -> None:
+    def _say_who_is_missing(self, turn: Turn) -> None:
         if missing := self._machines - 1 - len(self._links):
             self._say(f"waiting for {missing} more; on each: {self._how}")
+        self._note_who_is_missing(turn)
+
+    def _note_who_is_missing(self, turn: Turn) -> None:
+        if missing := self._machines - 1 - len(self._links):
+            turn.waits(f"{missing} more; on each: {self._how}")
 
     def _start(self) -> dict[str, Any]:
         """Tell the others to begin. Raises StageFailed when one cannot be told any more."""
@@ -191,6 +198,8 @@ class First:
             if words != told:
                 told = words
                 self._tell(words, but=who)
+                if who is not None:  # what is busy here is known
+                    turn.waits(f"its turn: {words}")
             order.remove(who)
             order.insert(0, who)  # the others need not take theirs while this one is busy
             self._pause()
@@ -281,8 +290,10 @@ class Other:
         Raises StageFailed (E378), Busy (E964), UsageError (E956).
         """
         plan = {**plan, "protocol": PROTOCOL}
-        self._say(f"waiting for the training at {self._address[0]}:{self._address[1]}")
+        where = f"the training at {self._address[0]}:{self._address[1]}"
+        self._say(f"waiting for {where}")
         while True:
+            turn.waits(where)
             link = self._connected()
             try:
                 return self._agree(link, plan, turn)
@@ -368,7 +379,9 @@ class Other:
                 elif "release" in message:
                     turn.give_back()
                 elif "waits" in message:
-                    self._say(_words(message["waits"]))
+                    words = _words(message["waits"])
+                    self._say(words)
+                    turn.waits(f"its turn: {words}")
                 elif isinstance(message.get("begin"), dict):
                     if not turn.taken:
                         raise Gone("it does not speak as a runner does")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from runner.scripts.data.conversation import Conversation, check_turns
+from runner.scripts.data.files.numbers import loses_digits
 from runner.scripts.data.files.packed_files import bare_name
 from runner.scripts.data.files.rows import (
     MAX_SHOWN,
@@ -41,10 +42,19 @@ class Converted:
     unfit: dict[str, tuple[int, Place]] = field(default_factory=dict)  # why -> rows, the first
     by_file: set[str] = field(default_factory=set)  # of both: the kind of file cannot hold it
     kinds: dict[str, Kind] | None = None  # of columns: of rows that are to become Parquet
+    not_held: list[Row] = field(default_factory=list)  # the first rows that the format loses of
+
+    def holders(self, source: str) -> list[str]:
+        """Formats that hold these first rows of format `source` without a loss."""
+        others = [name for name in EVERY if name != source]
+        return [name for name in others if all(_holds(row, source, name) for row in self.not_held)]
 
 
 class CellCannotHold(CannotHold):
     """The format has a place for it, but the cells of a table have none."""
+
+
+KEPT_TO_ASK = 10  # rows that were not held, of which it is asked what would hold them
 
 
 def read_one(row: Row, format_name: str) -> Read:
@@ -81,8 +91,11 @@ def convert(
                 continue
             place, row = item
             done.read += 1
+            losses: list[str] = []
             try:
-                rows, losses = _converted(row, source, target)
+                rows = _converted(row, source, target, losses)
+                if losses:
+                    _keep(done, row)
                 by_file = [loss for each in rows for loss in writer.write(each)]
                 done.by_file.update(by_file)
                 losses += by_file
@@ -94,6 +107,8 @@ def convert(
                 _count(done.unfit, str(error), place)
                 if isinstance(error, CellCannotHold):
                     done.by_file.add(str(error))
+                else:
+                    _keep(done, row)
                 continue
             for loss in dict.fromkeys(losses):
                 _count(done.lost, loss, place)
@@ -101,11 +116,31 @@ def convert(
     return done
 
 
-def _converted(row: Row, source: str, target: str) -> tuple[list[Row], list[str]]:
+def _keep(done: Converted, row: Row) -> None:
+    if len(done.not_held) < KEPT_TO_ASK:
+        done.not_held.append(row)
+
+
+def _holds(row: Row, source: str, target: str) -> bool:
     losses: list[str] = []
+    try:
+        return bool(_converted(row, source, target, losses)) and not losses
+    except CannotHold:
+        return False
+
+
+def _converted(row: Row, source: str, target: str, losses: list[str]) -> list[Row]:
+    """The rows that one becomes; what they do not say is added to `losses`. Raises RowError and
+    CannotHold."""
     rows = as_rows(read_one(row, source), target, losses)
     if source == target == "alpaca" and row.get("input"):  # one question, to every other format
         rows = [{**each, "instruction": row["instruction"], "input": row["input"]} for each in rows]
+    answer = row.get("answer")
+    if source == "prompt" and isinstance(answer, int | float):
+        if target == "prompt":
+            rows = [{**each, "answer": answer} for each in rows]
+        else:
+            losses.append("that the answer is a number: it becomes a text")
     kept: Row = {}
     for key, value in row.items():
         if key in FIELDS[source]:
@@ -115,7 +150,7 @@ def _converted(row: Row, source: str, target: str) -> tuple[list[Row], list[str]
             losses.append(f'the column "{key}"')
         else:
             kept[key] = value
-    return [{**each, **kept} for each in rows], losses
+    return [{**each, **kept} for each in rows]
 
 
 def _extras(
@@ -177,7 +212,12 @@ class _ForParquet(_Lines):
         as_json(row)
         made = with_texts(row, self._read)
         super().write(made)
-        return self._columns.add(made)
+        digits = [
+            f'digits of numbers in the column "{key}", which floats do not hold'
+            for key, value in made.items()
+            if loses_digits(value)
+        ]
+        return [*self._columns.add(made), *digits]
 
     def kinds(self) -> dict[str, Kind]:
         """Of the columns."""
@@ -197,19 +237,32 @@ class _Table:
 
     def write(self, row: Row) -> list[str]:
         """Raises CellCannotHold for what no cell can say."""
+        row = self._with_system(row)
         cells = {key: _cell(key, row.get(key)) for key in self._columns}
         back = typed(cells)
         losses = [f'the column "{key}"' for key in row if key not in self._columns]
         absent = [key for key in self._columns if key not in row and key not in self._read]
-        losses += [f'that rows have no column "{key}"' for key in absent]  # an empty cell is a text
+        # an empty cell is a text
+        losses += [f'that "{key}" is missing, which becomes an empty cell' for key in absent]
         for key, value in row.items():
             if key not in self._columns or back.get(key) == value:
                 continue
-            if key in self._read:
+            if key in self._read and not _is_number(value):
                 raise CellCannotHold(f'a cell of a table cannot hold its "{key}"')
-            losses.append(f'of what kind the column "{key}" is')
+            losses.append(f'that "{key}" holds {_kinds_of(value)}')
         self._writer.writerow(list(cells.values()))
         return losses
+
+    def _with_system(self, row: Row) -> Row:
+        """With a system turn that stands before a question alone in the column for it."""
+        turns = row.get("prompt")
+        if "system" not in self._read or not isinstance(turns, list) or len(turns) != 2:
+            return row
+        roles = [turn["role"] for turn in turns if turn.keys() == {"role", "content"}]
+        system, asked = (turn["content"] for turn in turns)
+        if roles != ["system", "user"] or not system:
+            return row
+        return {**row, "system": system, "prompt": asked}
 
     def close(self) -> None:
         """Every row is written already."""
@@ -226,6 +279,21 @@ class _Ends:
 
     def write(self, line: str) -> int:
         return self._out.write(line.removesuffix("\r\n").encode() + b"\n")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _kinds_of(value: Any) -> str:
+    """What is lost of a value of a cell."""
+    if value is None:
+        return "null, which becomes an empty cell"
+    if isinstance(value, str):
+        return "a text, which is read as something else"
+    if isinstance(value, bool):
+        return "true or false, which become texts"
+    return f"{'numbers' if _is_number(value) else 'lists or objects'}, which become texts"
 
 
 def _cell(key: str, value: Any) -> str:

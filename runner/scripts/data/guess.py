@@ -115,7 +115,7 @@ def _signs(row: Mapping[str, Any]) -> Iterable[_Sign]:
     given = {key for key, value in row.items() if value is not None}
     for name, keys in _KEYS:
         if given.issuperset(keys):
-            yield _Sign(name, keys)
+            yield _pair(row, given) if name == "preference" else _Sign(name, keys)
     for key in sorted(given, key=str):
         yield from _of_turns(key, row[key])
     if _TEXT in given:
@@ -123,6 +123,17 @@ def _signs(row: Mapping[str, Any]) -> Iterable[_Sign]:
     yield from _of_other_names(given)
     if "prompt" in given and given <= _ALONE:
         yield _Sign("prompt", ("prompt",))
+
+
+def _pair(row: Mapping[str, Any], given: set[str]) -> _Sign:
+    """Two answers, which are texts: what they answer is perhaps called otherwise than `prompt`."""
+    answers = ("chosen", "rejected")
+    called = {key.strip().lower(): key for key in sorted(given, key=str)}
+    question = next((called[key] for key in _QUESTIONS if key in called), "prompt")
+    asks = question != "prompt" and all(isinstance(row[key], str) for key in (question, *answers))
+    if "prompt" in row or not asks:
+        return _Sign("preference", answers)
+    return _Sign("preference", (question, *answers), (("prompt", question),))
 
 
 def _of_turns(key: str, value: Any) -> Iterable[_Sign]:

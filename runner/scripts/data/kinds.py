@@ -7,10 +7,11 @@ values become texts of JSON. A field that is missing is null, and read as missin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any
+
+from runner.scripts.data.files.numbers import with_all_digits
 
 Kind = str | dict[str, Any]
 Row = dict[str, Any]
@@ -47,7 +48,7 @@ class Columns:
             self._kinds[key] = now
             is_text = value is None or isinstance(value, str)
             if now == JSON and (before != JSON or not is_text):
-                losses.append(f'of what kind the column "{key}" is')
+                losses.append(f'that "{key}" holds values of several kinds, which become texts')
         return losses
 
     def _after(self, key: str, before: Kind, value: Any) -> Kind:
@@ -72,8 +73,10 @@ class Columns:
 def kind_of(value: Any) -> Kind:
     """Raises Mixed for a list of several kinds, and for what would not be read back: an object
     without fields or with one that is null, and an integer of more than 64 bits."""
-    if value is None or isinstance(value, bool | float | str):
-        return {type(None): "null", bool: "bool", float: "float", str: "text"}[type(value)]
+    if isinstance(value, float):
+        return "float"
+    if value is None or isinstance(value, bool | str):
+        return {type(None): "null", bool: "bool", str: "text"}[type(value)]
     if isinstance(value, int):
         if not -_LONGEST <= value < _LONGEST:
             raise Mixed
@@ -127,7 +130,7 @@ def with_texts(row: Row, read: Sequence[str]) -> Row:
     tool to the next, and a null in them means something."""
     made = dict(row)
     if "tools" in read and isinstance(row.get("tools"), list):
-        made["tools"] = _as_json(row["tools"])
+        made["tools"] = with_all_digits(row["tools"])
     for key in _TURNS:
         if key in read and isinstance(row.get(key), list):
             made[key] = [_turn(turn) for turn in row[key]]
@@ -137,15 +140,9 @@ def with_texts(row: Row, read: Sequence[str]) -> Row:
 def _turn(turn: Mapping[str, Any]) -> Row:
     if "tool_calls" not in turn:
         return dict(turn)
-    calls = [
-        {
-            **call,
-            "function": {**call["function"], "arguments": _as_json(call["function"]["arguments"])},
-        }
-        for call in turn["tool_calls"]
-    ]
-    return {**turn, "tool_calls": calls}
+    return {**turn, "tool_calls": [_call(each) for each in turn["tool_calls"]]}
 
 
-def _as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+def _call(call: Mapping[str, Any]) -> Row:
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": with_all_digits(function["arguments"])}}

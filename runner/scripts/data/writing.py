@@ -7,11 +7,11 @@ be left, CannotHold is raised.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from runner.scripts.data.conversation import Conversation, Message
+from runner.scripts.data.files.numbers import with_all_digits
 from runner.scripts.data.files.rows import RowError
 from runner.scripts.data.formats.sharegpt import FUNCTION_CALL, check_order
 from runner.scripts.data.preference import Judged, Pair
@@ -29,9 +29,11 @@ def as_json(value: Any) -> str:
     """A value as JSON. Raises CannotHold for a number that JSON has no way to write: 1e400 is read
     as infinity."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return with_all_digits(value)
     except ValueError:
         raise CannotHold("a number is too large, and is read as infinity") from None
+    except RecursionError:
+        raise CannotHold("a number of many digits stands too deep in it") from None
 
 
 def as_rows(read: Read, target: str, losses: list[str]) -> list[Row]:
@@ -66,8 +68,7 @@ def _of_judged(judged: Judged, target: str, losses: list[str]) -> list[Row]:
     if target == "preference":
         raise CannotHold("there is no second answer to compare with")
     if not judged.desirable:
-        losses.append("the row, whose answer is a bad one")
-        return []
+        raise CannotHold("the answer is a bad one")
     losses.append("that the answer is a good one")
     return [_WRITERS[target](judged.answered, losses)]
 
@@ -79,7 +80,9 @@ def _of_prompted(prompted: Prompted, target: str, losses: list[str]) -> list[Row
         return [{"prompt": asked, **answer, **_tools(prompted.asked)}]
     if prompted.answer is None:
         raise CannotHold("there is no answer to learn from")
-    return as_rows(prompted.answered(), target, losses)
+    made = as_rows(prompted.answered(), target, losses)
+    losses.append("that the answer is not trained on")
+    return made
 
 
 # --- one writer a format

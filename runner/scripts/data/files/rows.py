@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from runner.scripts.data.files.numbers import read_float
+
 MAX_SHOWN = 10  # malformed rows named in one message
 MAX_ROW_BYTES = 256 << 20  # of one line: a small compressed file can hold an endless one
 MAX_LIST_BYTES = 2 << 30  # of a JSON list, which is read as a whole
@@ -268,7 +270,9 @@ def _no_constant(name: str) -> Any:
     raise RowError(f"{name} is not JSON", "E321")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=read_float, parse_constant=_no_constant
+)
 
 
 def kind_of(value: Any) -> str:

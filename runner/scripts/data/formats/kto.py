@@ -7,6 +7,7 @@ from typing import Any
 from runner.scripts.data.files.rows import RowError, kind_of
 from runner.scripts.data.formats import prompt_completion
 from runner.scripts.data.preference import Judged
+from runner.scripts.data.turns import as_json
 
 FIELDS = (*prompt_completion.FIELDS, "label")
 
@@ -16,6 +17,8 @@ def parse(row: dict[str, Any]) -> Judged:
     answered = prompt_completion.parse(row)
     if "label" not in row:
         raise RowError('"label" is missing', "E337")
-    if not isinstance(row["label"], bool):
-        raise RowError(f'"label" is {kind_of(row["label"])}, not true or false', "E337")
-    return Judged(answered, row["label"])
+    label = row["label"]
+    if not isinstance(label, bool):
+        shown = f" ({as_json(label)[:40]})" if isinstance(label, str | int | float) else ""
+        raise RowError(f'"label" is {kind_of(label)}{shown}, not true or false', "E337")
+    return Judged(answered, label)
