@@ -119,7 +119,7 @@ def _prepared(recipe: Recipe) -> Mapping[str, Outputs]:
     from runner.plan.plan import Action, make_plan
     from runner.plan.snapshot import take_snapshot
     from runner.stages import stages_of
-    from runner.store.clean_place import clean_place
+    from runner.store.clean_place import passing_runs
     from runner.store.store import Store
     from runner.system.folders import cache_folder, store_folder
 
@@ -133,7 +133,7 @@ def _prepared(recipe: Recipe) -> Mapping[str, Outputs]:
     if all(step.action is Action.REUSE for step in steps):
         return {step.stage: step.outputs for step in steps if step.outputs is not None}
     # What is measured is no run: it lies in no folder that others would take for the newest one.
-    with clean_place(cache) as place:
+    with passing_runs(cache, store) as place:
         run = runner_of(store, cache, runs=lambda each: place / each.name)
         try:
             return {each.name: each.outputs for each in run(recipe, stages, snapshot, base)}

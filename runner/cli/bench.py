@@ -1,4 +1,4 @@
-"""`recipe bench train`: how fast a recipe trains here. Keeps nothing."""
+"""`recipe bench train`: how fast a recipe trains here. Keeps nothing that is trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ SCHEMA = 1  # version of the JSON
 HELP = (
     "Train a few steps of a recipe and say how fast: tokens per second without padding, with it, "
     "and with a label, how far steps differ, and what part of the hardware that is. A figure that "
-    "the hardware cannot give is refused. Nothing of it is kept."
+    "the hardware cannot give is refused. Nothing that is trained is kept; the model and its "
+    "prepared data stay in the store, for a run, until `recipe gc`."
 )
 EXAMPLE = "recipe bench train recipes/quickstart.yaml"
 MOST = 10_000  # steps

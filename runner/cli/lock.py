@@ -73,14 +73,14 @@ def fetched_model(recipe: Recipe) -> Mapping[str, Outputs]:
     from runner.plan.snapshot import read_surroundings
     from runner.report.progress import Progress
     from runner.stages import stages_of
-    from runner.store.clean_place import clean_place
+    from runner.store.clean_place import passing_runs
     from runner.store.store import Store
     from runner.system.folders import cache_folder, store_folder
 
     stages = stages_of(recipe, "fetch" if recipe.reward is None else "fetch_reward")
     store = Store(store_folder())
     base = ensure_base(recipe, store, runner_of(store, cache_folder()))
-    with clean_place(cache_folder()) as place:
+    with passing_runs(cache_folder(), store) as place:
         run = RunFolder(place / "runs")
         with Progress(run.events, [stage.NAME for stage in stages], sys.stderr) as progress:
             results = Execution(

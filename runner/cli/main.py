@@ -116,18 +116,27 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(subparser)
-        parser.options = [option for each in subparser._actions for option in each.option_strings]
-    return parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        _typed(parser, args).error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
+
+
+def _typed(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.ArgumentParser:
+    """The parser of the command that was typed, or of its part (`recipe data inspect`)."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return _typed(action.choices[getattr(args, action.dest)], args)
+    return parser
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says which command or option was meant. `options`: of the command that was typed."""
-
-    options: Sequence[str] = ()
+    """Says which command or option was meant."""
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message; exit code 2."""
-        super().error(lines_escaped(message + _meant(message, self.options)))
+        options = [option for each in self._actions for option in each.option_strings]
+        super().error(lines_escaped(message + _meant(message, options)))
 
 
 def _meant(message: str, options: Sequence[str]) -> str:

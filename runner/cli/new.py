@@ -217,7 +217,11 @@ def _wish(args: argparse.Namespace, questions: _Questions) -> Wish:
     from runner.recipe.paths import project_root
 
     goal = questions.answer(
-        args.goal, "--goal", f"What for ({', '.join(GOALS)})", _one_of(tuple(GOALS)), _usual(args)
+        args.goal,
+        "--goal",
+        f"What for ({', '.join(GOALS)})",
+        _one_of("goal", tuple(GOALS)),
+        _usual(args),
     )
     found = questions.answer(
         args.model, "--model", "Which model (hub id, folder, GGUF file, smollm2)", _model_of(args)
@@ -260,7 +264,9 @@ def _usual(args: argparse.Namespace) -> str:
     return goal_of(form)
 
 
-def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
+def _one_of(kind: str, words: tuple[str, ...]) -> Callable[[str], str]:
+    """Reader of one of `words`; `kind`: what each of them names."""
+
     def read(text: str) -> str:
         from runner.recipe.finding import listed
         from runner.recipe.suggest import nearest
@@ -268,8 +274,9 @@ def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
         if text in words:
             return text
         meant = nearest(text, words)
-        hint = f"did you mean {meant}?" if meant else f"write {listed(list(words))}"
-        raise UsageError(f"there is no {text!r}", hint=hint, code="E156")
+        known = f"write {listed(list(words))}"
+        hint = f"did you mean {meant}? Else {known}" if meant else known
+        raise UsageError(f"there is no {kind} {text!r}", hint=hint, code="E156")
 
     return read
 
@@ -363,7 +370,7 @@ def _machine(args: argparse.Namespace, questions: _Questions) -> Machine:
 
 def _machine_named(words: tuple[str, ...]) -> Callable[[str], str]:
     """Reader of a kind or a known machine; a file is named by its ending."""
-    known = _one_of(words)
+    known = _one_of("machine", words)
     return lambda text: text if text.endswith(".json") else known(text.lower())
 
 

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     overrides.add_option(parser)
     overrides.add_backend_option(parser)
+    overrides.add_nodes_option(parser)
     parser.add_argument("--shrink", action="store_true", help=SHRINK_HELP)
     parser.add_argument(
         "--hardware",
@@ -172,6 +173,7 @@ def _advice(recipe: Recipe, args: argparse.Namespace) -> Iterator[str]:
     """A line where another method suits better; what cannot be told is said when asked."""
     from runner.errors import UsageError
     from runner.recipe.creation.advice import advise
+    from runner.recipe.typed import typed
     from runner.report.advice_text import in_short
 
     try:
@@ -179,4 +181,4 @@ def _advice(recipe: Recipe, args: argparse.Namespace) -> Iterator[str]:
     except UsageError:
         return
     where = f" --hardware {args.hardware}" if args.hardware else ""
-    yield from in_short(found, f"recipe plan {args.recipe}{where}")
+    yield from in_short(found, f"recipe plan {typed(recipe)}{where}")

@@ -96,14 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let the Python code run that a bundle holds for a model with trust_remote_code",
     )
-    parser.add_argument(
-        "--nodes",
-        dest="set",
-        action="append",
-        type="train.nodes={}".format,
-        metavar="N",
-        help="machines that train together: short for --set train.nodes=N",
-    )
+    overrides.add_nodes_option(parser)
     parser.add_argument(
         "--rendezvous",
         type=address_of,

@@ -18,6 +18,7 @@ from runner.errors import MachineCannot
 from runner.execution import device, ready
 from runner.plan.cost import Cost, Machine
 from runner.plan.plan import Action, Step
+from runner.recipe.typed import typed
 from runner.stages import load_stage
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _gpu(recipe: Recipe, stages: list[Stage], cost: Cost, machine: Machine) -> I
     yield Lack(
         "W250",
         f"a CUDA GPU: {why} {size} takes {_how_long(cost)} on a processor",
-        f"try the chain on a small twin: recipe run {recipe.source.path} --shrink",
+        f"try the chain on a small twin: recipe run {typed(recipe)} --shrink",
     )
 
 
@@ -146,7 +147,8 @@ def _smaller(recipe: Recipe, have: int, machine: Machine) -> str:
     from runner.plan.job import Job
     from runner.plan.published_models import facts_at_hand
 
-    larger = "take a machine with more memory, or a smaller model: recipe plan --hardware all"
+    elsewhere = f"recipe plan {typed(recipe)} --hardware all"
+    larger = f"take a machine with more memory, or a smaller model: {elsewhere}"
     shapes, _ = known_shapes(recipe, facts_at_hand(recipe))
     if shapes is None:
         return larger
@@ -202,7 +204,7 @@ def _ollama(recipe: Recipe, stages: list[Stage], cache: Path) -> Iterator[Lack]:
         yield Lack(
             "W254",
             "Ollama: none on PATH, none answers; a run builds the pinned one, once, in minutes",
-            f"recipe run {recipe.source.path} --get",
+            f"recipe run {typed(recipe)} --get",
             mends_itself=True,
         )
 
@@ -218,7 +220,7 @@ def _unbuilt(recipe: Recipe, stages: list[Stage], cache: Path) -> Iterator[Lack]
         yield Lack(
             "W255",
             f"{', '.join(missing)}; a run builds them, once, with a network",
-            f"recipe run {recipe.source.path} --get",
+            f"recipe run {typed(recipe)} --get",
             mends_itself=True,
         )
 

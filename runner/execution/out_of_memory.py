@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from runner.errors import StageFailed
 from runner.execution.lacks import gb
+from runner.recipe.typed import typed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,18 +57,17 @@ def explain(error: StageFailed, recipe: Recipe, events: Path) -> None:
     ways = ways_that_fit(shapes, job, phase, room, machine.device)
     if ways:
         told = [f"{' and '.join(words)} (about {gb(size)})" for words, size in ways[:_CHANGES]]
-        error.hint = f"{'; or '.join(told)}; `recipe plan --hardware` counts for other machines"
+        least = "; or ".join(told)
     else:
-        error.hint = _least(single_changes(shapes, job, phase, machine.device), machine.budget)
+        least = _least(single_changes(shapes, job, phase, machine.device), machine.budget)
+    command = f"recipe plan {typed(recipe)} --hardware all"
+    error.hint = f"{least}; `{command}` counts for other machines"
 
 
 def _least(changes: list[tuple[str, int]], budget: int) -> str:
     """The changes that take least, where none and not all of them together fit."""
     told = "; ".join(f"{words} (about {gb(size)})" for words, size in changes[:_CHANGES])
-    return (
-        f"no known change makes it fit {gb(budget)}; least takes {told or 'what was planned'}; "
-        "`recipe plan --hardware all` counts for other machines"
-    )
+    return f"no known change makes it fit {gb(budget)}; least takes {told or 'what was planned'}"
 
 
 def _was_loaded(events: Path) -> bool:

@@ -7,7 +7,6 @@ whole machine, which may stand still until it is switched off.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from runner.errors import MachineCannot
 from runner.execution.lacks import gb
+from runner.recipe.typed import typed
 from runner.system import hardware, memory_limit
 from runner.system.hardware import ROOT
 
@@ -68,11 +68,11 @@ def too_large(recipe: Recipe, root: Path = ROOT) -> MachineCannot | None:
     have = hardware.memory(root).total
     if needed < LARGE or needed <= have:
         return None
-    file = shlex.quote(str(recipe.source.path))
+    named = typed(recipe)
     return MachineCannot(
         f"{recipe.name}: train loads about {gb(needed)}, and this machine has {gb(have)} of memory",
-        hint=f"recipe plan {file} --hardware all says where it fits; or try the chain on a small "
-        f"twin: recipe run {file} --shrink",
+        hint=f"recipe plan {named} --hardware all says where it fits; or try the chain on a small "
+        f"twin: recipe run {named} --shrink",
         code="E940",
     )
 

@@ -141,18 +141,19 @@ def _fetch(recipe: Recipe, stages: list[Stage], cache: Path) -> None:
     from runner.execution.run_folder import RunFolder
     from runner.plan.snapshot import read_surroundings
     from runner.report.progress import Progress
-    from runner.store.clean_place import clean_place
+    from runner.store.clean_place import passing_runs
     from runner.store.store import Store
     from runner.system.folders import store_folder
 
-    with clean_place(cache) as place:
+    store = Store(store_folder())
+    with passing_runs(cache, store) as place:
         run = RunFolder(place / "runs")
         with Progress(run.events, [stage.NAME for stage in stages], sys.stderr) as progress:
             Execution(
                 recipe=recipe,
                 stages=stages,
                 surroundings=read_surroundings(recipe, stages),
-                store=Store(store_folder()),
+                store=store,
                 run=run,
                 cache=cache,
                 on_poll=progress.poll,

@@ -8,6 +8,7 @@ line for a single lock gets it before one that tries.
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Callable, Sequence
 
 from runner.errors import Busy
@@ -22,7 +23,8 @@ class Turn:
     `locks`: what each is for messages, and a fresh lock that does not wait. `opened` is called with
     their descriptors when all are held, and may raise: then none is. `on_wait` hears of every new
     holder, and what else is waited for, with None. `wait`: False for a run that was
-    told to end where it would wait.
+    told to end where it would wait. `token` is in the locks while they are held, so that who cannot
+    have them knows if it is of the same training.
     """
 
     def __init__(
@@ -38,6 +40,8 @@ class Turn:
         self._held = contextlib.ExitStack()
         self._told: tuple[str, Holder | None] | None = None
         self.taken = False
+        self.token = secrets.token_hex(8)
+        self.holder = Holder()
 
     def take(self) -> str:
         """Try once; "" when all is held now, else what is busy and who has it, in words."""
@@ -47,6 +51,7 @@ class Turn:
             descriptors = []
             for what, make in self._locks:
                 lock = make()
+                lock.token = self.token
                 try:
                     descriptors.append(stack.enter_context(lock).fd)
                 except Busy:
@@ -68,6 +73,7 @@ class Turn:
             self._on_wait(what, None)
 
     def _busy(self, what: str, holder: Holder) -> str:
+        self.holder = holder
         if self._told != (what, holder):
             self._told = (what, holder)
             if self.wait:

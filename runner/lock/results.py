@@ -6,6 +6,7 @@ Two machines' results never meet in one file, and a lock's own digest does not c
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,7 @@ def expected_results(recipe: Path, platform: str) -> Mapping[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{results_path(recipe, platform)} cannot be read: {error}",
-            hint="write it anew: recipe lock --results",
+            hint=f"write it anew: recipe lock {shlex.quote(str(recipe))} --results",
             code="E806",
         ) from None
     found: Mapping[str, Any] = stages

@@ -30,6 +30,7 @@ from runner.plan.plan import Action, Step
 from runner.plan.shapes import Shapes, UnknownShapesError, shapes_of
 from runner.plan.trained import trained_parameters, trained_tensors
 from runner.recipe.methods import METHODS
+from runner.recipe.typed import how_to_get_sizes
 
 if TYPE_CHECKING:
     from runner.recipe.model import Adapter, Recipe
@@ -204,8 +205,8 @@ def known_shapes(recipe: Recipe, facts: Facts | None) -> tuple[Shapes | None, st
     if recipe.shrink is not None:
         return None, "a shrunken twin is small whatever the model"
     if facts is None:
-        source = recipe.source.path
-        return None, f"not checked: the model's facts are not at hand; run `recipe lock {source}`"
+        how = how_to_get_sizes(recipe)
+        return None, f"not checked: the model's facts are not at hand; {how}"
     try:
         shapes = shapes_of(facts.config)
     except UnknownShapesError as error:

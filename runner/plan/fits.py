@@ -15,6 +15,7 @@ from runner.plan.machines import Hardware
 from runner.plan.plan import Action, Step
 from runner.plan.published_models import facts_at_hand
 from runner.recipe.model import Recipe
+from runner.recipe.typed import how_to_get_sizes
 from runner.stages import stages_of
 
 _NO_RUNS = Path("no-runs-there")
@@ -50,7 +51,7 @@ def fits_of(recipe: Recipe, machines: Sequence[Hardware], until: str | None = No
     if found[-1].unknown:
         raise UsageError(
             f"whether {recipe.source.path} fits is {found[-1].unknown}",
-            hint="recipe lock asks the hub for the model's sizes",
+            hint=f"{how_to_get_sizes(recipe)}, which asks the hub for the model's sizes",
             code="E007",
         )
     return found

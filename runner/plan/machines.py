@@ -92,7 +92,7 @@ def this_hardware() -> Hardware:
     if not machine.memory:
         raise UsageError(
             f"the memory of {machine.gpu or 'this machine'} cannot be read",
-            hint="describe it in a JSON file: recipe plan --hardware FILE.json",
+            hint="describe it in a JSON file: recipe plan RECIPE --hardware FILE.json",
             code="E006",
         )
     known = map(hardware, known_names())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.errors import RecipeInvalid
+from runner.lock.file import recipe_path
 from runner.recipe.checks.unfit import is_lock, unfit
 from runner.recipe.finding import missing_key
 from runner.recipe.source import Source, parse_source, read_bytes
@@ -96,7 +98,8 @@ def _require_one(source: Source) -> None:
     """Raises RecipeInvalid for a lock, and for what is no recipe of a known version."""
     if is_lock(source.data):
         message = "a lock is not migrated: it is written from its recipe"
-        hint = "migrate the recipe, then write the lock anew: recipe lock"
+        recipe = shlex.quote(str(recipe_path(source.path)))
+        hint = f"migrate the recipe, then write the lock anew: recipe lock {recipe}"
         raise RecipeInvalid([source.diagnostic("E150", "/lock", message, hint=hint, at="key")])
     if (useless := unfit(source)) is not None:
         raise RecipeInvalid([*source.problems, useless.diagnostic(source)])

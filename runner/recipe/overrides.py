@@ -49,12 +49,24 @@ def add_backend_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_nodes_option(parser: argparse.ArgumentParser) -> None:
+    """`--nodes N`, which is a `--set`."""
+    parser.add_argument(
+        "--nodes",
+        dest=OPTION.strip("-"),
+        action="append",
+        type="train.nodes={}".format,
+        metavar="N",
+        help=f"machines that train together: short for {OPTION} train.nodes=N",
+    )
+
+
 class Nowhere(Exception):
     """The recipe has no place of that name."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.hint = hint or "recipe show --resolved prints every value of a recipe"
+        self.hint = hint or "recipe show --resolved RECIPE prints every value of a recipe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +111,7 @@ def _parse(text: str) -> Override:
         raise _refused(option, "E128", message, hint)
     if len(path) > MAX_PARTS:
         message = f"the name has {len(path)} parts; {MAX_PARTS} is the most"
-        raise _refused(option, "E129", message, "recipe show --resolved prints every value")
+        raise _refused(option, "E129", message, "recipe show --resolved RECIPE prints every value")
     if path[0] in FILE_KEYS:
         hint = "write a small recipe that extends the other, and run that one"
         raise _refused(option, "E129", f"{path[0]} is said by a file alone", hint)

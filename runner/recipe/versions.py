@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import RecipeInvalid
+from runner.lock.file import recipe_path
 from runner.recipe.schema import Schema, load_schema, schema_for
 from runner.recipe.source import Source
 from runner.recipe.validate import findings
@@ -92,7 +93,7 @@ def up_to_date(source: Source, number: int | None = None, root: str = "") -> Sou
     message = f"the recipe is of schema {old.number}, and was read as {newest().number}"
     hint = f"rewrite it: recipe migrate {source.path}"
     if root:
-        hint = "write the lock anew: recipe lock, on the recipe beside it"
+        hint = f"write the lock anew: recipe lock {recipe_path(source.path)}"
     warning = source.diagnostic("W150", f"{root}/schema", message, hint=hint)
     return replace(migrated(source, old, root).source, problems=(warning,))
 

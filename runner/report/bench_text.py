@@ -18,8 +18,8 @@ def as_text(found: Bench) -> str:
     """A line a figure; what could not be had is said."""
     figures, seconds = found.figures, found.figures.seconds
     lines = [
-        f"{found.recipe} on {found.device}: {figures.steps} steps, the first {figures.left_out} "
-        "left out as warm-up"
+        f"{found.recipe} on {found.device}: {figures.steps} steps measured, behind "
+        f"{figures.left_out} of warm-up that are left out"
     ]
     lines += [
         f"tokens per second  {figures.per_second[kind]:>12,.1f}  {name}"

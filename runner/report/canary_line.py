@@ -8,7 +8,7 @@ from typing import Any
 
 _KINDS = {
     "untrained": "the base model's weights are random: nothing is expected of it",
-    "small": "the base model is too small for an expectation",
+    "small": "the base model is so small that how well it reads text is not judged",
     "unread": "the base model scores answers: what it reads is not looked at",
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import MachineCannot, RecipeToolError
+from runner.recipe.typed import typed
 from runner.rows.cleaned import COMPARING, steps_of
 from runner.rows.script import written_by
 from runner.scripts.data.special_text import SpecialText
@@ -67,7 +68,7 @@ def _not_fetched(recipe: Recipe, file: DataFile, why: str) -> MachineCannot:
     return MachineCannot(
         f"{file.name} has not been fetched from the hub, so its rows are not shown"
         + (f": {why}" if why else ""),
-        hint=f"get it: recipe run {recipe.source.path} --until fetch_data",
+        hint=f"get it: recipe run {typed(recipe)} --until fetch_data",
         code="E863",
     )
 
@@ -139,7 +140,7 @@ def _fetched_model(recipe: Recipe) -> Path:
     if found is None:
         raise MachineCannot(
             "the model of the recipe is not at hand, so its tokens cannot be shown",
-            hint=f"get it: recipe run {recipe.source.path} --until fetch",
+            hint=f"get it: recipe run {typed(recipe)} --until fetch",
             code="E863",
         )
     return found.folder / "model"

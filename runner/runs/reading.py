@@ -31,6 +31,7 @@ def jobs_of(args: argparse.Namespace) -> list[Job]:
     asked = chosen(args, say)
     if is_bundle(asked[0].recipe):
         found: list[tuple[Recipe, Mapping[str, Any] | None]] = [unpacked(asked[0])]
+        _refuse_to_wait_for_nobody(args, found[0][0])
     else:
         errors = UNPINNED if args.locked else ()
         paths = [each.recipe for each in asked]
@@ -39,6 +40,7 @@ def jobs_of(args: argparse.Namespace) -> list[Job]:
         found = []
         for each, recipe in zip(asked, recipes, strict=True):
             with naming(each):
+                _refuse_to_wait_for_nobody(args, recipe)
                 found.append(_settled(each, recipe))
     return [
         Job(each, recipe, lock, stages_of(recipe, each.until))
@@ -177,6 +179,20 @@ def unpacked(args: argparse.Namespace) -> tuple[Recipe, Mapping[str, Any]]:
         args.until, args.until_of_bundle = until_of(folder), True
     say(f"the inputs of {args.recipe.name} are in {folder}")
     return recipe, require_fresh(recipe, recipe.source.path, args.recipe)
+
+
+def _refuse_to_wait_for_nobody(args: argparse.Namespace, recipe: Recipe) -> None:
+    """Raises UsageError (E957) where --rendezvous is given and one machine trains."""
+    from runner.errors import UsageError
+    from runner.recipe.compared_recipes import all_recipes
+
+    if args.rendezvous is None or any(each.train.nodes > 1 for each in all_recipes(recipe)):
+        return
+    raise UsageError(
+        "--rendezvous is where other machines come, and this recipe is trained by one",
+        hint="add --nodes 2 (that is --set train.nodes=2), or leave --rendezvous out",
+        code="E957",
+    )
 
 
 def _refuse_with_locked(args: argparse.Namespace) -> None:

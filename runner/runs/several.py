@@ -140,7 +140,7 @@ def _why_not(path: Path, others: Sequence[Path]) -> str:
     if data.get("abstract") is True:
         return "is abstract: it is there to be extended"
     if "synthesis" in data and "train" not in data:
-        return f"makes rows of data: recipe data synthesize {shlex.quote(str(path))}"
+        return f"makes rows of data: recipe data synthesize {shlex.quote(str(path))} -o rows.jsonl"
     return ""
 
 

@@ -11,6 +11,18 @@ from pathlib import Path
 from runner.errors import Busy
 from runner.store.atomic import disk_errors
 from runner.store.locks import Lock
+from runner.store.roots import forget_roots
+from runner.store.store import Store
+
+
+@contextlib.contextmanager
+def passing_runs(cache: Path, store: Store) -> Iterator[Path]:
+    """A clean place for folders of runs that fill `store` and that nobody is to find again."""
+    with clean_place(cache) as place:
+        try:
+            yield place
+        finally:
+            forget_roots(store, place)
 
 
 @contextlib.contextmanager

@@ -29,11 +29,15 @@ LOOK_SECONDS = 1.0  # how often who waits looks who holds the lock by now
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who wrote its name into a lock file. Empty when the file does not say."""
+    """Who wrote its name into a lock file. Empty when the file does not say.
+
+    `token`: what it signed with, where others are to tell that it was this one; see Lock.
+    """
 
     pid: int = 0
     host: str = ""
     command: str = ""
+    token: str = ""
 
     def __str__(self) -> str:
         if not self.pid:
@@ -48,7 +52,9 @@ class Lock:
     `purpose` completes the sentence "... is in use by process 12 (recipe run x.yaml)". When the
     lock is taken, the process waits, and `on_wait` is called with every holder, from a thread of
     its own for those after the first; with `wait=False` it raises Busy instead. Raises
-    MachineCannot where the file cannot be made.
+    MachineCannot where the file cannot be made. `token` stands in the file while the lock is held:
+    also from another machine, or another container, where a process number says nothing, its owner
+    can be told by it.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Lock:
         self._on_wait = on_wait
         self._told: Holder | None = None
         self._fd: int | None = None
+        self.token = ""
 
     @property
     def fd(self) -> int:
@@ -156,6 +163,7 @@ class Lock:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            **({"token": self.token} if self.token else {}),
         }
         with contextlib.suppress(OSError):
             os.ftruncate(self.fd, 0)
@@ -166,7 +174,8 @@ def read_holder(path: Path) -> Holder:
     """Who last took the lock `path`; an empty Holder when that cannot be read."""
     try:
         signature = json.loads(path.read_bytes())
-        return Holder(int(signature["pid"]), str(signature["host"]), str(signature["command"]))
+        named = int(signature["pid"]), str(signature["host"]), str(signature["command"])
+        return Holder(*named, str(signature.get("token", "")))
     except (OSError, ValueError, KeyError, TypeError):
         return Holder()
 

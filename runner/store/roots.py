@@ -9,6 +9,7 @@ of them and still the very one it was, the run folder was deleted out of it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -52,6 +53,15 @@ def register_root(store: Store, run_folder: Path, entries: Iterable[tuple[str, s
         file = _root_file(store, folder)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+
+def forget_roots(store: Store, place: Path) -> None:
+    """Forget the runs in `place`, a folder of passing work that is gone: they keep nothing."""
+    with disk_errors("forgetting a run", store.root), roots_lock(store):
+        for file in sorted((store.root / ".roots").glob("*.json")):
+            with contextlib.suppress(ValueError):  # what cannot be read is for `collect` to say
+                if _read_root(file).folder.is_relative_to(place):
+                    file.unlink()
 
 
 def roots_lock(store: Store) -> Lock:

@@ -87,11 +87,12 @@ def prepare(recipe: Recipe, workspace: Workspace, say: Say) -> None:
     up to `prepare`. Raises what these raise, and UsageError (E884, E533).
     """
     from runner.backends.llamafactory import require_shared_tokens
-    from runner.store.clean_place import clean_place
-    from runner.system.folders import cache_folder
+    from runner.store.clean_place import passing_runs
+    from runner.store.store import Store
+    from runner.system.folders import cache_folder, store_folder
 
     require_shared_tokens(recipe)
-    with clean_place(cache_folder()) as place:
+    with passing_runs(cache_folder(), Store(store_folder())) as place:
         outputs = _run_stages(recipe, place)
         key = _key(recipe, outputs)
         origin = workspace.folder / "tokens" / f"{recipe.name}.json"

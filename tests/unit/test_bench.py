@@ -296,7 +296,7 @@ def found(joules: float | None, roofline: Roofline) -> Bench:
 
 def test_the_report_says_what_was_left_out_and_what_is_not_known() -> None:
     text = as_text(found(None, NOBODY))
-    assert "2 steps, the first 1 left out as warm-up" in text
+    assert "2 steps measured, behind 1 of warm-up that are left out" in text
     assert re.search(r"50\.0  without padding", text)
     assert "not known: the model's shapes" in text
     assert "energy             not readable here" in text

@@ -82,9 +82,7 @@ def test_a_setting_that_stands_twice_is_named_once() -> None:
     assert found == ["train: learning_rate: 0.1 on the first machine, 0.2 here"]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "10.0.0.1", ":29400", "host:", "host:0", "host:65536", "host:x", "host:²"]
-)
+@pytest.mark.parametrize("text", ["", "10.0.0.1", ":29400", "host:", "host:x", "host:-1", "host:²"])
 def test_an_address_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no address: write HOST:PORT, such as 192\."):
         parse_address(text)

@@ -16,6 +16,7 @@ from runner.plan.phases import phases_of
 from runner.plan.shapes import shapes_of
 from runner.recipe.load import load_recipe
 from runner.recipe.model import Recipe
+from runner.recipe.typed import typed
 from runner.system import hardware
 from runner.system.process import ChildResult, describe_exit
 from tests.chain import ROOT
@@ -89,7 +90,7 @@ def test_where_nothing_fits_what_takes_least_is_told(
     error = StageFailed(f"train {killed(tmp_path)}", hint="?", code="E500", stage="train")
     explain(error, recipe, events(tmp_path, loaded=True))
     assert "no known change makes it fit 1.3 GB; least takes data.max_length: 256 (" in error.hint
-    assert "recipe plan --hardware all" in error.hint
+    assert f"`recipe plan {typed(recipe)} --hardware all` counts for other" in error.hint
 
 
 def test_tasks_of_the_harness_are_told_of_by_their_own_plan(recipe: Recipe, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.stages.contract import Class
+from runner.store.clean_place import passing_runs
 from runner.store.collect import Collection, collect
 from runner.store.roots import read_roots, register_root
 from runner.store.store import State, Store
@@ -246,3 +247,32 @@ def test_half_written_notes_of_digests_go(world: World, tmp_path: Path) -> None:
     (notes / "b.json").touch()
     collect(world.store, dry_run=False, notes=notes)
     assert [path.name for path in notes.iterdir()] == ["b.json"]
+
+
+def test_runs_of_passing_work_are_forgotten_with_their_folder(world: World, tmp_path: Path) -> None:
+    (kept,) = read_roots(world.store)
+
+    def pass_by() -> None:
+        with passing_runs(tmp_path / "cache", world.store) as place:
+            run = place / "runs" / "20270101-000000"
+            run.mkdir(parents=True)
+            register_root(world.store, run, [("merge", UNUSED)])
+            assert len(read_roots(world.store)) == 2
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pass_by()
+    assert read_roots(world.store) == [kept]
+    found = collect(world.store, dry_run=True)
+    assert [item.path.name for item in found.removed] == [UNUSED]
+
+
+def test_a_root_that_cannot_be_read_keeps_nobody_from_forgetting(
+    world: World, tmp_path: Path
+) -> None:
+    damaged = world.store.root / ".roots" / "damaged.json"
+    damaged.write_text("{")
+    with passing_runs(tmp_path / "cache", world.store) as place:
+        register_root(world.store, place, [])
+    assert damaged.is_file()
+    assert len(list(damaged.parent.iterdir())) == 2  # and that of the world's own run

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from runner.errors import Busy, Interrupted, MachineCannot, StageFailed
+from runner.errors import Busy, Interrupted, MachineCannot, StageFailed, UsageError
 from runner.execution.machines import meeting
 from runner.execution.machines.link import Link
 from runner.execution.machines.meeting import PROTOCOL, First, Other
@@ -350,6 +350,65 @@ def test_what_keeps_a_joiner_from_beginning_is_told_to_the_first(
     assert not scene.second.is_busy()
 
 
+# --- two machines with the same locks
+
+
+@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize("key", ["key", "another"])  # of another store in the same cache
+def test_a_joiner_with_the_locks_of_the_first_machine_is_refused(
+    scene: Scene, address: tuple[str, int], key: str, wait: bool
+) -> None:
+    first = scene.waits_for(address)
+    begun = scene.beside(lambda: first.begin(PLAN, scene.first.turn()))
+    joining = scene.joins(address)
+    joined = scene.beside(lambda: joining.begin(PLAN, scene.first.turn(key, wait=wait)))
+    with pytest.raises(UsageError) as refused:
+        joined.result(60)
+    assert (refused.value.code, refused.value.exit_code) == ("E956", 2)
+    what = "the same work" if key == "key" else "the device"
+    assert f"{what}, held by process {os.getpid()} " in refused.value.message
+    assert "put SPARK_RECIPES_CACHE=FOLDER before" in refused.value.hint
+    scene.until(said(scene.said, "machine 2 (127.0.0.1) has gone: two machines of this"), begun)
+    other = scene.joins(address)  # one with locks of its own is waited for
+    other.begin(PLAN, scene.second.turn())
+    begun.result(60)
+    first.end(None)
+    other.end(None)
+
+
+def test_a_joiner_that_was_asked_before_the_first_machine_is_refused_too(
+    scene: Scene, address: tuple[str, int]
+) -> None:
+    first, other = scene.waits_for(address), scene.joins(address)
+    turn, theirs = scene.first.turn(), scene.first.turn("another")
+    with scene.first.lock("another"):
+        begun = scene.beside(lambda: first.begin(PLAN, turn))
+        joined = scene.beside(lambda: other.begin(PLAN, theirs))
+        scene.until(said(scene.said, "machine 2 (127.0.0.1) waits for the same work"), begun)
+    with pytest.raises(UsageError, match="the device, held by process ") as refused:
+        joined.result(60)
+    assert refused.value.code == "E956"
+    scene.until(lambda: not scene.first.is_busy(), begun)
+
+
+def test_two_joiners_with_the_same_locks_are_one_too_many(
+    scene: Scene, address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SPARK_RECIPES_STORE", str(tmp_path))
+    first = scene.waits_for(address, 3)
+    begun = scene.beside(lambda: first.begin(PLAN, scene.first.turn()))
+    others = [scene.joins(address), scene.joins(address)]
+    joined = [
+        scene.beside(lambda each=each: each.begin(PLAN, scene.second.turn()))  # type: ignore[misc]
+        for each in others
+    ]
+    scene.until(lambda: any(each.done() for each in joined), begun)
+    (refused,) = [each.exception() for each in joined if each.done()]
+    assert isinstance(refused, UsageError)
+    assert "put SPARK_RECIPES_CACHE=FOLDER SPARK_RECIPES_STORE=FOLDER before" in refused.hint
+    scene.until(lambda: not scene.second.is_busy(), begun)
+
+
 # --- some go while others wait
 
 
@@ -500,7 +559,7 @@ def test_another_checkouts_way_of_talking_is_refused(
     begun = scene.beside(lambda: first.begin(PLAN, scene.first.turn()))
     scene.until(said(scene.said, "waiting for 1 more"), begun)
     monkeypatch.setattr(meeting, "PROTOCOL", PROTOCOL + 1)
-    with pytest.raises(StageFailed, match="how the machines of this checkout talk: 2 on") as no:
+    with pytest.raises(StageFailed, match=f"checkout talk: {PROTOCOL} on") as no:
         scene.joins(address).begin(PLAN, scene.second.turn())
     assert no.value.code == "E378"
 

@@ -6,16 +6,20 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from runner.errors import UsageError
+from runner.store.locks import Holder
 
 
 class Turn(Protocol):
     """What a training needs of its machine for itself alone: the device, first of all.
 
-    `wait`: may it be waited for? `taken`: is it this training's now?
+    `wait`: may it be waited for? `taken`: is it this training's now? `token`: what it is known by
+    in the locks that it takes; `holder`: who had one of them when `take` last found it busy.
     """
 
     wait: bool
     taken: bool
+    token: str
+    holder: Holder
 
     def take(self) -> str:
         """Try once, without waiting; "" when it was free, else what is busy and who has it.
@@ -38,6 +42,8 @@ class NoTurn:
 
     wait = True
     taken = True
+    token = ""
+    holder = Holder()
 
     def take(self) -> str:
         """There is nothing to take."""
@@ -58,7 +64,7 @@ class Machines(Protocol):
 
         The answer is where this one stands: `machine` (from 0), `machines`, `address`, `port`,
         `own_address`. Raises Busy (E964) when a machine would have to wait for its turn, and
-        it or the first one was told not to.
+        it or the first one was told not to; UsageError (E956) when two of them take the same locks.
         """
         ...
 

@@ -4,13 +4,15 @@ When all are here the first one asks each machine, itself included, to take its 
 waiting, one after the other. Where one cannot, all give back what they took, everybody is told who
 waits for whom, and after a pause of varied length it is tried again, first where it was busy. So
 nobody holds a device while waiting for another one, and two trainings that need the same two
-machines cannot block each other.
+machines cannot block each other. Two machines of one training that have the same locks, by one
+cache or store, would wait for each other for ever: one of them is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import random
 import socket
 import struct
@@ -18,28 +20,34 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from runner.errors import Busy, Interrupted, MachineCannot, StageFailed
+from runner.errors import Busy, Interrupted, MachineCannot, StageFailed, UsageError
 from runner.execution.machines.contract import Turn
 from runner.execution.machines.link import Gone, Link
 from runner.execution.machines.same import differences
 from runner.report.printable import escaped
+from runner.system.folders import CACHE, STORE
 
 EXAMPLE = "192.168.100.1:29400"
 MAX_WORDS = 400  # characters of what another machine says
-PROTOCOL = 2  # raise when machines say something else to each other
+PROTOCOL = 3  # raise when machines say something else to each other
 ANSWER_SECONDS = 30.0  # what a machine that connects gets to compare plans
 TELL_SECONDS = 15.0  # what a machine whose training broke gets to say so
 TRY_AGAIN_SECONDS = 1.0
 TAKE_AGAIN_SECONDS = (0.5, 2.0)  # at least and at most; two that collide must not keep step
 _LOOK = 0.1
 _SIOCGIFADDR = 0x8915
+LAST_PORT = (1 << 16) - 1
+_DIGITS = 10  # of a port, zeros before it included: Python reads no number of thousands of them
 
 
 def parse_address(text: str) -> tuple[str, int]:
     """Of `HOST:PORT`. Raises ValueError, which says what is meant."""
     host, _, port = text.rpartition(":")
-    if not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 1 << 16:
+    if not host or not (port.isascii() and port.isdecimal()):
         message = f"{text!r} is no address: write HOST:PORT, such as {EXAMPLE}"
+        raise ValueError(message)
+    if len(port) > _DIGITS or not 0 < int(port) <= LAST_PORT:
+        message = f"{text!r} has no port that there is: it goes from 1 to {LAST_PORT}"
         raise ValueError(message)
     return host, int(port)
 
@@ -59,6 +67,7 @@ class First:
         self._host, self._machines = address[0], machines
         self._how, self._say, self._on_poll = how_to_join, say, on_poll
         self._links: dict[Link, bool] = {}  # and whether it is done
+        self._tokens: dict[Link, str] = {}  # of their turns
         try:
             self._listening = socket.create_server(address, backlog=16)
         except (OSError, OverflowError) as error:
@@ -151,6 +160,7 @@ class First:
             raise
         if answer.get("ready"):
             self._links[link] = False
+            self._tokens[link] = str(answer.get("token", ""))
             self._say(f"{link.name} is here")
             return
         refused = [str(line) for line in answer.get("refused", [])] or ["it did not say why"]
@@ -168,7 +178,7 @@ class First:
     def _drop(self, link: Link, why: Gone) -> None:
         self._say(f"{link.name} has gone: {why}")
         link.close()
-        del self._links[link]
+        del self._links[link], self._tokens[link]
 
     def _take_all(self, turn: Turn) -> None:
         """Have every machine's device, this one's too.
@@ -180,6 +190,8 @@ class First:
         told = ""
         while busy := self._busy_one(order, turn):
             who, holder = busy
+            if who is None:
+                self._refuse_the_holder(turn, holder)
             words = f"{_name(who)} waits for {holder}"
             if not turn.wait:
                 raise _is_busy(f"all machines are here, but {words}")
@@ -196,16 +208,17 @@ class First:
     def _busy_one(self, order: list[Link | None], turn: Turn) -> tuple[Link | None, str] | None:
         """The first machine of `order` that is busy, and with what; None: all have theirs now."""
         for who in order:
-            if holder := turn.take() if who is None else self._ask(who):
+            if holder := turn.take() if who is None else self._ask(who, turn):
                 turn.give_back()
                 self._release_all()
                 return who, holder
         return None
 
-    def _ask(self, link: Link) -> str:
+    def _ask(self, link: Link, turn: Turn) -> str:
         """Have another machine take its device; "" when it has, else who has it."""
+        others = [turn.token, *(self._tokens[each] for each in self._links if each is not link)]
         with self._dropping(link):
-            link.send(take=True)
+            link.send(take=others)
             while True:
                 self._on_poll()
                 for message in _heard(link, _LOOK):
@@ -213,6 +226,14 @@ class First:
                         return ""
                     if isinstance(message.get("busy"), str):
                         return _words(message["busy"]) or "its device"
+
+    def _refuse_the_holder(self, turn: Turn, words: str) -> None:
+        """Raises Gone when it is a machine that joined which has what this one needs."""
+        for link in self._links:
+            if turn.holder.token and turn.holder.token == self._tokens[link]:
+                with self._dropping(link):
+                    link.send(shared=words)
+                    raise Gone(_same_locks(words).message)
 
     def _release_all(self) -> None:
         """Who has taken nothing has nothing to release."""
@@ -264,7 +285,10 @@ class Other:
         self._first_is_done = False
 
     def begin(self, plan: Mapping[str, Any], turn: Turn) -> dict[str, Any]:
-        """Connect, compare, take the device when asked. Raises StageFailed (E378), Busy (E964)."""
+        """Connect, compare, take the device when asked.
+
+        Raises StageFailed (E378), Busy (E964), UsageError (E956).
+        """
         plan = {**plan, "protocol": PROTOCOL}
         where = f"the training at {self._address[0]}:{self._address[1]}"
         self._say(f"waiting for {where}")
@@ -335,18 +359,23 @@ class Other:
                 "run the same command again; the first machine waits",
                 code="E378",
             )
-        link.send(ready=True)
+        link.send(ready=True, token=turn.token)
         place = self._turn_comes(link, turn)
         self._link = link
         return {**place, "own_address": link.own_address}
 
     def _turn_comes(self, link: Link, turn: Turn) -> dict[str, Any]:
-        """Do as the first machine says until it says begin; its words. Raises Gone, Busy."""
+        """Do as the first machine says until it says begin; its words.
+
+        Raises Gone, Busy, UsageError.
+        """
         while True:
             self._on_poll()
             for message in _heard(link, _LOOK):
                 if "take" in message:
-                    _take(link, turn)
+                    _take(link, turn, message["take"])
+                elif "shared" in message:
+                    raise _same_locks(_words(message["shared"]))
                 elif "release" in message:
                     turn.give_back()
                 elif "waits" in message:
@@ -405,9 +434,14 @@ def _heard(link: Link, wait: float = 0.0) -> list[dict[str, Any]]:
     return messages
 
 
-def _take(link: Link, turn: Turn) -> None:
-    """Answer the first machine. Raises Busy, Gone, and what the turn raises."""
+def _take(link: Link, turn: Turn, others: Any) -> None:
+    """Answer the first machine; `others` are the tokens of the turns of all but this one.
+
+    Raises UsageError, Busy, Gone, and what the turn raises.
+    """
     holder = turn.take()
+    if holder and turn.holder.token and isinstance(others, list) and turn.holder.token in others:
+        raise _same_locks(holder)
     if holder and not turn.wait:
         raise _is_busy(f"the training could begin, but this machine waits for {holder}")
     if holder:
@@ -423,6 +457,20 @@ def _words(said: Any) -> str:
 
 def _name(who: Link | None) -> str:
     return "the first machine" if who is None else who.name
+
+
+def _same_locks(words: str) -> UsageError:
+    """`words`: what both need, and who has it. A store of its own may lie in the same cache, which
+    has the lock of the device."""
+    variables = f"{CACHE}=FOLDER"
+    if os.environ.get(STORE):
+        variables += f" {STORE}=FOLDER"
+    return UsageError(
+        "two machines of this training have the same cache or store, so each would wait for the "
+        f"other: {words}",
+        hint=f"give the one that joins its own: put {variables} before the same command",
+        code="E956",
+    )
 
 
 def _is_busy(message: str) -> Busy:

@@ -9,6 +9,7 @@ from runner.recipe.finding import Finding, listed
 from runner.recipe.model import Recipe
 from runner.recipe.model_facts import Facts, facts_of_folder, facts_of_result
 from runner.recipe.suggest import nearest
+from runner.recipe.typed import how_to_get_sizes
 from runner.report.printable import quoted
 
 
@@ -150,5 +151,5 @@ def not_checked(recipe: Recipe, facts: Facts | None) -> str:
     """What could not be checked for want of the model's facts; "" when all was."""
     if facts is not None or innermost(recipe).model.path is not None:
         return ""
-    lock = f"recipe lock {recipe.source.path}"
-    return f"not checked: max_length, chat template and widths against the model: run `{lock}`"
+    how = how_to_get_sizes(recipe)
+    return f"not checked: max_length, chat template and widths against the model: {how}"

@@ -6,8 +6,10 @@ rule is one function here (or there), an entry in docs/errors.md and a pair of r
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,6 +18,7 @@ from runner.recipe.checks.registry import check
 from runner.recipe.finding import Finding, listed
 from runner.recipe.model import Recipe, is_commit
 from runner.recipe.named_tasks import repository
+from runner.recipe.schema import load_schema
 from runner.recipe.source import escape_token
 from runner.recipe.suggest import nearest
 from runner.report.printable import holds_token, quoted
@@ -73,9 +76,68 @@ def backend_can_honour(recipe: Recipe) -> Iterator[Finding]:
     refused = {name: [*load_backend(name).cannot_honour(recipe)] for name in sorted(REGISTRY)}
     usual = sorted(refused, key=lambda name: (name != USUAL, name))
     able = next((name for name in usual if not refused[name]), "")
-    hint = f"change it, or write backend: {able}" if able else "change it"
     for pointer, message in refused[recipe.train.backend]:
+        change = _accepted(recipe, pointer)
+        hint = f"{change}, or write backend: {able}" if able else change
         yield Finding("E215", pointer, message, hint)
+
+
+def _accepted(recipe: Recipe, pointer: str) -> str:
+    """What to write at `pointer` so that the backend has nothing against it."""
+    backend = load_backend(recipe.train.backend)
+    before = {*backend.cannot_honour(recipe)}
+    parts = pointer.split("/")[1:]
+    able = [
+        _written(value)
+        for value in _others(recipe, parts)
+        if {*backend.cannot_honour(_with_value(recipe, parts, value))} < before
+    ]
+    if able == [""]:
+        return f"leave {parts[-1]} out"
+    return f"write {parts[-1]}: {' or '.join(able)}" if able else f"change {parts[-1]}"
+
+
+def _others(recipe: Recipe, parts: Sequence[str]) -> list[Any]:
+    """Other values than that at a place of a recipe: all that there are, where they are few.
+
+    Another method is another training, and no way to have this one.
+    """
+    if parts[-1] == "method":
+        return []
+    value: Any = recipe
+    nodes: list[Mapping[str, Any]] = [load_schema()]
+    for part in parts:
+        value = getattr(value, part)
+        nodes = [inner for node in nodes for inner in _inner(node, part)]
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, tuple | Mapping):
+        return [type(value)()]
+    every = dict.fromkeys(word for node in nodes for word in node.get("enum", ()))
+    return [other for other in every if other != value]
+
+
+def _inner(node: Mapping[str, Any], part: str) -> Iterator[Mapping[str, Any]]:
+    """The schemas of a key of an object, of each form that it can have."""
+    if part in node.get("properties", {}):
+        yield node["properties"][part]
+    for kind in ("oneOf", "anyOf", "allOf"):
+        for form in node.get(kind, ()):
+            yield from _inner(form, part)
+
+
+def _with_value(section: Any, parts: Sequence[str], value: Any) -> Any:
+    """`section`, a recipe or a part of one, with another value at that place."""
+    name, *inner = parts
+    changed = _with_value(getattr(section, name), inner, value) if inner else value
+    return replace(section, **{name: changed})
+
+
+def _written(value: Any) -> str:
+    """As YAML; "" for nothing."""
+    if isinstance(value, tuple | Mapping):
+        return ""
+    return json.dumps(value) if isinstance(value, bool) or value is None else str(value)
 
 
 @check("train")

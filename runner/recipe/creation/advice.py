@@ -20,6 +20,7 @@ from runner.recipe.creation.goals import GOALS
 from runner.recipe.creation.inputs import facts_of_file, together
 from runner.recipe.creation.recommend import FitsNowhere, Recommendation, recommend
 from runner.recipe.model import Recipe
+from runner.recipe.typed import how_to_get_sizes
 from runner.report.printable import quoted
 
 WORDS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
@@ -104,8 +105,8 @@ def _model(recipe: Recipe) -> ModelFacts:
     facts = facts_at_hand(recipe)
     shapes, unknown = known_shapes(recipe, facts)
     if shapes is None:
-        lock = f"recipe lock {recipe.source.path} asks for the model's sizes"
-        raise _unknown(f"how large the model is: {unknown}", lock)
+        hint = f"{how_to_get_sizes(recipe)}, which asks the hub for the model's sizes"
+        raise _unknown(f"how large the model is: {unknown}", hint)
     return ModelFacts(recipe.name, shapes, exact=True)
 
 

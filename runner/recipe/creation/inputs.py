@@ -222,7 +222,8 @@ def facts_of_file(path: Path, file: DataFile) -> DataFacts:
     if takes_library(start):
         raise UsageError(
             f"nothing can be recommended, for {quoted(str(path), 80)} is not read while planning",
-            hint="recipe data convert writes it as .jsonl",
+            hint="write its rows as .jsonl: "
+            f"recipe data convert {shlex.quote(str(path))} rows.jsonl",
             code="E955",
         )
     return _read_plain(path, path, file.format, (), file.columns)[1]
