@@ -94,8 +94,10 @@ def _how_long(cost: Cost) -> str:
     """As the estimate of the same plan says, where there is one."""
     from runner.report.plan_text import in_words
 
-    known = [each.seconds for each in cost.time if each.stage == "train"]
-    return "days" if not known or known[0] is None else f"about {in_words(known[0])}"
+    for each in cost.time:
+        if each.stage == "train" and each.seconds is not None:
+            return f"{each.about} {in_words(each.seconds)}"
+    return "days"
 
 
 def _token(recipe: Recipe, stages: list[Stage]) -> Iterator[Lack]:

@@ -110,8 +110,8 @@ def _overview(counted: Iterable[_Counted], spark: Hardware) -> Iterator[str]:
     yield from table((*heads, "training on a Spark"), rows)
     yield ""
     rate = f"at an assumed {spark.flops:.0e} FLOP/s"
-    yield f"The time is that of the training alone, {rate}, with all rows as long as"
-    yield "`data.max_length`: most are shorter. Loading, evaluation and the rest come on top."
+    yield f"The time is that of the training alone, {rate}, its tokens estimated from"
+    yield "the characters of the rows. Loading, evaluation and the rest come on top."
 
 
 def _peak(found: Fit) -> str:

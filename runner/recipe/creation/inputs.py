@@ -209,7 +209,12 @@ def format_of_file(path: Path, among: Collection[str] = ()) -> str:
 
 
 def facts_of_file(path: Path, file: DataFile) -> DataFacts:
-    """Of a file that a recipe names, in the format and by the columns that it says.
+    """Of a file that a recipe names; raises as `facts_of_rows`."""
+    return facts_of_rows(path, file.format, file.columns)
+
+
+def facts_of_rows(path: Path, form: str, columns: Mapping[str, str] | None) -> DataFacts:
+    """Of a file in the format and by the columns that a recipe says.
 
     Raises UsageError: E157 for rows that cannot be used, E955 for a file that only a run can read.
     """
@@ -225,7 +230,7 @@ def facts_of_file(path: Path, file: DataFile) -> DataFacts:
             hint="recipe data convert writes it as .jsonl",
             code="E955",
         )
-    return _read_plain(path, path, file.format, (), file.columns)[1]
+    return _read_plain(path, path, form, (), columns)[1]
 
 
 def together(facts: list[DataFacts]) -> DataFacts:
