@@ -144,9 +144,10 @@ def _memory(recipe: Recipe, cost: Cost, machine: Machine) -> Iterator[Lack]:
 def _smaller(recipe: Recipe, have: int, machine: Machine) -> str:
     """The fewest changes that make it fit `have` bytes, or that none does."""
     from runner.plan.cost import known_shapes
-    from runner.plan.fit import fewest_changes, fewest_together
+    from runner.plan.fit import fewest_changes, fewest_together, least_changes
     from runner.plan.job import Job
     from runner.plan.published_models import facts_at_hand
+    from runner.report.fit_table import still
 
     larger = "take a machine with more memory, or a smaller model: recipe plan --hardware all"
     shapes, _ = known_shapes(recipe, facts_at_hand(recipe))
@@ -162,7 +163,7 @@ def _smaller(recipe: Recipe, have: int, machine: Machine) -> str:
         told.append(f"train on two machines, {' and '.join(words)}: about {gb(each)} on each")
     if told:
         return "; or ".join(told)
-    return f"after all changes it still takes {gb(left)}: {larger}"
+    return f"{still(*least_changes(shapes, job, machine.device))}: {larger}"
 
 
 def _disk(recipe: Recipe, stages: list[Stage], cost: Cost) -> Iterator[Lack]:

@@ -2,7 +2,8 @@
 
 Sizes follow from the model's config by arithmetic; where it is not at hand, nothing is guessed.
 Times are those of an earlier run on the same platform; without one, a training's is its
-arithmetic (plan/tokens.py counts what it reads) at an assumed speed, which is said. All of it is an estimate.
+arithmetic, over what plan/tokens.py counts, at an assumed speed, which is said. All of it is an
+estimate.
 """
 
 from __future__ import annotations

@@ -281,6 +281,7 @@ def _file_checks(recipe: Recipe, unsound: set[str], bad: set[str]) -> tuple[list
         found += harness.check_tasks(recipe)
     if data and "train" not in unsound:
         found += rows.check_batch(recipe)
+        found += rows.check_passes(recipe)
     if "model" in unsound or any(pointer.startswith("/model") for pointer in bad):
         return found, ""
     facts = facts_at_hand(recipe)

@@ -125,7 +125,8 @@ def _verdict(found: Fit) -> str:
         return f"only with `{'` and `'.join(found.changes)}`"
     if found.together:
         return f"two with `{'` and `'.join(found.together[0])}`"
-    return f"no: after all changes {found.changed / 1e9:.1f} of {found.budget / 1e9:.1f} GB"
+    changes = f"`{'` and `'.join(found.least)}`" if found.least else "any change"
+    return f"no: with {changes} {found.changed / 1e9:.1f} of {found.budget / 1e9:.1f} GB"
 
 
 def _sorted_out(counted: Iterable[_Counted]) -> str:

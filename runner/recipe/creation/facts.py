@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from runner.plan.machines import HERE_USABLE, Hardware, hardware
@@ -138,11 +138,6 @@ def shapes_of_size(parameters: int) -> Shapes:
     )
     one, two = (of(nearest, layers).parameters for layers in (1, 2))
     return of(nearest, max(1, 1 + round((parameters - one) / (two - one))))
-
-
-def smollm2() -> Shapes:
-    """SmolLM2-135M's, of its published config."""
-    return replace(_shapes(_PUBLISHED[0][1]), context=8192)
 
 
 def _shapes(sizes: _Sizes) -> Shapes:
