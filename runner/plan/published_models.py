@@ -27,6 +27,12 @@ def facts_at_hand(recipe: Recipe) -> Facts | None:
     return known_facts(recipe) or published_facts(recipe)
 
 
+def facts_for_checks(recipe: Recipe) -> Facts | None:
+    """The same for the rules of a recipe; of a package only what its own file says."""
+    in_package = innermost(recipe).model.wheel is not None
+    return known_facts(recipe) if in_package else facts_at_hand(recipe)
+
+
 def published_facts(recipe: Recipe) -> Facts | None:
     """The published sizes of the recipe's model; None when they are not known here."""
     model = innermost(recipe).model

@@ -135,7 +135,8 @@ def test_the_small_model_is_planned_by_the_sizes_that_it_was_written_by(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(capsys, "x.yaml", *BASIC[:4], "--machine", "dgx-spark")[0] == 0
-    (written,) = re.findall(r"about (\S+ GB) at the peak", Path("x.yaml").read_text())
+    text = Path("x.yaml").read_text().replace("\n# ", " ")
+    (written,) = re.findall(r"about (\S+ GB) at the peak", text)
     assert main(["plan", "x.yaml", "--hardware", "dgx-spark"]) == 0
     assert f"fits: about {written} at the peak" in capsys.readouterr().out
     assert main(["plan", "x.yaml", "--recommend", "--hardware", "dgx-spark"]) == 0
@@ -319,7 +320,7 @@ def test_a_name_is_made_of_any_words() -> None:
         *(
             ([*BASIC[:4], "--machine", machine, f"--memory={memory}"], "E156", f"{shown} is no")
             for machine in ("gpu", "cpu", "spark", "rtx-4090")
-            for memory, shown in (("0", "0.0"), ("-8", "-8.0"), ("nan", "nan"), ("1e9", "1000000000.0"))
+            for memory, shown in (("0", "0.0"), ("-8", "-8.0"), ("nan", "nan"), ("1e6", "1e+06"))
         ),
         (["--model", "smollm2", "--data", "data/none.jsonl", *BASIC[4:]], "E157", "not a readable"),
         ([*BASIC, "--data", "keys.jsonl"], "E157", "no known format"),

@@ -256,17 +256,19 @@ def _template(recipe: Recipe, facts: Facts | None) -> str | None:
 
 
 def check_batch(recipe: Recipe) -> Iterator[Finding]:
-    """A step that takes more rows than there are is a smaller one than it says. Packed, they are
-    fewer packs than rows."""
-    train = recipe.train
-    batch = train.rows_per_step
+    """A step that takes more rows than there are is a smaller one than it says. How many packs rows
+    make is known later: there a forward pass that takes more packs than there are rows is told."""
+    train, packing = recipe.train, recipe.data.packing
+    batch = train.per_device_train_batch_size if packing else train.rows_per_step
     rows = _training_rows(recipe)
     if rows is None or batch <= rows:
         return
-    longer = train.gradient_accumulation_steps >= train.per_device_train_batch_size
+    longer = not packing and train.gradient_accumulation_steps >= train.per_device_train_batch_size
     key = "gradient_accumulation_steps" if longer else "per_device_train_batch_size"
-    taken = "packs of rows" if recipe.data.packing else "rows"
-    message = f"a step takes {batch} {taken}, and about {rows} rows are trained on"
+    taken = (
+        f"a forward pass takes {batch} packs of rows" if packing else f"a step takes {batch} rows"
+    )
+    message = f"{taken}, and about {rows} rows are trained on"
     hint = "lower it, or give more rows"
     yield Finding("W216", f"/train/{key}", message, hint)
 
