@@ -379,14 +379,14 @@ def test_a_killed_runner_takes_its_program_along_and_the_next_run_works(tmp_path
     child = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     code = KILLED.format(root=str(ROOT), child=child, folder=str(tmp_path))
     runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (mark.exists() and mark.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     runner.send_signal(signal.SIGKILL)
     runner.wait()
     pid = int(mark.read_text())
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while Path(f"/proc/{pid}").exists() and "Z" not in _state(pid):
         assert time.monotonic() < deadline, "the program outlived its runner"
         time.sleep(0.05)
