@@ -8,11 +8,11 @@ to be as long as it may be.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import UsageError
 from runner.recipe.methods import METHODS
@@ -91,8 +91,6 @@ def _draws(recipe: Recipe) -> bool:
 
 def _of_an_epoch(recipe: Recipe) -> tuple[float, float] | None:
     """Rows and tokens of one pass over the rows; None where their texts cannot be read here."""
-    from runner.scripts.data.dividing.mixing import rows_of_each
-
     if training_rows(recipe) is None:  # then they are too many to be read here, too
         return None
     facts = _facts(recipe, recipe.data.train)
@@ -100,9 +98,20 @@ def _of_an_epoch(recipe: Recipe) -> tuple[float, float] | None:
         return None
     counts = [each.rows for each in facts]
     sources = [file.mix for file in recipe.data.train]
-    rows = rows_of_each(counts, sources, recipe.data.validation.fraction)
+    rows = _rows_of_each(counts, sources, recipe.data.validation.fraction)
     tokens = (n * _of_a_row(recipe, each) for n, each in zip(rows, facts, strict=True))
     return (sum(rows), sum(tokens)) if sum(rows) else None
+
+
+def _rows_of_each(
+    counts: Sequence[int], sources: Sequence[Mapping[str, Any]], fraction: float
+) -> list[float]:
+    """Rows of each file that are trained on, about."""
+    from runner.scripts.data.dividing.mixing import times_of
+
+    taken = [min(n, source.get("limit", n)) for n, source in zip(counts, sources, strict=True)]
+    times = times_of(taken, sources)
+    return [float(n * each) * (1 - fraction) for n, each in zip(taken, times, strict=True)]
 
 
 def _of_a_row(recipe: Recipe, facts: DataFacts) -> float:

@@ -97,19 +97,14 @@ def shuffled(rows: Sequence[R], seed: int) -> Sequence[R]:
 
 def rows_about(counts: Sequence[int], sources: Sequence[Source], fraction: float) -> float:
     """How many rows are trained on, about, where the files have `counts` rows."""
-    return sum(rows_of_each(counts, sources, fraction))
-
-
-def rows_of_each(counts: Sequence[int], sources: Sequence[Source], fraction: float) -> list[float]:
-    """The same, of each of the files."""
     taken = [
         min(count, source.get("limit", count))
         for count, source in zip(counts, sources, strict=True)
     ]
     if not all(taken):
-        return [n * (1 - fraction) for n in taken]
+        return sum(taken) * (1 - fraction)
     times = times_of(taken, sources)
-    return [float(n * each) * (1 - fraction) for n, each in zip(taken, times, strict=True)]
+    return float(sum(n * each for n, each in zip(taken, times, strict=True))) * (1 - fraction)
 
 
 def times_of(counts: Sequence[int], sources: Sequence[Source]) -> list[Fraction]:
