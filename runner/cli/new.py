@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,8 @@ from runner.recipe.creation.goals import DEFAULT, GOALS, goal_of, goals_for
 from runner.recipe.methods import METHODS
 
 if TYPE_CHECKING:
-    from runner.recipe.creation.facts import Machine
-    from runner.recipe.creation.recommend import Recommendation
+    from runner.recipe.creation.facts import DataFacts, Machine, ModelFacts
+    from runner.recipe.creation.recommend import FitsNowhere, Recommendation
     from runner.recipe.creation.write import Wish
 
 HELP = (
@@ -128,12 +130,7 @@ def main(args: argparse.Namespace) -> int:
         told = f"the rows are not enough for --goal {wish.goal}: {error.what}"
         raise UsageError(told, hint=error.hint, code="E954") from error
     except FitsNowhere as error:
-        raise UsageError(
-            f"{wish.model_facts.name} does not fit: even {error.tuning} needs about "
-            f"{error.need / _GB:.0f} GB, and {wish.machine} has {error.have / _GB:.0f} GB for it",
-            hint="take a smaller model or a larger machine; --tuning qlora writes it all the same",
-            code="E159",
-        ) from error
+        raise _too_large(wish.model_facts, wish.machine, error) from error
     try:
         warnings = check(text, wish.path)
     except RecipeInvalid as error:
@@ -145,6 +142,15 @@ def main(args: argparse.Namespace) -> int:
     print(f"wrote {wish.path}: {TUNINGS[made.tuning]}, about {made.memory.total / _GB:.0f} GB")
     _say_next(wish, warnings, made)
     return 0
+
+
+def _too_large(model: ModelFacts, machine: Machine, error: FitsNowhere) -> UsageError:
+    return UsageError(
+        f"{model.name} does not fit: even {error.tuning} needs about "
+        f"{error.need / _GB:.0f} GB, and {machine} has {error.have / _GB:.0f} GB for it",
+        hint="take a smaller model or a larger machine; --tuning qlora writes it all the same",
+        code="E159",
+    )
 
 
 def _refuse_what_goes_with_from(args: argparse.Namespace) -> None:
@@ -228,7 +234,10 @@ def _wish(args: argparse.Namespace, questions: _Questions) -> Wish:
     )
     facts = found(args.path or Path("recipe.yaml"))[1]
     data = questions.answer(args.data, "--data", "Which rows (a .jsonl file)", _data_of(args, goal))
-    machine = _machine(args, questions)
+    seen = together([each for _, _, each in data])
+    machine, hardware = _machine(
+        args, questions, partial(_require_room, goal, facts, seen, args.max_length)
+    )
     name = args.name or slug(args.path.stem if args.path else f"{facts.name}-{goal}")
     path = args.path or Path(
         questions.answer(None, "PATH", "Where to", _new_path(args), f"{name}.yaml")
@@ -246,11 +255,12 @@ def _wish(args: argparse.Namespace, questions: _Questions) -> Wish:
         model=section,
         model_facts=facts,
         files=files,
-        data=together([each for _, _, each in data]),
+        data=seen,
         machine=machine,
         system=args.system,
         tuning=args.tuning,
         max_length=args.max_length,
+        hardware=hardware,
     )
 
 
@@ -342,30 +352,64 @@ def _data_of(args: argparse.Namespace, goal: str) -> Callable[[Any], Any]:
     return read
 
 
-def _machine(args: argparse.Namespace, questions: _Questions) -> Machine:
+def _require_room(
+    goal: str, model: ModelFacts, data: DataFacts, max_length: int | None, machine: Machine
+) -> None:
+    """Raises UsageError E159 where no way of training the model fits the machine."""
+    from runner.recipe.creation.by_method import NothingToLearn
+    from runner.recipe.creation.recommend import FitsNowhere, recommend
+
+    try:
+        recommend(GOALS[goal], model, data, machine, max_length=max_length)
+    except FitsNowhere as error:
+        raise _too_large(model, machine, error) from error
+    except NothingToLearn:  # of which another machine changes nothing
+        return
+
+
+def _machine(
+    args: argparse.Namespace, questions: _Questions, require_room: Callable[[Machine], None]
+) -> tuple[Machine, str]:
+    """The machine, and its name for --hardware; one that is too small is asked for again."""
+    while True:
+        machine, hardware = _one_machine(args, questions)
+        if not questions.asks or args.machine is not None or args.tuning is not None:
+            return machine, hardware
+        try:
+            require_room(machine)
+        except UsageError as error:
+            print(f"  {error.message}; {error.hint}", file=sys.stderr)
+        else:
+            return machine, hardware
+
+
+def _one_machine(args: argparse.Namespace, questions: _Questions) -> tuple[Machine, str]:
     from runner.plan.machines import hardware as described
     from runner.plan.machines import known_names
     from runner.recipe.creation.facts import Machine
     from runner.system import hardware
 
-    names = [gpu.name for gpu in hardware.gpus()] if args.machine is None else []
+    names = [gpu.name for gpu in hardware.gpus()]
     here = "spark" if any("GB10" in name for name in names) else "gpu" if names else "cpu"
     kind = questions.answer(
-        args.machine, "--machine", f"Which machine trains ({', '.join(KINDS)})",
+        args.machine, "--machine", f"Which machine trains ({', '.join((*KINDS, *known_names()))})",
         _machine_named((*KINDS, *known_names())), here,
     )  # fmt: skip
     if kind not in KINDS:
-        return Machine.of(described(kind), 0 if args.memory is None else _gigabytes(args.memory))
+        memory = 0 if args.memory is None else _gigabytes(args.memory)
+        return Machine.of(described(kind), memory), kind
     if kind == "spark":
-        return Machine(kind, _gigabytes(args.memory or described("dgx-spark").memory // _GB))
+        own = described("dgx-spark").memory // _GB
+        machine = Machine(kind, _gigabytes(own if args.memory is None else args.memory))
+        return machine, "" if here == "spark" else "dgx-spark"
     if kind == "cpu":
         own = hardware.memory().total // _GB
-        return Machine(kind, _gigabytes(args.memory or own))
+        return Machine(kind, _gigabytes(own if args.memory is None else args.memory)), ""
     memory = questions.answer(
         args.memory, "--memory", "Memory of the GPU in GB", _gigabytes,
         str(USUAL_GPU_MEMORY) if questions.asks else "",
     )  # fmt: skip
-    return Machine(kind, memory)
+    return Machine(kind, memory), ""
 
 
 def _machine_named(words: tuple[str, ...]) -> Callable[[str], str]:
@@ -382,7 +426,9 @@ def _gigabytes(value: Any) -> int:
         size = 0.0
     if not 1 <= size <= 100_000:
         raise UsageError(
-            f"{value} is no amount of memory", hint="write a number of GB, such as 24", code="E156"
+            f"{value} is no amount of memory",
+            hint="write a number of GB from 1 to 100000, such as 24",
+            code="E156",
         )
     return round(size * _GB)
 
@@ -437,7 +483,8 @@ def _say_next(wish: Wish, warnings: list[Any], made: Recommendation) -> None:
         print(said, file=sys.stderr)
     if not made.fits:
         print("by arithmetic it does not fit: see the comment at its top", file=sys.stderr)
-    print(f"next: recipe plan {wish.path}")
+    where = f" --hardware {shlex.quote(wish.hardware)}" if wish.hardware else ""
+    print(f"next: recipe plan {wish.path}{where}")
     if not (wish.root / "schemas").is_dir():
         schema = wish.root / "schemas" / "recipe-1.json"
         print(f"help in your editor: recipe schema > {os.path.relpath(schema)}")

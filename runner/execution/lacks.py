@@ -95,8 +95,10 @@ def _how_long(cost: Cost) -> str:
     """As the estimate of the same plan says, where there is one."""
     from runner.report.plan_text import in_words
 
-    known = [each.seconds for each in cost.time if each.stage == "train"]
-    return "days" if not known or known[0] is None else f"about {in_words(known[0])}"
+    for each in cost.time:
+        if each.stage == "train" and each.seconds is not None:
+            return f"{each.about} {in_words(each.seconds)}"
+    return "days"
 
 
 def _token(recipe: Recipe, stages: list[Stage]) -> Iterator[Lack]:
@@ -143,9 +145,10 @@ def _memory(recipe: Recipe, cost: Cost, machine: Machine) -> Iterator[Lack]:
 def _smaller(recipe: Recipe, have: int, machine: Machine) -> str:
     """The fewest changes that make it fit `have` bytes, or that none does."""
     from runner.plan.cost import known_shapes
-    from runner.plan.fit import fewest_changes, fewest_together
+    from runner.plan.fit import fewest_changes, fewest_together, least_changes
     from runner.plan.job import Job
     from runner.plan.published_models import facts_at_hand
+    from runner.report.fit_table import still
 
     elsewhere = f"recipe plan {typed(recipe)} --hardware all"
     larger = f"take a machine with more memory, or a smaller model: {elsewhere}"
@@ -162,7 +165,7 @@ def _smaller(recipe: Recipe, have: int, machine: Machine) -> str:
         told.append(f"train on two machines, {' and '.join(words)}: about {gb(each)} on each")
     if told:
         return "; or ".join(told)
-    return f"after all changes it still takes {gb(left)}: {larger}"
+    return f"{still(*least_changes(shapes, job, machine.device))}: {larger}"
 
 
 def _disk(recipe: Recipe, stages: list[Stage], cost: Cost) -> Iterator[Lack]:

@@ -2,7 +2,8 @@
 
 Sizes follow from the model's config by arithmetic; where it is not at hand, nothing is guessed.
 Times are those of an earlier run on the same platform; without one, a training's is its
-arithmetic at an assumed speed, which is said. All of it is an estimate.
+arithmetic, over what plan/tokens.py counts, at an assumed speed, which is said. All of it is an
+estimate.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from runner.plan.optimizers import state_bytes
 from runner.plan.patterns import end_in_time
 from runner.plan.plan import Action, Step
 from runner.plan.shapes import Shapes, UnknownShapesError, shapes_of
+from runner.plan.tokens import training_steps, training_tokens
 from runner.plan.trained import trained_parameters, trained_tensors
 from runner.recipe.methods import METHODS
 from runner.recipe.typed import how_to_get_sizes
@@ -82,11 +84,20 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """`seconds` None: nobody knows. `source` says where the number comes from."""
+    """`seconds` None: nobody knows. `source` says where the number comes from.
+
+    `most`: it takes no more than that, for want of an estimate.
+    """
 
     stage: str
     seconds: float | None
     source: str
+    most: bool = False
+
+    @property
+    def about(self) -> str:
+        """What to say before the number."""
+        return "at most" if self.most else "about"
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,15 +363,16 @@ def _stages_of_run(path: Path, platform: str) -> list[tuple[str, float]]:
 def _first_time(stage: str, recipe: Recipe, shapes: Shapes | None, machine: Machine) -> Time:
     if stage != "train":
         return Time(stage, None, "unknown: no earlier run on this platform")
-    steps = training_steps(recipe)
-    if shapes is None or machine.flops is None or steps is None:
-        why = "the model's facts" if shapes is None else "the rows" if steps is None else "this GPU"
+    tokens = None if shapes is None else training_tokens(recipe)
+    if shapes is None or machine.flops is None or tokens is None:
+        why = (
+            "the model's facts" if shapes is None else "the rows" if tokens is None else "this GPU"
+        )
         return Time(stage, None, f"unknown: no earlier run on this platform, and not known: {why}")
-    work = training_flop(recipe, shapes, steps)
+    work = training_flop(recipe, shapes, tokens.count)
     flops = machine.flops * _computers(recipe, machine)
-    rate = f"an assumed {flops:.0e} FLOP/s"
-    source = f"at most, all rows as long as max_length: {work:.1e} FLOP at {rate}"
-    return Time(stage, work / flops, source)
+    source = f"{tokens.source}: {work:.1e} FLOP at an assumed {flops:.0e} FLOP/s"
+    return Time(stage, work / flops, source, tokens.most)
 
 
 def _computers(recipe: Recipe, machine: Machine) -> int:
@@ -368,41 +380,13 @@ def _computers(recipe: Recipe, machine: Machine) -> int:
     return recipe.train.all_processes if machine.gpu else recipe.train.nodes
 
 
-def training_steps(recipe: Recipe) -> int | None:
-    """Optimizer steps of the training; None when the rows cannot be counted."""
-    train = recipe.train
-    if train.max_steps is not None:
-        return train.max_steps
-    rows = training_rows(recipe)
-    if rows is None or train.num_train_epochs is None:
-        return None
-    return max(1, math.ceil(train.num_train_epochs * math.ceil(rows / train.rows_per_step)))
-
-
-def training_rows(recipe: Recipe) -> int | None:
-    """Rows that are trained on, about; None when a file is on the hub or too large to count."""
-    from runner.recipe.checks.disk import count_rows
-    from runner.scripts.data.dividing.mixing import rows_about
-
-    counts = []
-    for file in recipe.data.train:
-        count = None if file.path is None else count_rows(recipe.resolve(file.path))
-        if count is None:
-            return None
-        counts.append(count)
-    sources = [file.mix for file in recipe.data.train]
-    return round(rows_about(counts, sources, recipe.data.validation.fraction))
-
-
-def training_flop(recipe: Recipe, shapes: Shapes, steps: int) -> float:
+def training_flop(recipe: Recipe, shapes: Shapes, tokens: float) -> float:
     """Two for each weight and token on the way there, and again where it is computed twice.
 
     On the way back two for the gradient of what flows, and two for that of a weight that learns.
     Answers that are learnt from are drawn, and read by the reference, before that.
     """
     train = recipe.train
-    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    tokens = steps * train.all_processes * batch * recipe.data.max_length
     passes = 2 + train.gradient_checkpointing + 2 * METHODS[train.method].generates
     return tokens * flop_per_token(recipe, shapes, passes)
 
@@ -460,7 +444,12 @@ def as_data(cost: Cost) -> dict[str, Any]:
             ],
         },
         "time": [
-            {"stage": time.stage, "seconds": time.seconds, "source": time.source}
+            {
+                "stage": time.stage,
+                "seconds": time.seconds,
+                "at_most": time.most,
+                "source": time.source,
+            }
             for time in cost.time
         ],
     }

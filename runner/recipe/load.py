@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import RecipeInvalid
-from runner.plan.published_models import facts_at_hand
+from runner.plan.published_models import facts_for_checks
 from runner.recipe.base_recipe import (
     PLACES,
     POINTER,
@@ -281,9 +281,10 @@ def _file_checks(recipe: Recipe, unsound: set[str], bad: set[str]) -> tuple[list
         found += harness.check_tasks(recipe)
     if data and "train" not in unsound:
         found += rows.check_batch(recipe)
+        found += rows.check_passes(recipe)
     if "model" in unsound or any(pointer.startswith("/model") for pointer in bad):
         return found, ""
-    facts = facts_at_hand(recipe)
+    facts = facts_for_checks(recipe)
     if "gguf" not in unsound:
         found += widths.check_widths(recipe, facts)
     if "train" not in unsound:

@@ -73,6 +73,7 @@ def as_data(fits: Fits) -> dict[str, Any]:
                 "fits": found.changes == (),
                 "changes": None if found.changes is None else list(found.changes),
                 "peak_after_changes": found.changed,
+                "least_by": list(found.least),
                 "together": _way(found.together),
                 "peak": found.peak,
                 "phases": _memories(found.phases),
@@ -115,8 +116,15 @@ def verdict(found: Fit) -> str:
     largest = max(peak.items, key=lambda item: item.bytes)
     return (
         f"does not fit: about {_gb(peak.total)} at the peak, {found.peak}, of which "
-        f"{largest.name} {_gb(largest.bytes)}; after all changes still {_gb(found.changed)}"
+        f"{largest.name} {_gb(largest.bytes)}; {still(found.least, found.changed)}"
     )
+
+
+def still(changes: tuple[str, ...], size: int) -> str:
+    """What it takes at least, where no change of the recipe makes it fit."""
+    if not changes:
+        return "no change of the recipe makes it less"
+    return f"even with {' and '.join(changes)} still {_gb(size)}"
 
 
 def _by_two(changes: tuple[str, ...], peak: int) -> str:

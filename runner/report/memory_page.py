@@ -110,8 +110,8 @@ def _overview(counted: Iterable[_Counted], spark: Hardware) -> Iterator[str]:
     yield from table((*heads, "training on a Spark"), rows)
     yield ""
     rate = f"at an assumed {spark.flops:.0e} FLOP/s"
-    yield f"The time is that of the training alone, {rate}, with all rows as long as"
-    yield "`data.max_length`: most are shorter. Loading, evaluation and the rest come on top."
+    yield f"The time is that of the training alone, {rate}, its tokens estimated from"
+    yield "the characters of the rows. Loading, evaluation and the rest come on top."
 
 
 def _peak(found: Fit) -> str:
@@ -125,7 +125,8 @@ def _verdict(found: Fit) -> str:
         return f"only with `{'` and `'.join(found.changes)}`"
     if found.together:
         return f"two with `{'` and `'.join(found.together[0])}`"
-    return f"no: after all changes {found.changed / 1e9:.1f} of {found.budget / 1e9:.1f} GB"
+    changes = f"`{'` and `'.join(found.least)}`" if found.least else "any change"
+    return f"no: with {changes} {found.changed / 1e9:.1f} of {found.budget / 1e9:.1f} GB"
 
 
 def _sorted_out(counted: Iterable[_Counted]) -> str:

@@ -80,7 +80,7 @@ def time_lines(times: Sequence[Time]) -> Iterator[str]:
         if time.seconds is None:
             by_reason.setdefault(time.source, []).append(time.stage)
         else:
-            lines.append(f"{time.stage}: about {in_words(time.seconds)}, {time.source}")
+            lines.append(f"{time.stage}: {time.about} {in_words(time.seconds)}, {time.source}")
     lines += [f"{', '.join(stages)}: {reason}" for reason, stages in by_reason.items()]
     yield from (f"{'' if number else 'time':<10} {line}" for number, line in enumerate(lines))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,22 @@ def test_another_method_is_said_in_a_line_unasked(
     )
     for form in ("json", "markdown"):
         assert "advice" not in plan(capsys, "--hardware", machine, "--format", form)
+
+
+def test_why_4_bits_is_said_with_the_numbers_of_16(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe()
+    assert "fits: about " in plan(capsys, "--hardware", "rtx-4090")
+    why = " ".join(plan(capsys, "--recommend", "--hardware", "rtx-4090").split())
+    assert re.search(
+        r"16 bits, with rows of 512 tokens, would take 1\d\.\d of the 23\.7 GB that GeForce", why
+    ) or re.search(r"would take 2\d\.\d of the 23\.7 GB that GeForce", why)
+    assert "It fits, but less than a quarter of that stays free" in why
+    assert "does not fit" not in why
+    Path("card.json").write_text('{"title": "own", "memory": 12e9, "usable": 1, "flops": 1e13}')
+    why = " ".join(plan(capsys, "--recommend", "--hardware", "card.json").split())
+    assert re.search(r"would take \d\d\.\d GB, more than the 12\.0 GB that own", why)
 
 
 def test_what_fits_nowhere_is_said_with_its_numbers(

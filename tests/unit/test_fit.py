@@ -29,6 +29,7 @@ from runner.plan.shapes import Shapes, shapes_of
 from runner.recipe.in_folders import recipes_below
 from runner.recipe.load import load_recipe
 from runner.recipe.model_facts import Facts
+from runner.report.fit_table import verdict
 from runner.system import hardware as system
 from tests.chain import ROOT
 
@@ -256,11 +257,21 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "missing": ({"memory": None}, "memory is missing"),
     "several": ({"memory": None, "title": None}, "title, memory are missing"),
     "unknown": ({"ram": 1}, "unknown key ram"),
-    "text": ({"cores": "8"}, "cores is not of type int"),
-    "zero": ({"memory": 0}, "memory is not of type int, or not above zero"),
-    "true": ({"memory": True}, "memory is not of type int"),
-    "gigabytes": ({"memory": 12}, "memory is a number of bytes"),
-    "more": ({"usable": 1.5}, "usable is a part, at most 1"),
+    "text": ({"cores": "8"}, 'cores is "8", not a whole number'),
+    "half": ({"cores": 1.5}, "cores is 1.5, not a whole number"),
+    "zero": ({"memory": 0}, "memory is 0, not above zero"),
+    "true": ({"memory": True}, "memory is true, not a whole number"),
+    "yes": ({"unified": "yes"}, 'unified is "yes", not true or false'),
+    "gigabytes": ({"memory": 96}, "memory is 96 bytes, which is too small: 96 GB are 96e9"),
+    "more": ({"usable": 1.5}, "usable is 1.5, and is a part of the memory: at most 1"),
+    "too fast": ({"flops": 1e30}, "flops is too large"),
+    "endless": ({"flops": float("inf")}, "flops is too large"),
+    "digits": ({"cores": 10**400}, "cores is too large"),
+    "no number": ({"flops": float("nan")}, "flops is nan, not above zero"),
+    "all at once": (
+        {"flops": None, "memory": 96, "ram": 1, "unified": "yes"},
+        "unknown key ram; .*; flops is missing; memory is 96 bytes, .*; unified is .yes.",
+    ),
 }
 
 
@@ -283,6 +294,25 @@ def test_a_machine_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "own.json"
     file.write_text(json.dumps(described({"title": "ours", "memory": 48 * GB})))
     assert hardware(str(file)) == Hardware(**described({"title": "ours", "memory": 48 * GB}))
+
+
+def test_a_number_of_bytes_may_be_written_with_an_exponent(tmp_path: Path) -> None:
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps(described({"memory": 48e9})))
+    assert hardware(str(file)).memory == 48 * GB
+    assert type(hardware(str(file)).memory) is int
+
+
+def test_what_fits_nowhere_names_the_changes_that_were_tried(qlora: Job) -> None:
+    card = hardware("rtx-4090")
+    found = fit(shapes("llama-3.1-70b"), qlora, card.budget)
+    assert found.least == ("data.max_length: 256",)
+    shorter = dataclasses.replace(qlora, length=256)
+    assert found.changed == peak_of(shapes("llama-3.1-70b"), shorter)
+    assert verdict(found).endswith("; even with data.max_length: 256 still 45.5 GB")
+    least = fit(shapes("llama-3.1-70b"), shorter, card.budget)
+    assert least.least == ()
+    assert verdict(least).endswith("; no change of the recipe makes it less")
 
 
 def test_four_facts_are_enough(tmp_path: Path) -> None:

@@ -65,6 +65,32 @@ def test_of_many_steps_a_page_is_shown_with_the_last() -> None:
     assert shown[-1].split()[0] == "90"
 
 
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"shrink": {"/model/path": "x"}}, "a shrunken twin is small whatever the model"),
+        ({}, "the model's sizes were not known when the run began"),
+    ],
+)
+def test_a_small_run_is_told_in_mb_and_why_nothing_was_planned(
+    more: dict[str, Any], why: str
+) -> None:
+    small = {"peak": 4_200_000, "weights": 30_000}
+    found = {"stages": [{"name": "train", "measures": {"memory_by_phase": {"train": small}}}]}
+    tiny = dict.fromkeys(KINDS, 0) | {"weights": 30_000, "peak": 4_200_000}
+    event = {"stage": "train", "event": "progress", "step": 1, "total": 9}
+    report = memory_report(found | more, [event | {f"memory_{k}": v for k, v in tiny.items()}])
+    lines = list(memory_lines(report))
+    assert lines[0].startswith("MB ")
+    assert lines[1].split() == ["train", "-", "4.20"]
+    assert lines[2].startswith(f"nothing was planned: {why}")
+    assert lines[-2].endswith("  (MB)")
+    assert lines[-1].split()[1] == "0.03"
+    planned = memory_report(record(), [])
+    assert planned["unplanned"] is None
+    assert not any("nothing was planned" in line for line in memory_lines(planned))
+
+
 @pytest.mark.parametrize("found", [{}, {"stages": [{"name": "train", "measures": {}}]}])
 def test_an_older_run_has_nothing_to_show(found: dict[str, Any]) -> None:
     assert "nothing is known" in next(memory_lines(memory_report(found, [])))

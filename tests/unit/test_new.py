@@ -25,6 +25,7 @@ from runner.recipe.creation.write import slug
 from runner.recipe.load import check_recipe, load_recipe
 from runner.recipe.schema import load_schema
 from runner.recipe.source import read_source
+from runner.system import hardware
 from tests.chain import ROOT
 
 ROWS = {
@@ -99,6 +100,47 @@ def test_a_new_recipe_is_valid_and_says_what_it_is(
     head = Path("my-first.yaml").read_text().split("\n")
     assert head[0] == "# yaml-language-server: $schema=schemas/recipe-1.json"
     assert head[1] == "# Run it:  recipe run my-first.yaml"
+
+
+@pytest.mark.parametrize(
+    ("machine", "named"),
+    [
+        (["spark"], " --hardware dgx-spark"),
+        (["rtx-4090"], " --hardware rtx-4090"),
+        (["a b.json"], " --hardware 'a b.json'"),
+        (["gpu", "--memory", "80"], ""),
+        (["cpu"], ""),
+    ],
+)
+def test_the_next_command_is_about_the_machine_that_was_chosen(
+    machine: list[str], named: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {"title": "own", "memory": 96e9, "usable": 0.9, "flops": 1e13}
+    (project / "a b.json").write_text(json.dumps(facts))
+    code, out, _ = run(capsys, "x.yaml", *BASIC[:4], "--machine", *machine)
+    assert code == 0
+    assert f"next: recipe plan x.yaml{named}\n" in out
+
+
+def test_on_a_spark_the_next_command_is_about_this_machine(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hardware, "gpus", lambda: (hardware.Gpu("NVIDIA GB10", "580.1"),))
+    for machine in ([], ["--machine", "spark"]):
+        _, out, _ = run(capsys, "x.yaml", "--force", *BASIC[:4], *machine)
+        assert "next: recipe plan x.yaml\n" in out
+
+
+def test_the_small_model_is_planned_by_the_sizes_that_it_was_written_by(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "x.yaml", *BASIC[:4], "--machine", "dgx-spark")[0] == 0
+    text = Path("x.yaml").read_text().replace("\n# ", " ")
+    (written,) = re.findall(r"about (\S+ GB) at the peak", text)
+    assert main(["plan", "x.yaml", "--hardware", "dgx-spark"]) == 0
+    assert f"fits: about {written} at the peak" in capsys.readouterr().out
+    assert main(["plan", "x.yaml", "--recommend", "--hardware", "dgx-spark"]) == 0
+    assert "what the recipe has, LoRA" in capsys.readouterr().out
 
 
 def test_each_key_stands_below_the_schemas_description(project: Path) -> None:
@@ -275,7 +317,11 @@ def test_a_name_is_made_of_any_words() -> None:
          "--memory is missing"),
         (["--model", "a/b", *BASIC[2:]], "E156", 'how large "b" is'),
         (["--model", "a/b", *BASIC[2:], "--parameters", "many"], "E156", "--parameters many"),
-        ([*BASIC[:4], "--machine", "gpu", "--memory", "0"], "E156", "0.0 is no amount"),
+        *(
+            ([*BASIC[:4], "--machine", machine, f"--memory={memory}"], "E156", f"{shown} is no")
+            for machine in ("gpu", "cpu", "spark", "rtx-4090")
+            for memory, shown in (("0", "0.0"), ("-8", "-8.0"), ("nan", "nan"), ("2e5", "200000.0"))
+        ),
         (["--model", "smollm2", "--data", "data/none.jsonl", *BASIC[4:]], "E157", "not a readable"),
         ([*BASIC, "--data", "keys.jsonl"], "E157", "no known format"),
         ([*BASIC, "--data", "empty.jsonl"], "E157", "holds no row"),
@@ -490,6 +536,28 @@ def test_a_person_is_asked_for_what_no_flag_says(project: Path) -> None:
     recipe = load_recipe(project / "asked.yaml")
     assert (recipe.name, recipe.train.bf16) == ("asked", True)
     assert recipe.data.train[0].format == "text"
+
+
+def test_a_machine_that_is_too_small_is_asked_for_again(project: Path) -> None:
+    flags = ("x.yaml", "--goal", "chat", "--model", "a/x-70B", "--data", "data/text.jsonl")
+    process, master = terminal(project, *flags)
+    for question, answer in (
+        ("Which machine trains (spark, gpu, cpu, dgx-spark, h100-80, h200, rtx-4090) [", "gpu"),
+        ("Memory of the GPU in GB [24]: ", "24"),
+        ("x-70B does not fit: even qlora needs about", ""),
+        ("Which machine trains", "h200"),
+    ):
+        shown = expect(master, question)
+        if answer:
+            os.write(master, f"{answer}\n".encode())
+        if question.startswith("x-70B"):
+            assert "error[" not in shown
+            os.write(master, b"rtx-4090\n")
+            expect(master, "x-70B does not fit")
+    expect(master, "next: recipe plan x.yaml --hardware h200")
+    assert process.wait(60) == 0
+    os.close(master)
+    assert load_recipe(project / "x.yaml").name == "x"
 
 
 def test_ctrl_c_writes_nothing(project: Path) -> None:

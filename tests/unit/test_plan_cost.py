@@ -20,11 +20,12 @@ from runner.execution import lacks as lacking
 from runner.execution.lacks import CODES, Lack, lacks
 from runner.lock.locking import write_lock
 from runner.lock.pins import FACTS, cheap_pins
-from runner.plan.cost import Cost, Machine, cost_of, training_steps
+from runner.plan.cost import Cost, Machine, Time, cost_of
 from runner.plan.job import Job
 from runner.plan.memory import training_memory
 from runner.plan.plan import Action, Step
 from runner.plan.shapes import UnknownShapesError, shapes_of
+from runner.plan.tokens import training_tokens
 from runner.recipe.load import check_recipe, load_recipe
 from runner.recipe.model import Recipe
 from runner.recipe.model_facts import Facts, known_facts
@@ -195,32 +196,27 @@ def test_times_are_those_of_the_newest_run_on_this_platform_that_ran_the_stage(
     assert times["merge"].source == "unknown: no earlier run on this platform"
 
 
+def time_of_training(recipe: Recipe, name: str, machine: Machine = SPARK) -> Time:
+    return next(each for each in cost(recipe, config(name), machine).time if each.stage == "train")
+
+
 def test_a_first_training_is_timed_by_arithmetic_at_a_stated_speed(lora: Recipe) -> None:
-    facts = config("llama-3.1-8b")
-    time = next(each for each in cost(lora, facts, SPARK).time if each.stage == "train")
+    time = time_of_training(lora, "llama-3.1-8b")
     assert time.seconds is not None
+    assert time.source.startswith("estimated from the characters of the rows: ")
     assert "assumed 5e+13 FLOP/s" in time.source
-    steps = training_steps(lora)
-    assert steps is not None
-    tokens = steps * 4 * 2 * 512
+    tokens = training_tokens(lora)
+    assert tokens is not None
     # there, again (checkpointing), back: two for each of the 7.5 billion that multiply
-    assert time.seconds == pytest.approx(2 * tokens * 3 * 7.5e9 / 50e12, rel=0.01)
+    assert time.seconds == pytest.approx(2 * tokens.count * 3 * 7.5e9 / 50e12, rel=0.01)
 
 
 def test_machines_that_train_together_share_the_work(lora: Recipe) -> None:
     """Twice the rows a step, by twice the GPUs."""
     both = dataclasses.replace(lora, train=dataclasses.replace(lora.train, nodes=2))
-    facts = config("llama-3.1-8b")
-    one, two = (
-        next(each for each in cost(recipe, facts, SPARK).time if each.stage == "train")
-        for recipe in (lora, both)
-    )
-    steps_of_one, steps_of_two = training_steps(lora), training_steps(both)
-    assert steps_of_one is not None
-    assert steps_of_two is not None
-    assert two.seconds is not None
+    one, two = (time_of_training(recipe, "llama-3.1-8b") for recipe in (lora, both))
     assert one.seconds is not None
-    assert two.seconds / steps_of_two == pytest.approx(one.seconds / steps_of_one)
+    assert two.seconds == pytest.approx(one.seconds / 2)
     assert "assumed 1e+14 FLOP/s" in two.source
 
 

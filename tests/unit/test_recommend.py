@@ -7,14 +7,17 @@ from dataclasses import replace
 
 import pytest
 
+from runner.plan.published_models import config_in_wheel
 from runner.plan.shapes import shapes_of
-from runner.recipe.creation.facts import GB, DataFacts, Machine, ModelFacts, shapes_of_size, smollm2
+from runner.recipe.creation.facts import GB, DataFacts, Machine, ModelFacts, shapes_of_size
 from runner.recipe.creation.goals import GOALS
+from runner.recipe.creation.inputs import shipped_model
 from runner.recipe.creation.recommend import FitsNowhere, Recommendation, recommend
 from tests.chain import ROOT
 
 CONFIGS = ROOT / "runner" / "plan" / "data" / "published"
 PUBLISHED = json.loads((ROOT / "tests" / "published_sizes.json").read_text())
+SMOLLM2 = shapes_of(config_in_wheel(shipped_model()["wheel"]))
 SPARK = Machine("spark", 128 * GB)
 CPU = Machine("cpu", 16 * GB)
 SMALL = DataFacts("alpaca", rows=500, longest=2400, total=300_000)
@@ -28,7 +31,7 @@ def gpu(memory: int) -> Machine:
 
 def model(name: str) -> ModelFacts:
     if name == "smollm2":
-        return ModelFacts(name, smollm2(), exact=True)
+        return ModelFacts(name, SMOLLM2, exact=True)
     if name in PUBLISHED:
         config = json.loads((CONFIGS / f"{name}.json").read_text())
         return ModelFacts(name, shapes_of(config), exact=True)
@@ -36,7 +39,7 @@ def model(name: str) -> ModelFacts:
 
 
 def test_the_small_model_has_its_published_size() -> None:
-    assert smollm2().parameters == 134_515_008
+    assert SMOLLM2.parameters == 134_515_008
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))

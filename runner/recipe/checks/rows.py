@@ -33,6 +33,7 @@ FIRST = 5  # rows that are looked at
 MAX_FILES = 50  # files of one recipe whose rows are
 MAX_KEYS = 10  # of a row that are named
 MAX_REPEATS = 20  # of a row in one pass, before it is called often
+MAX_PASSES = 1000  # over the data, before they are called a slip of the pen
 MAX_HEAD = 1 << 20  # bytes of a JSONL file that they are looked for in
 
 Row = tuple[int, dict[str, Any]]
@@ -255,17 +256,30 @@ def _template(recipe: Recipe, facts: Facts | None) -> str | None:
 
 
 def check_batch(recipe: Recipe) -> Iterator[Finding]:
-    """A step that takes more rows than there are is a smaller one than it says."""
-    train = recipe.train
-    batch = train.rows_per_step
+    """A step that takes more rows than there are is a smaller one than it says. How many packs rows
+    make is known later: there a forward pass that takes more packs than there are rows is told."""
+    train, packing = recipe.train, recipe.data.packing
+    batch = train.per_device_train_batch_size if packing else train.rows_per_step
     rows = _training_rows(recipe)
-    if rows is None or recipe.data.packing or batch <= rows:
+    if rows is None or batch <= rows:
         return
-    longer = train.gradient_accumulation_steps >= train.per_device_train_batch_size
+    longer = not packing and train.gradient_accumulation_steps >= train.per_device_train_batch_size
     key = "gradient_accumulation_steps" if longer else "per_device_train_batch_size"
-    message = f"a step takes {batch} rows, and about {rows} are trained on"
+    taken = (
+        f"a forward pass takes {batch} packs of rows" if packing else f"a step takes {batch} rows"
+    )
+    message = f"{taken}, and about {rows} rows are trained on"
     hint = "lower it, or give more rows"
     yield Finding("W216", f"/train/{key}", message, hint)
+
+
+def check_passes(recipe: Recipe) -> Iterator[Finding]:
+    """More passes over the data than any training makes are a slip of the pen."""
+    passes = recipe.train.num_train_epochs
+    if recipe.train.max_steps is None and passes is not None and passes > MAX_PASSES:
+        message = f"each row is trained on {passes:,.0f} times: usual are 1 to 10"
+        hint = "write fewer, or the number of steps that you mean: max_steps"
+        yield Finding("W261", "/train/num_train_epochs", message, hint)
 
 
 def check_repeats(recipe: Recipe) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from runner.plan.machines import HERE_USABLE, Hardware, hardware
@@ -109,12 +109,21 @@ class DataFacts:
     @property
     def tokens(self) -> int:
         """About; on the large side for English."""
-        return self.total // BYTES_PER_TOKEN
+        return tokens_of_text(self.total)
+
+    def tokens_of_a_row(self, sides: int = 1) -> float:
+        """On average, with what a chat template puts around each of its sides."""
+        return self.tokens / self.rows + sides * _TEMPLATE_TOKENS
+
+
+def tokens_of_text(size: int) -> int:
+    """Of a text of so many bytes in UTF-8, about; on the large side for English."""
+    return size // BYTES_PER_TOKEN
 
 
 def days_on_a_processor(model: ModelFacts, data: DataFacts, epochs: float) -> float:
     """About how long a training without GPU takes: six operations a number and token."""
-    tokens = (data.tokens + data.rows * _TEMPLATE_TOKENS) * epochs
+    tokens = data.rows * data.tokens_of_a_row() * epochs
     return 6 * model.parameters * tokens / PROCESSOR_RATE / 86_400
 
 
@@ -129,11 +138,6 @@ def shapes_of_size(parameters: int) -> Shapes:
     )
     one, two = (of(nearest, layers).parameters for layers in (1, 2))
     return of(nearest, max(1, 1 + round((parameters - one) / (two - one))))
-
-
-def smollm2() -> Shapes:
-    """SmolLM2-135M's, of its published config."""
-    return replace(_shapes(_PUBLISHED[0][1]), context=8192)
 
 
 def _shapes(sizes: _Sizes) -> Shapes:
@@ -154,7 +158,7 @@ def _shapes(sizes: _Sizes) -> Shapes:
 
 def longest_tokens(data: DataFacts) -> int:
     """Of the longest row, on the large side for English."""
-    return data.longest // BYTES_PER_TOKEN + _TEMPLATE_TOKENS
+    return tokens_of_text(data.longest) + _TEMPLATE_TOKENS
 
 
 def count_in_words(number: int) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import UsageError
-from runner.plan.published_models import published_config
+from runner.plan.published_models import config_in_wheel, published_config
 from runner.plan.shapes import UnknownShapesError, shapes_of
-from runner.recipe.creation.facts import DataFacts, ModelFacts, shapes_of_size, smollm2
+from runner.recipe.creation.facts import DataFacts, ModelFacts, shapes_of_size
 from runner.recipe.finding import listed
 from runner.recipe.gguf_header import NotGgufError, read_header
 from runner.recipe.model_facts import read_object
@@ -57,7 +57,9 @@ def find_model(
     """
     path = Path(text).expanduser()
     if text.lower() in ("smollm2", "smollm2-135m"):
-        return shipped_model(), ModelFacts("SmolLM2-135M-Instruct", smollm2(), exact=True)
+        section = shipped_model()
+        shapes = shapes_of(config_in_wheel(section["wheel"]))
+        return section, ModelFacts("SmolLM2-135M-Instruct", shapes, exact=True)
     if path.suffix == ".gguf" and path.is_file():
         section = {"path": _written(path.parent, recipe, root), "file": path.name}
         return section, _known(path.stem, None, parameters or _gguf_parameters(path))
@@ -209,7 +211,12 @@ def format_of_file(path: Path, among: Collection[str] = ()) -> str:
 
 
 def facts_of_file(path: Path, file: DataFile) -> DataFacts:
-    """Of a file that a recipe names, in the format and by the columns that it says.
+    """Of a file that a recipe names; raises as `facts_of_rows`."""
+    return facts_of_rows(path, file.format, file.columns)
+
+
+def facts_of_rows(path: Path, form: str, columns: Mapping[str, str] | None) -> DataFacts:
+    """Of a file in the format and by the columns that a recipe says.
 
     Raises UsageError: E157 for rows that cannot be used, E955 for a file that only a run can read.
     """
@@ -226,7 +233,7 @@ def facts_of_file(path: Path, file: DataFile) -> DataFacts:
             f"recipe data convert {shlex.quote(str(path))} rows.jsonl",
             code="E955",
         )
-    return _read_plain(path, path, file.format, (), file.columns)[1]
+    return _read_plain(path, path, form, (), columns)[1]
 
 
 def together(facts: list[DataFacts]) -> DataFacts:

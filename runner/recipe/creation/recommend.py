@@ -83,6 +83,8 @@ def recommend(
     made = []
     for kind, why in _tunings(case, tuning):
         made.append(_fitted(case, kind, rank, length, effective))
+        if kind == "qlora" and tuning is None:
+            why = _why_4_bits(case, made[-2], made[-1])
         made[-1].reasons["/train/adapter"] = why
         # Every weight is only proposed where an adapter would not hold the data: then it need not
         # be comfortable, as long as it fits.
@@ -121,10 +123,25 @@ def _tunings(case: Case, given: str | None) -> Iterator[tuple[str, str]]:
         f"al., LoRA Learns Less and Forgets Less, 2024). The base, of {size} parameters, fits as "
         "it is, so it is not quantised.",
     )
-    yield (
-        "qlora",
-        f"QLoRA: beside its training, a base of {size} parameters does not fit into "
-        f"{case.machine} in 16 bits; in 4 bits it does (Dettmers et al., QLoRA, 2023).",
+    yield "qlora", ""  # by what LoRA takes: _why_4_bits
+
+
+def _why_4_bits(case: Case, lora: Recommendation, qlora: Recommendation) -> str:
+    """What LoRA of the base as it is would take, and why that is too much."""
+    have = f"{case.machine.usable / GB:.1f} GB that {case.machine} can plan with"
+    need, less = f"{lora.memory.total / GB:.1f}", f"{qlora.memory.total / GB:.1f} GB"
+    source = "(Dettmers et al., QLoRA, 2023)"
+    rows = f"with rows of {lora.sections['data']['max_length']} tokens"
+    if lora.fits:
+        return (
+            f"QLoRA: LoRA of the base in 16 bits, {rows}, would take {need} of the {have}. It "
+            "fits, but less than a quarter of that stays free, which is kept since the sum is an "
+            "estimate. "
+            f"With the base in 4 bits it takes {less} {source}."
+        )
+    return (
+        f"QLoRA: LoRA of the base in 16 bits, {rows}, would take {need} GB, more than the {have}. "
+        f"With the base in 4 bits it takes {less} {source}."
     )
 
 

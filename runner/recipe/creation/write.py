@@ -38,7 +38,10 @@ TUNINGS = {"full": "Full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Everything that decides the text of a new recipe at `path` in the project `root`."""
+    """Everything that decides the text of a new recipe at `path` in the project `root`.
+
+    `hardware`: what `recipe plan --hardware` calls the machine; "" for this one, or none it knows.
+    """
 
     path: Path
     root: Path
@@ -52,6 +55,7 @@ class Wish:
     system: str | None = None
     tuning: str | None = None
     max_length: int | None = None
+    hardware: str = ""
 
 
 def compose(wish: Wish) -> tuple[str, Recommendation]:
