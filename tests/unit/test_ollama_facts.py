@@ -279,7 +279,7 @@ def test_what_is_to_be_typed_has_a_full_path_where_only_the_cache_has_it(
     monkeypatch.setattr(tools, "find_tool", lambda name, cache: cached)
     monkeypatch.delenv("OLLAMA_MODELS")
     endpoint = Endpoint("nomodel:1b", None, None, structured=True)
-    error = _error(Failure("HTTP 404", status=404), endpoint, Address("http://127.0.0.1:1"), 1)
+    error = _error(Failure("HTTP 404", status=404), endpoint, Address("http://127.0.0.1:1"), 1, 1.0)
     typed = error.hint.partition(" after: ")[2]
     assert typed == (
         f"{call} serve >/dev/null 2>&1 & until {call} list >/dev/null 2>&1; do sleep 1; done; "
