@@ -123,7 +123,7 @@ def test_a_key_that_ends_a_run_is_an_interruption_as_any_other() -> None:
     assert _error(KeyboardInterrupt()) == {
         "code": "E130",
         "message": "interrupted",
-        "hint": "run the same command again to go on where it stopped",
+        "hint": Interrupted(signal.SIGINT).hint,
     }
 
 
