@@ -151,7 +151,7 @@ def counted(environment_python: Callable[[str], Path]) -> dict[str, dict[str, in
 
 
 def test_there_are_configs() -> None:
-    assert len(CONFIGS) == 13
+    assert len(CONFIGS) == 14
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
