@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from runner.cli.main import COMMANDS
+from runner.plan.published_models import facts_at_hand
 from runner.recipe.load import load_recipe
 from runner.stages import stages_of
 from tests import strace
@@ -110,7 +111,11 @@ def test_a_command_that_reads_does_nothing_else(
     for number, line in enumerate(command_lines(command, recipe, "x.yaml")):
         output = tmp_path / f"trace-{number}"
         status, crimes = trace(traced, output, project, sys.executable, "-m", "runner", *line)
-        refused = lacks_its_stage(line, project) or lacks_its_judge(line) or lacks_its_sizes(line)
+        refused = (
+            lacks_its_stage(line, project)
+            or lacks_its_judge(line)
+            or lacks_its_sizes(line, project)
+        )
         found = {0, 4} if command == "doctor" else {2 if refused else 0}
         assert status in found, line
         assert crimes == [], line
@@ -121,9 +126,11 @@ def lacks_its_judge(line: list[str]) -> bool:
     return line[0] == "compare" and "--offline" in line and "--judge" not in line
 
 
-def lacks_its_sizes(line: list[str]) -> bool:
-    """`plan --recommend` counts with the sizes of a model, and these recipes' are not known."""
-    return line[0] == "plan" and "--recommend" in line
+def lacks_its_sizes(line: list[str], project: Path) -> bool:
+    """`plan --recommend` counts with the sizes of a model, which are not known of every one."""
+    if line[0] != "plan" or "--recommend" not in line:
+        return False
+    return facts_at_hand(load_recipe(project / line[1])) is None
 
 
 def lacks_its_stage(line: list[str], project: Path) -> bool:
