@@ -151,7 +151,7 @@ HOSTILE = {
     "{{ " + "9" * 5000 + " }}": "Exceeds the limit",
     "{{ '\\ud800' }}": "writes half a surrogate pair",
     "{{ ''.__class__.__mro__ }}": "is unsafe",
-    "{% if %}": "refuses it",
+    "{% if %}": "E326 line 1 of the chat template: Expected an expression",
 }
 
 
@@ -188,7 +188,8 @@ def test_no_template_takes_the_memory_or_fails_without_words(python: Path, tiny:
     *said, peak = said_by(python, RENDER_ALL, str(tiny), given=json.dumps(list(HOSTILE)))
     for (template, wanted), line in zip(HOSTILE.items(), said, strict=True):
         assert wanted in line, (template[:80], line)
-        assert line.startswith("E326 the chat template "), (template[:80], line)
+        assert line.startswith("E326 "), (template[:80], line)
+        assert "the chat template" in line, (template[:80], line)
     assert int(peak) < 1024, "MiB"
 
 
