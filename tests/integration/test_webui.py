@@ -197,7 +197,7 @@ def script_weights(project: Checkout) -> bytes:
     return (project.folder / "runs" / "tiny" / "latest" / "adapter" / WEIGHTS).read_bytes()
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 90.0) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 600.0) -> None:
     limit = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < limit
