@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -490,6 +491,7 @@ def terminal(project: Path, *flags: str) -> tuple[subprocess.Popen[bytes], int]:
         preexec_fn=_own_terminal,
     )
     os.close(slave)
+    _shown_behind.pop(master, None)
     return process, master
 
 
@@ -500,16 +502,22 @@ def _own_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
+_shown_behind: dict[int, str] = {}  # what was shown behind the words that were waited for last
+
+
 def expect(master: int, words: str) -> str:
-    """What is shown up to `words`."""
-    seen, until = "", time.monotonic() + 60
-    while words not in seen and time.monotonic() < until:
+    """What is shown up to `words`; what is read behind them is for the next call."""
+    seen, until = _shown_behind.pop(master, ""), time.monotonic() + 120
+    while words not in seen:
+        if not select.select([master], [], [], max(0.0, until - time.monotonic()))[0]:
+            break
         try:
             seen += os.read(master, 4096).decode()
         except OSError:  # the other end is closed
             break
     assert words in seen, seen
-    return seen
+    before, _, _shown_behind[master] = seen.partition(words)
+    return before + words
 
 
 def test_a_person_is_asked_for_what_no_flag_says(project: Path) -> None:
