@@ -22,7 +22,7 @@ def test_the_page_shows_what_is_printed(quickstart: Quickstart) -> None:
 
 def test_every_step_finds_something(quickstart: Quickstart) -> None:
     done = quickstart.checkout.recipe("data", "prepare", RECIPE)
-    steps = re.findall(r"^  (\w+): (\d+) rows changed, dropped: (\w+)", done.stdout, re.MULTILINE)
+    steps = re.findall(r"^  (\w+): (\d+) rows? changed, dropped: (\w+)", done.stdout, re.MULTILINE)
     assert len(steps) == 12
     idle = [name for name, changed, dropped in steps if changed == "0" and dropped == "none"]
     assert idle == []
