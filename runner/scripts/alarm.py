@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-_SIGNALS = {signal.ITIMER_REAL: signal.SIGALRM, signal.ITIMER_VIRTUAL: signal.SIGVTALRM}
+# A timer rings again until it is heard: Python 3.11 sees no signal that the kernel hands to another
+# thread, one of a library, while the main thread goes round in a loop.
+AGAIN_SECONDS = 0.25
 
 
 class TimeIsOver(Exception):
@@ -15,19 +16,19 @@ class TimeIsOver(Exception):
 
 
 @contextmanager
-def alarm(timer: int, seconds: float) -> Iterator[None]:
-    """Raises TimeIsOver from within after `seconds`, by the clock on the wall (ITIMER_REAL) or of
-    this process's processors (ITIMER_VIRTUAL). What handled the signal before does so afterwards.
+def alarm(seconds: float) -> Iterator[None]:
+    """Raises TimeIsOver from within after `seconds` by the clock on the wall. What handled SIGALRM
+    before does so afterwards.
     """
-    rings = _SIGNALS[timer]
-    before = signal.signal(rings, _ring)
-    signal.setitimer(timer, seconds)
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
     try:
         yield
     finally:
-        signal.setitimer(timer, 0)
-        signal.signal(rings, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
-def _ring(*_: Any) -> None:
+def ring(*_: object) -> None:
+    """Handles the signal of a timer. Raises TimeIsOver."""
     raise TimeIsOver

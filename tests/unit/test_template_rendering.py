@@ -73,6 +73,7 @@ def test_the_first_question_that_takes_too_much_ends_it_and_is_named(
     assert caught.value.message.startswith(f"q.jsonl:2: the chat template {wrong}")
     assert "data.chat_template" in caught.value.hint
     assert resource.getrlimit(resource.RLIMIT_AS) == before
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
 
 
@@ -101,3 +102,18 @@ def test_a_template_that_runs_away_is_named_once() -> None:
     again = pickle.loads(pickle.dumps(error))  # as it comes from a worker
     assert (again.message, again.hint, again.code) == (error.message, error.hint, "E326")
     assert again.of("other").message == error.message
+
+
+def test_the_alarm_rings_until_it_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once is not enough: the kernel may hand the signal to a thread of a library, while Python
+    looks at none in the main thread."""
+    monkeypatch.setattr(template_limits, "SECONDS", 0.05)
+
+    def missing_the_first() -> None:
+        with limited():
+            with pytest.raises(Runaway):
+                ids("loop")
+            ids("loop")
+
+    with pytest.raises(Runaway, match="has not ended"):
+        missing_the_first()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ def score(
     To be called in the main thread. Raises ScriptError E538 when it takes longer than `limit`.
     """
     try:
-        with alarm(signal.ITIMER_REAL, limit):  # which a regular expression looks out for
+        with alarm(limit):  # which a regular expression looks out for
             parts = earned(answer, reference, rewards)
     except TimeIsOver:
         patterns = [each["pattern"] for each in rewards if "pattern" in each]

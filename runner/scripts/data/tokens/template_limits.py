@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from runner.scripts.alarm import TimeIsOver
+from runner.scripts.alarm import AGAIN_SECONDS, TimeIsOver, ring
 from runner.scripts.data.files.rows import RowError
 from runner.scripts.data.tokens import last_rendered
 from runner.scripts.spec import ScriptError
@@ -117,19 +117,15 @@ def _time() -> Iterator[None]:
     """A signal that Python looks at between its steps, and one that waits for nobody."""
     global _listening
     if not _listening:  # once: to hand the signal back after every row takes longer than the row
-        signal.signal(signal.SIGVTALRM, _ring)
+        signal.signal(signal.SIGVTALRM, ring)
         _listening = True
     signal.setitimer(signal.ITIMER_PROF, SECONDS + KILL_AFTER)
-    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, AGAIN_SECONDS)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def _ring(*_: object) -> None:
-    raise TimeIsOver
 
 
 @contextmanager
