@@ -30,6 +30,11 @@ def warn(message: str) -> None:
     say(f"warning: {message}")
 
 
+def error_data(error: RecipeToolError, file: str | None = None) -> dict[str, str | None]:
+    """An error for --format json; `file`: whose fault it is, where it is one's."""
+    return {"file": file, "code": error.code, "message": error.message, "hint": error.hint}
+
+
 def error_lines(error: RecipeToolError) -> Iterator[str]:
     """An error as a terminal shows it."""
     yield f"error[{error.code}]: {lines_escaped(error.message)}"
